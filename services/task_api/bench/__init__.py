@@ -1,0 +1,1 @@
+"""What the service costs, held against two plain services that do the same work."""

@@ -1,0 +1,126 @@
+"""Start the real service for a stage that attacks, loads or measures it, and end it afterwards."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "SSL_CERT_FILE", "SSL_CERT_DIR")
+START_SECONDS = 60.0
+STOP_SECONDS = 60.0
+
+
+class ServiceError(Exception):
+    """The service did not start, or did not end as it should; the message holds the end of its log."""
+
+
+def free_port() -> int:
+    """Give a TCP port that nothing listens on now, on loopback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Give the environment of a program under test: SETTINGS, and nothing of the caller's that could be a setting.
+
+    A DATABASE_URL left in somebody's shell would otherwise be the database that gets attacked.
+    """
+    kept = {name: value for name, value in os.environ.items() if name in INHERITED or name.startswith("COVERAGE_")}
+    return {**kept, **settings}
+
+
+@contextmanager
+def listening(
+    command: Sequence[str | Path], settings: Mapping[str, str], *, ready: str, log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run COMMAND until the block ends; the block begins when the URL READY has answered 200. Output goes to LOG.
+
+    Raises `ServiceError` when it ends or stays silent instead, or does not obey SIGTERM with exit status 0.
+    """
+
+    def fail(what: str) -> ServiceError:
+        return ServiceError(
+            f"{' '.join(map(str, command))} {what}. The end of its log:\n{log.read_text(errors='replace')[-4000:]}"
+        )
+
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=environment(settings), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(ready):
+            if process.poll() is not None:
+                raise fail(f"ended with status {process.returncode} before it was ready")
+            if time.monotonic() > deadline:
+                raise fail(f"was not ready after {START_SECONDS:.0f} s ({ready} never answered 200)")
+            time.sleep(0.05)
+        yield process
+        process.send_signal(signal.SIGTERM)
+        try:
+            status = process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise fail(f"still ran {STOP_SECONDS:.0f} s after SIGTERM") from error
+        if status != 0:
+            raise fail(f"ended with status {status} after SIGTERM")
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def answers(url: str) -> bool:
+    """Tell whether URL answers 200 now."""
+    try:
+        return httpx.get(url, timeout=2).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
+
+
+def task_api(*arguments: str) -> list[str]:
+    """Give the command line of the service in this interpreter's environment."""
+    return [sys.executable, "-m", "task_api", *arguments]
+
+
+@contextmanager
+def running(env: Mapping[str, str], *, workers: int = 2) -> Iterator[str]:
+    """Serve the Task API on a free loopback port until the block ends, and give its base URL (no slash at the end).
+
+    ENV holds settings of the service. Without DB_PATH or DATABASE_URL it gets a fresh SQLite database; a PostgreSQL
+    database is migrated first. Raises `ServiceError` as `listening` does.
+    """
+    with tempfile.TemporaryDirectory(prefix="task-api-") as folder:
+        port = free_port()
+        settings = {
+            "DB_PATH": f"{folder}/tasks.db",
+            "WORKERS": str(workers),
+            **env,
+            "HOST": "127.0.0.1",
+            "PORT": str(port),
+        }
+        if "DATABASE_URL" in settings:
+            del settings["DB_PATH"]
+            migrated = subprocess.run(
+                task_api("migrate"), env=environment(settings), capture_output=True, text=True, check=False
+            )
+            if migrated.returncode:
+                raise ServiceError(
+                    f"task-api migrate ended with status {migrated.returncode}:\n{migrated.stderr[-4000:]}"
+                )
+        url = f"http://127.0.0.1:{port}"
+        with listening(task_api("serve"), settings, ready=f"{url}/readyz", log=Path(folder, "log")):
+            yield url
