@@ -1,0 +1,57 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from tooling import secrets
+
+
+def test_secrets_are_made_once_and_only_their_owner_may_read_them(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    first = {name: path.read_text() for name, path in secrets.ensure(folder).items()}
+    assert {name: path.read_text() for name, path in secrets.ensure(folder).items()} == first
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+    assert {path.name for path in folder.iterdir()} == {"postgres.env", "task_api.env", "grafana.env"}
+
+
+def test_no_two_installations_share_a_secret(tmp_path: Path) -> None:
+    here, there = secrets.ensure(tmp_path / "here"), secrets.ensure(tmp_path / "there")
+    for name in here:
+        assert not set(secrets.read(here[name]).values()) & set(secrets.read(there[name]).values())
+
+
+def test_a_lost_file_is_made_again_around_the_password_the_database_already_has(tmp_path: Path) -> None:
+    files = secrets.ensure(tmp_path)
+    files["task_api"].unlink()
+    password = secrets.read(files["postgres"])["POSTGRES_PASSWORD"]
+    assert f":{password}@" in secrets.read(secrets.ensure(tmp_path)["task_api"])["DATABASE_URL"]
+
+
+def test_rotation_signs_with_a_new_key_and_still_knows_the_one_before(tmp_path: Path) -> None:
+    path = secrets.ensure(tmp_path)["task_api"]
+    before = secrets.read(path)
+    kid = secrets.rotate(tmp_path)
+    after = secrets.read(path)
+    new, old = after["JWT_KEYS"].split(",")
+    assert new.startswith(f"{kid}:")
+    assert old == before["JWT_KEYS"]
+    assert len(new.split(":")[1]) >= 32
+    assert after["DATABASE_URL"] == before["DATABASE_URL"]
+    secrets.rotate(tmp_path)
+    assert secrets.read(path)["JWT_KEYS"].split(",")[1] == new
+
+
+def test_the_command_line_names_files_and_key_ids_but_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / ".secrets"
+    monkeypatch.setattr(secrets, "FOLDER", folder)
+    assert secrets.main([]) == 0
+    assert secrets.main(["--rotate"]) == 0
+    said = capsys.readouterr().out
+    assert ".secrets/task_api.env" in said
+    values = " ".join(value for path in folder.iterdir() for value in secrets.read(path).values())
+    hidden = [word for word in re.split(r"[ :,@/]", values) if len(word) >= 24]
+    assert len(hidden) == 5, "two passwords, one of them twice, and two keys"
+    assert not [word for word in hidden if word in said]
