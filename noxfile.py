@@ -51,6 +51,6 @@ def lock(session: nox.Session) -> None:
             output = "services/task_api/requirements.txt"
             session.run(*base, "services/task_api/pyproject.toml", "-o", output)
         else:
-            alone = name == "wapiti"  # its pins exclude the service's, and it never imports it
+            alone = name in {"scanners", "wapiti"}  # programs that never import the service, with pins of their own
             constrained = [] if alone else ["-c", "services/task_api/requirements.txt", "--no-emit-package=task-api"]
             session.run(*base, *constrained, "--group", name, "-o", f"requirements/{name}.txt")

@@ -1,0 +1,1 @@
+"""The programs behind the pipeline's stages; each runs as `python -m tooling.NAME`."""

@@ -1,0 +1,464 @@
+"""Findings of every gate in one shape, the waivers that excuse some, and the reports that show both.
+
+A gate is one thing that can say no. It gives one `Scan`: what it looked at, with which program and database,
+and what it found. From one `Report` come SARIF 2.1.0 (for code scanning), JSON (for machines) and HTML (for people).
+
+Exit codes of a stage: 0 clean, 1 findings, 2 could not assess.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+from enum import IntEnum, StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+
+from tooling import page
+
+ROOT = Path(__file__).parent.parent
+REPORTS = ROOT / "reports"
+WAIVERS = ROOT / "waivers.toml"
+LONGEST_WAIVER = timedelta(days=90)
+CLEAN, FINDINGS, NOT_ASSESSED = 0, 1, 2
+
+
+class Severity(IntEnum):
+    """How bad it is, in the order of CVSS's qualitative ratings."""
+
+    NOTE = 0
+    LOW = 1
+    MEDIUM = 2
+    HIGH = 3
+    CRITICAL = 4
+
+    @classmethod
+    def named(cls, word: str) -> Self:
+        """Read a tool's word for a severity, in any case; raise KeyError for one that no tool is known to use."""
+        return cls[ALIASES.get(word.upper(), word.upper())]
+
+
+ALIASES = {
+    "ERROR": "HIGH",
+    "WARNING": "MEDIUM",
+    "MODERATE": "MEDIUM",
+    "INFO": "LOW",
+    "INFORMATIONAL": "LOW",
+    "STYLE": "LOW",
+    "UNDEFINED": "MEDIUM",
+    "UNKNOWN": "MEDIUM",
+    "UNSPECIFIED": "MEDIUM",
+    "NONE": "NOTE",
+}
+
+
+class Waiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An excuse for one finding (by fingerprint, or by rule and place): why, who answers for it, and its last day."""
+
+    tool: str
+    reason: str
+    owner: str
+    expires: date
+    fingerprint: str = ""
+    rule: str = ""
+    place: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.fingerprint) == bool(self.rule and self.place) or bool(self.rule) != bool(self.place):
+            raise ValueError("give either `fingerprint`, or `rule` and `place`")
+        if not (self.reason.strip() and self.owner.strip()):
+            raise ValueError("`reason` and `owner` must say something")
+
+    def covers(self, finding: "Finding") -> bool:
+        """Tell whether this waiver speaks of that finding (its expiry is another matter)."""
+        if self.tool != finding.tool:
+            return False
+        if self.fingerprint:
+            return self.fingerprint == finding.fingerprint
+        return (self.rule, self.place) == (finding.rule, finding.path)
+
+    @property
+    def subject(self) -> str:
+        """What it speaks of, in one line."""
+        return self.fingerprint or f"{self.rule} in {self.place}"
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One defect.
+
+    `path` is a file of the repository, a request (`GET /tasks`) or a package. `subject` stays the same when lines move
+    (the line's text, a package with its version) and goes into the fingerprint. `blocks` is false for what is only
+    worth knowing. `fingerprint` and `waiver` are set by `Report.of`.
+    """
+
+    tool: str
+    rule: str
+    severity: Severity
+    message: str
+    path: str
+    line: int | None = None
+    subject: str = ""
+    blocks: bool = True
+    help: str = ""
+    fingerprint: str = ""
+    waiver: Waiver | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it is, as `path:line`."""
+        return f"{self.path}:{self.line}" if self.line else self.path
+
+    @property
+    def fails(self) -> bool:
+        """Tell whether the stage fails for it."""
+        return self.blocks and self.waiver is None
+
+
+class Database(msgspec.Struct, frozen=True):
+    """What a scanner compared with, and when it was made. A fixture proves the gate; it tells no real state."""
+
+    name: str
+    updated: datetime
+    fixture: bool = False
+
+    @property
+    def age(self) -> timedelta:
+        """How long ago it was written."""
+        return datetime.now(UTC) - self.updated
+
+
+class Verdict(StrEnum):
+    """What a gate or a stage says."""
+
+    CLEAN = "clean"
+    FINDINGS = "findings"
+    NOT_ASSESSED = "not assessed"
+
+
+class NotAssessed(Exception):  # noqa: N818 - a verdict, raised
+    """The gate broke, or looked at nothing: an error everywhere."""
+
+
+class Unreachable(NotAssessed):
+    """A service that the gate asks cannot be reached: an error in CI, a warning on a laptop; never clean."""
+
+
+class Scan(msgspec.Struct, frozen=True, kw_only=True):
+    """What one gate did. `targets` names what it looked at; a scan of nothing is "not assessed"."""
+
+    tool: str
+    version: str
+    targets: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    database: Database | None = None
+    seconds: float = 0.0
+    problem: str = ""
+    unreachable: bool = False
+
+    @property
+    def verdict(self) -> Verdict:
+        """Findings before "not assessed": a defect that was seen is certain."""
+        if any(finding.fails for finding in self.findings):
+            return Verdict.FINDINGS
+        return Verdict.NOT_ASSESSED if self.problem else Verdict.CLEAN
+
+
+Gate = Callable[[], Scan]
+
+
+def run_gates(gates: dict[str, Gate], *, parallel: int = 2) -> list[Scan]:
+    """Run gates, showing each as it ends. One that raises becomes a scan that says so, and the others go on."""
+    console = Console(highlight=False)
+
+    def run(name: str, gate: Gate) -> Scan:
+        started = time.monotonic()
+        try:
+            scan = gate()
+            if not scan.targets and not scan.problem:
+                scan = msgspec.structs.replace(scan, problem=f"{name} looked at nothing")
+        except Exception as error:  # noqa: BLE001 - whatever breaks a gate is a verdict about that gate
+            problem = str(error) if isinstance(error, NotAssessed) else f"{type(error).__name__}: {error}"
+            scan = Scan(
+                tool=name,
+                version="",
+                problem=problem or type(error).__name__,
+                unreachable=isinstance(error, Unreachable),
+            )
+        scan = msgspec.structs.replace(scan, seconds=time.monotonic() - started)
+        detail = scan.problem or f"{len(scan.findings)} findings, {len(scan.targets)} targets"
+        console.print(f"  {name}: {escape(detail)} ({page.duration(scan.seconds)})")
+        return scan
+
+    with ThreadPoolExecutor(max_workers=parallel) as pool:
+        return list(pool.map(run, gates, gates.values()))
+
+
+def read_waivers(path: Path = WAIVERS) -> list[Waiver]:
+    """Read the waivers' file; raise `NotAssessed` naming the mistake where it cannot be read."""
+    try:
+        entries = tomllib.loads(path.read_text())
+        return msgspec.convert(entries.get("waiver", []), list[Waiver])
+    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise NotAssessed(f"{path.name}: {error}") from error
+
+
+def check_waivers(path: Path = WAIVERS, today: date | None = None) -> Scan:
+    """Check the waivers themselves: each ends, at most 90 days ahead, and none has ended."""
+    today = today or datetime.now(UTC).date()
+    findings = []
+    for waiver in read_waivers(path):
+        if waiver.expires < today:
+            rule, message = (
+                "expired-waiver",
+                f"expired on {waiver.expires}: mend the finding, or renew the waiver with a reason",
+            )
+        elif waiver.expires > today + LONGEST_WAIVER:
+            rule, message = "long-waiver", f"expires on {waiver.expires}, more than {LONGEST_WAIVER.days} days ahead"
+        else:
+            continue
+        message = f"{waiver.tool}: {waiver.subject} {message} (owner: {waiver.owner})"
+        findings.append(
+            Finding(
+                tool="waivers",
+                rule=rule,
+                severity=Severity.HIGH,
+                message=message,
+                path=path.name,
+                subject=waiver.subject,
+            )
+        )
+    return Scan(tool="waivers", version="1", targets=(path.name,), findings=tuple(findings))
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What one stage says: its scans, with waivers applied. Make it with `Report.of`."""
+
+    stage: str
+    written: datetime
+    revision: str
+    scans: tuple[Scan, ...]
+    waivers: tuple[Waiver, ...]
+    strict: bool
+
+    @classmethod
+    def of(
+        cls, stage: str, scans: Iterable[Scan], waivers: Sequence[Waiver] = (), *, strict: bool | None = None
+    ) -> Self:
+        """Give the findings their fingerprints, apply the waivers in force, report each waiver that matches nothing.
+
+        With `strict` (by default where the environment variable CI is true) an unreachable service fails the stage.
+        """
+        today = datetime.now(UTC).date()
+        in_force = [waiver for waiver in waivers if today <= waiver.expires <= today + LONGEST_WAIVER]
+        judged = []
+        for scan in scans:
+            findings = [
+                msgspec.structs.replace(finding, waiver=next((w for w in in_force if w.covers(finding)), None))
+                for finding in with_fingerprints(scan.findings)
+            ]
+            if not scan.problem:
+                findings += [
+                    unused(waiver)
+                    for waiver in waivers
+                    if waiver.tool == scan.tool and not any(map(waiver.covers, findings))
+                ]
+            findings.sort(key=lambda finding: (not finding.fails, -finding.severity, finding.path, finding.line or 0))
+            judged.append(msgspec.structs.replace(scan, findings=tuple(findings)))
+        if strict is None:
+            strict = os.environ.get("CI", "").lower() in {"1", "true"}
+        return cls(
+            stage=stage,
+            written=datetime.now(UTC),
+            revision=revision(),
+            scans=tuple(judged),
+            waivers=tuple(waivers),
+            strict=strict,
+        )
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All findings, waived and merely noted ones too."""
+        return [finding for scan in self.scans for finding in scan.findings]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the gates' verdicts; a report without any gate is "not assessed"."""
+        verdicts = {scan.verdict for scan in self.scans} or {Verdict.NOT_ASSESSED}
+        return next(
+            verdict for verdict in (Verdict.FINDINGS, Verdict.NOT_ASSESSED, Verdict.CLEAN) if verdict in verdicts
+        )
+
+    @property
+    def exit_code(self) -> int:
+        """0 clean, 1 findings, 2 could not assess; 0, with a warning, where a laptop could not reach a service."""
+        if self.verdict is Verdict.FINDINGS:
+            return FINDINGS
+        broken = not self.scans or any(scan.problem and (self.strict or not scan.unreachable) for scan in self.scans)
+        return NOT_ASSESSED if broken else CLEAN
+
+    @property
+    def fixtures(self) -> list[str]:
+        """The databases that are fixtures."""
+        return sorted({scan.database.name for scan in self.scans if scan.database and scan.database.fixture})
+
+    def write(self, folder: Path) -> None:
+        """Write report.sarif, report.json and report.html into FOLDER."""
+        folder.mkdir(parents=True, exist_ok=True)
+        content: dict[str, Any] = {"verdict": self.verdict, "exit_code": self.exit_code, **msgspec.to_builtins(self)}
+        for scan, decoded in zip(self.scans, content["scans"], strict=True):
+            decoded["verdict"] = scan.verdict
+        (folder / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(content)))
+        (folder / "report.sarif").write_bytes(msgspec.json.format(msgspec.json.encode(self.sarif())))
+        (folder / "report.html").write_text(page.render("report.html", report=self, now=datetime.now(UTC)))
+
+    def sarif(self) -> dict[str, Any]:
+        """Give the report as a SARIF 2.1.0 log, one run a gate."""
+        return {
+            "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+            "version": "2.1.0",
+            "runs": [sarif_run(self.stage, scan) for scan in self.scans],
+        }
+
+    def print(self) -> None:
+        """Say the verdict on the terminal, and each finding that fails the stage."""
+        console = Console(highlight=False, soft_wrap=True)
+        if self.fixtures:
+            names = escape(", ".join(self.fixtures))
+            console.print(f"[yellow]fixture[/]: {names}: proves the gate, says nothing about the real state")
+        for scan in self.scans:
+            if scan.problem:
+                console.print(f"[yellow]not assessed[/] {scan.tool}: {escape(scan.problem)}")
+            for finding in scan.findings:
+                if finding.fails:
+                    line = f"{finding.tool} {finding.rule} {finding.place}: {finding.message} ({finding.fingerprint})"
+                    console.print(f"[red]{finding.severity.name.lower()}[/] {escape(line)}")
+        colour = {Verdict.CLEAN: "green", Verdict.FINDINGS: "red", Verdict.NOT_ASSESSED: "yellow"}[self.verdict]
+        waived = sum(finding.waiver is not None for finding in self.findings)
+        noted = sum(not finding.fails for finding in self.findings) - waived
+        console.print(
+            f"{self.stage}: [{colour}]{self.verdict}[/], {len(self.scans)} gates, "
+            f"{sum(finding.fails for finding in self.findings)} findings, {waived} waived, {noted} noted"
+        )
+
+
+def read_report(path: Path) -> Report:
+    """Read a report.json; raise `NotAssessed` where it is not one."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Report)
+    except (OSError, msgspec.DecodeError) as error:
+        raise NotAssessed(f"{path}: {error}") from error
+
+
+def with_fingerprints(findings: Iterable[Finding]) -> list[Finding]:
+    """Give each finding a fingerprint that outlives moved lines; twins in one place are told apart by their number."""
+    seen: Counter[str] = Counter()
+    numbered = []
+    for finding in findings:
+        parts = (finding.tool, finding.rule, finding.path, finding.subject)
+        digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+        seen[digest] += 1
+        number = "" if seen[digest] == 1 else f":{seen[digest]}"
+        numbered.append(msgspec.structs.replace(finding, fingerprint=digest + number))
+    return numbered
+
+
+def unused(waiver: Waiver) -> Finding:
+    """Report a waiver that matches nothing: worth deleting, no reason to fail."""
+    return Finding(
+        tool=waiver.tool,
+        rule="unused-waiver",
+        severity=Severity.NOTE,
+        message=f"the waiver for {waiver.subject} matches no finding: delete it",
+        path=WAIVERS.name,
+        blocks=False,
+    )
+
+
+LEVELS = {
+    Severity.NOTE: "note",
+    Severity.LOW: "note",
+    Severity.MEDIUM: "warning",
+    Severity.HIGH: "error",
+    Severity.CRITICAL: "error",
+}
+# GitHub code scanning sorts by the property `security-severity`, a CVSS score.
+SCORES = {
+    Severity.NOTE: "0.0",
+    Severity.LOW: "3.0",
+    Severity.MEDIUM: "5.5",
+    Severity.HIGH: "8.0",
+    Severity.CRITICAL: "9.5",
+}
+
+
+def sarif_run(stage: str, scan: Scan) -> dict[str, Any]:
+    """Give one gate's run of a SARIF log."""
+    rules: dict[str, dict[str, Any]] = {}
+    for finding in scan.findings:
+        properties = {"security-severity": SCORES[finding.severity], "tags": ["security"]}
+        rule = {"id": finding.rule, "shortDescription": {"text": finding.rule}, "properties": properties}
+        rules.setdefault(finding.rule, rule | ({"helpUri": finding.help} if finding.help else {}))
+    invocation: dict[str, Any] = {"executionSuccessful": not scan.problem}
+    if scan.problem:
+        invocation["toolExecutionNotifications"] = [{"level": "error", "message": {"text": scan.problem}}]
+    driver = {"name": scan.tool, "rules": list(rules.values())} | ({"version": scan.version} if scan.version else {})
+    return {
+        "tool": {"driver": driver},
+        "automationDetails": {"id": f"{stage}/{scan.tool}/"},
+        "invocations": [invocation],
+        "results": [sarif_result(finding) for finding in scan.findings],
+        "properties": {"targets": scan.targets, "database": msgspec.to_builtins(scan.database)},
+    }
+
+
+def sarif_result(finding: Finding) -> dict[str, Any]:
+    """Give one finding as a SARIF result; a waived one is a suppressed one."""
+    is_file = (ROOT / finding.path).is_file()
+    uri = finding.path if is_file else "services/task_api/pyproject.toml"  # code scanning shows only what has a file
+    location: dict[str, Any] = {
+        "physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": finding.line or 1}},
+    }
+    if not is_file:
+        location["logicalLocations"] = [{"fullyQualifiedName": finding.path}]
+    result: dict[str, Any] = {
+        "ruleId": finding.rule,
+        "level": LEVELS[finding.severity],
+        "message": {"text": finding.message if is_file else f"{finding.path}: {finding.message}"},
+        "locations": [location],
+        "partialFingerprints": {"taskApi/v1": finding.fingerprint},
+        "properties": {"blocks": finding.blocks},
+    }
+    if finding.waiver:
+        reason = f"{finding.waiver.reason} (owner {finding.waiver.owner}, until {finding.waiver.expires})"
+        result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": reason}]
+    return result
+
+
+def revision() -> str:
+    """Give the commit that is checked out, with `+` where the working tree differs; empty outside a repository."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def run_stage(stage: str, gates: dict[str, Gate], *, parallel: int = 2) -> int:
+    """Run a stage's gates, write reports/STAGE/ and give the exit code."""
+    try:
+        waivers = read_waivers()
+    except NotAssessed as error:
+        print(f"{stage}: {error}", file=sys.stderr)
+        return NOT_ASSESSED
+    report = Report.of(stage, run_gates(gates, parallel=parallel), waivers)
+    report.write(REPORTS / stage)
+    report.print()
+    print(f"report: {(REPORTS / stage / 'report.html').relative_to(ROOT)}")
+    return report.exit_code

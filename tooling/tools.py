@@ -1,0 +1,135 @@
+"""The programs that the pipeline calls: found or got in one way, each version pinned in one place.
+
+`python -m tooling.tools` makes every locked environment that tools.toml names, installs the Go programs and lists all;
+`python -m tooling.tools scanners` sees to that environment alone (and does nothing where it is up to date).
+"""
+
+import fcntl
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).parent.parent
+HOME = ROOT / ".cache" / "tools"
+
+
+class MissingTool(Exception):  # noqa: N818 - named for what is wrong, as FileNotFoundError is not
+    """A program is not there; the message says how to get it."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One entry of tools.toml; see the comments there."""
+
+    name: str
+    environment: str | None = None
+    program: str | None = None
+    go: str | None = None
+    version: str | None = None
+    arguments: tuple[str, ...] = ("--version",)
+    get: str = "run `./dev tools`"
+
+    def path(self) -> Path | None:
+        """Find it where `./dev tools` puts it, then on PATH; of a Go program the pinned version alone counts."""
+        if self.environment:
+            for found in (HOME / self.environment).glob(self.program or f"bin/{self.name}"):
+                return found
+        if self.go:
+            pinned = HOME / f"{self.name}-{self.version}" / self.name
+            return pinned if pinned.exists() else None
+        found_on_path = shutil.which(self.name)
+        return Path(found_on_path) if found_on_path else None
+
+
+@functools.cache
+def known() -> dict[str, Tool]:
+    """Read tools.toml."""
+    entries = tomllib.loads((Path(__file__).parent / "tools.toml").read_text())
+    return {name: Tool(name, **{**entry, "arguments": tuple(entry["arguments"])}) for name, entry in entries.items()}
+
+
+def require(name: str) -> Path:
+    """Give the program's path, or raise `MissingTool` with a message that says how to get it."""
+    tool = known()[name]
+    path = tool.path()
+    if path is None:
+        raise MissingTool(f"{name} is missing: {tool.get}")
+    return path
+
+
+@functools.cache
+def version(name: str) -> str:
+    """Ask the program for its version, e.g. `0.59.1`. Raises `MissingTool`."""
+    command = [str(require(name)), *known()[name].arguments]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    number = re.search(r"\d+\.\d+(\.\d+)*", said.stdout + said.stderr)
+    return number.group() if number else "unknown"
+
+
+def make_environment(name: str) -> None:
+    """Make the locked environment requirements/NAME.txt in .cache/tools, or renew it when the lock has changed."""
+    lock = ROOT / "requirements" / f"{name}.txt"
+    folder, stamp = HOME / name, HOME / f"{name}.sha256"
+    wanted = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
+    HOME.mkdir(parents=True, exist_ok=True)
+    with (HOME / f"{name}.lock").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        if folder.exists() and stamp.exists() and stamp.read_text() == wanted:
+            return
+        print(f"making {folder.relative_to(ROOT)} from {lock.relative_to(ROOT)}", flush=True)
+        stamp.unlink(missing_ok=True)
+        uv = shutil.which("uv")
+        if uv is None:
+            raise MissingTool("uv is missing: run this through `./dev`")
+        quiet = {**os.environ, "UV_LINK_MODE": "copy", "UV_NO_PROGRESS": "1"}
+        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder], check=True, env=quiet)
+        install = [uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python")]
+        subprocess.run([*install, "--require-hashes", "-r", str(lock)], check=True, env=quiet)
+        stamp.write_text(wanted)
+
+
+def install_go_program(tool: Tool) -> None:
+    """Build a pinned Go program into .cache/tools unless it is there. Without Go it stays missing; the list says so."""
+    if tool.path() or not (go := shutil.which("go")):
+        return
+    print(f"building {tool.go}@v{tool.version}", flush=True)
+    environment = {**os.environ, "GOBIN": str(HOME / f"{tool.name}-{tool.version}"), "GOFLAGS": "-trimpath"}
+    subprocess.run([go, "install", f"{tool.go}@v{tool.version}"], check=True, env=environment)
+
+
+def main(names: list[str]) -> int:
+    """Get what can be got and list every program; exit 2 when an installation failed."""
+    tools = known().values()
+    environments = names or sorted({tool.environment for tool in tools if tool.environment})
+    try:
+        for name in environments:
+            make_environment(name)
+        for tool in tools:
+            if tool.go:
+                install_go_program(tool)
+    except (subprocess.CalledProcessError, MissingTool, FileNotFoundError) as error:
+        print(f"tools: {error}", file=sys.stderr)
+        return 2
+    if not names:
+        table = Table("program", "version", "where, or how to get it")
+        for tool in tools:
+            if path := tool.path():
+                table.add_row(tool.name, version(tool.name), str(path).removeprefix(f"{ROOT}/"))
+            else:
+                table.add_row(tool.name, "", f"MISSING: {tool.get}")
+        Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
