@@ -1,0 +1,8 @@
+"""A task service over HTTP, made to be run in production.
+
+Layers, each knowing only those below it: `http` → `tasks`, `accounts` → `store`; `config` and `telemetry` stand beside them.
+"""
+
+from importlib.metadata import version
+
+__version__ = version("task-api")

@@ -1,0 +1,1 @@
+"""Who is asking. Knows the store; knows nothing of HTTP."""

@@ -1,0 +1,145 @@
+"""Registering, logging in, and the family of tokens that a login begins."""
+
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any, Literal
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from task_api.accounts import passwords
+from task_api.accounts.model import Account, BadToken, EmailTaken, Login, LoginFailed, Registration, Role, Throttled, Tokens
+from task_api.accounts.tokens import TokenIssuer
+from task_api.config import Rate, Settings
+from task_api.store import accounts as store
+from task_api.store import rates
+from task_api.store.database import Database
+
+FAILURES_OF_AN_ADDRESS = 5
+"""How many times the login limit of one account a network address has, which many people may share."""
+
+Failure = Literal["invalid", "expired", "revoked", "reused", "bad_credentials", "throttled"]
+
+
+def register(database: Database, registration: Registration, role: Role = "user") -> Account:
+    """Make an account. Raises EmailTaken."""
+    now = datetime.now(UTC)
+    values = {
+        "email": registration.email,
+        "password_hash": passwords.digest(registration.password),
+        "role": role,
+        "created_at": now,
+    }
+    try:
+        with database.write() as connection:
+            identity = store.add(connection, values)
+    except IntegrityError:
+        raise EmailTaken(f"there is an account of {registration.email}") from None
+    return Account(identity, registration.email, role, now)
+
+
+class Accounts:
+    """Logging in and out over one database, with the keys and lives that the settings give."""
+
+    def __init__(self, settings: Settings, database: Database, failed: Callable[[Failure], None] = lambda _: None) -> None:
+        self._database = database
+        self._issuer = TokenIssuer(settings.jwt_keys, settings.access_token_seconds)
+        self._refresh_life = timedelta(seconds=settings.refresh_token_seconds)
+        self._limit = settings.login_limit
+        self._failed = failed
+
+    def authenticate(self, token: str) -> tuple[Account, str]:
+        """The account and session of an access token. Raises BadToken."""
+        try:
+            session_id = self._issuer.verify(token)
+            with self._database.read() as connection:
+                row = store.by_session(connection, session_id)
+            if row is None:
+                raise BadToken("revoked")
+        except BadToken as error:
+            self._failed(error.reason)
+            raise
+        return Account(*row), session_id
+
+    def login(self, login: Login, address: str) -> Tokens:
+        """Begin a session. Raises LoginFailed, and Throttled after too many failures of the account or the address."""
+        attempts = self._count(login.email, address)
+        with self._database.read() as connection:
+            row = store.by_email(connection, login.email)
+        if not passwords.verify(row.password_hash if row else None, login.password):
+            self._failed("bad_credentials")
+            raise LoginFailed("wrong address or password")
+        assert row is not None  # noqa: S101 - verify is False without a hash
+        session_id = secrets.token_hex(16)
+        with self._database.write() as connection:
+            for client, ends_at in attempts:
+                rates.give_back(connection, client, ends_at)
+            if passwords.outdated(row.password_hash):
+                store.set_password_hash(connection, row.id, passwords.digest(login.password))
+            now = datetime.now(UTC)
+            store.add_session(connection, session_id, row.id, now, now + self._refresh_life)
+            return self._tokens(connection, row.id, session_id, now)
+
+    def refresh(self, refresh_token: str) -> Tokens:
+        """New tokens for an unspent refresh token; a spent one ends the whole session, since a thief may hold the other.
+
+        Raises BadToken.
+        """
+        digest = sha256(refresh_token.encode()).digest()
+        now = datetime.now(UTC)
+        with self._database.write() as connection:
+            unspent = store.spend_refresh_token(connection, digest, now)
+            row = store.refresh_token(connection, digest)
+            fault = self._fault(row, unspent, now)
+            if fault is None and row is not None:
+                store.extend_session(connection, row.session_id, now + self._refresh_life)
+                return self._tokens(connection, row.account_id, row.session_id, now)
+            if fault == "reused" and row is not None:
+                store.revoke_session(connection, row.session_id, now)
+        self._failed(fault or "invalid")
+        raise BadToken(fault or "invalid")
+
+    def logout(self, session_id: str) -> None:
+        """End a session."""
+        with self._database.write() as connection:
+            store.revoke_session(connection, session_id, datetime.now(UTC))
+
+    @staticmethod
+    def _fault(row: Any, unspent: bool, now: datetime) -> Literal["invalid", "expired", "revoked", "reused"] | None:
+        if row is None:
+            return "invalid"
+        if row.revoked_at is not None:
+            return "revoked"
+        if not unspent:
+            return "reused"
+        return "expired" if row.expires_at < now else None
+
+    def _tokens(self, connection: Connection, account_id: int, session_id: str, now: datetime) -> Tokens:
+        refresh_token = secrets.token_urlsafe(32)
+        store.add_refresh_token(connection, sha256(refresh_token.encode()).digest(), session_id, now + self._refresh_life)
+        return Tokens(self._issuer.issue(account_id, session_id), refresh_token, self._issuer.seconds)
+
+    def _count(self, email: str, address: str) -> list[tuple[str, int]]:
+        """Count an attempt against account and address, to be given back when it succeeds. Raises Throttled."""
+        if self._limit is None:
+            return []
+        account = sha256(email.encode()).hexdigest()[:32]  # known or not: the answer must not tell
+        limits = {
+            f"login:account:{account}": self._limit.limit,
+            f"login:address:{address}": self._limit.limit * FAILURES_OF_AN_ADDRESS,
+        }
+        now = int(datetime.now(UTC).timestamp())
+        ends_at = window_end(self._limit, now)
+        with self._database.write() as connection:
+            taken = [rates.take(connection, client, ends_at, limit, limit)[0] for client, limit in limits.items()]
+        if not all(taken):
+            self._failed("throttled")
+            raise Throttled(ends_at - now)
+        return [(client, ends_at) for client in limits]
+
+
+def window_end(rate: Rate, now: int) -> int:
+    """When the window of a rate that `now` is in ends, both in Unix seconds."""
+    return (now // rate.seconds + 1) * rate.seconds

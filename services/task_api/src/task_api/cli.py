@@ -1,0 +1,147 @@
+"""`task-api`: the service's command line. Exit codes: 0 done, 1 failed, 2 wrong arguments or settings."""
+
+import os
+import sys
+import urllib.error
+import urllib.request
+from typing import BinaryIO
+
+import click
+import msgspec
+
+from task_api import __version__, config
+
+
+def _settings() -> config.Settings:
+    try:
+        return config.load()
+    except config.ConfigurationError as error:
+        for problem in error.problems:
+            click.echo(f"task-api: {problem}", err=True)
+        sys.exit(2)
+
+
+def _fail(message: object) -> None:
+    click.echo(f"task-api: {message}", err=True)
+    sys.exit(1)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="task-api")
+def main() -> None:
+    """A task service over HTTP. Settings come from the environment: see `task-api check-config`."""
+
+
+@main.command()
+def serve() -> None:
+    """Serve until SIGTERM. SQLite is migrated first; PostgreSQL has `task-api migrate`."""
+    settings = _settings()
+    if settings.prometheus_multiproc_dir:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = settings.prometheus_multiproc_dir
+    from task_api.store.database import Database, SchemaBehind  # noqa: PLC0415 - after the settings are known to stand
+    from task_api.telemetry import logs  # noqa: PLC0415
+
+    logs.configure(settings.log_level)
+    if not settings.postgresql:
+        database = Database(settings)
+        try:
+            database.check()
+        except SchemaBehind:
+            from task_api.store.migrations import migrate  # noqa: PLC0415 - Alembic is slow to load, and seldom needed
+
+            before, after = migrate(database)
+            logs.log.info("migrated", before=before, after=after)
+        database.engine.dispose()
+    from task_api.server import serve as run  # noqa: PLC0415
+
+    run(settings)
+
+
+@main.command()
+@click.option("--wait", type=click.FloatRange(0, 600), default=0, help="Seconds to wait for the database server.")
+def migrate(wait: float) -> None:
+    """Bring the database to the newest schema."""
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    from task_api.store.database import Database, await_database  # noqa: PLC0415
+    from task_api.store.migrations import migrate as run  # noqa: PLC0415
+
+    database = Database(_settings())
+    try:
+        await_database(database, wait)
+        before, after = run(database)
+    except SQLAlchemyError as error:
+        _fail(getattr(error, "orig", None) or error)
+    else:
+        click.echo(f"the schema was at {before or 'nothing'} and is at {after}")
+
+
+@main.command("check-config")
+def check_config() -> None:
+    """Show every setting as it is now, secrets masked; exit 2 where one is wrong."""
+    settings = _settings()
+    rows = config.describe(settings)
+    width = max(len(name) for name, _, _ in rows)
+    for name, value, meaning in rows:
+        click.echo(f"{name:<{width}}  {value or '(unset)':<28}  {meaning}")
+    for note in settings.weaker:
+        click.echo(f"note: {note}", err=True)
+
+
+@main.command("create-admin")
+@click.argument("email")
+@click.password_option(envvar="ADMIN_PASSWORD", help="Asked for where it is not given; better by ADMIN_PASSWORD.")
+def create_admin(email: str, password: str) -> None:
+    """Make an account that sees the tasks of all."""
+    from task_api.accounts.model import EmailTaken, Registration  # noqa: PLC0415
+    from task_api.accounts.service import register  # noqa: PLC0415
+    from task_api.store.database import Database  # noqa: PLC0415
+
+    try:
+        registration = msgspec.convert({"email": email, "password": password}, Registration)
+        account = register(Database(_settings()), registration, "admin")
+    except (msgspec.ValidationError, EmailTaken) as error:
+        _fail(error)
+    else:
+        click.echo(f"account {account.id}, {account.email}, is an administrator")
+
+
+@main.command("export")
+@click.argument("file", type=click.File("wb"), default="-")
+def export_command(file: BinaryIO) -> None:
+    """Write all accounts and tasks as JSON lines, to standard output by default."""
+    from task_api.store.database import Database  # noqa: PLC0415
+    from task_api.transfer import export  # noqa: PLC0415
+
+    for line in export(Database(_settings())):
+        file.write(line)
+
+
+@main.command("import")
+@click.argument("file", type=click.File("rb"), default="-")
+def import_command(file: BinaryIO) -> None:
+    """Read what `export` wrote; all of it, or nothing."""
+    from task_api.store.database import Database  # noqa: PLC0415
+    from task_api.transfer import TransferError, import_lines  # noqa: PLC0415
+
+    def progress(lines: int) -> None:
+        if lines % 10_000 == 0:
+            click.echo(f"{lines} lines", err=True)
+
+    try:
+        seen = import_lines(Database(_settings()), file, progress)
+    except TransferError as error:
+        _fail(error)
+    else:
+        click.echo(f"{seen.accounts} accounts and {seen.tasks} tasks are here", err=True)
+
+
+@main.command()
+def healthcheck() -> None:
+    """Ask the service on this machine whether it lives; exit 1 where it does not."""
+    settings = _settings()
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{settings.port}/livez", timeout=3) as response:  # noqa: S310 - fixed scheme
+            click.echo(response.read().decode())
+    except (urllib.error.URLError, OSError) as error:
+        _fail(error)

@@ -1,0 +1,60 @@
+"""/auth, where accounts are on."""
+
+from flask import Blueprint, Response, g, request
+
+from task_api.accounts.model import Account, Login, Refresh, Registration, Tokens
+from task_api.accounts.service import Accounts, register
+from task_api.http.context import account, database, services
+from task_api.http.messages import body, respond
+from task_api.http.openapi import Answers, documented
+from task_api.http.problems import Refusal
+
+blueprint = Blueprint("auth", __name__, url_prefix="/auth")
+
+
+def _accounts() -> Accounts:
+    found = services().accounts
+    assert found is not None  # noqa: S101 - these routes exist only with accounts on
+    return found
+
+
+@blueprint.post("/register")
+@documented(json=Registration, answers=Answers(created=Account, problems=(400, 403, 409, 413, 415)), public=True)
+def register_account() -> Response:
+    """Make an account."""
+    if services().settings.registration == "closed":
+        raise Refusal(403, "registration is closed: ask an administrator for an account")
+    return respond(register(database(), body(Registration)), 201, {"Location": "/auth/me"})
+
+
+@blueprint.post("/login")
+@documented(json=Login, answers=Answers(ok=Tokens, problems=(400, 401, 413, 415, 429)), public=True)
+def login() -> Response:
+    """Log in."""
+    return respond(_accounts().login(body(Login), request.remote_addr or ""))
+
+
+@blueprint.post("/refresh")
+@documented(json=Refresh, answers=Answers(ok=Tokens, problems=(400, 401, 413, 415)), public=True)
+def refresh() -> Response:
+    """Exchange a refresh token for new tokens.
+
+    Each is good for one exchange. Using one again ends the session: whoever else held it loses access too.
+    """
+    return respond(_accounts().refresh(body(Refresh).refresh_token))
+
+
+@blueprint.post("/logout")
+@documented(answers=Answers(no_content=True))
+def logout() -> Response:
+    """Log out: all tokens of this session are worth nothing from now on."""
+    account()
+    _accounts().logout(g.session_id)
+    return Response(status=204)
+
+
+@blueprint.get("/me")
+@documented(answers=Answers(ok=Account))
+def me() -> Response:
+    """Who the token belongs to."""
+    return respond(account())

@@ -1,0 +1,147 @@
+"""What stands around every request: its id, the account, the rate limit, its log line and its metrics."""
+
+import re
+import secrets
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import structlog
+from flask import Flask, Response, current_app, g, request
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from task_api.accounts.model import Account, BadToken
+from task_api.accounts.service import Accounts
+from task_api.config import LOOPBACK, Settings
+from task_api.http.problems import Refusal, bearer
+from task_api.http.rate_limit import RateLimiter
+from task_api.store.database import Database
+from task_api.store.schema import LOCAL_ACCOUNT
+from task_api.telemetry import metrics
+from task_api.telemetry.logs import log
+from task_api.telemetry.traces import Tracer, incoming_trace_id
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+OUTSIDE_LIMITS = frozenset({"health", "livez", "readyz", "metrics"})
+UNMATCHED = "(unmatched)"
+QUIET = frozenset({"/livez", "/readyz", "/metrics"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+HEADERS = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+]
+NOTHING_MAY_LOAD = "default-src 'none'; frame-ancestors 'none'"
+
+
+class Services:
+    """What the handlers of one application work with."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.settings = settings
+        self.database = database
+        self.accounts = Accounts(settings, database, metrics.auth_failed) if settings.auth == "on" else None
+        self.limiter = RateLimiter(settings.rate_limit, database) if settings.rate_limit else None
+        self.tracer: Tracer | None = None
+        self.draining: Callable[[], bool] = lambda: False
+
+
+def services() -> Services:
+    """Those of the application that answers now."""
+    found: Services = current_app.extensions["task_api"]
+    return found
+
+
+def database() -> Database:
+    """The database of the application that answers now."""
+    return services().database
+
+
+def account() -> Account:
+    """Who is asking. Raises Refusal 401 where that has to be known and is not."""
+    known: Account | None = g.account
+    if known is None:
+        raise Refusal(401, "a token is needed: send Authorization: Bearer with one from /auth/login", bearer())
+    return known
+
+
+def install(app: Flask, settings: Settings) -> None:
+    """Put all of it around the application's requests."""
+    local = Account(LOCAL_ACCOUNT, "local", "user", datetime.fromtimestamp(0, UTC))
+    context: Services = app.extensions["task_api"]
+    if settings.trusted_proxies:
+        count = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=count, x_proto=count, x_host=count)  # type: ignore[method-assign]
+    if settings.auth == "off":
+        app.config["TRUSTED_HOSTS"] = [*LOOPBACK, "[::1]"]  # a web page must not reach us by a name of its own (DNS rebinding)
+
+    @app.before_request
+    def begin() -> None:
+        g.started = time.perf_counter()
+        metrics.in_flight.inc()
+        given = request.headers.get("X-Request-ID", "")
+        g.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        g.account = None
+        g.rate = None
+        g.span = None
+        g.trace_id = incoming_trace_id(request.headers.get("traceparent"))
+        if context.tracer:
+            g.span, g.trace_id = context.tracer.start(request.method, request.path, request.headers)
+        structlog.contextvars.bind_contextvars(request_id=g.request_id, trace_id=g.trace_id)
+        if request.endpoint in OUTSIDE_LIMITS:
+            return
+        bad_token = None
+        if context.accounts is None:
+            g.account = local
+        elif authorization := request.headers.get("Authorization"):
+            bad_token = identify(context.accounts, authorization)
+        if context.limiter:
+            g.rate = context.limiter.hit(f"account:{g.account.id}" if g.account else f"address:{request.remote_addr}")
+            if not g.rate.allowed:
+                metrics.rate_limited()
+                raise Refusal(429, f"too many requests: try again in {g.rate.reset} seconds", {"Retry-After": str(g.rate.reset)})
+        if bad_token and request.endpoint not in {"auth.login", "auth.register", "auth.refresh"}:
+            raise bad_token
+
+    def identify(accounts: Accounts, authorization: str) -> Exception | None:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            return Refusal(401, "the Authorization header has to be: Bearer, a space, and a token", bearer())
+        try:
+            g.account, g.session_id = accounts.authenticate(token.strip())
+        except BadToken as error:
+            return error
+        return None
+
+    @app.after_request
+    def finish(response: Response) -> Response:
+        seconds = time.perf_counter() - g.started
+        metrics.in_flight.dec()
+        route = request.url_rule.rule if request.url_rule else UNMATCHED
+        method = request.method if request.method in METHODS else "(other)"
+        metrics.observe(route, method, response.status_code, seconds, g.trace_id)
+        headers = response.headers
+        headers.extend(HEADERS)
+        headers.setdefault("Content-Security-Policy", NOTHING_MAY_LOAD)
+        headers.setdefault("Cache-Control", "no-store")
+        headers["X-Request-ID"] = g.request_id
+        if g.rate:
+            headers.extend(g.rate.headers)
+        if request.is_secure:
+            headers["Strict-Transport-Security"] = "max-age=31536000"
+        if g.span:
+            context.tracer.finish(g.span, method, route, response.status_code)  # type: ignore[union-attr]
+        write = log.debug if route in QUIET else log.info
+        write(
+            "request",
+            method=method,
+            route=route,
+            status=response.status_code,
+            duration_ms=round(seconds * 1000, 3),
+            account=g.account.id if g.account else None,
+        )
+        structlog.contextvars.clear_contextvars()
+        return response
+

@@ -1,0 +1,46 @@
+"""Reading bodies and queries into types, and writing answers."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, TypeVar
+
+import msgspec
+from flask import Response, request
+
+from task_api.http.problems import Refusal
+
+T = TypeVar("T")
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+
+_encode = msgspec.json.Encoder().encode
+
+
+@cache
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+def body(kind: type[T], content_type: str = JSON) -> T:
+    """The request's body as that type. Raises Refusal 415, and msgspec's errors, which are answered by 400."""
+    if request.mimetype != content_type:
+        offer = {"Accept-Patch" if request.method == "PATCH" else "Accept": content_type}
+        raise Refusal(415, f"the body has to be sent as Content-Type: {content_type}", offer)
+    decoded: T = _decoder(kind).decode(request.get_data(cache=True))
+    return decoded
+
+
+def query(kind: type[T]) -> T:
+    """The query's parameters as that type. Raises Refusal 400 for one given twice, and msgspec's errors."""
+    given = {}
+    for name, values in request.args.lists():
+        if len(values) > 1:
+            raise Refusal(400, f"the parameter {name!r} is given {len(values)} times")
+        # a plus sign that was not escaped arrives as a space, and no time has one before its offset
+        given[name] = values[0].replace(" ", "+") if name.startswith("due_") else values[0]
+    return msgspec.convert(given, kind, strict=False)
+
+
+def respond(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer in JSON."""
+    return Response(_encode(content), status, headers, content_type=JSON)

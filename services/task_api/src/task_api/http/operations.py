@@ -1,0 +1,110 @@
+"""What those who run the service ask it: health, readiness, metrics, and its documents."""
+
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+from flask import Flask, Response, request, send_from_directory
+
+from task_api import __version__
+from task_api.http import problems
+from task_api.http.context import database, services
+from task_api.http.messages import respond
+from task_api.http.openapi import Answers, document, documented
+from task_api.store.database import UNAVAILABLE, SchemaBehind
+from task_api.telemetry import metrics
+
+DOCS_ASSETS = ("swagger_bundle.js", "swagger_style.css")
+DOCS_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
+    " connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+DOCS_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+  <meta charset="utf-8">
+  <meta name="viewport" content="width=device-width, initial-scale=1">
+  <title>Task API</title>
+  <link rel="icon" href="data:,">
+  <link rel="stylesheet" href="/docs/swagger_style.css">
+</head>
+<body>
+  <div id="docs"></div>
+  <script src="/docs/swagger_bundle.js"></script>
+  <script src="/docs/start.js"></script>
+</body>
+</html>
+"""
+DOCS_START = 'SwaggerUIBundle({ url: "/openapi.json", dom_id: "#docs", validatorUrl: null, persistAuthorization: false });\n'
+
+
+class Health(msgspec.Struct, frozen=True):
+    """That the service runs, and which version."""
+
+    status: str
+    version: str = __version__
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """That requests will be answered."""
+
+    status: str
+
+
+@documented(answers=Answers(ok=Health), public=True, tag="operations")
+def health() -> Response:
+    """Whether the service runs."""
+    return respond(Health("healthy"))
+
+
+@documented(answers=Answers(ok=Health), public=True, tag="operations")
+def livez() -> Response:
+    """Whether this process answers; asks nothing else, so that a database's failure restarts nobody."""
+    return respond(Health("alive"))
+
+
+@documented(answers=Answers(ok=Readiness, problems=(503,)), public=True, tag="operations")
+def readyz() -> Response:
+    """Whether requests should come here: the database answers, its schema is new enough, and no shutdown has begun."""
+    retry = {"Retry-After": str(problems.RETRY_SECONDS)}
+    if services().draining():
+        return problems.respond(503, "draining: this process is about to end", retry)
+    try:
+        database().check()
+    except (*UNAVAILABLE, SchemaBehind) as error:
+        return problems.respond(503, str(getattr(error, "orig", None) or error), retry)
+    return respond(Readiness("ready"))
+
+
+@documented(answers=Answers(text=True), public=True, tag="operations")
+def scrape() -> Response:
+    """Metrics in Prometheus' text format, or OpenMetrics with exemplars where the scraper accepts it."""
+    content, content_type = metrics.expose(request.headers.get("Accept", ""))
+    return Response(content, content_type=content_type)
+
+
+def openapi() -> Response:
+    """The OpenAPI 3.1 document of this service."""
+    return respond(document())
+
+
+def docs() -> Response:
+    """A page to read the document with and try it; loads nothing from elsewhere."""
+    return Response(DOCS_PAGE, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": DOCS_POLICY})
+
+
+def docs_asset(name: str) -> Response:
+    """A file of the page's."""
+    if name == "start.js":
+        return Response(DOCS_START, content_type="text/javascript; charset=utf-8")
+    response: Any = send_from_directory(str(files("offapi")), name, max_age=86400)
+    return response  # type: ignore[no-any-return]
+
+
+def register(app: Flask) -> None:
+    """Add these routes to the application."""
+    for name, view in (("health", health), ("livez", livez), ("readyz", readyz), ("metrics", scrape)):
+        app.add_url_rule(f"/{name}", name, view, methods=["GET"])
+    app.add_url_rule("/openapi.json", "openapi_document", openapi, methods=["GET"])
+    app.add_url_rule("/docs", "openapi_docs", docs, methods=["GET"])
+    app.add_url_rule(f"/docs/<any(start.js, {', '.join(DOCS_ASSETS)}):name>", "openapi_assets", docs_asset, methods=["GET"])

@@ -1,0 +1,41 @@
+"""Entity tags and conditional requests (RFC 9110, sections 8.8.3 and 13): no update is lost, nothing is sent twice."""
+
+from hashlib import blake2b
+
+from flask import Response, request
+
+from task_api.http.problems import Refusal
+from task_api.tasks.model import Versioned, VersionConflict
+
+
+def entity_tag(versioned: Versioned) -> str:
+    """The strong entity tag of a task."""
+    return f'"{versioned.version}"'
+
+
+def check_write(held: Versioned) -> None:
+    """Hold the request's If-Match and If-None-Match against the task that is about to change.
+
+    Raises VersionConflict (412), and Refusal 400 for an If-Match that is no list of entity tags.
+    """
+    if "If-Match" in request.headers:
+        wanted = request.if_match
+        if not wanted.star_tag and not wanted.as_set():
+            raise Refusal(400, 'If-Match has to be * or entity tags in quotes, such as "3"')
+        if not wanted.contains(str(held.version)):
+            raise VersionConflict(held)
+    elif "If-None-Match" in request.headers and request.if_none_match.contains_weak(str(held.version)):
+        raise VersionConflict(held)
+
+
+def conditional(response: Response, tag: str = "") -> Response:
+    """The response with its entity tag (by default a weak one of its body), or 304 where the client has it already."""
+    if not tag:
+        tag = f'W/"{blake2b(response.get_data(), digest_size=12).hexdigest()}"'
+    response.headers["ETag"] = tag
+    response.headers["Cache-Control"] = "private, no-cache"
+    if "If-None-Match" in request.headers and request.if_none_match.contains_weak(tag.removeprefix("W/").strip('"')):
+        response.status_code = 304
+        response.set_data(b"")
+        del response.headers["Content-Type"], response.headers["Content-Length"]
+    return response

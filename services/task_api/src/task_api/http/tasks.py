@@ -1,0 +1,120 @@
+"""/tasks"""
+
+from urllib.parse import urlencode
+
+from flask import Blueprint, Response, request, url_for
+from sqlalchemy import Connection
+
+from task_api.http.context import account, database
+from task_api.http.idempotency import once
+from task_api.http.messages import MERGE_PATCH, body, query, respond
+from task_api.http.openapi import TASK_ID, Answers, documented
+from task_api.http.preconditions import check_write, conditional, entity_tag
+from task_api.tasks import service
+from task_api.tasks.model import (
+    Bulk,
+    BulkResults,
+    Deleted,
+    NewTask,
+    Task,
+    TaskChanges,
+    TaskMergePatch,
+    TaskQuery,
+    Versioned,
+)
+
+blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
+ONE = f"/<int(max={2**63 - 1}):task_id>"
+
+
+@blueprint.get("")
+@documented(query=TaskQuery, answers=Answers(ok=list[Task], problems=(400,), not_modified=True))
+def list_tasks() -> Response:
+    """List tasks, a page at a time.
+
+    The Link header (RFC 8288) names the next page, as long as there is one.
+    """
+    wanted = query(TaskQuery)
+    with database().read() as connection:
+        tasks, cursor = service.page(connection, account().scope, wanted)
+    response = respond([versioned.task for versioned in tasks])
+    same = {name: value for name, value in request.args.items() if name != "cursor"}
+    links = [f'<{request.path}{"?" if same else ""}{urlencode(same)}>; rel="first"']
+    if cursor:
+        links.append(f'<{request.path}?{urlencode({**same, "cursor": cursor})}>; rel="next"')
+    response.headers["Link"] = ", ".join(links)
+    return conditional(response)
+
+
+@blueprint.post("")
+@documented(json=NewTask, answers=Answers(created=Task, problems=(400, 409, 413, 415, 422)), idempotent=True)
+def create_task() -> Response:
+    """Create a task."""
+    new = body(NewTask)
+    owner = account().id
+
+    def work(connection: Connection) -> Response:
+        created = service.create(connection, owner, new)
+        location = url_for("tasks.get_task", task_id=created.task.id)
+        return respond(created.task, 201, {"Location": location, "ETag": entity_tag(created)})
+
+    return once(work)
+
+
+@blueprint.post("/bulk")
+@documented(json=Bulk, answers=Answers(ok=BulkResults, problems=(400, 404, 409, 412, 413, 415, 422)), idempotent=True)
+def bulk_tasks() -> Response:
+    """Create, update and delete many tasks in one transaction: all of it is done, or none."""
+    operations = body(Bulk)
+    who = account()
+    return once(lambda connection: respond(BulkResults(service.bulk(connection, who.id, who.scope, operations))))
+
+
+@blueprint.get(ONE)
+@documented(answers=Answers(ok=Task, problems=(404,), not_modified=True, entity_tag=True), path=TASK_ID)
+def get_task(task_id: int) -> Response:
+    """Get a task."""
+    with database().read() as connection:
+        found = service.get(connection, account().scope, task_id)
+    return conditional(respond(found.task), entity_tag(found))
+
+
+def _change(task_id: int, changes: TaskChanges) -> Response:
+    with database().write() as connection:
+        held = _held(connection, task_id)
+        changed = service.change(connection, held, changes)
+    return respond(changed.task, 200, {"ETag": entity_tag(changed)})
+
+
+def _held(connection: Connection, task_id: int) -> Versioned:
+    held = service.get(connection, account().scope, task_id, lock=True)
+    check_write(held)
+    return held
+
+
+@blueprint.put(ONE)
+@documented(
+    json=TaskChanges, answers=Answers(ok=Task, problems=(400, 404, 412, 413, 415), entity_tag=True), path=TASK_ID, if_match=True
+)
+def put_task(task_id: int) -> Response:
+    """Change a task: fields that the body leaves out stay as they are."""
+    return _change(task_id, body(TaskChanges))
+
+
+@blueprint.patch(ONE)
+@documented(
+    json=TaskMergePatch, answers=Answers(ok=Task, problems=(400, 404, 412, 413, 415), entity_tag=True), path=TASK_ID, if_match=True
+)
+def patch_task(task_id: int) -> Response:
+    """Change a task by a JSON Merge Patch (RFC 7396): null takes a field back to its default."""
+    patch = body(TaskMergePatch, MERGE_PATCH)
+    return _change(task_id, patch.changes())
+
+
+@blueprint.delete(ONE)
+@documented(answers=Answers(ok=Deleted, problems=(404, 412)), path=TASK_ID, if_match=True)
+def delete_task(task_id: int) -> Response:
+    """Delete a task."""
+    with database().write() as connection:
+        service.delete(connection, _held(connection, task_id))
+    return respond(Deleted(task_id))

@@ -1,0 +1,137 @@
+"""Running under gunicorn: threads in several processes, JSON logs, and an end that drops no request."""
+
+import atexit
+import mmap
+import os
+import shutil
+import socket
+import tempfile
+import time
+from typing import Any
+
+from gunicorn import glogging, util
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.gthread import ThreadWorker
+
+from task_api import __version__
+from task_api.config import Settings
+from task_api.http.app import create_app
+from task_api.http.context import Services
+from task_api.http.problems import CONTENT_TYPE, encode_problem
+from task_api.store.database import Database
+from task_api.telemetry import metrics
+from task_api.telemetry.logs import log
+from task_api.telemetry.traces import Tracer
+
+_draining = mmap.mmap(-1, 1)  # anonymous and shared: what the parent writes after the fork, its workers read
+
+
+class _Logger(glogging.Logger):  # type: ignore[misc]
+    """gunicorn's own messages go the way of all logs; its access log is ours."""
+
+    def setup(self, cfg: Any) -> None:
+        self.error_log.propagate = True
+        self.error_log.setLevel(cfg.loglevel.upper())
+
+    def access(self, *_: Any) -> None:
+        pass
+
+
+class _Worker(ThreadWorker):  # type: ignore[misc]
+    """Answers what is already in the queue of new connections before it leaves them, which would reset them."""
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            for listener in self.sockets:
+                queued = True
+                while queued:
+                    before = self.nr_conns
+                    self.accept(listener)
+                    queued = self.nr_conns > before
+                listener.close()
+
+
+class _Arbiter(Arbiter):  # type: ignore[misc]
+    """Lets readiness fall, and requests come in for a while yet, before the listening sockets are closed."""
+
+    def stop(self, graceful: bool = True) -> None:
+        if graceful and not _draining[0]:
+            _draining[0] = 1
+            log.info("draining", seconds=self.cfg.env["drain_seconds"])
+            time.sleep(self.cfg.env["drain_seconds"])
+        super().stop(graceful)
+
+
+def _write_problem(sock: socket.socket, status_int: int, reason: str, mesg: str) -> None:
+    """gunicorn's answer to what is no HTTP request, as a problem (RFC 9457) instead of a page."""
+    body = encode_problem(status_int, mesg or reason)
+    head = (
+        f"HTTP/1.1 {status_int} {reason}\r\nConnection: close\r\nContent-Type: {CONTENT_TYPE}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    util.write_nonblock(sock, head.encode("latin-1") + body)
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """gunicorn, with the options that the settings give."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database = Database(settings)
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Tell gunicorn what it has to know."""
+        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
+        options = {
+            "bind": f"{host}:{self.settings.port}",
+            "workers": self.settings.workers,
+            "threads": self.settings.threads,
+            "worker_class": _Worker,
+            "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108
+            "graceful_timeout": self.settings.graceful_timeout,
+            "timeout": 60,
+            "keepalive": 75,
+            "preload_app": True,
+            "loglevel": self.settings.log_level,
+            "logger_class": _Logger,
+            "control_socket_disable": True,
+            "post_fork": lambda _arbiter, _worker: self.start_worker(),
+            "child_exit": lambda _arbiter, worker: metrics.worker_exited(worker.pid),
+            "proc_name": "task-api",
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        """The application, once, in the parent."""
+        return create_app(self.settings, self.database)
+
+    def start_worker(self) -> None:
+        """What a worker needs of its own: connections, metrics, and the thread that sends traces."""
+        self.database.close()
+        services: Services = self.wsgi().extensions["task_api"]
+        services.draining = lambda: bool(_draining[0])
+        metrics.start_worker(__version__, self.settings.revision, self.database.engine.pool)
+        if self.settings.otel_exporter_otlp_endpoint:
+            services.tracer = Tracer(__version__, self.database.engine)
+            atexit.register(services.tracer.close)
+
+    def run(self) -> None:
+        """Serve until told to end."""
+        util.write_error = _write_problem
+        _Arbiter(self).run()
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    for note in settings.weaker:
+        log.warning(note)
+    metrics.prepare_folder()
+    folder = os.environ["PROMETHEUS_MULTIPROC_DIR"]
+    if not settings.prometheus_multiproc_dir and folder.startswith(tempfile.gettempdir()):
+        parent = os.getpid()
+        atexit.register(lambda: os.getpid() == parent and shutil.rmtree(folder, ignore_errors=True))
+    Server(settings).run()

@@ -1,0 +1,139 @@
+"""The tables as they are now, and the chain of migrations that leads to them (a test holds the two together)."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    func,
+    literal_column,
+    text,
+)
+from sqlalchemy.types import TypeDecorator
+
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+"""Every migration, oldest first. The service is ready when the database is at the last one, or at one newer than it knows."""
+
+LOCAL_ACCOUNT = 0
+"""The account that all requests act as with AUTH=off. It has no password, so nobody can log in as it."""
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Key = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Instant(TypeDecorator[datetime]):
+    """A point in time, aware and in UTC on both databases (SQLite keeps no zone)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.astimezone(UTC).replace(tzinfo=None) if value and dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
+
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("email", String(254), nullable=False, unique=True),
+    Column("password_hash", Text),
+    Column("role", String(16), nullable=False, server_default="user"),
+    Column("created_at", Instant, nullable=False),
+    CheckConstraint("role IN ('user', 'admin')", name="role"),
+    sqlite_autoincrement=True,
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("account_id", Key, ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False, index=True),
+    Column("revoked_at", Instant),
+)
+
+refresh_tokens = Table(
+    "refresh_tokens",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("session_id", String(32), ForeignKey("sessions.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("expires_at", Instant, nullable=False),
+    Column("spent_at", Instant),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("title", String(200), nullable=False),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("status", String(16), nullable=False, server_default="pending"),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    Column("owner_id", Key, ForeignKey("accounts.id"), nullable=False, server_default=text("0")),
+    Column("priority", SmallInteger, nullable=False, server_default=text("1")),
+    Column("due_at", Instant),
+    Column("version", Integer, nullable=False, server_default=text("1")),
+    CheckConstraint("status IN ('pending', 'in_progress', 'completed')", name="status"),
+    CheckConstraint("priority IN (0, 1, 2)", name="priority"),
+    sqlite_autoincrement=True,
+)
+
+LAST_INSTANT = "'9999-12-31 23:59:59.999999'"
+due_order: dict[str, Any] = {
+    "sqlite": func.coalesce(tasks.c.due_at, literal_column(LAST_INSTANT), type_=Instant),
+    "postgresql": func.coalesce(tasks.c.due_at, literal_column(f"TIMESTAMPTZ {LAST_INSTANT[:-1]}+00'"), type_=Instant),
+}
+"""What `due_at` is sorted by: tasks without one come last. Literal, so that the indexes of migration 0003 serve it."""
+
+Index(None, tasks.c.owner_id, tasks.c.id)
+Index(None, tasks.c.owner_id, tasks.c.status, tasks.c.id)
+Index(None, tasks.c.owner_id, tasks.c.priority, tasks.c.id)
+Index(None, tasks.c.owner_id, tasks.c.updated_at, tasks.c.id)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("owner_id", Key, ForeignKey("accounts.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("request_digest", LargeBinary(32), nullable=False),
+    Column("claim", String(32), nullable=False),
+    Column("claimed_at", Instant, nullable=False, index=True),
+    Column("response", LargeBinary),
+)
+
+rate_windows = Table(
+    "rate_windows",
+    metadata,
+    Column("client", String(128), primary_key=True),
+    Column("ends_at", BigInteger, nullable=False, index=True),
+    Column("used", Integer, nullable=False),
+)

@@ -1,0 +1,51 @@
+"""Full-text search over title and description: FTS5 in SQLite, tsvector in PostgreSQL, with one meaning.
+
+A word is a run of letters and digits, case aside; a task matches when it has every word asked for.
+"""
+
+import re
+from typing import Any
+
+from sqlalchemy import ColumnElement, column, func, literal_column, table
+
+from task_api.store.schema import tasks
+
+WORD = re.compile(r"[^\W_]+")
+
+POSTGRESQL_DOCUMENT = (
+    "to_tsvector('simple'::regconfig, regexp_replace(title || ' ' || description, '[^[:alnum:]]+', ' ', 'g'))"
+)
+
+index = table("tasks_search", column("rowid"), column("tasks_search"))
+"""SQLite's index; its own name as a column is how FTS5 is asked to match."""
+
+INDEX_SQLITE = (
+    "CREATE VIRTUAL TABLE tasks_search USING fts5"
+    "(title, description, content='tasks', content_rowid='id', tokenize=\"unicode61 remove_diacritics 0\")",
+    "INSERT INTO tasks_search(tasks_search) VALUES ('rebuild')",
+    "CREATE TRIGGER tasks_search_insert AFTER INSERT ON tasks BEGIN"
+    " INSERT INTO tasks_search(rowid, title, description) VALUES (new.id, new.title, new.description); END",
+    "CREATE TRIGGER tasks_search_delete AFTER DELETE ON tasks BEGIN"
+    " INSERT INTO tasks_search(tasks_search, rowid, title, description)"
+    " VALUES ('delete', old.id, old.title, old.description); END",
+    "CREATE TRIGGER tasks_search_update AFTER UPDATE OF title, description ON tasks"
+    " WHEN old.title <> new.title OR old.description <> new.description BEGIN"
+    " INSERT INTO tasks_search(tasks_search, rowid, title, description)"
+    " VALUES ('delete', old.id, old.title, old.description);"
+    " INSERT INTO tasks_search(rowid, title, description) VALUES (new.id, new.title, new.description); END",
+)
+
+INDEX_POSTGRESQL = (f"CREATE INDEX search_tasks_text ON tasks USING gin (({POSTGRESQL_DOCUMENT}))",)
+
+
+def matching(dialect: str, text: str) -> tuple[Any, ColumnElement[bool], ColumnElement[int]]:
+    """(what to select from, the condition, the id to sort and page by) for tasks that have every word of the text."""
+    words = WORD.findall(text)
+    if dialect == "sqlite":
+        query = " ".join(f'"{word}"' for word in words)
+        joined = index.join(tasks, tasks.c.id == index.c.rowid)
+        return joined, index.c.tasks_search.op("MATCH")(query), index.c.rowid
+    condition = literal_column(POSTGRESQL_DOCUMENT).op("@@")(
+        func.to_tsquery(literal_column("'simple'::regconfig"), " & ".join(words))
+    )
+    return tasks, condition, tasks.c.id

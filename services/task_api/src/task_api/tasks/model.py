@@ -1,0 +1,226 @@
+"""A task and the shapes it comes and goes in. Decoding one of these with msgspec is its validation."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+LONGEST_TITLE = 200
+LARGEST_ID = 2**63 - 1
+LARGEST_PAGE = 200
+LARGEST_BULK = 1000
+
+# PostgreSQL cannot keep U+0000, so it is refused on both databases. The Title pattern also asks for one visible character.
+Title = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\x00]*[^\s\x00][^\x00]*$",
+        description="1 to 200 characters after trimming",
+        extra_json_schema={"minLength": 1, "maxLength": LONGEST_TITLE},
+    ),
+]
+Description = Annotated[str, Meta(max_length=10_000, pattern=r"^[^\x00]*$")]
+Status = Literal["pending", "in_progress", "completed"]
+Priority = Literal["low", "normal", "high"]
+PRIORITIES: tuple[Priority, ...] = ("low", "normal", "high")
+Id = Annotated[int, Meta(ge=0, le=LARGEST_ID)]
+Due = Annotated[datetime, Meta(tz=True, description="RFC 3339, with a time zone; kept and given in UTC")]
+ReadOnly = Annotated[Any, Meta(description="Ignored: the service sets it.", extra_json_schema={"readOnly": True})]
+
+
+def utc(moment: datetime) -> datetime:
+    """The same moment in UTC. Raises ValueError for one that UTC cannot tell (before year 1, after year 9999)."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a moment between the years 1 and 9999, in UTC, is expected") from None
+
+
+def trimmed(title: str) -> str:
+    """The title without the space around it. Raises ValueError when it is longer than 200 characters."""
+    title = title.strip()
+    if len(title) > LONGEST_TITLE:
+        raise ValueError(f"a title has at most {LONGEST_TITLE} characters, this one has {len(title)}")
+    return title
+
+
+class Task(Struct, frozen=True):
+    """A task as it is given out."""
+
+    id: int
+    title: str
+    description: str
+    status: Status
+    priority: Priority
+    due_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class Versioned(Struct, frozen=True):
+    """A task with the version that its entity tag is made of, and its owner."""
+
+    task: Task
+    version: int
+    owner_id: int
+
+
+class NewTask(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What a client gives to create a task; a task read from this service can be given as it is."""
+
+    title: Title
+    description: Description = ""
+    status: Status = "pending"
+    priority: Priority = "normal"
+    due_at: Due | None = None
+    id: ReadOnly | UnsetType = UNSET
+    created_at: ReadOnly | UnsetType = UNSET
+    updated_at: ReadOnly | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        self.title = trimmed(self.title)
+        if self.due_at is not None:
+            self.due_at = utc(self.due_at)
+
+
+class TaskChanges(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """The fields to change; those that are left out stay as they are."""
+
+    title: Title | UnsetType = UNSET
+    description: Description | UnsetType = UNSET
+    status: Status | UnsetType = UNSET
+    priority: Priority | UnsetType = UNSET
+    due_at: Due | None | UnsetType = UNSET
+    id: ReadOnly | UnsetType = UNSET
+    created_at: ReadOnly | UnsetType = UNSET
+    updated_at: ReadOnly | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if self.title is not UNSET:
+            self.title = trimmed(self.title)
+        if isinstance(self.due_at, datetime):
+            self.due_at = utc(self.due_at)
+
+
+class TaskMergePatch(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """A JSON Merge Patch (RFC 7396): null takes a member away, which for one with a default means that default."""
+
+    title: Title | UnsetType = UNSET
+    description: Description | None | UnsetType = UNSET
+    status: Status | None | UnsetType = UNSET
+    priority: Priority | None | UnsetType = UNSET
+    due_at: Due | None | UnsetType = UNSET
+    id: ReadOnly | UnsetType = UNSET
+    created_at: ReadOnly | UnsetType = UNSET
+    updated_at: ReadOnly | UnsetType = UNSET
+
+    def changes(self) -> TaskChanges:
+        """The changes that this patch asks for. Raises ValueError where a value breaks a rule of TaskChanges."""
+        given = {
+            field.name: field.default if (value := getattr(self, field.name)) is None else value
+            for field in _CHANGEABLE
+            if getattr(self, field.name) is not UNSET
+        }
+        return TaskChanges(**given)
+
+
+READ_ONLY = ("id", "created_at", "updated_at")
+_CHANGEABLE = [field for field in msgspec.structs.fields(NewTask) if field.name not in READ_ONLY]
+CHANGEABLE = tuple(field.name for field in _CHANGEABLE)
+
+
+Sort = Literal["id", "-id", "updated_at", "-updated_at", "due_at", "-due_at", "priority", "-priority"]
+Words = Annotated[
+    str,
+    Meta(max_length=200, pattern=r"[^\W_]", description="words that title or description must have, all of them"),
+]
+
+
+class TaskQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which tasks, in which order, and which page of them."""
+
+    status: Status | None = None
+    priority: Priority | None = None
+    due_before: Due | None = None
+    due_after: Due | None = None
+    q: Words | None = None
+    sort: Sort = "id"
+    limit: Annotated[int, Meta(ge=1, le=LARGEST_PAGE)] = 50
+    cursor: Annotated[str, Meta(max_length=512, description="from the Link header of the page before")] | None = None
+
+    def __post_init__(self) -> None:
+        for moment in (self.due_before, self.due_after):
+            if moment is not None:
+                utc(moment)
+
+
+class Create(Struct, tag="create", tag_field="op", forbid_unknown_fields=True):
+    """Create a task."""
+
+    task: NewTask
+
+
+class Update(Struct, tag="update", tag_field="op", forbid_unknown_fields=True):
+    """Change fields of a task, where `version` is given only if the task's entity tag still has it."""
+
+    id: Id
+    changes: TaskChanges
+    version: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+
+
+class Delete(Struct, tag="delete", tag_field="op", forbid_unknown_fields=True):
+    """Delete a task, where `version` is given only if the task's entity tag still has it."""
+
+    id: Id
+    version: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+
+
+class Bulk(Struct, forbid_unknown_fields=True):
+    """Operations that are done in order and in one transaction: all of them, or none."""
+
+    operations: Annotated[list[Create | Update | Delete], Meta(min_length=1, max_length=LARGEST_BULK)]
+
+
+class BulkResult(Struct, frozen=True):
+    """What one operation came to: the task as it is now, or null for one deleted."""
+
+    op: Literal["create", "update", "delete"]
+    id: int
+    task: Task | None
+
+
+class BulkResults(Struct, frozen=True):
+    """One result for each operation, in the same order."""
+
+    results: list[BulkResult]
+
+
+class Deleted(Struct, frozen=True):
+    """What a deletion answers."""
+
+    id: int
+    message: str = "task deleted"
+
+
+class TaskNotFound(Exception):
+    """There is no such task, or it is another's: the two are not told apart."""
+
+    def __init__(self, task_id: int) -> None:
+        super().__init__(f"there is no task {task_id}")
+        self.task_id = task_id
+
+
+class VersionConflict(Exception):
+    """The task has another version than the caller holds."""
+
+    def __init__(self, held: Versioned) -> None:
+        super().__init__(f"task {held.task.id} is at version {held.version}: read it again and repeat the change on what it is now")
+        self.held = held
+
+
+class BadCursor(ValueError):
+    """The cursor was not given out by this service, or for another order."""
+
+    def __init__(self) -> None:
+        super().__init__("the cursor is not of this listing: take it from the Link header, with the same sort and filters")

@@ -1,0 +1,188 @@
+"""The rules of tasks, over a connection whose transaction the caller opened."""
+
+import base64
+import binascii
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+from sqlalchemy import Connection
+
+from task_api.store import tasks as store
+from task_api.store.schema import LAST_INSTANT
+from task_api.tasks.model import (
+    CHANGEABLE,
+    PRIORITIES,
+    BadCursor,
+    Bulk,
+    BulkResult,
+    Create,
+    NewTask,
+    Task,
+    TaskChanges,
+    TaskNotFound,
+    TaskQuery,
+    Update,
+    Versioned,
+    VersionConflict,
+)
+
+_LAST = datetime.fromisoformat(LAST_INSTANT.strip("'")).replace(tzinfo=UTC)
+
+
+class Cursor(msgspec.Struct, frozen=True, array_like=True):
+    """Where a page ended: the order it was in, the value sorted by, and the last id."""
+
+    sort: str
+    value: datetime | int | None
+    id: int
+
+
+def _versioned(row: store.Row) -> Versioned:
+    identity, title, description, status, priority, due_at, created_at, updated_at, version, owner_id = row
+    task = Task(identity, title, description, status, PRIORITIES[priority], due_at, created_at, updated_at)
+    return Versioned(task, version, owner_id)
+
+
+def create(connection: Connection, owner_id: int, new: NewTask) -> Versioned:
+    """Make a task for its owner."""
+    now = datetime.now(UTC)
+    identity = store.add(
+        connection,
+        {
+            "title": new.title,
+            "description": new.description,
+            "status": new.status,
+            "priority": PRIORITIES.index(new.priority),
+            "due_at": new.due_at,
+            "created_at": now,
+            "updated_at": now,
+            "owner_id": owner_id,
+            "version": 1,
+        },
+    )
+    task = Task(identity, new.title, new.description, new.status, new.priority, new.due_at, now, now)
+    return Versioned(task, 1, owner_id)
+
+
+def get(connection: Connection, owner_id: int | None, task_id: int, *, lock: bool = False) -> Versioned:
+    """The task of that id, within what `owner_id` may see (None: all). Raises TaskNotFound."""
+    row = store.find(connection, task_id, owner_id, lock=lock)
+    if row is None:
+        raise TaskNotFound(task_id)
+    return _versioned(row)
+
+
+def change(connection: Connection, held: Versioned, changes: TaskChanges) -> Versioned:
+    """Apply changes to a task that this transaction holds. Changing nothing leaves version and `updated_at` alone."""
+    given = {name: value for name in CHANGEABLE if (value := getattr(changes, name)) is not UNSET}
+    changed = {name: value for name, value in given.items() if getattr(held.task, name) != value}
+    if not changed:
+        return held
+    changed["updated_at"] = max(datetime.now(UTC), held.task.updated_at)
+    task = msgspec.structs.replace(held.task, **changed)
+    if "priority" in changed:
+        changed["priority"] = PRIORITIES.index(task.priority)
+    store.change(connection, task.id, {**changed, "version": held.version + 1})
+    return Versioned(task, held.version + 1, held.owner_id)
+
+
+def delete(connection: Connection, held: Versioned) -> None:
+    """Delete a task that this transaction holds."""
+    store.remove(connection, held.task.id)
+
+
+def page(connection: Connection, owner_id: int | None, query: TaskQuery) -> tuple[list[Versioned], str | None]:
+    """One page of tasks and the cursor of the next, None on the last page. Raises BadCursor.
+
+    Pages are by key, not by offset: a task that is there from the first page to the last is on exactly one of them,
+    whatever is created or deleted meanwhile (and, for an order by a field, unless that field of it is changed).
+    """
+    descending = query.sort.startswith("-")
+    sort = query.sort.lstrip("-")
+    equal: dict[str, Any] = {}
+    if query.status is not None:
+        equal["status"] = query.status
+    if query.priority is not None:
+        equal["priority"] = PRIORITIES.index(query.priority)
+    cursor = _decode(query.cursor, query.sort) if query.cursor is not None else None
+    rows = store.page(
+        connection,
+        owner_id=owner_id,
+        equal=equal,
+        due_before=query.due_before,
+        due_after=query.due_after,
+        words=query.q,
+        sort=sort,
+        descending=descending,
+        after=(cursor.value, cursor.id) if cursor else None,
+        limit=query.limit + 1,
+    )
+    tasks = [_versioned(row) for row in rows[: query.limit]]
+    if len(rows) <= query.limit:
+        return tasks, None
+    return tasks, _encode(Cursor(query.sort, _sort_value(tasks[-1].task, sort), tasks[-1].task.id))
+
+
+def _sort_value(task: Task, sort: str) -> datetime | int | None:
+    match sort:
+        case "due_at":
+            return task.due_at or _LAST
+        case "updated_at":
+            return task.updated_at
+        case "priority":
+            return PRIORITIES.index(task.priority)
+        case _:
+            return None
+
+
+def _encode(cursor: Cursor) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
+
+
+def _decode(text: str, sort: str) -> Cursor:
+    try:
+        cursor = msgspec.json.decode(base64.urlsafe_b64decode(text.encode("ascii") + b"=="), type=Cursor)
+    except (binascii.Error, ValueError):  # msgspec's and Unicode's errors are ValueErrors
+        raise BadCursor from None
+    kind = {"id": type(None), "priority": int}.get(sort.lstrip("-"), datetime)
+    aware = not isinstance(cursor.value, datetime) or cursor.value.tzinfo is not None
+    in_range = -(2**63) <= cursor.id < 2**63 and (not isinstance(cursor.value, int) or cursor.value in range(len(PRIORITIES)))
+    if cursor.sort != sort or not isinstance(cursor.value, kind) or not aware or not in_range:
+        raise BadCursor
+    return cursor
+
+
+class BulkFailure(Exception):
+    """One operation failed, and so none was done. `index` counts from 0; `cause` is TaskNotFound or VersionConflict."""
+
+    def __init__(self, index: int, cause: TaskNotFound | VersionConflict) -> None:
+        super().__init__(f"operation {index}: {cause}; none of the operations was done")
+        self.index = index
+        self.cause = cause
+
+
+def bulk(connection: Connection, owner_id: int, scope: int | None, operations: Bulk) -> list[BulkResult]:
+    """Do the operations in order, new tasks for `owner_id`, on tasks within `scope`. Raises BulkFailure."""
+    return list(_bulk(connection, owner_id, scope, operations))
+
+
+def _bulk(connection: Connection, owner_id: int, scope: int | None, operations: Bulk) -> Iterator[BulkResult]:
+    for index, operation in enumerate(operations.operations):
+        if isinstance(operation, Create):
+            task = create(connection, owner_id, operation.task).task
+            yield BulkResult("create", task.id, task)
+            continue
+        try:
+            held = get(connection, scope, operation.id, lock=True)
+            if operation.version not in (None, held.version):
+                raise VersionConflict(held)
+        except (TaskNotFound, VersionConflict) as error:
+            raise BulkFailure(index, error) from error
+        if isinstance(operation, Update):
+            yield BulkResult("update", operation.id, change(connection, held, operation.changes).task)
+        else:
+            delete(connection, held)
+            yield BulkResult("delete", operation.id, None)

@@ -1,0 +1,70 @@
+"""Logs: one JSON object a line on standard output, whoever writes them (this service, gunicorn, a library, a warning)."""
+
+import logging
+import sys
+from typing import Any
+
+import msgspec
+import structlog
+from structlog.types import EventDict, WrappedLogger
+
+FIRST = ("time", "level", "message")
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+def render(_logger: WrappedLogger, _name: str, event: EventDict) -> bytes:
+    """One line of JSON, the usual fields first. JSON's escapes keep every value, line ends included, within its line."""
+    event["message"] = event.pop("event", "")
+    ordered = {name: event.pop(name) for name in FIRST if name in event}
+    try:
+        return _encode(ordered | event)
+    except (UnicodeEncodeError, msgspec.MsgspecError, TypeError):  # lone surrogates, unusual keys
+        return _encode({**ordered, "message": repr(ordered.get("message")), "fields": repr(event)})
+
+
+_SHARED: list[Any] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+    structlog.processors.format_exc_info,
+]
+
+
+class _JsonLines(logging.Handler):
+    """Renders what libraries log by the standard library, without the formatter's detours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            event: EventDict = {"event": record.getMessage(), "logger": record.name, "level": record.levelname.lower()}
+            if record.exc_info:
+                event["exc_info"] = record.exc_info
+            for process in (_SHARED[0], *_SHARED[2:]):
+                event = process(None, "", event)
+            _write(bytes(render(None, "", event)))
+        except Exception:  # noqa: BLE001 - the standard library's contract: a handler never raises
+            self.handleError(record)
+
+
+def _write(line: bytes) -> None:
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def configure(level: str) -> None:
+    """Send all logs of at least this level to standard output as JSON lines. Once a process, before any fork."""
+    threshold = getattr(logging, level.upper())
+    structlog.configure(
+        processors=[*_SHARED, render],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.BytesLoggerFactory(file=sys.stdout.buffer),
+        cache_logger_on_first_use=True,
+    )
+    root = logging.getLogger()
+    root.handlers = [_JsonLines()]
+    root.setLevel(max(threshold, logging.INFO))
+    for chatty in ("alembic", "urllib3", "opentelemetry"):
+        logging.getLogger(chatty).setLevel(max(threshold, logging.WARNING))
+    logging.captureWarnings(capture=True)
+
+
+log: Any = structlog.get_logger()

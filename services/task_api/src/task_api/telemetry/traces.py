@@ -1,0 +1,80 @@
+"""Traces by OTLP over HTTP, when an endpoint is set; OpenTelemetry is not even imported when not."""
+
+import re
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def incoming_trace_id(traceparent: str | None) -> str | None:
+    """The trace id of a W3C traceparent header, None where there is none or it is malformed."""
+    match = TRACEPARENT.fullmatch(traceparent or "")
+    return match[1] if match else None
+
+
+class Tracer:
+    """Starts a span for each request and each SQL statement, by OpenTelemetry's semantic conventions."""
+
+    def __init__(self, version: str, engine: Engine) -> None:
+        from opentelemetry import context, propagate, trace  # noqa: PLC0415
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+
+        resource = Resource.create({"service.name": "task-api", "service.version": version}).merge(Resource.create())
+        self._provider = TracerProvider(resource=resource)
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer("task_api", version)
+        self._context, self._trace = context, trace
+        self._extract = propagate.extract
+        self._watch(engine)
+
+    def start(self, method: str, path: str, headers: Any) -> tuple[Any, str]:
+        """(span, trace id) of a request, within the caller's trace where its headers name one."""
+        context = self._extract({name.lower(): value for name, value in headers.items()})
+        attributes = {"http.request.method": method, "url.path": path, "url.scheme": "http"}
+        span = self._tracer.start_span(method, context, self._trace.SpanKind.SERVER, attributes)
+        token = self._context.attach(self._trace.set_span_in_context(span))
+        return (span, token), format(span.get_span_context().trace_id, "032x")
+
+    def finish(self, started: Any, method: str, route: str, status: int) -> None:
+        """End a request's span. A 5xx is an error of the server's (semantic conventions for HTTP)."""
+        span, token = started
+        span.update_name(f"{method} {route}")
+        span.set_attributes({"http.route": route, "http.response.status_code": status})
+        if status >= 500:  # noqa: PLR2004
+            span.set_status(self._trace.StatusCode.ERROR)
+        span.end()
+        self._context.detach(token)
+
+    def close(self) -> None:
+        """Send what is waiting."""
+        self._provider.shutdown()
+
+    def _watch(self, engine: Engine) -> None:
+        tracer, kind = self._tracer, self._trace.SpanKind.CLIENT
+        system = {"postgresql": "postgresql", "sqlite": "sqlite"}[engine.dialect.name]
+
+        @event.listens_for(engine, "before_cursor_execute")
+        def begin(_connection: Any, _cursor: Any, statement: str, _parameters: Any, context: Any, _many: bool) -> None:
+            if context is not None:
+                attributes = {"db.system.name": system, "db.query.text": statement}
+                context.span = tracer.start_span(statement.split(None, 1)[0], kind=kind, attributes=attributes)
+
+        @event.listens_for(engine, "after_cursor_execute")
+        def end(_connection: Any, _cursor: Any, _statement: str, _parameters: Any, context: Any, _many: bool) -> None:
+            if context is not None:
+                context.span.end()
+
+        @event.listens_for(engine, "handle_error")
+        def fail(failure: Any) -> None:
+            span = getattr(failure.execution_context, "span", None)
+            if span is not None:
+                span.record_exception(failure.original_exception)
+                span.set_status(self._trace.StatusCode.ERROR)
+                span.end()
+
+
