@@ -176,9 +176,9 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
 Gate = Callable[[], Scan]
 
 
-def run_gates(gates: dict[str, Gate], *, parallel: int = 2) -> list[Scan]:
+def run_gates(gates: dict[str, Gate], *, parallel: int = 2, quiet: bool = False) -> list[Scan]:
     """Run gates, showing each as it ends. One that raises becomes a scan that says so, and the others go on."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True, quiet=quiet)
 
     def run(name: str, gate: Gate) -> Scan:
         started = time.monotonic()

@@ -1,0 +1,135 @@
+"""Canaries: for every gate a planted defect, and the exact finding that the gate must answer with.
+
+A canary is a function that gets an empty folder, plants its defect there and runs the real gate on it:
+
+    @canary("sast/bandit", "a shell that takes any string", rule="B602", path="planted.py")
+    def shell(folder: Path) -> Scan: ...
+
+For a gate that must say "not assessed", `problem` is what its message must contain.
+"""
+
+import functools
+import importlib
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+
+from tooling import page
+from tooling.findings import REPORTS, Finding, Gate, Report, Scan, Verdict, run_gates
+
+STAGES = ("test", "sast", "build", "dast", "notify")
+
+
+class Canary(msgspec.Struct, frozen=True):
+    """A planted defect, and what its gate must say."""
+
+    gate: str
+    defect: str
+    plant: Callable[[Path], Scan]
+    rule: str = ""
+    path: str = ""
+    problem: str = ""
+
+    @property
+    def expected(self) -> str:
+        """What the gate must say, in one line."""
+        return f"{self.rule} at {self.path}" if self.rule else f"not assessed: {self.problem}"
+
+    def matches(self, finding: Finding) -> bool:
+        """Tell whether it is the expected finding, and one that fails the stage."""
+        return finding.fails and (finding.rule, finding.path) == (self.rule, self.path)
+
+
+class Proof(msgspec.Struct, frozen=True):
+    """What a gate said to its canary."""
+
+    canary: Canary
+    scan: Scan
+    report: Report
+
+    @property
+    def red(self) -> bool:
+        """Tell whether the gate went red for the right reason."""
+        if self.canary.rule:
+            return self.report.exit_code == 1 and any(map(self.canary.matches, self.report.findings))
+        return self.report.exit_code == 2 and self.canary.problem in self.scan.problem  # noqa: PLR2004 - could not assess
+
+    @property
+    def said(self) -> str:
+        """What it said, in one line: the expected finding's message where it is there, all that it said otherwise."""
+        found = self.report.findings
+        shown = [finding for finding in found if self.canary.matches(finding)][:1] or found
+        said = "; ".join(f"{finding.rule} at {finding.place}: {finding.message}" for finding in shown)
+        return " | ".join(filter(None, [said, self.scan.problem])) or Verdict.CLEAN
+
+
+CANARIES: list[Canary] = []
+
+
+def canary(
+    gate: str, defect: str, *, rule: str = "", path: str = "", problem: str = ""
+) -> Callable[[Callable[[Path], Scan]], Callable[[Path], Scan]]:
+    """Register a canary of the gate "STAGE/NAME": it expects `rule` at `path`, or "not assessed" for `problem`."""
+    if bool(rule and path) == bool(problem):
+        raise ValueError(f"{gate}: expect a rule at a path, or a problem")
+
+    def register(plant: Callable[[Path], Scan]) -> Callable[[Path], Scan]:
+        CANARIES.append(Canary(gate, defect, plant, rule, path, problem))
+        return plant
+
+    return register
+
+
+def prove(wanted: Canary) -> Proof:
+    """Plant the defect in a folder of its own and hear what the gate says."""
+    with TemporaryDirectory(prefix="canary-") as folder:
+        (scan,) = run_gates({wanted.gate: functools.partial(wanted.plant, Path(folder))}, quiet=True)
+    stage = wanted.gate.partition("/")[0]
+    return Proof(wanted, scan, Report.of(stage, [scan], strict=True))
+
+
+def gates(stages: Iterable[str] = STAGES) -> dict[str, Gate]:
+    """Every gate of every stage, as "STAGE/NAME": `GATES` of the module tooling.STAGE."""
+    modules = {stage: importlib.import_module(f"tooling.{stage}") for stage in stages}
+    return {f"{stage}/{name}": gate for stage, module in modules.items() for name, gate in module.GATES.items()}
+
+
+def main(stages: list[str]) -> int:
+    """Prove every canary (of STAGES, by default all): exit 0 when all went red and every gate has one, else 1."""
+    wanted = stages or list(STAGES)
+    for stage in wanted:
+        importlib.import_module(f"tooling.canaries.{stage}")
+    without = sorted(set(gates(wanted)) - {planted.gate for planted in CANARIES})
+    console, started, proofs = Console(highlight=False, soft_wrap=True), time.monotonic(), []
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for proof in pool.map(prove, CANARIES):
+            word = "[green]red, as it must be[/]" if proof.red else "[red]NOT CAUGHT[/]"
+            console.print(
+                f"{word} {proof.canary.gate}: {escape(proof.canary.defect)} ({escape(proof.canary.expected)})"
+            )
+            if not proof.red:
+                console.print(f"    it said: {escape(proof.said)}")
+            proofs.append(proof)
+    for gate in without:
+        console.print(f"[red]NO CANARY[/] {gate}: a gate that was never seen red may be one that cannot be")
+    caught = sum(proof.red for proof in proofs)
+    folder = REPORTS / "canaries"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.html").write_text(
+        page.render("canaries.html", proofs=proofs, without=without, caught=caught, now=datetime.now(UTC))
+    )
+    rows = [
+        {"gate": p.canary.gate, "defect": p.canary.defect, "expected": p.canary.expected, "said": p.said, "red": p.red}
+        for p in proofs
+    ]
+    content = {"caught": caught, "planted": len(proofs), "gates_without_canary": without, "canaries": rows}
+    (folder / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(content)))
+    console.print(f"canaries: {caught} of {len(proofs)} red, {page.duration(time.monotonic() - started)}")
+    return 0 if caught == len(proofs) and not without else 1

@@ -1,0 +1,7 @@
+"""`python -m tooling.canaries [STAGE ...]`."""
+
+import sys
+
+from tooling.canaries import main
+
+sys.exit(main(sys.argv[1:]))
