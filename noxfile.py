@@ -39,6 +39,13 @@ def test(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """What the service costs, held against two plain services: `nox -s bench -- cpu` for one measure alone."""
+    install(session, "bench", service=True)
+    session.run("python", "-m", "services.task_api.bench.run", *session.posargs)
+
+
+@nox.session
 def lock(session: nox.Session) -> None:
     """Renew the locks: `nox -s lock` for all of them, `nox -s lock -- test --upgrade` for one."""
     install(session, "dev")

@@ -1,7 +1,6 @@
 """The peer: the same task routes as FastAPI's own tutorial builds them, on the SQLAlchemy ORM and SQLite."""
 
 import os
-import sqlite3
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -10,16 +9,10 @@ from typing import Annotated
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import create_engine, event, select
+from sqlalchemy import create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 engine = create_engine(f"sqlite:///{os.environ['DB_PATH']}")
-
-
-@event.listens_for(engine, "connect")
-def configure(connection: sqlite3.Connection, _record: object) -> None:
-    connection.execute("PRAGMA journal_mode = wal")
-    connection.execute("PRAGMA synchronous = normal")
 
 
 class Status(StrEnum):

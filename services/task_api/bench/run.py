@@ -1,0 +1,313 @@
+"""What the service costs: `nox -s bench` runs all measures, `nox -s bench -- cpu pages memory start` those named.
+
+Writes reports/bench.json and reports/bench.html. Exit status: 0 when every measure keeps its bound, 1 when one misses
+it, 2 when a measure could not be taken. Nothing here is judged by wall time: it is CPU time of the server's processes
+as the system counts it, and ratios come from rounds that take turns on the same machine.
+"""
+
+import argparse
+import itertools
+import json
+import platform
+import re
+import secrets
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from tooling.page import render
+from tooling.service import ServiceError, environment, free_port, listening, task_api
+
+from .load import Client, Server, UnexpectedAnswerError, cost, cpu_seconds, fill, mixed, processes, repeated
+
+HERE = Path(__file__).parent
+REPORTS = HERE.parents[2] / "reports"
+
+OF_FASTAPI, OF_FLASK = 0.5, 1.0
+PAGE, FILTERED = 1.1, 2.0
+GROWTH = 1.05
+START_SECONDS = 1.5
+
+ROUNDS, REQUESTS = 15, 1200
+PAGE_ROUNDS, PAGE_REQUESTS = 7, 400
+FEW, MANY = 1_000, 1_000_000
+LONG, SAMPLE, SETTLED = 100_000, 5_000, 20_000
+STARTS = 5
+TIMES = "\N{MULTIPLICATION SIGN}"
+
+
+@dataclass
+class Measure:
+    """One figure, the bound it must keep (at most), and the samples that it is the median of."""
+
+    name: str
+    value: float
+    bound: float
+    unit: str
+    samples: list[float]
+    detail: str
+    kept: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.kept = self.value <= self.bound
+
+    @classmethod
+    def median(cls, name: str, samples: list[float], bound: float, *, unit: str = TIMES, detail: str = "") -> "Measure":
+        """Give the measure whose value is the median of its samples."""
+        return cls(name, statistics.median(samples), bound, unit, samples, detail)
+
+
+def say(text: str) -> None:
+    """Show progress."""
+    print(f"{datetime.now(UTC):%H:%M:%S}  {text}", flush=True)
+
+
+@contextmanager
+def service(folder: Path, **settings: str) -> Iterator[Server]:
+    """Run the service with everything on and one worker, a user logged in. Its log lines go to a file."""
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    folder.mkdir(exist_ok=True)
+    everything = {
+        "DB_PATH": str(folder / "tasks.db"),
+        "AUTH": "on",
+        "JWT_KEYS": f"bench:{secrets.token_urlsafe(32)}",
+        "ACCESS_TOKEN_SECONDS": "86400",
+        "RATE_LIMIT": "100000000/minute",
+        "WORKERS": "1",
+        "PORT": str(port),
+    }
+    log = folder / "log"
+    with listening(task_api("serve"), {**everything, **settings}, ready=f"{url}/readyz", log=log) as process:
+        account = {"email": "bench@example.com", "password": secrets.token_urlsafe(16)}
+        httpx.post(f"{url}/auth/register", json=account).raise_for_status()
+        tokens = httpx.post(f"{url}/auth/login", json=account).raise_for_status().json()
+        yield Server("task-api", url, process.pid, {"Authorization": f"Bearer {tokens['access_token']}"})
+
+
+@contextmanager
+def peer(name: str, command: Sequence[str], folder: Path) -> Iterator[Server]:
+    """Run one of the plain services that stand beside this file."""
+    folder.mkdir()
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    settings = {"DB_PATH": str(folder / "tasks.db"), "PYTHONPATH": str(HERE)}
+    full = [sys.executable, "-m", *(part.format(port=port) for part in command)]
+    with listening(full, settings, ready=f"{url}/health", log=folder / "log") as process:
+        yield Server(name, url, process.pid)
+
+
+FASTAPI = ("uvicorn", "--port={port}", "fastapi_orm:app")
+FLASK = ("gunicorn", "--bind=127.0.0.1:{port}", "--worker-class=gthread", "--threads=4", "bare_flask:app")
+
+
+def measure_cpu(folder: Path) -> list[Measure]:
+    """Compare the CPU time of a request, mixed reads and writes, with that of the two plain services."""
+    with ExitStack() as stack:
+        ours = stack.enter_context(service(folder / "ours"))
+        fastapi = stack.enter_context(peer("FastAPI, SQLAlchemy ORM, uvicorn", FASTAPI, folder / "fastapi"))
+        flask = stack.enter_context(peer("Flask, sqlite3, gunicorn", FLASK, folder / "flask"))
+        servers = [ours, fastapi, flask]
+        for server in servers:
+            fill(server)
+            mixed(server, REQUESTS, -1)
+        spent: dict[str, list[float]] = {server.name: [] for server in servers}
+        for number in range(ROUNDS):
+            for server in itertools.islice(itertools.cycle(servers), number % 3, number % 3 + 3):
+                seconds = cost(mixed, server, REQUESTS, number)
+                spent[server.name].append(seconds / REQUESTS * 1000)
+            say(f"round {number + 1}/{ROUNDS}: " + ", ".join(f"{name} {ms[-1]:.2f} ms" for name, ms in spent.items()))
+    detail = "; ".join(f"{name} {statistics.median(ms):.3f} ms CPU a request" for name, ms in spent.items())
+    return [
+        Measure.median(
+            f"CPU a request, of {other.name}",
+            [a / b for a, b in zip(spent[ours.name], spent[other.name], strict=True)],
+            bound,
+            detail=detail,
+        )
+        for other, bound in ((fastapi, OF_FASTAPI), (flask, OF_FLASK))
+    ]
+
+
+RARE = 50
+"""Tasks that are in progress, and as many with the word "zebra": as many among a thousand as among a million."""
+
+
+def import_tasks(folder: Path, rows: int) -> None:
+    """Put tasks of the account 1 into the database that the service has in FOLDER."""
+    file = folder / "tasks.jsonl"
+    with file.open("w") as output:
+        output.writelines(f"{json.dumps(line)}\n" for line in lines(rows))
+    settings = environment({"DB_PATH": str(folder / "tasks.db")})
+    done = subprocess.run(task_api("import", str(file)), env=settings, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ServiceError(f"task-api import ended with status {done.returncode}: {done.stderr[-1000:]}")
+
+
+def lines(rows: int) -> Iterator[dict[str, Any]]:
+    """Give tasks as `task-api import` reads them, due dates, words and states spread over all of them."""
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    words = ("invoice", "report", "backup", "garden", "ticket", "letter", "review", "budget", "meeting", "release")
+    for number in range(rows):
+        rare = number % (rows // RARE) == 0
+        moment = (start + timedelta(seconds=number)).isoformat()
+        yield {
+            "type": "task",
+            "id": number + 1,
+            "owner_id": 1,
+            "title": f"{words[number % 10]} {number}{' zebra' if rare else ''}",
+            "description": "The figures of the week, with a picture.",
+            "status": "in_progress" if rare else ("pending", "completed")[number % 2],
+            "priority": number % 3,
+            "due_at": (start + timedelta(minutes=number * 7919 % rows)).isoformat() if number % 4 else None,
+            "created_at": moment,
+            "updated_at": moment,
+            "version": 1,
+        }
+    yield {"type": "end", "accounts": 0, "tasks": rows}
+
+
+def middle(server: Server, rows: int) -> str:
+    """Walk the pages by their cursors to the middle of all tasks and give that page's path."""
+    client, path = Client(server), "/tasks?limit=200"
+    for _ in range(rows // 2 // 200):
+        _, link = client.request("GET", path)
+        path = re.sub(r"^.*?<(?:https?://[^/]*)?([^>]*)>.*$", r"\1", link or "")
+    return re.sub(r"limit=\d+", "limit=20", path)
+
+
+PAGES = {
+    "first page": ("/tasks?limit=20", PAGE),
+    "page in the middle, by cursor": ("", PAGE),
+    "last first (sort=-id)": ("/tasks?limit=20&sort=-id", PAGE),
+    "status=pending": ("/tasks?limit=20&status=pending", FILTERED),
+    "status=in_progress (50 tasks)": ("/tasks?limit=20&status=in_progress", FILTERED),
+    "priority=high, status=completed": ("/tasks?limit=20&priority=high&status=completed", FILTERED),
+    "due_after, sort=due_at": ("/tasks?limit=20&due_after=2026-01-01T05:00:00Z&sort=due_at", FILTERED),
+    "due_before, due_after": (
+        "/tasks?limit=20&due_after=2026-01-01T05:00:00Z&due_before=2026-01-01T06:00:00Z&sort=due_at",
+        FILTERED,
+    ),
+    "sort=-updated_at": ("/tasks?limit=20&sort=-updated_at", FILTERED),
+    "q=zebra (50 tasks)": ("/tasks?limit=20&q=zebra", FILTERED),
+    "q=report (one in ten)": ("/tasks?limit=20&q=report", FILTERED),
+    "q=report, status=completed": ("/tasks?limit=20&q=report&status=completed", FILTERED),
+}
+"""Name of the page: its path, and how much more it may cost among a million rows than among a thousand."""
+
+
+def measure_pages(folder: Path) -> list[Measure]:
+    """Compare the CPU time of a page of 20 tasks among 1,000,000 rows with that among 1,000."""
+    with ExitStack() as stack:
+        servers = {rows: stack.enter_context(service(folder / str(rows))) for rows in (FEW, MANY)}
+        paths = {}
+        for rows, server in servers.items():
+            say(f"filling a database with {rows:,} tasks")
+            import_tasks(folder / str(rows), rows)
+            paths[rows] = middle(server, rows)
+        measures = []
+        for name, (path, bound) in PAGES.items():
+            spent: dict[int, list[float]] = {FEW: [], MANY: []}
+            for number, rows in itertools.product(range(PAGE_ROUNDS + 1), (FEW, MANY)):
+                seconds = cost(repeated, servers[rows], PAGE_REQUESTS, path or paths[rows])
+                if number:  # the first round warms the caches
+                    spent[rows].append(seconds / PAGE_REQUESTS * 1000)
+            few, many = (statistics.median(spent[rows]) for rows in (FEW, MANY))
+            detail = f"{many:.3f} ms CPU among {MANY:,} tasks, {few:.3f} ms among {FEW:,}"
+            ratios = [b / a for a, b in zip(spent[FEW], spent[MANY], strict=True)]
+            measures.append(Measure.median(f"Page of 20: {name}", ratios, bound, detail=detail))
+            say(f"{name}: {detail}")
+    return measures
+
+
+def measure_memory(folder: Path) -> list[Measure]:
+    """Watch the memory that a worker holds for itself alone over 100,000 mixed requests."""
+    with service(folder / "ours") as server:
+        fill(server)
+        workers = [process.pid for process in processes(server.pid)[1:]]
+        held = []
+        for number in range(LONG // SAMPLE):
+            mixed(server, SAMPLE, number)
+            held.append(sum(psutil.Process(pid).memory_full_info().uss for pid in workers) / 2**20)
+            say(f"{(number + 1) * SAMPLE:,} requests: {held[-1]:.1f} MiB")
+        if [process.pid for process in processes(server.pid)[1:]] != workers:
+            raise ServiceError("a worker was replaced while its memory was watched, so the figures are of two workers")
+    settled = held[SETTLED // SAMPLE - 1]
+    detail = f"{settled:.1f} MiB after {SETTLED:,} requests, {held[-1]:.1f} MiB after {LONG:,} (the worker's own pages)"
+    return [Measure("Memory of a worker over 100,000 requests", held[-1] / settled, GROWTH, TIMES, held, detail)]
+
+
+def measure_start(folder: Path) -> list[Measure]:
+    """Count the CPU time from nothing to the first 200, by default settings on a database that is not there yet."""
+    spent = []
+    for number in range(STARTS):
+        url = f"http://127.0.0.1:{(port := free_port())}"
+        settings = {"DB_PATH": str(folder / f"{number}.db"), "PORT": str(port)}
+        with listening(task_api("serve"), settings, ready=f"{url}/readyz", log=folder / "log") as process:
+            spent.append(cpu_seconds(process.pid))
+        say(f"start {number + 1}/{STARTS}: {spent[-1]:.2f} s of CPU")
+    return [
+        Measure.median(
+            "Start to the first 200", spent, START_SECONDS, unit="s", detail="two workers, database made and migrated"
+        )
+    ]
+
+
+MEASURES = {"cpu": measure_cpu, "pages": measure_pages, "memory": measure_memory, "start": measure_start}
+
+
+def write(measures: list[Measure], seconds: float) -> None:
+    """Write reports/bench.json and reports/bench.html."""
+    facts = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds),
+        "machine": f"{psutil.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": {
+            name: version(name) for name in ("fastapi", "flask", "gunicorn", "sqlalchemy", "task-api", "uvicorn")
+        },
+    }
+    REPORTS.mkdir(exist_ok=True)
+    document = {**facts, "measures": [asdict(measure) for measure in measures]}
+    (REPORTS / "bench.json").write_text(json.dumps(document, indent=1))
+    (REPORTS / "bench.html").write_text(render(str(HERE / "bench.html"), measures=measures, **facts))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Take the measures and write the report."""
+    parser = argparse.ArgumentParser(prog="nox -s bench --", description="Measure what the service costs.")
+    parser.add_argument("measures", nargs="*", metavar="|".join(MEASURES), default=[], help="all by default")
+    names = parser.parse_args(arguments).measures or list(MEASURES)
+    if unknown := set(names) - set(MEASURES):
+        parser.error(f"no such measure: {', '.join(sorted(unknown))}; there are {', '.join(MEASURES)}")
+    began = time.monotonic()
+    measures = []
+    try:
+        for name in names:
+            with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+                measures += MEASURES[name](Path(folder))
+    except (ServiceError, UnexpectedAnswerError, httpx.HTTPError) as error:
+        print(f"bench: a measure could not be taken: {error}", file=sys.stderr)
+        return 2
+    write(measures, time.monotonic() - began)
+    for measure in measures:
+        low, high = min(measure.samples), max(measure.samples)
+        bound = f"{measure.value:7.3f} {measure.unit} <= {measure.bound} ({low:.3f} to {high:.3f})"
+        print("ok    " if measure.kept else "MISSED", bound, "", measure.name)
+    print("written: reports/bench.html, reports/bench.json")
+    return 0 if all(measure.kept for measure in measures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
