@@ -7,23 +7,28 @@
 import fcntl
 import functools
 import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from tooling.findings import NotAssessed
 
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / ".cache" / "tools"
 
 
-class MissingTool(Exception):  # noqa: N818 - named for what is wrong, as FileNotFoundError is not
+class MissingTool(NotAssessed):
     """A program is not there; the message says how to get it."""
 
 
@@ -74,6 +79,37 @@ def version(name: str) -> str:
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     number = re.search(r"\d+\.\d+(\.\d+)*", said.stdout + said.stderr)
     return number.group() if number else "unknown"
+
+
+def run(
+    name: str, *arguments: str | Path, expect: Collection[int] = (0,), cwd: Path = ROOT, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end; raise `NotAssessed` for an exit code that is not expected, with its last words."""
+    command = [str(require(name)), *map(str, arguments)]
+    environment = {**os.environ, "NO_COLOR": "1", **env}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
+    if done.returncode not in expect:
+        raise NotAssessed(f"{name} ended with code {done.returncode}: {last_words(done)}")
+    return done
+
+
+def last_words(done: subprocess.CompletedProcess[str]) -> str:
+    """Give the end of what a program said, errors first."""
+    return "; ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-3:])
+
+
+def call(name: str, *arguments: str | Path, expect: Collection[int] = (0,), cwd: Path = ROOT, **env: str) -> str:
+    """Run a program and give its standard output; raise as `run` does."""
+    return run(name, *arguments, expect=expect, cwd=cwd, **env).stdout
+
+
+def report(name: str, *arguments: str | Path, expect: Collection[int] = (0,), cwd: Path = ROOT, **env: str) -> Any:
+    """Run a program and decode the JSON that it writes; raise as `run` does, and where there is none."""
+    done = run(name, *arguments, expect=expect, cwd=cwd, **env)
+    try:
+        return json.loads(done.stdout)
+    except json.JSONDecodeError as error:
+        raise NotAssessed(f"{name} wrote no report: {last_words(done) or error}") from error
 
 
 def make_environment(name: str) -> None:

@@ -1,0 +1,376 @@
+"""Static analysis: `python -m tooling.sast` runs every gate of the stage over this repository and writes reports/sast/.
+
+Each gate reads its tool's report, never its exit code alone, and makes sure that something was looked at. What a
+comment would excuse (`nosec`, `noqa`) is found all the same: waivers.toml is the one place for excuses.
+"""
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tooling import tools
+from tooling.findings import (
+    ROOT,
+    Finding,
+    Gate,
+    NotAssessed,
+    Scan,
+    Severity,
+    Unreachable,
+    check_waivers,
+    run_stage,
+)
+from tooling.tools import call, report
+
+SERVICE = Path("services/task_api")
+OSV = "https://api.osv.dev/v1/query"
+
+
+def tracked(root: Path, *patterns: str) -> list[str]:
+    """List the files under ROOT that Git would commit and PATTERNS (of `git ls-files`) match, without the tests."""
+    listed = call("git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns, cwd=root)
+    return [name for name in listed.splitlines() if "tests" not in Path(name).parts and (root / name).is_file()]
+
+
+def line_of(root: Path, path: str, line: int | None) -> str:
+    """Give a line's text without its indentation: what a fingerprint holds on to."""
+    try:
+        return (root / path).read_text(errors="replace").splitlines()[(line or 0) - 1].strip() if line else ""
+    except (OSError, IndexError):
+        return ""
+
+
+def relative(path: str, root: Path) -> str:
+    """Write a path as the repository sees it."""
+    return str(Path(path).relative_to(root)) if Path(path).is_absolute() else str(Path(path))
+
+
+def bandit(root: Path, files: Sequence[str]) -> Scan:
+    """Look for insecure Python with Bandit; low severities are noted, calling programs at all is left out."""
+    if not files:
+        return Scan(tool="bandit", version=tools.version("bandit"))
+    arguments = ("--quiet", "--ignore-nosec", "--format=json", "--skip=B404,B603,B607", *files)
+    said = report("bandit", *arguments, expect=(0, 1), cwd=root)
+    if said["errors"]:
+        unread = "; ".join(f"{error['filename']}: {error['reason']}" for error in said["errors"])
+        raise NotAssessed(f"bandit could not read {unread}")
+    read = {relative(name, root) for name in said["metrics"] if name != "_totals"}
+    if missing := sorted(set(files) - read):
+        raise NotAssessed(f"bandit passed over {', '.join(missing)}")
+    findings = []
+    for result in said["results"]:
+        severity = Severity.named(result["issue_severity"])
+        path = relative(result["filename"], root)
+        findings.append(
+            Finding(
+                tool="bandit",
+                rule=result["test_id"],
+                severity=severity,
+                message=result["issue_text"],
+                path=path,
+                line=result["line_number"],
+                subject=line_of(root, path, result["line_number"]),
+                blocks=severity >= Severity.MEDIUM,
+                help=result["more_info"],
+            )
+        )
+    return Scan(tool="bandit", version=tools.version("bandit"), targets=tuple(files), findings=tuple(findings))
+
+
+def ruff(root: Path, files: Sequence[str]) -> Scan:
+    """Look for insecure Python with ruff's S rules; calling programs at all is left out."""
+    if not files:
+        return Scan(tool="ruff", version=tools.version("ruff"))
+    arguments = (
+        "check",
+        "--select=S",
+        "--ignore=S603,S607",
+        "--ignore-noqa",
+        "--output-format=json",
+        "--isolated",
+        *files,
+    )
+    findings = []
+    for result in report("ruff", *arguments, expect=(0, 1), cwd=root):
+        path, line = relative(result["filename"], root), result["location"]["row"]
+        findings.append(
+            Finding(
+                tool="ruff",
+                rule=result["code"] or "invalid-syntax",
+                severity=Severity.MEDIUM,
+                message=result["message"],
+                path=path,
+                line=line,
+                subject=line_of(root, path, line),
+                help=result["url"] or "",
+            )
+        )
+    return Scan(tool="ruff", version=tools.version("ruff"), targets=tuple(files), findings=tuple(findings))
+
+
+def gitleaks(root: Path) -> Scan:
+    """Look for secrets in every commit, also in what later commits deleted."""
+    if call("git", "rev-parse", "--is-shallow-repository", cwd=root).strip() == "true":
+        raise NotAssessed("this clone is shallow, so most of the history would go unseen: fetch all of it")
+    commits = int(call("git", "rev-list", "--all", "--count", cwd=root))
+    if not commits:
+        return Scan(tool="gitleaks", version=tools.version("gitleaks"))
+    arguments = ("git", "--redact", "--no-banner", "--exit-code=7", "--ignore-gitleaks-allow", "--log-opts=--all")
+    ignored = (f"--gitleaks-ignore-path={os.devnull}", "--report-format=json", "--report-path=-", ".")
+    findings = [
+        Finding(
+            tool="gitleaks",
+            rule=result["RuleID"],
+            severity=Severity.HIGH,
+            message=f"{result['Description']} (commit {result['Commit'][:12]}; revoke it, deleting it is not enough)",
+            path=result["File"],
+            line=result["StartLine"],
+            subject=result["Fingerprint"],
+        )
+        for result in report("gitleaks", *arguments, *ignored, expect=(0, 7), cwd=root)
+    ]
+    targets = (f"{commits} commits",)
+    return Scan(tool="gitleaks", version=tools.version("gitleaks"), targets=targets, findings=tuple(findings))
+
+
+def requirements(path: Path) -> dict[str, str]:
+    """Read the pinned packages of a lock: name to version."""
+    return dict(re.findall(r"^([A-Za-z0-9_.-]+)(?:\[[^\]]*\])?==([^\s;\\]+)", path.read_text(), re.MULTILINE))
+
+
+def pip_audit(root: Path, locks: Sequence[str], service: str = OSV) -> Scan:
+    """Compare each locked package with the OSV database, asking SERVICE; every known vulnerability fails the stage."""
+    findings, targets = [], []
+    for lock in locks:
+        pinned = requirements(root / lock)
+        arguments = ("--vulnerability-service=osv", "--osv-url", service, "--strict", "--no-deps", "--disable-pip")
+        shape = ("--format=json", "--desc=off", "--aliases=on", "--progress-spinner=off", "-r", lock)
+        try:
+            said = report("pip-audit", *arguments, *shape, expect=(0, 1), cwd=root)
+        except NotAssessed as error:
+            raise Unreachable(f"the advisories at {service} cannot be read ({error})") from error
+        audited = {dependency["name"]: dependency for dependency in said["dependencies"]}
+        skipped = sorted(name for name, dependency in audited.items() if "skip_reason" in dependency)
+        if skipped:
+            raise NotAssessed(f"pip-audit skipped {', '.join(skipped)}")
+        targets += [f"{lock}: {name} {dependency['version']}" for name, dependency in audited.items()]
+        if not audited and pinned:
+            raise NotAssessed(f"pip-audit looked at none of the {len(pinned)} packages in {lock}")
+        for name, dependency in audited.items():
+            for known in dependency["vulns"]:
+                fix = f"fixed in {', '.join(known['fix_versions'])}" if known["fix_versions"] else "no fixed version"
+                identity = next((alias for alias in known["aliases"] if alias.startswith("CVE-")), known["id"])
+                findings.append(
+                    Finding(
+                        tool="pip-audit",
+                        rule=identity,
+                        severity=Severity.HIGH,
+                        message=f"{name} {dependency['version']} has a known vulnerability ({known['id']}; {fix})",
+                        path=lock,
+                        subject=f"{name} {dependency['version']}",
+                        help=f"https://osv.dev/vulnerability/{known['id']}",
+                    )
+                )
+    return Scan(tool="pip-audit", version=tools.version("pip-audit"), targets=tuple(targets), findings=tuple(findings))
+
+
+def safety(root: Path, locks: Sequence[str]) -> Scan:
+    """Let Safety's service look at the locks. It wants a key, in SAFETY_API_KEY; without one there is no verdict."""
+    if not os.environ.get("SAFETY_API_KEY"):
+        raise Unreachable("Safety's service wants a key: set SAFETY_API_KEY (https://platform.safetycli.com)")
+    findings, targets = [], []
+    with TemporaryDirectory() as folder:
+        for lock in locks:
+            copy = Path(folder, lock)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / lock, copy)
+        written = Path(folder, "report.json")
+        try:
+            call(
+                "safety",
+                "--stage=cicd",
+                "scan",
+                "--output=none",
+                f"--save-as=json:{written}",
+                expect=(0, 64),
+                cwd=Path(folder),
+            )
+            said = json.loads(written.read_text())
+        except (NotAssessed, OSError, json.JSONDecodeError) as error:
+            raise Unreachable(f"Safety's service cannot be asked ({error})") from error
+    for project in said["scan_results"]["projects"]:
+        for file in project["files"]:
+            lock = relative(file["location"], Path(folder))
+            for dependency in file["results"]["dependencies"]:
+                for specification in dependency["specifications"]:
+                    targets.append(f"{lock}: {specification['raw']}")
+                    findings += [
+                        Finding(
+                            tool="safety",
+                            rule=known["id"],
+                            severity=Severity.HIGH,
+                            message=f"{specification['raw']} has a known vulnerability ({known['vulnerable_spec']})",
+                            path=lock,
+                            subject=specification["raw"],
+                            help=f"https://data.safetycli.com/v/{known['id']}/",
+                        )
+                        for known in specification["vulnerabilities"]["known_vulnerabilities"]
+                    ]
+    return Scan(tool="safety", version=tools.version("safety"), targets=tuple(targets), findings=tuple(findings))
+
+
+def hadolint(root: Path, files: Sequence[str]) -> Scan:
+    """Look at Dockerfiles with hadolint; its errors and warnings fail the stage, the rest is noted."""
+    findings = []
+    for file in files:
+        arguments = ("--no-fail", "--disable-ignore-pragma", f"--config={os.devnull}", "--format=json", file)
+        for result in report("hadolint", *arguments, cwd=root):
+            severity = Severity.named(result["level"])
+            findings.append(
+                Finding(
+                    tool="hadolint",
+                    rule=result["code"],
+                    severity=severity,
+                    message=result["message"],
+                    path=file,
+                    line=result["line"],
+                    subject=line_of(root, file, result["line"]),
+                    blocks=severity >= Severity.MEDIUM,
+                )
+            )
+    return Scan(tool="hadolint", version=tools.version("hadolint"), targets=tuple(files), findings=tuple(findings))
+
+
+def trivy_config(root: Path, dockerfiles: Sequence[str], overlays: Sequence[str]) -> Scan:
+    """Look for misconfiguration with Trivy: in Dockerfiles, and in overlays as kustomize renders them for a cluster."""
+    findings: list[Finding] = []
+    with TemporaryDirectory() as folder:
+        for file in dockerfiles:
+            copy = Path(folder, file)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / file, copy)
+        for overlay in overlays:
+            rendered = Path(folder, f"{overlay}.yaml")
+            rendered.parent.mkdir(parents=True, exist_ok=True)
+            rendered.write_text(call("kubectl", "kustomize", overlay, cwd=root))
+        arguments: tuple[str, ...] = (
+            "config",
+            "--quiet",
+            "--skip-check-update",
+            "--format=json",
+            "--exit-code=0",
+            f"--ignorefile={os.devnull}",
+        )
+        said = report("trivy", *arguments, "--cache-dir", ROOT / ".cache" / "trivy", ".", cwd=Path(folder))
+        results = {result["Target"]: result for result in said.get("Results", []) if "MisconfSummary" in result}
+    wanted = {file: file for file in dockerfiles} | {f"{overlay}.yaml": overlay for overlay in overlays}
+    if missing := sorted(set(wanted) - set(results)):
+        raise NotAssessed(f"trivy passed over {', '.join(missing)}")
+    for target, path in wanted.items():
+        for result in results[target].get("Misconfigurations", []):
+            severity = Severity.named(result["Severity"])
+            findings.append(
+                Finding(
+                    tool="trivy-config",
+                    rule=result["ID"],
+                    severity=severity,
+                    message=result["Message"],
+                    path=path,
+                    line=result["CauseMetadata"].get("StartLine") if path == target else None,
+                    subject=result["Message"],
+                    blocks=severity >= Severity.MEDIUM,
+                    help=result.get("PrimaryURL", ""),
+                )
+            )
+    return Scan(
+        tool="trivy-config", version=tools.version("trivy"), targets=tuple(wanted.values()), findings=tuple(findings)
+    )
+
+
+def actionlint(root: Path, files: Sequence[str]) -> Scan:
+    """Check workflows with actionlint, their shell lines with shellcheck; everything it says fails the stage."""
+    if not files:
+        return Scan(tool="actionlint", version=tools.version("actionlint"))
+    arguments: tuple[str | Path, ...] = (
+        "-no-color",
+        "-format",
+        "{{json .}}",
+        "-shellcheck",
+        tools.require("shellcheck"),
+        "-pyflakes=",
+        *files,
+    )
+    findings = [
+        Finding(
+            tool="actionlint",
+            rule=result["kind"],
+            severity=Severity.MEDIUM,
+            message=result["message"],
+            path=result["filepath"],
+            line=result["line"],
+            subject=line_of(root, result["filepath"], result["line"]),
+        )
+        for result in report("actionlint", *arguments, expect=(0, 1), cwd=root)
+    ]
+    return Scan(tool="actionlint", version=tools.version("actionlint"), targets=tuple(files), findings=tuple(findings))
+
+
+def zizmor(root: Path, files: Sequence[str]) -> Scan:
+    """Look for insecure workflows with zizmor; medium severities and above fail the stage."""
+    if not files:
+        return Scan(tool="zizmor", version=tools.version("zizmor"))
+    arguments = ("--offline", "--no-progress", "--no-config", "--no-exit-codes", "--format=json", *files)
+    findings = []
+    for result in report("zizmor", *arguments, cwd=root):
+        severity = Severity.named(result["determinations"]["severity"])
+        spot = next(location for location in result["locations"] if location["symbolic"]["kind"] == "Primary")
+        path = relative(spot["symbolic"]["key"]["Local"]["verbatim_path"], root)
+        line = spot["concrete"]["location"]["start_point"]["row"] + 1
+        findings.append(
+            Finding(
+                tool="zizmor",
+                rule=result["ident"],
+                severity=severity,
+                message=f"{result['desc']}: {spot['symbolic']['annotation']}",
+                path=path,
+                line=line,
+                subject=line_of(root, path, line),
+                blocks=severity >= Severity.MEDIUM,
+                help=result["url"],
+            )
+        )
+    return Scan(tool="zizmor", version=tools.version("zizmor"), targets=tuple(files), findings=tuple(findings))
+
+
+PYTHON = ("*.py", "dev")
+DOCKERFILES = ("*Dockerfile", "*.Dockerfile")
+WORKFLOWS = (".github/workflows/*.yml", ".github/workflows/*.yaml")
+LOCKS = (f"{SERVICE}/requirements.txt",)
+
+
+def overlays() -> list[str]:
+    """List what kustomize renders for a cluster: every overlay."""
+    return [str(path.parent.relative_to(ROOT)) for path in sorted(ROOT.glob("k8s/overlays/*/kustomization.yaml"))]
+
+
+# The slow ones first: the stage takes as long as its longest queue.
+GATES: dict[str, Gate] = {
+    "trivy-config": lambda: trivy_config(ROOT, tracked(ROOT, *DOCKERFILES), overlays()),
+    "pip-audit": lambda: pip_audit(ROOT, LOCKS),
+    "safety": lambda: safety(ROOT, LOCKS),
+    "bandit": lambda: bandit(ROOT, tracked(ROOT, *PYTHON)),
+    "gitleaks": lambda: gitleaks(ROOT),
+    "ruff": lambda: ruff(ROOT, tracked(ROOT, *PYTHON)),
+    "hadolint": lambda: hadolint(ROOT, tracked(ROOT, *DOCKERFILES)),
+    "actionlint": lambda: actionlint(ROOT, tracked(ROOT, *WORKFLOWS)),
+    "zizmor": lambda: zizmor(ROOT, tracked(ROOT, *WORKFLOWS)),
+    "waivers": check_waivers,
+}
+
+if __name__ == "__main__":
+    sys.exit(run_stage("sast", GATES))
