@@ -54,7 +54,18 @@ class Requests(msgspec.Struct, frozen=True, tag="requests", tag_field="type", om
     intended: str = ""
 
 
-Entry = Run | Event | Sample | Requests
+class Durations(msgspec.Struct, frozen=True, tag="durations", tag_field="type", omit_defaults=True):
+    """What a server had counted by then in its own histogram of one endpoint's durations.
+
+    `buckets` holds the requests so far that took at most so many seconds, under Prometheus's `le`; `+Inf` is all.
+    """
+
+    at: float
+    endpoint: str
+    buckets: dict[str, int]
+
+
+Entry = Run | Event | Sample | Requests | Durations
 
 
 class Recorder:

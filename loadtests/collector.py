@@ -1,0 +1,189 @@
+"""Carries what Locust measures into the flight record, second by second, from one process or from many workers."""
+
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import defaultdict
+from typing import Any
+
+import gevent
+import msgspec
+from locust.runners import MasterRunner, WorkerRunner
+from prometheus_client.parser import text_string_to_metric_families
+
+from loadtests import histogram
+from loadtests.record import Durations, Entry, Event, Recorder, Requests, Sample
+
+SCRAPE_SECONDS = 5
+DURATIONS = "api_request_duration_seconds"
+
+
+def status(url: str) -> int:
+    """Give the status that a GET of `url` answers, 0 for none at all."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - the host under test
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+class _Cell:
+    """One second of one endpoint."""
+
+    def __init__(self) -> None:
+        self.latency = histogram.new()
+        self.intended = histogram.new()
+        self.failures = 0
+
+
+class Generator:
+    """Collects in a process that makes requests."""
+
+    def __init__(self, environment: Any) -> None:
+        self._environment = environment
+        self._cells: dict[tuple[int, str], _Cell] = defaultdict(_Cell)
+        self._lags = histogram.new()
+        self._errors: list[Event] = []
+        environment.events.request.add_listener(self.request)
+        environment.events.user_error.add_listener(self.error)
+
+    def request(
+        self,
+        *,
+        request_type: str,
+        name: str,
+        response_time: float,
+        exception: object,
+        context: dict[str, Any],
+        **_: Any,
+    ) -> None:
+        """Count one request, as Locust reports it."""
+        cell = self._cells[int(time.time()), f"{request_type} {name}"]
+        histogram.record(cell.latency, response_time)
+        histogram.record(cell.intended, response_time + context.get("lateness", 0))
+        cell.failures += exception is not None
+        if "lag" in context:
+            histogram.record(self._lags, context["lag"])
+
+    def error(self, *, exception: BaseException, **_: Any) -> None:
+        """Keep what a user's own code raised: the load was not what it should have been."""
+        self._errors.append(Event(time.time(), "error", f"a user raised {exception!r}"))
+
+    def take(self) -> list[Entry]:
+        """Give everything collected since the last time."""
+        now = time.time()
+        options = self._environment.parsed_options
+        cells, self._cells = self._cells, defaultdict(_Cell)
+        lags, self._lags = self._lags, histogram.new()
+        errors, self._errors = self._errors, []
+        entries: list[Entry] = [*errors]
+        for (second, endpoint), cell in cells.items():
+            intended = histogram.encode(cell.intended) if options.rate else ""
+            entries.append(Requests(second, endpoint, cell.failures, histogram.encode(cell.latency), intended))
+        if lags.get_total_count():
+            runner = self._environment.runner
+            process = f"process {runner.worker_index}" if isinstance(runner, WorkerRunner) else "process"
+            lag = lags.get_value_at_percentile(95) / 1000
+            entries.append(Sample(now, "generator lag P95", lag, process, "ms"))
+            entries.append(Sample(now, "generator CPU", runner.current_cpu_usage, process, "%"))
+        return entries
+
+
+class Collector:
+    """Writes the record: in the only process, or in the master."""
+
+    def __init__(self, environment: Any, generator: Generator | None) -> None:
+        self._environment = environment
+        self._generator = generator
+        self._recorder: Recorder | None = None
+        self._seen = histogram.new()
+        self._failures = 0
+        if generator is None:
+            entries = msgspec.msgpack.Decoder(list[Entry])
+            environment.events.worker_report.add_listener(lambda data, **_: self.write(entries.decode(data["record"])))
+        environment.events.quitting.add_listener(self.flush)
+        environment.events.test_stop.add_listener(self.flush)
+
+    def begin(self, host: str) -> None:
+        """Begin a run: one entry that says what it is, and the loops that go with it."""
+        options = self._environment.parsed_options
+        self._recorder = Recorder(options.record)
+        settings = {"users": options.peak, "shape": options.shape, "accounts": "on" if options.accounts else "off"}
+        pace = {"rate": options.rate} if options.rate else {"think": options.think}
+        self._recorder.run("Load test", host=host, **settings, **pace)
+        for loop in (self._every_second, self._scrape):
+            gevent.spawn(loop, self._recorder)
+
+    def write(self, entries: list[Entry]) -> None:
+        """Write entries; what workers report before the first start is left out."""
+        if self._recorder is None:
+            return
+        for entry in entries:
+            self._recorder.write(entry)
+            if isinstance(entry, Requests):
+                self._seen.decode_and_add(entry.latency)
+                self._failures += entry.failures
+
+    def flush(self, **_: Any) -> None:
+        """Write what this process itself has collected and not written yet."""
+        if self._generator:
+            self.write(self._generator.take())
+
+    def _every_second(self, recorder: Recorder) -> None:
+        start = last = time.time()
+        while self._recorder is recorder:
+            gevent.sleep(1)
+            self.flush()
+            users = self._environment.runner.user_count
+            recorder.sample("users", users)
+            interval = 1 if sys.stdout.isatty() else 10
+            if time.time() - last >= interval and self._environment.parsed_options.headless:
+                self._progress(time.time() - start, time.time() - last, users)
+                last = time.time()
+
+    def _progress(self, after: float, interval: float, users: int) -> None:
+        requests = self._seen.get_total_count()
+        p95 = f"P95 {self._seen.get_value_at_percentile(95) / 1000:.1f} ms" if requests else "no answers"
+        line = f"{after:6.0f} s  {users:4} users  {requests / interval:7.1f} requests/s  {p95}  {self._failures} failed"
+        print(f"\r{line}" if sys.stdout.isatty() else line, end="" if sys.stdout.isatty() else "\n", flush=True)
+        self._seen, self._failures = histogram.new(), 0
+
+    def _scrape(self, recorder: Recorder) -> None:
+        options = self._environment.parsed_options
+        while options.metrics and self._recorder is recorder:
+            try:
+                with urllib.request.urlopen(f"{self._environment.host}{options.metrics}", timeout=10) as answer:  # noqa: S310
+                    text = answer.read().decode()
+            except OSError as error:
+                recorder.event("note", f"the service's own metrics could not be read: {error}")
+                return
+            for entry in durations(text, time.time()):
+                recorder.write(entry)
+            gevent.sleep(SCRAPE_SECONDS)
+
+
+def durations(metrics: str, at: float) -> list[Durations]:
+    """Read each endpoint's histogram of durations from the service's metrics in Prometheus's text format."""
+    buckets: dict[str, dict[str, int]] = defaultdict(dict)
+    for family in text_string_to_metric_families(metrics):
+        for sample in family.samples:
+            if sample.name == f"{DURATIONS}_bucket":
+                endpoint = f"{sample.labels['method']} {sample.labels['endpoint']}"
+                buckets[endpoint][sample.labels["le"]] = int(sample.value)
+    return [Durations(at, endpoint, counts) for endpoint, counts in buckets.items()]
+
+
+def attach(environment: Any) -> Collector:
+    """Attach what this process needs: a worker reports to the master, the master writes, an only process does both."""
+    generator = None if isinstance(environment.runner, MasterRunner) else Generator(environment)
+    if isinstance(environment.runner, WorkerRunner):
+        assert generator is not None  # noqa: S101 - a worker is no master
+
+        def report(data: dict[str, Any], **_: Any) -> None:
+            data["record"] = msgspec.msgpack.encode(generator.take())
+
+        environment.events.report_to_master.add_listener(report)
+    return Collector(environment, generator)

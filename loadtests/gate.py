@@ -1,0 +1,423 @@
+"""The gate: a flight record is held against objectives, and the verdict is pass, fail or inconclusive.
+
+A verdict is given only where the measurement carries it. Latencies come with a 95 % interval by bootstrap over the
+run's seconds, error rates with the exact binomial one; a limit inside the interval decides nothing.
+"""
+
+import enum
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from scipy.stats import binomtest, bootstrap
+
+from loadtests import histogram
+from loadtests.record import Durations, Entry, Event, Requests, Run, Sample
+
+RESAMPLES = 999
+PERCENTILES = {"p50_ms": 50.0, "p95_ms": 95.0, "p99_ms": 99.0}
+SERVER_PERCENT = 95
+
+
+class Outcome(enum.StrEnum):
+    """What came of an objective, or of all. `EXCUSED`: missed on a slow machine, where the ratio decides instead."""
+
+    PASS = "pass"  # noqa: S105 - a verdict
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+    EXCUSED = "excused"
+
+
+EXIT_CODES = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.INCONCLUSIVE: 2}
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one endpoint, or all together, have to hold; see objectives.yaml."""
+
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    p95_ratio: float | None = None
+    server_p95_ms: float | None = None
+    error_percent: float | None = None
+    min_per_second: float | None = None
+    min_requests: int = 100
+
+
+class Yardstick(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The endpoint that tells a slow machine from a slow service."""
+
+    endpoint: str
+    slow_p95_ms: float
+
+
+class GeneratorLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the load generator counts as saturated."""
+
+    cpu_percent: float = 90
+    lag_p95_ms: float = 10
+
+
+class Objectives(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A whole file of objectives."""
+
+    all: Limits
+    endpoints: dict[str, Limits] = {}
+    warmup_seconds: float = 5
+    yardstick: Yardstick | None = None
+    generator: GeneratorLimits = GeneratorLimits()
+
+    def __post_init__(self) -> None:
+        if self.all.error_percent is None:
+            raise ValueError("`all` needs error_percent: without it a service that only fails would pass")
+        if self.all.p95_ratio or self.all.server_p95_ms:
+            raise ValueError("p95_ratio and server_p95_ms belong to an endpoint, not to `all`")
+        if self.yardstick is None and any(limits.p95_ratio for limits in self.endpoints.values()):
+            raise ValueError("p95_ratio needs a yardstick")
+
+
+class BadObjectivesError(ValueError):
+    """The file of objectives cannot be used; the message says why."""
+
+
+def load_objectives(path: Path) -> Objectives:
+    """Read a file of objectives. Raises BadObjectivesError."""
+    try:
+        return msgspec.yaml.decode(path.read_bytes(), type=Objectives)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise BadObjectivesError(f"{path}: {error}") from error
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One objective held against what was measured. `low` and `high` bound the 95 % interval."""
+
+    endpoint: str
+    objective: str
+    limit: float
+    outcome: Outcome
+    measured: float | None = None
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured of one endpoint: milliseconds; `intended_` counts from the intended start (open loop)."""
+
+    endpoint: str
+    requests: int
+    failures: int
+    per_second: float
+    p50: float
+    p95: float
+    p99: float
+    intended_p50: float | None = None
+    intended_p95: float | None = None
+    intended_p99: float | None = None
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run came to."""
+
+    outcome: Outcome
+    reasons: list[str]
+    checks: list[Check]
+    summaries: list[Summary]
+
+    @property
+    def exit_code(self) -> int:
+        """0 pass, 1 fail, 2 inconclusive."""
+        return EXIT_CODES[self.outcome]
+
+
+class Measured:
+    """A record's requests, sorted by endpoint and second, without the time before the run's last start and warm-up."""
+
+    def __init__(self, entries: Iterable[Entry], warmup: float = 0) -> None:
+        self.entries = _last_run(entries)
+        requests = [entry for entry in self.entries if isinstance(entry, Requests)]
+        self.start = min((entry.at for entry in requests), default=0) + warmup
+        kept = [entry for entry in requests if entry.at >= self.start]
+        self.seconds = sorted({entry.at for entry in kept})
+        self.length = self.seconds[-1] - self.seconds[0] + 1 if self.seconds else 0.0
+        places = {second: place for place, second in enumerate(self.seconds)}
+        shape = (len(self.seconds), len(histogram.MILLISECONDS))
+        self.failures: dict[str, int] = defaultdict(int)
+        self.latency: dict[str, histogram.Counts] = {}
+        self.intended: dict[str, histogram.Counts] = {}
+        for entry in kept:
+            self.failures[entry.endpoint] += entry.failures
+            for target, encoded in ((self.latency, entry.latency), (self.intended, entry.intended)):
+                if encoded:
+                    counts = target.setdefault(entry.endpoint, np.zeros(shape, dtype=np.int64))
+                    counts[places[entry.at]] += histogram.decode(encoded)
+
+    def judged(self, endpoint: str | None) -> histogram.Counts:
+        """Give an endpoint's (None: all endpoints') counts by second, from the intended start in open-loop runs."""
+        source = self.intended or self.latency
+        if endpoint is not None:
+            return source.get(endpoint, np.zeros((len(self.seconds), len(histogram.MILLISECONDS)), dtype=np.int64))
+        total: histogram.Counts = sum(
+            source.values(), np.zeros((len(self.seconds), len(histogram.MILLISECONDS)), np.int64)
+        )
+        return total
+
+    def summaries(self) -> list[Summary]:
+        """Sum up each endpoint, both ways of counting latency, and all together."""
+        endpoints = sorted(self.latency)
+        failures = {**self.failures, "all": sum(self.failures.values())}
+        found = []
+        for endpoint in [*endpoints, "all"] if endpoints else []:
+            names = endpoints if endpoint == "all" else [endpoint]
+            latency = histogram.add(self.latency[name].sum(axis=0) for name in names)
+            intended = histogram.add(self.intended[name].sum(axis=0) for name in names if name in self.intended)
+            percentiles = {f"p{p}": histogram.percentile(latency, p) for p in (50, 95, 99)}
+            if intended.any():
+                percentiles |= {f"intended_p{p}": histogram.percentile(intended, p) for p in (50, 95, 99)}
+            number = int(latency.sum())
+            found.append(
+                Summary(
+                    endpoint=endpoint,
+                    requests=number,
+                    failures=failures[endpoint],
+                    per_second=number / self.length,
+                    **percentiles,
+                )
+            )
+        return found
+
+    def server(self) -> dict[str, dict[float, int]]:
+        """Give what the service counted, by bucket bound, between the first reading after the warm-up and the last."""
+        readings: dict[str, list[Durations]] = defaultdict(list)
+        for entry in self.entries:
+            if isinstance(entry, Durations) and entry.at >= self.start:
+                readings[entry.endpoint].append(entry)
+        return {
+            endpoint: {
+                float(bound): count - found[0].buckets.get(bound, 0) for bound, count in found[-1].buckets.items()
+            }
+            for endpoint, found in readings.items()
+        }
+
+    def saturated(self, limits: GeneratorLimits) -> str:
+        """Say in which way the load generator was saturated, for half of the time or longer; empty: it was not."""
+        for series, limit in (("generator CPU", limits.cpu_percent), ("generator lag P95", limits.lag_p95_ms)):
+            values = [
+                e.value for e in self.entries if isinstance(e, Sample) and e.series == series and e.at >= self.start
+            ]
+            if values and (median := float(np.median(values))) > limit:
+                return f"the load generator was saturated: {series} was {median:.0f}, more than {limit:g}"
+        return ""
+
+
+def _last_run(entries: Iterable[Entry]) -> Sequence[Entry]:
+    kept: list[Entry] = []
+    for entry in entries:
+        if isinstance(entry, Run):
+            kept = []
+        kept.append(entry)
+    return kept
+
+
+def interval(seconds: int, statistic: Callable[[Any], float]) -> tuple[float, float]:
+    """Give a statistic's 95 % interval by bootstrap; `statistic` takes the places of the seconds drawn."""
+    if seconds < 2:  # noqa: PLR2004 - one second says nothing about how seconds differ
+        return 0.0, float("inf")
+    found = bootstrap(
+        (np.arange(seconds),),
+        statistic,
+        n_resamples=RESAMPLES,
+        vectorized=False,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def _decide(low: float, high: float, limit: float) -> Outcome:
+    if high <= limit:
+        return Outcome.PASS
+    return Outcome.FAIL if low > limit else Outcome.INCONCLUSIVE
+
+
+def judge(objectives: Objectives, entries: Iterable[Entry]) -> Verdict:
+    """Hold a record against objectives."""
+    measured = Measured(entries, objectives.warmup_seconds)
+    judge_ = _Judge(objectives, measured)
+    checks = [check for endpoint, limits in objectives.endpoints.items() for check in judge_.endpoint(endpoint, limits)]
+    checks += judge_.endpoint(None, objectives.all)
+    reasons = [f"{check.endpoint}: {check.reason}" for check in checks if check.outcome is Outcome.FAIL]
+    reasons += [
+        f"{check.endpoint}: {check.reason}"
+        for check in checks
+        if check.outcome is Outcome.INCONCLUSIVE and check.reason
+    ]
+    errors = [entry.text for entry in measured.entries if isinstance(entry, Event) and entry.kind == "error"]
+    reasons += [f"the load test itself failed: {text}" for text in dict.fromkeys(errors)]
+    outcomes = {check.outcome for check in checks}
+    if Outcome.FAIL in outcomes:
+        outcome = Outcome.FAIL
+    elif Outcome.INCONCLUSIVE in outcomes or errors:
+        outcome = Outcome.INCONCLUSIVE
+    else:
+        outcome = Outcome.PASS
+    return Verdict(outcome=outcome, reasons=list(dict.fromkeys(reasons)), checks=checks, summaries=measured.summaries())
+
+
+class _Judge:
+    """Holds the requests of one run against limits."""
+
+    def __init__(self, objectives: Objectives, measured: Measured) -> None:
+        self._measured = measured
+        self._saturated = measured.saturated(objectives.generator)
+        self._server = measured.server()
+        self._yardstick = measured.judged(objectives.yardstick.endpoint) if objectives.yardstick else None
+        self._slow = ""
+        if objectives.yardstick and self._yardstick is not None and self._yardstick.any():
+            p95 = histogram.percentile(self._yardstick.sum(axis=0), 95)
+            if p95 > objectives.yardstick.slow_p95_ms:
+                yardstick = objectives.yardstick
+                self._slow = f"slow machine: P95 of {yardstick.endpoint} is {p95:.1f} ms, not {yardstick.slow_p95_ms:g}"
+
+    def endpoint(self, endpoint: str | None, limits: Limits) -> list[Check]:
+        """Hold one endpoint (None: all together) against its limits."""
+        name = endpoint or "all"
+        counts = self._measured.judged(endpoint)
+        number = int(counts.sum())
+        given = {
+            field: getattr(limits, field) for field in limits.__struct_fields__ if getattr(limits, field) is not None
+        }
+        given.pop("min_requests")
+        if number < limits.min_requests:
+            few = f"too few requests: {number}, at least {limits.min_requests} are needed"
+            checks = [self._check(name, "min_requests", limits.min_requests, Outcome.INCONCLUSIVE, number, reason=few)]
+            if "error_percent" in given and number:
+                checks.append(self._errors(name, limits.error_percent or 0, number))
+            return checks
+        checks = [self._check(name, "min_requests", limits.min_requests, Outcome.PASS, number)]
+        for objective, limit in given.items():
+            if objective == "error_percent":
+                checks.append(self._errors(name, limit, number))
+            elif objective == "min_per_second":
+                checks.append(self._throughput(name, limit, number))
+            elif objective == "server_p95_ms":
+                checks.append(self._server_side(name, limit, excusable=limits.p95_ratio is not None))
+            elif objective == "p95_ratio":
+                checks.append(self._ratio(name, counts, limit))
+            else:
+                excusable = limits.p95_ratio is not None
+                checks.append(self._latency(name, objective, counts, limit, excusable=excusable))
+        return checks
+
+    def _check(
+        self, endpoint: str, objective: str, limit: float, outcome: Outcome, measured: float | None, **more: Any
+    ) -> Check:
+        return Check(endpoint=endpoint, objective=objective, limit=limit, outcome=outcome, measured=measured, **more)
+
+    def _latency(
+        self, endpoint: str, objective: str, counts: histogram.Counts, limit: float, *, excusable: bool
+    ) -> Check:
+        percent = PERCENTILES[objective]
+        value = histogram.percentile(counts.sum(axis=0), percent)
+        low, high = interval(len(counts), lambda drawn: _percentile_of(counts[drawn], percent))
+        said = f"P{percent:g} is {value:.2f} ms ({low:.2f} to {high:.2f}), the limit {limit:g}"
+        return self._timed(endpoint, objective, limit, value, bounds=(low, high), said=said, excusable=excusable)
+
+    def _ratio(self, endpoint: str, counts: histogram.Counts, limit: float) -> Check:
+        yardstick = self._yardstick
+        if yardstick is None or not yardstick.any():
+            reason = "the yardstick got no requests, so there is no ratio"
+            return self._check(endpoint, "p95_ratio", limit, Outcome.INCONCLUSIVE, None, reason=reason)
+
+        def ratio(drawn: Any) -> float:
+            return _percentile_of(counts[drawn], 95) / _percentile_of(yardstick[drawn], 95)
+
+        value = ratio(np.arange(len(counts)))
+        low, high = interval(len(counts), ratio)
+        said = f"P95 is {value:.2f} times the yardstick's ({low:.2f} to {high:.2f}), the limit {limit:g}"
+        return self._timed(endpoint, "p95_ratio", limit, value, bounds=(low, high), said=said, excusable=False)
+
+    def _timed(
+        self,
+        endpoint: str,
+        objective: str,
+        limit: float,
+        value: float,
+        *,
+        bounds: tuple[float, float],
+        said: str,
+        excusable: bool,
+    ) -> Check:
+        low, high = bounds
+        outcome = _decide(low, high, limit)
+        reason = "" if outcome is Outcome.PASS else said
+        if outcome is Outcome.INCONCLUSIVE:
+            reason = f"too noisy to tell: {said}"
+        if self._saturated:
+            outcome, reason = Outcome.INCONCLUSIVE, self._saturated
+        elif outcome is not Outcome.PASS and self._slow and objective != "p95_ratio":
+            outcome = Outcome.EXCUSED if excusable else Outcome.INCONCLUSIVE
+            reason = f"{self._slow}; {said}"
+        return self._check(endpoint, objective, limit, outcome, value, low=low, high=high, reason=reason)
+
+    def _server_side(self, endpoint: str, limit: float, *, excusable: bool) -> Check:
+        buckets = self._server.get(endpoint, {})
+        within, total = buckets.get(limit / 1000), buckets.get(float("inf"), 0)
+        if within is None or total <= 0:
+            have = ", ".join(f"{bound * 1000:g}" for bound in sorted(buckets) if bound != float("inf"))
+            reason = (
+                f"the service's histogram has no bucket of {limit:g} ms but {have}"
+                if have
+                else ("the service's own histogram was not read, or counted nothing")
+            )
+            return self._check(endpoint, "server_p95_ms", limit, Outcome.INCONCLUSIVE, None, reason=reason)
+        share = binomtest(min(within, total), total).proportion_ci()
+        value, low, high = (100 * number for number in (within / total, share.low, share.high))
+        said = f"{value:.1f} % ({low:.1f} to {high:.1f}) took at most {limit:g} ms in the service, 95 % have to"
+        bounds = (100 - high, 100 - low)
+        check = self._timed(
+            endpoint, "server_p95_ms", 100 - SERVER_PERCENT, 100 - value, bounds=bounds, said=said, excusable=excusable
+        )
+        return self._check(
+            endpoint, "server_p95_ms", limit, check.outcome, _quantile(buckets), reason=check.reason or said
+        )
+
+    def _errors(self, endpoint: str, limit: float, number: int) -> Check:
+        failures = self._measured.failures
+        failed = sum(failures.values()) if endpoint == "all" else failures[endpoint]
+        found = binomtest(failed, number).proportion_ci()
+        value, low, high = (100 * share for share in (failed / number, found.low, found.high))
+        outcome = _decide(low, high, limit) if limit else (Outcome.FAIL if failed else Outcome.PASS)
+        said = f"{failed} of {number} requests failed, {value:.2f} % ({low:.2f} to {high:.2f}), the limit {limit:g}"
+        if outcome is Outcome.INCONCLUSIVE:
+            said = f"too few requests to tell: {said}"
+        reason = "" if outcome is Outcome.PASS else said
+        return self._check(endpoint, "error_percent", limit, outcome, value, low=low, high=high, reason=reason)
+
+    def _throughput(self, endpoint: str, limit: float, number: int) -> Check:
+        value = number / self._measured.length
+        outcome = Outcome.PASS if value >= limit else Outcome.FAIL
+        reason = "" if value >= limit else f"{value:.1f} requests a second, the least is {limit:g}"
+        if self._saturated and outcome is Outcome.FAIL:
+            outcome, reason = Outcome.INCONCLUSIVE, self._saturated
+        return self._check(endpoint, "min_per_second", limit, outcome, value, reason=reason)
+
+
+def _percentile_of(seconds: histogram.Counts, percent: float) -> float:
+    """Give the percentile of some seconds together; seconds without a request give infinity, which decides nothing."""
+    counts = seconds.sum(axis=0)
+    return histogram.percentile(counts, percent) if counts.any() else float("inf")
+
+
+def _quantile(buckets: dict[float, int]) -> float:
+    """Give the server-side P95 in milliseconds, interpolated within its bucket as Prometheus does."""
+    rank, lower, below = buckets[float("inf")] * SERVER_PERCENT / 100, 0.0, 0
+    for bound in sorted(buckets):
+        if buckets[bound] >= rank:
+            inside = (rank - below) / max(buckets[bound] - below, 1)
+            return 1000 * (lower if bound == float("inf") else lower + (bound - lower) * inside)
+        lower, below = bound, buckets[bound]
+    return 1000 * lower
