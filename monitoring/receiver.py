@@ -23,7 +23,7 @@ class Webhook(BaseHTTPRequestHandler):
 
     server: Receiver
 
-    def do_POST(self) -> None:  # noqa: N802 - the name that http.server calls
+    def do_POST(self) -> None:
         """Take a group of alerts."""
         group = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         for alert in group["alerts"]:
@@ -31,7 +31,7 @@ class Webhook(BaseHTTPRequestHandler):
             self.server.tell({**about, **alert["labels"], **alert["annotations"]})
         self.do_GET()
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         """Say yes."""
         self.send_response(200)
         self.send_header("Content-Length", "0")

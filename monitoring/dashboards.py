@@ -1,0 +1,629 @@
+"""The Grafana dashboards, as code: `python -m monitoring.dashboards` writes them, `--check` fails where a file differs.
+
+Every query is run against a real Prometheus by monitoring/tests/test_queries.py.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from grafana_foundation_sdk.builders import common, dashboard, heatmap, prometheus, stat, table, timeseries
+from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.common import (
+    BigValueGraphMode,
+    GraphThresholdsStyleMode,
+    LegendDisplayMode,
+    LegendPlacement,
+    StackingMode,
+    TooltipDisplayMode,
+)
+from grafana_foundation_sdk.models.dashboard import (
+    Dashboard,
+    DashboardCursorSync,
+    DashboardLinkType,
+    DataSourceRef,
+    DataTransformerConfig,
+    DynamicConfigValue,
+    Panel,
+    Threshold,
+    ThresholdsMode,
+    VariableRefresh,
+)
+from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+FOLDER = Path(__file__).parent / "grafana" / "dashboards"
+SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
+SERVICE = 'job="task-api", instance=~"$instance"'
+USERS = f'{SERVICE}, endpoint!~"/(health|livez|readyz|metrics)"'  # probes and scrapes are no one's request
+HPA = 'horizontalpodautoscaler="task-api"'
+BURN_WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
+
+PanelBuilder = Builder[Panel]
+
+
+def query(
+    expression: str,
+    legend: str = "",
+    *,
+    exemplar: bool = False,
+    instant: bool = False,
+    form: PromQueryFormat = PromQueryFormat.TIME_SERIES,
+) -> prometheus.Dataquery:
+    """Give a query over the dashboard's time, or with `instant` at its end."""
+    built = prometheus.Dataquery().expr(expression).legend_format(legend).exemplar(exemplar).format(form)
+    return built.instant() if instant else built.range()
+
+
+def steps(*limits: tuple[float | None, str]) -> dashboard.ThresholdsConfig:
+    """Give thresholds: each colour holds from its limit up; the first limit is None."""
+    return (
+        dashboard.ThresholdsConfig()
+        .mode(ThresholdsMode.ABSOLUTE)
+        .steps([Threshold(value=value, color=colour) for value, colour in limits])
+    )
+
+
+def number(
+    title: str, expression: str, unit: str, about: str, *limits: tuple[float | None, str], decimals: int | None = None
+) -> stat.Panel:
+    """Give one large number with its course behind it."""
+    panel = stat.Panel().title(title).description(about).datasource(SOURCE).unit(unit).height(4).span(4)
+    panel = panel.graph_mode(BigValueGraphMode.AREA).thresholds(steps(*(limits or ((None, "blue"),))))
+    panel = panel.decimals(decimals) if decimals is not None else panel
+    return panel.with_target(query(expression))
+
+
+def chart(title: str, unit: str, about: str, *queries: prometheus.Dataquery, width: int = 12) -> timeseries.Panel:
+    """Give lines over time, with a legend that shows last and highest value."""
+    panel = timeseries.Panel().title(title).description(about).datasource(SOURCE).unit(unit).height(8).span(width)
+    panel = panel.min(0).fill_opacity(8).line_width(1.5)
+    panel = panel.legend(
+        common.VizLegendOptions()
+        .display_mode(LegendDisplayMode.TABLE)
+        .placement(LegendPlacement.BOTTOM)
+        .show_legend(show_legend=True)
+        .calcs(["lastNotNull", "max"])
+    ).tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI))
+    return panel.targets(list(queries))
+
+
+def stacked(panel: timeseries.Panel) -> timeseries.Panel:
+    """Lay the areas of a chart on each other."""
+    return panel.fill_opacity(40).stacking(common.StackingConfig().mode(StackingMode.NORMAL))
+
+
+def limited(panel: timeseries.Panel, *limits: tuple[float | None, str]) -> timeseries.Panel:
+    """Draw limits into a chart."""
+    style = common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.DASHED)
+    return panel.thresholds(steps(*limits)).thresholds_style(style)
+
+
+def quantile(share: float, *, by: str = "le") -> str:
+    """Give the PromQL of a quantile of the users' latency."""
+    series = f"api_request_duration_seconds_bucket{{{USERS}}}[$__rate_interval]"
+    return f"histogram_quantile({share}, sum by ({by}) (rate({series})))"
+
+
+def ratio(part: str, whole: str) -> str:
+    """Give PART over WHOLE, and 0 where there is no series of the part (a service that never failed has none)."""
+    return f"({part} or vector(0)) / {whole}"
+
+
+def page(
+    uid: str, title: str, about: str, rows: Sequence[tuple[str, Sequence[PanelBuilder]]], *, instances: bool
+) -> Dashboard:
+    """Give a dashboard of titled rows; with `instances` one can choose which instances of the service it shows."""
+    built = (
+        dashboard.Dashboard(title)
+        .uid(uid)
+        .description(about)
+        .tags(["task-api"])
+        .readonly()
+        .refresh("10s")
+        .time("now-1h", "now")
+        .timezone("browser")
+        .tooltip(DashboardCursorSync.CROSSHAIR)
+        .with_variable(dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
+        .link(
+            dashboard.DashboardLink("Task API")
+            .type(DashboardLinkType.DASHBOARDS)
+            .tags(["task-api"])
+            .keep_time(keep_time=True)
+        )
+        .annotation(
+            dashboard.AnnotationQuery()
+            .name("Alerts")
+            .datasource(SOURCE)
+            .enable(enable=True)
+            .icon_color("red")
+            .expr('max by (alertname, severity) (ALERTS{alertstate="firing", alertname!="Watchdog"})')
+        )
+    )
+    if instances:
+        built = built.with_variable(
+            dashboard.QueryVariable("instance")
+            .label("Instance")
+            .datasource(SOURCE)
+            .query('label_values(up{job="task-api"}, instance)')
+            .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+            .multi(multi=True)
+            .include_all(include_all=True)
+            .all_value(".*")
+        )
+    for name, panels in rows:
+        built = built.with_row(dashboard.Row(name))
+        for panel in panels:
+            built = built.with_panel(panel)
+    return built.build()
+
+
+def overview() -> Dashboard:
+    """Build the dashboard one opens first: rate, errors, duration, saturation."""
+    requests = f"sum(rate(api_requests_total{{{USERS}}}[$__rate_interval]))"
+    failures = f'sum(rate(api_requests_total{{{USERS}, status=~"5.."}}[$__rate_interval]))'
+    seconds = f"sum(rate(api_request_duration_seconds_sum{{{USERS}}}[$__rate_interval]))"
+    count = f"sum(rate(api_request_duration_seconds_count{{{USERS}}}[$__rate_interval]))"
+    return page(
+        "task-api",
+        "Task API",
+        "Rate, errors, duration and saturation of the service.",
+        [
+            (
+                "Now",
+                [
+                    number(
+                        "Requests", requests, "reqps", "Requests of users; probes and scrapes do not count.", decimals=1
+                    ),
+                    number(
+                        "Errors",
+                        ratio(failures, requests),
+                        "percentunit",
+                        "Share of requests answered with 5xx. The objective allows 0.1 %.",
+                        (None, "green"),
+                        (0.001, "orange"),
+                        (0.0144, "red"),
+                    ),
+                    number(
+                        "P95",
+                        quantile(0.95),
+                        "s",
+                        "95 % of requests are faster.",
+                        (None, "green"),
+                        (0.1, "orange"),
+                        (0.25, "red"),
+                    ),
+                    number(
+                        "In flight",
+                        f"sum(api_requests_in_flight{{{SERVICE}}})",
+                        "none",
+                        "Requests being answered at this moment.",
+                    ),
+                    number(
+                        "Instances up",
+                        f"sum(up{{{SERVICE}}})",
+                        "none",
+                        "Instances that Prometheus can scrape.",
+                        (None, "red"),
+                        (1, "green"),
+                    ),
+                    number(
+                        "Versions",
+                        f"count(count by (version, revision) (task_api_build_info{{{SERVICE}}}))",
+                        "none",
+                        "How many versions are running: more than one means a rollout is under way, or stuck.",
+                        (None, "green"),
+                        (2, "orange"),
+                    ),
+                ],
+            ),
+            (
+                "Rate",
+                [
+                    stacked(
+                        chart(
+                            "Requests by endpoint",
+                            "reqps",
+                            "By the route's template.",
+                            query(
+                                f"sum by (endpoint) (rate(api_requests_total{{{USERS}}}[$__rate_interval]))",
+                                "{{endpoint}}",
+                            ),
+                        )
+                    ),
+                    stacked(
+                        chart(
+                            "Requests by status",
+                            "reqps",
+                            "Probes and scrapes are not counted.",
+                            query(
+                                f"sum by (status) (rate(api_requests_total{{{USERS}}}[$__rate_interval]))", "{{status}}"
+                            ),
+                        )
+                    ),
+                ],
+            ),
+            (
+                "Duration",
+                [
+                    limited(
+                        chart(
+                            "Latency",
+                            "s",
+                            "Over all endpoints. The dots are exemplars: requests whose trace can be opened. "
+                            "The line is the objective, 99 % within 250 ms.",
+                            query(f"{seconds} / {count}", "mean"),
+                            query(quantile(0.5), "P50"),
+                            query(quantile(0.95), "P95", exemplar=True),
+                            query(quantile(0.99), "P99"),
+                        ),
+                        (None, "transparent"),
+                        (0.25, "red"),
+                    ),
+                    heatmap.Panel()
+                    .title("Latency, every request")
+                    .description("Requests by how long they took.")
+                    .datasource(SOURCE)
+                    .height(8)
+                    .span(12)
+                    .color(heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").steps(64))
+                    .y_axis(heatmap.YAxisConfig().unit("s"))
+                    .with_target(
+                        query(
+                            f"sum by (le) (increase(api_request_duration_seconds_bucket{{{USERS}}}[$__rate_interval]))",
+                            "{{le}}",
+                            form=PromQueryFormat.HEATMAP,
+                        )
+                    ),
+                    chart(
+                        "P95 by endpoint",
+                        "s",
+                        "95 % of the requests to this endpoint are faster.",
+                        query(quantile(0.95, by="le, endpoint"), "{{endpoint}}"),
+                    ),
+                    endpoints(),
+                ],
+            ),
+            (
+                "Errors",
+                [
+                    limited(
+                        chart(
+                            "Error ratio",
+                            "percentunit",
+                            "Share of requests answered with 5xx; the line is what the objective allows, 0.1 %.",
+                            query(ratio(failures, requests), "5xx"),
+                        ),
+                        (None, "transparent"),
+                        (0.001, "red"),
+                    ),
+                    chart(
+                        "Errors by endpoint",
+                        "reqps",
+                        "Requests answered with 5xx.",
+                        query(
+                            failures.replace("sum", "sum by (endpoint, status) "),
+                            "{{status}} {{endpoint}}",
+                        ),
+                    ),
+                    chart(
+                        "Requests refused",
+                        "reqps",
+                        "Requests answered with 4xx: the client's fault.",
+                        query(
+                            f'sum by (status) (rate(api_requests_total{{{USERS}, status=~"4.."}}[$__rate_interval]))',
+                            "{{status}}",
+                        ),
+                    ),
+                    chart(
+                        "Authentication and rate limit",
+                        "reqps",
+                        "Requests refused for who sent them, by reason, and by the rate limit.",
+                        query(
+                            f"sum by (reason) (rate(api_auth_failures_total{{{SERVICE}}}[$__rate_interval]))",
+                            "{{reason}}",
+                        ),
+                        query(f"sum(rate(api_rate_limited_total{{{SERVICE}}}[$__rate_interval]))", "rate limit"),
+                    ),
+                ],
+            ),
+            (
+                "Saturation",
+                [
+                    chart(
+                        "Requests in flight",
+                        "none",
+                        "Against the threads there are. When all are busy, requests wait where no one measures them.",
+                        query(f"sum by (instance) (api_requests_in_flight{{{SERVICE}}})", "{{instance}}"),
+                        query(f"sum(api_request_threads{{{SERVICE}}})", "threads, all instances"),
+                    ),
+                    chart(
+                        "Database connections",
+                        "none",
+                        "Of all workers; at the size, requests wait for a connection.",
+                        query(f"sum by (state) (db_pool_connections{{{SERVICE}}})", "{{state}}"),
+                        query(f"sum(db_pool_size{{{SERVICE}}})", "size"),
+                    ),
+                ],
+            ),
+        ],
+        instances=True,
+    )
+
+
+def endpoints() -> table.Panel:
+    """Build the table of endpoints over the dashboard's whole time."""
+    by = "sum by (endpoint) "
+    requests = f"{by}(rate(api_requests_total{{{USERS}}}[$__range]))"
+    failures = f'{by}(rate(api_requests_total{{{USERS}, status=~"5.."}}[$__range]))'
+    columns = {
+        "Requests/s": requests,
+        "Errors": f"({failures} or 0 * {requests}) / {requests}",
+        "Mean": f"{by}(rate(api_request_duration_seconds_sum{{{USERS}}}[$__range]))"
+        f" / {by}(rate(api_request_duration_seconds_count{{{USERS}}}[$__range]))",
+        "P95": quantile(0.95, by="le, endpoint").replace("$__rate_interval", "$__range"),
+    }
+    units = {"Errors": "percentunit", "Mean": "s", "P95": "s", "Requests/s": "reqps"}
+    names = {f"Value #{letter}": name for letter, name in zip("ABCD", columns, strict=True)}
+    panel = (
+        table.Panel().title("Endpoints").description("Over the whole time shown.").datasource(SOURCE).height(8).span(12)
+    )
+    for letter, (name, expression) in zip("ABCD", columns.items(), strict=True):
+        panel = panel.with_target(query(expression, instant=True, form=PromQueryFormat.TABLE).ref_id(letter))
+        panel = panel.override_by_name(name, [DynamicConfigValue(id_val="unit", value=units[name])])
+    return (
+        panel.with_transformation(DataTransformerConfig(id_val="merge", options={}))
+        .with_transformation(
+            DataTransformerConfig(
+                id_val="organize",
+                options={"excludeByName": {"Time": True}, "renameByName": {"endpoint": "Endpoint", **names}},
+            )
+        )
+        .sort_by([common.TableSortByFieldState().display_name("Requests/s").desc(desc=True)])
+    )
+
+
+def objectives() -> Dashboard:
+    """Build the dashboard of the service level objectives: how fast the error budgets burn, and what is left."""
+    rows: list[tuple[str, Sequence[PanelBuilder]]] = []
+    for slo, about in (
+        ("availability", "99.9 % of requests are answered without a server error"),
+        ("latency", "99 % of requests are answered within 250 ms"),
+    ):
+        budget = f'slo:error_budget:ratio{{slo="{slo}"}}'
+        spent = f'slo:error:ratio14d{{slo="{slo}"}} / on (slo) {budget}'
+        burn = [query(f'slo:error:ratio{window}{{slo="{slo}"}} / on (slo) {budget}', window) for window in BURN_WINDOWS]
+        rows.append(
+            (
+                f"{slo.title()}: {about}",
+                [
+                    number(
+                        "Budget left",
+                        f"1 - {spent}",
+                        "percentunit",
+                        "Of the last 14 days' error budget (Prometheus keeps 15). Below 0, the objective is missed.",
+                        (None, "red"),
+                        (0, "orange"),
+                        (0.25, "green"),
+                    ).height(9),
+                    number(
+                        "Errors, last hour",
+                        f'slo:error:ratio1h{{slo="{slo}"}}',
+                        "percentunit",
+                        "Share of the requests of the last hour that missed the objective.",
+                    ).height(9),
+                    limited(
+                        chart(
+                            "Burn rate",
+                            "none",
+                            "1 spends exactly the budget in 30 days. Pages: 14.4 over 1h and 5m, 6 over 6h and 30m. "
+                            "Tickets: 3 over 1d and 2h, 1 over 3d and 6h.",
+                            *burn,
+                            width=16,
+                        ).height(9),
+                        (None, "transparent"),
+                        (1, "yellow"),
+                        (6, "orange"),
+                        (14.4, "red"),
+                    ),
+                ],
+            )
+        )
+    firing = (
+        table.Panel()
+        .title("Alerts")
+        .description("Pending and firing now.")
+        .datasource(SOURCE)
+        .height(8)
+        .span(24)
+        .with_target(
+            query(
+                "max by (alertname, alertstate, severity, instance) (ALERTS)",
+                instant=True,
+                form=PromQueryFormat.TABLE,
+            )
+        )
+        .with_transformation(
+            DataTransformerConfig(id_val="organize", options={"excludeByName": {"Time": True, "Value": True}})
+        )
+    )
+    rows.append(("Alerts", [firing]))
+    return page("task-api-slo", "Task API: objectives", "How fast the error budgets burn.", rows, instances=False)
+
+
+def kubernetes() -> Dashboard:
+    """Build the dashboard of the cluster's side: the autoscaler, and the pods it moves."""
+    restarts = 'kube_pod_container_status_restarts_total{container="task-api"}'
+    return page(
+        "task-api-kubernetes",
+        "Task API: autoscaling",
+        "The HorizontalPodAutoscaler and its pods, as kube-state-metrics tells them.",
+        [
+            (
+                "Autoscaler",
+                [
+                    chart(
+                        "Pods",
+                        "none",
+                        "Desired is what the autoscaler asks for, current what the Deployment runs.",
+                        query(f"kube_horizontalpodautoscaler_status_desired_replicas{{{HPA}}}", "desired"),
+                        query(f"kube_horizontalpodautoscaler_status_current_replicas{{{HPA}}}", "current"),
+                        query('kube_deployment_status_replicas_available{deployment="task-api"}', "available"),
+                        query(f"kube_horizontalpodautoscaler_spec_min_replicas{{{HPA}}}", "minimum"),
+                        query(f"kube_horizontalpodautoscaler_spec_max_replicas{{{HPA}}}", "maximum"),
+                    ),
+                    chart(
+                        "Use of what pods request",
+                        "percent",
+                        "What the autoscaler sees, against its targets: above a target it adds pods.",
+                        query(
+                            f"kube_horizontalpodautoscaler_status_target_metric{{{HPA}"
+                            ', metric_target_type="utilization"}',
+                            "{{metric_name}}",
+                        ),
+                        query(
+                            f"kube_horizontalpodautoscaler_spec_target_metric{{{HPA}"
+                            ', metric_target_type="utilization"}',
+                            "{{metric_name}}, target",
+                        ),
+                    ),
+                    chart(
+                        "Conditions",
+                        "none",
+                        "1 where it holds. ScalingLimited: the autoscaler wants more or fewer pods than it may have. "
+                        "ScalingActive should hold: else it cannot read its metrics.",
+                        query(
+                            f'kube_horizontalpodautoscaler_status_condition{{{HPA}, status="true"}}',
+                            "{{condition}}",
+                        ),
+                    ),
+                    chart(
+                        "Requests a pod",
+                        "reqps",
+                        "The load that each pod carries.",
+                        query(
+                            "sum by (pod) (rate(api_requests_total"
+                            '{job="task-api", endpoint!~"/(health|livez|readyz|metrics)"}[$__rate_interval]))',
+                            "{{pod}}",
+                        ),
+                    ),
+                ],
+            ),
+            (
+                "Pods",
+                [
+                    stacked(
+                        chart(
+                            "Pods by phase",
+                            "none",
+                            "Pods of the service and its jobs.",
+                            query('sum by (phase) (kube_pod_status_phase{pod=~"task-api-.*"})', "{{phase}}"),
+                        )
+                    ),
+                    chart(
+                        "Restarts",
+                        "none",
+                        "Restarts of containers within 15 minutes.",
+                        query(f"sum by (pod) (increase({restarts}[15m]))", "{{pod}}"),
+                    ),
+                ],
+            ),
+        ],
+        instances=False,
+    )
+
+
+def monitoring() -> Dashboard:
+    """Build the dashboard of the monitoring itself."""
+    return page(
+        "task-api-monitoring",
+        "Task API: monitoring itself",
+        "Whether Prometheus and Alertmanager do their work.",
+        [
+            (
+                "Prometheus",
+                [
+                    chart(
+                        "Targets up", "none", "1 where the last scrape worked.", query("min by (job) (up)", "{{job}}")
+                    ),
+                    chart(
+                        "Scrape duration",
+                        "s",
+                        "Time to scrape each job.",
+                        query("max by (job) (scrape_duration_seconds)", "{{job}}"),
+                    ),
+                    chart(
+                        "Rule evaluation",
+                        "s",
+                        "Time to evaluate each group of rules; it has 10 s.",
+                        query("max by (rule_group) (prometheus_rule_group_last_duration_seconds)", "{{rule_group}}"),
+                    ),
+                    chart(
+                        "Series",
+                        "none",
+                        "Series in memory: they grow when a label is not bounded.",
+                        query("prometheus_tsdb_head_series", "series"),
+                    ),
+                ],
+            ),
+            (
+                "Alertmanager",
+                [
+                    chart(
+                        "Notifications",
+                        "none",
+                        "Sent and failed within 5 minutes.",
+                        query("sum(increase(alertmanager_notifications_total[5m]))", "sent"),
+                        query("sum(increase(alertmanager_notifications_failed_total[5m]))", "failed"),
+                    ),
+                    chart(
+                        "Alerts held",
+                        "none",
+                        "Alerts by state.",
+                        query("sum by (state) (alertmanager_alerts)", "{{state}}"),
+                    ),
+                ],
+            ),
+        ],
+        instances=False,
+    )
+
+
+def generated() -> dict[Path, str]:
+    """Give the text of each dashboard's file."""
+    return {
+        FOLDER / f"{built.uid}.json": json.dumps(built, cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
+        for built in (overview(), objectives(), kubernetes(), monitoring())
+    }
+
+
+def drift() -> list[str]:
+    """Name the files that are not what the code gives, missing and left-over ones too."""
+    wanted = generated()
+    there = {path: path.read_text() for path in FOLDER.glob("*.json")}
+    return sorted(path.name for path in wanted.keys() | there.keys() if wanted.get(path) != there.get(path))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the files, or with --check name those that differ and exit 1."""
+    parser = argparse.ArgumentParser(prog="python -m monitoring.dashboards", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a file differs")
+    if parser.parse_args(arguments).check:
+        different = drift()
+        for name in different:
+            print(
+                f"{name} differs from monitoring/dashboards.py: run `python -m monitoring.dashboards`", file=sys.stderr
+            )
+        return 1 if different else 0
+    for path in FOLDER.glob("*.json"):
+        path.unlink()
+    for path, text in generated().items():
+        path.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
