@@ -179,48 +179,44 @@ def pip_audit(root: Path, locks: Sequence[str], service: str = OSV) -> Scan:
     return Scan(tool="pip-audit", version=tools.version("pip-audit"), targets=tuple(targets), findings=tuple(findings))
 
 
-def safety(root: Path, locks: Sequence[str]) -> Scan:
-    """Let Safety's service look at the locks. It wants a key, in SAFETY_API_KEY; without one there is no verdict."""
-    if not os.environ.get("SAFETY_API_KEY"):
+def safety(root: Path, locks: Sequence[str], key: str = "", **settings: str) -> Scan:
+    """Compare the locks with Safety's database, by KEY; SETTINGS, its environment variables, can name other servers.
+
+    It gets a home of its own, so that neither a login nor an old database of this machine decides.
+    """
+    if not key:
         raise Unreachable("Safety's service wants a key: set SAFETY_API_KEY (https://platform.safetycli.com)")
     findings, targets = [], []
     with TemporaryDirectory() as folder:
+        project = Path(folder, "project").resolve()
         for lock in locks:
-            copy = Path(folder, lock)
+            copy = project / lock
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(root / lock, copy)
         written = Path(folder, "report.json")
+        own = {"HOME": folder, "SAFETY_API_KEY": key, **settings}
         try:
-            call(
-                "safety",
-                "--stage=cicd",
-                "scan",
-                "--output=none",
-                f"--save-as=json:{written}",
-                expect=(0, 64),
-                cwd=Path(folder),
-            )
+            call("safety", "--stage", "cicd", "scan", "--save-as", "json", written, expect=(0, 64), cwd=project, **own)
             said = json.loads(written.read_text())
         except (NotAssessed, OSError, json.JSONDecodeError) as error:
             raise Unreachable(f"Safety's service cannot be asked ({error})") from error
-    for project in said["scan_results"]["projects"]:
-        for file in project["files"]:
-            lock = relative(file["location"], Path(folder))
-            for dependency in file["results"]["dependencies"]:
-                for specification in dependency["specifications"]:
-                    targets.append(f"{lock}: {specification['raw']}")
-                    findings += [
-                        Finding(
-                            tool="safety",
-                            rule=known["id"],
-                            severity=Severity.HIGH,
-                            message=f"{specification['raw']} has a known vulnerability ({known['vulnerable_spec']})",
-                            path=lock,
-                            subject=specification["raw"],
-                            help=f"https://data.safetycli.com/v/{known['id']}/",
-                        )
-                        for known in specification["vulnerabilities"]["known_vulnerabilities"]
-                    ]
+    for file in (file for found in said["scan_results"]["projects"] for file in found["files"]):
+        lock = relative(file["location"], project)
+        specifications = [one for dependency in file["results"]["dependencies"] for one in dependency["specifications"]]
+        targets += [f"{lock}: {specification['raw']}" for specification in specifications]
+        findings += [
+            Finding(
+                tool="safety",
+                rule=known["id"],
+                severity=Severity.HIGH,
+                message=f"{specification['raw']} has a known vulnerability ({known['vulnerable_spec']})",
+                path=lock,
+                subject=specification["raw"],
+                help=f"https://data.safetycli.com/v/{known['id'].removeprefix('pyup.io-')}/",
+            )
+            for specification in specifications
+            for known in specification["vulnerabilities"]["known_vulnerabilities"]
+        ]
     return Scan(tool="safety", version=tools.version("safety"), targets=tuple(targets), findings=tuple(findings))
 
 
@@ -362,7 +358,7 @@ def overlays() -> list[str]:
 GATES: dict[str, Gate] = {
     "trivy-config": lambda: trivy_config(ROOT, tracked(ROOT, *DOCKERFILES), overlays()),
     "pip-audit": lambda: pip_audit(ROOT, LOCKS),
-    "safety": lambda: safety(ROOT, LOCKS),
+    "safety": lambda: safety(ROOT, LOCKS, os.environ.get("SAFETY_API_KEY", "")),
     "bandit": lambda: bandit(ROOT, tracked(ROOT, *PYTHON)),
     "gitleaks": lambda: gitleaks(ROOT),
     "ruff": lambda: ruff(ROOT, tracked(ROOT, *PYTHON)),

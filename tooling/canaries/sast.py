@@ -1,0 +1,206 @@
+"""Planted defects for the sast stage."""
+
+import subprocess
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from tooling import sast
+from tooling.canaries import canary
+from tooling.canaries.fixtures import FLASK_0_12, PLANTED_ADVISORIES, answering, safety_servers
+from tooling.findings import Scan, check_waivers
+
+LOCK = "requirements.txt"
+CLOSED = "http://127.0.0.1:9/v1/query"  # the discard port: nothing listens
+
+
+def plant(folder: Path, name: str, content: str) -> str:
+    """Write a file into the canary's folder and give its name."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return name
+
+
+def commit(folder: Path, message: str) -> None:
+    """Commit everything in the canary's folder."""
+    identity = ["-c", "user.name=canary", "-c", "user.email=canary@example.com", "-c", "commit.gpgsign=false"]
+    for arguments in (["init", "--quiet"], ["add", "--all"], [*identity, "commit", "--quiet", "-m", message]):
+        subprocess.run(["git", *arguments], cwd=folder, check=True)
+
+
+SHELL = (
+    "import subprocess\n\n\ndef run(command: str) -> None:\n    subprocess.run(command, shell=True)  # nosec # noqa\n"
+)
+
+
+@canary("sast/bandit", "a shell that runs any string, excused by a comment", rule="B602", path="planted.py")
+def bandit_shell(folder: Path) -> Scan:
+    return sast.bandit(folder, [plant(folder, "planted.py", SHELL)])
+
+
+@canary("sast/bandit", "a file that cannot be parsed", problem="could not read")
+def bandit_unparsable(folder: Path) -> Scan:
+    return sast.bandit(folder, [plant(folder, "planted.py", "def (:\n")])
+
+
+@canary("sast/bandit", "no file at all", problem="looked at nothing")
+def bandit_nothing(folder: Path) -> Scan:
+    return sast.bandit(folder, [])
+
+
+@canary("sast/ruff", "a shell that runs any string, excused by a comment", rule="S602", path="planted.py")
+def ruff_shell(folder: Path) -> Scan:
+    return sast.ruff(folder, [plant(folder, "planted.py", SHELL)])
+
+
+def github_token() -> str:
+    """Put together what looks like a GitHub token, so that no file of this repository holds it."""
+    return "gh" + "p_" + "q7Zt4LxW9bVd2KmR8yNc5HsJ3fPa6GuE1oTi"
+
+
+@canary("sast/gitleaks", "a token in a commit that the next one deletes", rule="github-pat", path="settings.py")
+def gitleaks_deleted(folder: Path) -> Scan:
+    plant(folder, "settings.py", f'TOKEN = "{github_token()}"  # gitleaks:allow\n')
+    commit(folder, "add settings")
+    plant(folder, "settings.py", "")
+    commit(folder, "delete the token")
+    return sast.gitleaks(folder)
+
+
+@canary("sast/gitleaks", "a clone without its history", problem="this clone is shallow")
+def gitleaks_shallow(folder: Path) -> Scan:
+    origin = folder / "origin"
+    plant(origin, "settings.py", f'TOKEN = "{github_token()}"\n')
+    commit(origin, "add settings")
+    plant(origin, "settings.py", "")
+    commit(origin, "delete the token")
+    clone = ["git", "clone", "--quiet", "--depth=1", origin.as_uri(), str(folder / "clone")]
+    subprocess.run(clone, check=True)
+    return sast.gitleaks(folder / "clone")
+
+
+@canary("sast/gitleaks", "a tool that crashes: no repository to read", problem="git ended with code 128")
+def gitleaks_crash(folder: Path) -> Scan:
+    return sast.gitleaks(folder)
+
+
+@canary("sast/pip-audit", "a requirement with a known vulnerability", rule="CVE-2018-1000656", path=LOCK)
+def pip_audit_vulnerable(folder: Path) -> Scan:
+    lock = plant(folder, LOCK, "flask==0.12\n")
+    with answering({"flask": FLASK_0_12}) as url:
+        return msgspec.structs.replace(sast.pip_audit(folder, [lock], f"{url}/v1/query"), database=PLANTED_ADVISORIES)
+
+
+@canary("sast/pip-audit", "an unreachable source of advisories", problem="cannot be read")
+def pip_audit_unreachable(folder: Path) -> Scan:
+    return sast.pip_audit(folder, [plant(folder, LOCK, "flask==0.12\n")], CLOSED)
+
+
+@canary("sast/safety", "a requirement with a known vulnerability", rule="pyup.io-36388", path=LOCK)
+def safety_vulnerable(folder: Path) -> Scan:
+    lock = plant(folder, LOCK, "flask==0.12 \\\n    --hash=sha256:0000\n")
+    with safety_servers() as settings:
+        scan = sast.safety(folder, [lock], "planted", **settings)
+    return msgspec.structs.replace(scan, database=PLANTED_ADVISORIES)
+
+
+@canary("sast/safety", "no key to Safety's service", problem="wants a key")
+def safety_without_key(folder: Path) -> Scan:
+    return sast.safety(folder, [plant(folder, LOCK, "flask==0.12\n")])
+
+
+@canary("sast/safety", "an unreachable service", problem="cannot be asked")
+def safety_unreachable(folder: Path) -> Scan:
+    closed = {
+        "SAFETY_AUTH_SERVER_URL": CLOSED,
+        "SAFETY_DATA_API_BASE_URL": CLOSED,
+        "SAFETY_PLATFORM_API_BASE_URL": CLOSED,
+    }
+    return sast.safety(folder, [plant(folder, LOCK, "flask==0.12\n")], "planted", **closed)
+
+
+@canary("sast/hadolint", "a package of any version, excused by a comment", rule="DL3008", path="Dockerfile")
+def hadolint_unpinned(folder: Path) -> Scan:
+    lines = "FROM debian:13\n# hadolint ignore=DL3008\nRUN apt-get install -y --no-install-recommends curl\nUSER 1000\n"
+    return sast.hadolint(folder, [plant(folder, "Dockerfile", lines)])
+
+
+@canary("sast/hadolint", "a Dockerfile that is not there", problem="hadolint ended with code 1")
+def hadolint_missing(folder: Path) -> Scan:
+    return sast.hadolint(folder, ["Dockerfile"])
+
+
+@canary("sast/trivy-config", "an image that runs as root", rule="DS002", path="Dockerfile")
+def trivy_root(folder: Path) -> Scan:
+    return sast.trivy_config(folder, [plant(folder, "Dockerfile", 'FROM debian:13\nCMD ["sleep", "1"]\n')], [])
+
+
+@canary("sast/trivy-config", "a privileged pod", rule="KSV017", path="overlay")
+def trivy_privileged(folder: Path) -> Scan:
+    plant(folder, "overlay/kustomization.yaml", "resources: [pod.yaml]\n")
+    container = "{name: planted, image: 'debian:13', securityContext: {privileged: true}}"
+    pod = f"apiVersion: v1\nkind: Pod\nmetadata: {{name: planted}}\nspec: {{containers: [{container}]}}\n"
+    plant(folder, "overlay/pod.yaml", pod)
+    return sast.trivy_config(folder, [], ["overlay"])
+
+
+@canary("sast/trivy-config", "an overlay that kustomize cannot render", problem="kubectl ended with code 1")
+def trivy_unrendered(folder: Path) -> Scan:
+    plant(folder, "overlay/kustomization.yaml", "resources: [missing.yaml]\n")
+    return sast.trivy_config(folder, [], ["overlay"])
+
+
+WORKFLOW = """on: push
+permissions: {{}}
+jobs:
+  planted:
+    runs-on: ubuntu-24.04
+    steps:
+      - {step}
+"""
+
+
+@canary(
+    "sast/actionlint", "a shell step that takes a stranger's words", rule="expression", path=".github/workflows/w.yml"
+)
+def actionlint_injection(folder: Path) -> Scan:
+    workflow = WORKFLOW.format(step="run: echo ${{ github.event.issue.title }}")
+    return sast.actionlint(folder, [plant(folder, ".github/workflows/w.yml", workflow)])
+
+
+@canary("sast/actionlint", "no workflow at all", problem="looked at nothing")
+def actionlint_nothing(folder: Path) -> Scan:
+    return sast.actionlint(folder, [])
+
+
+@canary("sast/zizmor", "an action that is not pinned", rule="unpinned-uses", path=".github/workflows/w.yml")
+def zizmor_unpinned(folder: Path) -> Scan:
+    workflow = WORKFLOW.format(step="uses: actions/checkout@v6")
+    return sast.zizmor(folder, [plant(folder, ".github/workflows/w.yml", workflow)])
+
+
+WAIVER = (
+    '[[waiver]]\ntool = "bandit"\nrule = "B602"\nplace = "a.py"\nreason = "planted"\nowner = "canary"\nexpires = {}\n'
+)
+
+
+def today() -> date:
+    return datetime.now(UTC).date()
+
+
+@canary("sast/waivers", "an expired waiver", rule="expired-waiver", path="waivers.toml")
+def waiver_expired(folder: Path) -> Scan:
+    return check_waivers(folder / plant(folder, "waivers.toml", WAIVER.format(today() - timedelta(days=1))))
+
+
+@canary("sast/waivers", "a waiver for longer than 90 days", rule="long-waiver", path="waivers.toml")
+def waiver_long(folder: Path) -> Scan:
+    return check_waivers(folder / plant(folder, "waivers.toml", WAIVER.format(today() + timedelta(days=91))))
+
+
+@canary("sast/waivers", "a waiver that nobody answers for", problem="`reason` and `owner` must say something")
+def waiver_unowned(folder: Path) -> Scan:
+    lines = WAIVER.format(today()).replace('"canary"', '""')
+    return check_waivers(folder / plant(folder, "waivers.toml", lines))
