@@ -41,6 +41,7 @@ class Tool:
     program: str | None = None
     go: str | None = None
     version: str | None = None
+    least: str | None = None
     arguments: tuple[str, ...] = ("--version",)
     get: str = "run `./dev tools`"
 
@@ -52,7 +53,7 @@ class Tool:
         if self.go:
             pinned = HOME / f"{self.name}-{self.version}" / self.name
             return pinned if pinned.exists() else None
-        found_on_path = shutil.which(self.name)
+        found_on_path = shutil.which(self.name) or (shutil.which(self.program) if self.program else None)
         return Path(found_on_path) if found_on_path else None
 
 
@@ -64,7 +65,15 @@ def known() -> dict[str, Tool]:
 
 
 def require(name: str) -> Path:
-    """Give the program's path, or raise `MissingTool` with a message that says how to get it."""
+    """Give the program's path, or raise `MissingTool` with a message that says how to get it, or a newer one."""
+    path, tool = find(name), known()[name]
+    if tool.least and numbers(version(name)) < numbers(tool.least):
+        raise MissingTool(f"{name} is {version(name)}, older than {tool.least}: {tool.get}")
+    return path
+
+
+def find(name: str) -> Path:
+    """Give the program's path, however old it is; else as `require`."""
     tool = known()[name]
     path = tool.path()
     if path is None:
@@ -72,10 +81,15 @@ def require(name: str) -> Path:
     return path
 
 
+def numbers(version: str) -> list[int]:
+    """Give what versions are compared by: 2.53.3 is [2, 53, 3]."""
+    return [int(number) for number in re.findall(r"\d+", version)]
+
+
 @functools.cache
 def version(name: str) -> str:
     """Ask the program for its version, e.g. `0.59.1`. Raises `MissingTool`."""
-    command = [str(require(name)), *known()[name].arguments]
+    command = [str(find(name)), *known()[name].arguments]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     number = re.search(r"\d+\.\d+(\.\d+)*", said.stdout + said.stderr)
     return number.group() if number else "unknown"
