@@ -47,6 +47,7 @@ class Generator:
         self._cells: dict[tuple[int, str], _Cell] = defaultdict(_Cell)
         self._lags = histogram.new()
         self._errors: list[Event] = []
+        self._taken = (time.perf_counter(), time.process_time())
         environment.events.request.add_listener(self.request)
         environment.events.user_error.add_listener(self.error)
 
@@ -75,6 +76,8 @@ class Generator:
     def take(self) -> list[Entry]:
         """Give everything collected since the last time."""
         now = time.time()
+        (wall, cpu), self._taken = self._taken, (time.perf_counter(), time.process_time())
+        used = 100 * (self._taken[1] - cpu) / max(self._taken[0] - wall, 1e-6)
         options = self._environment.parsed_options
         cells, self._cells = self._cells, defaultdict(_Cell)
         lags, self._lags = self._lags, histogram.new()
@@ -88,7 +91,7 @@ class Generator:
             process = f"process {runner.worker_index}" if isinstance(runner, WorkerRunner) else "process"
             lag = lags.get_value_at_percentile(95) / 1000
             entries.append(Sample(now, "generator lag P95", lag, process, "ms"))
-            entries.append(Sample(now, "generator CPU", runner.current_cpu_usage, process, "%"))
+            entries.append(Sample(now, "generator CPU", used, process, "%"))
         return entries
 
 
@@ -139,7 +142,7 @@ class Collector:
             self.flush()
             users = self._environment.runner.user_count
             recorder.sample("users", users)
-            interval = 1 if sys.stdout.isatty() else 10
+            interval = 1 if sys.stderr.isatty() else 10
             if time.time() - last >= interval and self._environment.parsed_options.headless:
                 self._progress(time.time() - start, time.time() - last, users)
                 last = time.time()
@@ -148,7 +151,8 @@ class Collector:
         requests = self._seen.get_total_count()
         p95 = f"P95 {self._seen.get_value_at_percentile(95) / 1000:.1f} ms" if requests else "no answers"
         line = f"{after:6.0f} s  {users:4} users  {requests / interval:7.1f} requests/s  {p95}  {self._failures} failed"
-        print(f"\r{line}" if sys.stdout.isatty() else line, end="" if sys.stdout.isatty() else "\n", flush=True)
+        start, end = ("\r", "") if sys.stderr.isatty() else ("", "\n")
+        print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
         self._seen, self._failures = histogram.new(), 0
 
     def _scrape(self, recorder: Recorder) -> None:

@@ -203,13 +203,20 @@ class Measured:
         }
 
     def saturated(self, limits: GeneratorLimits) -> str:
-        """Say in which way the load generator was saturated, for half of the time or longer; empty: it was not."""
-        for series, limit in (("generator CPU", limits.cpu_percent), ("generator lag P95", limits.lag_p95_ms)):
-            values = [
-                e.value for e in self.entries if isinstance(e, Sample) and e.series == series and e.at >= self.start
-            ]
-            if values and (median := float(np.median(values))) > limit:
-                return f"the load generator was saturated: {series} was {median:.0f}, more than {limit:g}"
+        """Say why the load generator could not measure, for half of the time or longer; empty: it could."""
+
+        def median(series: str) -> float:
+            samples = [entry for entry in self.entries if isinstance(entry, Sample) and entry.at >= self.start]
+            return float(np.median([sample.value for sample in samples if sample.series == series] or [0]))
+
+        cpu, lag = median("generator CPU"), median("generator lag P95")
+        if cpu > limits.cpu_percent:
+            return f"the load generator was saturated: it used {cpu:.0f} % of a CPU, more than {limits.cpu_percent:g} %"
+        if lag > limits.lag_p95_ms:
+            return (
+                f"the machine was too busy to measure on: the load generator, using {cpu:.0f} % of a CPU, woke "
+                f"{lag:.0f} ms late (P95), more than {limits.lag_p95_ms:g} ms"
+            )
         return ""
 
 
@@ -322,7 +329,8 @@ class _Judge:
     ) -> Check:
         percent = PERCENTILES[objective]
         value = histogram.percentile(counts.sum(axis=0), percent)
-        low, high = interval(len(counts), lambda drawn: _percentile_of(counts[drawn], percent))
+        rows, milliseconds = histogram.used(counts)
+        low, high = interval(len(rows), lambda drawn: percentile_of(rows[drawn], percent, milliseconds))
         said = f"P{percent:g} is {value:.2f} ms ({low:.2f} to {high:.2f}), the limit {limit:g}"
         return self._timed(endpoint, objective, limit, value, bounds=(low, high), said=said, excusable=excusable)
 
@@ -332,8 +340,11 @@ class _Judge:
             reason = "the yardstick got no requests, so there is no ratio"
             return self._check(endpoint, "p95_ratio", limit, Outcome.INCONCLUSIVE, None, reason=reason)
 
+        rows, milliseconds = histogram.used(counts)
+        others, other_milliseconds = histogram.used(yardstick)
+
         def ratio(drawn: Any) -> float:
-            return _percentile_of(counts[drawn], 95) / _percentile_of(yardstick[drawn], 95)
+            return percentile_of(rows[drawn], 95, milliseconds) / percentile_of(others[drawn], 95, other_milliseconds)
 
         value = ratio(np.arange(len(counts)))
         low, high = interval(len(counts), ratio)
@@ -406,10 +417,10 @@ class _Judge:
         return self._check(endpoint, "min_per_second", limit, outcome, value, reason=reason)
 
 
-def _percentile_of(seconds: histogram.Counts, percent: float) -> float:
-    """Give the percentile of some seconds together; seconds without a request give infinity, which decides nothing."""
-    counts = seconds.sum(axis=0)
-    return histogram.percentile(counts, percent) if counts.any() else float("inf")
+def percentile_of(rows: histogram.Counts, percent: float, milliseconds: histogram.Milliseconds) -> float:
+    """Give the percentile of some seconds together; without any request infinity, which decides nothing."""
+    counts = rows.sum(axis=0)
+    return histogram.percentile(counts, percent, milliseconds) if counts.any() else float("inf")
 
 
 def _quantile(buckets: dict[float, int]) -> float:

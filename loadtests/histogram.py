@@ -13,6 +13,7 @@ import numpy.typing as npt
 from hdrh.histogram import HdrHistogram
 
 Counts = npt.NDArray[np.int64]
+Milliseconds = npt.NDArray[np.float64]
 
 LARGEST = 3_600_000_000  # microseconds
 _EMPTY = HdrHistogram(1, LARGEST, 3)
@@ -47,7 +48,7 @@ def add(histograms: Iterable[Counts]) -> Counts:
 
 
 #: The latency in milliseconds which each place of the counts stands for: the highest value that falls into it.
-MILLISECONDS: npt.NDArray[np.float64] = np.array(
+MILLISECONDS: Milliseconds = np.array(
     [
         _EMPTY.get_highest_equivalent_value(_EMPTY.get_value_from_index(index)) / 1000
         for index in range(_EMPTY.counts_len)
@@ -55,13 +56,20 @@ MILLISECONDS: npt.NDArray[np.float64] = np.array(
 )
 
 
-def percentile(counts: Counts, percent: float) -> float:
+def percentile(counts: Counts, percent: float, milliseconds: Milliseconds = MILLISECONDS) -> float:
     """Give the smallest latency in milliseconds that at least `percent` % of the requests did not exceed.
 
-    Raises ValueError without requests: nothing measured is not zero.
+    `milliseconds` says what each place of `counts` stands for. Raises ValueError without requests: nothing measured is
+    not zero.
     """
     total = int(counts.sum())
     if total == 0:
         raise ValueError("no requests, hence no percentile")
     rank = max(int(np.ceil(total * percent / 100)), 1)
-    return float(MILLISECONDS[np.searchsorted(np.cumsum(counts), rank)])
+    return float(milliseconds[np.searchsorted(np.cumsum(counts), rank)])
+
+
+def used(counts: Counts) -> tuple[Counts, Milliseconds]:
+    """Give the places of rows of counts that are not empty in all rows, and what they stand for."""
+    places = counts.any(axis=0)
+    return counts[:, places], MILLISECONDS[places]

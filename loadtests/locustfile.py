@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from locust import LoadTestShape, events
-from locust.runners import WorkerRunner
+from locust.runners import MasterRunner, WorkerRunner
 
 from loadtests import collector, shapes
 from loadtests.users import Importer, Reader, Session, Writer, Yardstick
@@ -30,8 +30,9 @@ class Shape(LoadTestShape):
         if share is not None:
             users = round(share * (options.num_users - 1)) + 1  # one is the yardstick
             return users, max(options.spawn_rate or 0, users)
-        if after < length + DRAIN_SECONDS or (runner.user_count and after < length + options.stop_timeout):
-            return 0, 1000
+        drain = DRAIN_SECONDS if isinstance(runner, MasterRunner) else 0
+        if after < length + drain or (runner.user_count and after < length + options.stop_timeout):
+            return 0, 100
         return None
 
 

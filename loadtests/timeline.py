@@ -1,9 +1,5 @@
-"""A flight record drawn: one HTML page, everything inlined, every chart on one time axis.
+"""A flight record drawn: one HTML page, everything inlined, every chart on one time axis."""
 
-`python -m loadtests.timeline RECORD [RECORD] --output PAGE` draws it; two records are laid over each other.
-"""
-
-import argparse
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -20,7 +16,7 @@ from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
 from loadtests import histogram
-from loadtests.record import BadRecordError, Entry, Event, Requests, Run, Sample, read
+from loadtests.record import Entry, Event, Requests, Run, Sample, read
 from tooling.page import render
 
 TEMPLATE = Path(__file__).parent / "templates" / "timeline.html"
@@ -245,7 +241,9 @@ def write(page: Path, *records: Path) -> None:
 
     Raises EmptyRecordError for a record without entries, `record.BadRecordError` for a file that is none.
     """
-    names = [path.stem if len({path.stem for path in records}) == len(records) else str(path) for path in records]
+    names = [
+        path.stem if len({path.stem for path in records}) == len(records) else path.parent.name for path in records
+    ]
     flights = [Flight(name, list(read(path))) for name, path in zip(names, records, strict=True)]
     config = {"displaylogo": False, "responsive": True}
     drawn = figure(flights).to_html(full_html=False, include_plotlyjs=True, config=config)
@@ -258,22 +256,3 @@ def write(page: Path, *records: Path) -> None:
         chart=markupsafe.Markup(drawn),  # noqa: S704 - plotly's own output
     )
     page.write_text(html, encoding="utf-8")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw the records named on the command line."""
-    parser = argparse.ArgumentParser(prog="python -m loadtests.timeline", description=__doc__)
-    parser.add_argument("records", metavar="RECORD", type=Path, nargs="+")
-    parser.add_argument("--output", metavar="PAGE", type=Path, help="default: the first record's name, with .html")
-    options = parser.parse_args(arguments)
-    page = options.output or options.records[0].with_suffix(".html")
-    try:
-        write(page, *options.records)
-    except (OSError, BadRecordError, EmptyRecordError) as error:
-        parser.error(str(error))
-    print(page)
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
