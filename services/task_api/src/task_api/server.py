@@ -59,8 +59,8 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
     def stop(self, graceful: bool = True) -> None:
         if graceful and not _draining[0]:
             _draining[0] = 1
-            log.info("draining", seconds=self.cfg.env["drain_seconds"])
-            time.sleep(self.cfg.env["drain_seconds"])
+            log.info("draining", seconds=self.app.settings.drain_seconds)
+            time.sleep(self.app.settings.drain_seconds)
         super().stop(graceful)
 
 
@@ -114,7 +114,9 @@ class Server(BaseApplication):  # type: ignore[misc]
         self.database.close()
         services: Services = self.wsgi().extensions["task_api"]
         services.draining = lambda: bool(_draining[0])
-        metrics.start_worker(__version__, self.settings.revision, self.database.engine.pool)
+        metrics.start_worker(__version__, self.settings.revision, self.settings.threads, self.database.engine.pool)
+        for key in self.settings.jwt_keys[:1]:
+            metrics.signing_key(key.kid)
         if self.settings.otel_exporter_otlp_endpoint:
             services.tracer = Tracer(__version__, self.database.engine)
             atexit.register(services.tracer.close)

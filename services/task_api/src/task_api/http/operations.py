@@ -79,6 +79,7 @@ def readyz() -> Response:
 @documented(answers=Answers(text=True), public=True, tag="operations")
 def scrape() -> Response:
     """Metrics in Prometheus' text format, or OpenMetrics with exemplars where the scraper accepts it."""
+    metrics.set_draining(services().draining())
     content, content_type = metrics.expose(request.headers.get("Accept", ""))
     return Response(content, content_type=content_type)
 

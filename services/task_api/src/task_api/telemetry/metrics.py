@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,16 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _requests = Counter("api_requests_total", "Requests answered.", ("endpoint", "method", "status"))
 _duration = Histogram("api_request_duration_seconds", "Time to answer a request.", ("endpoint", "method"), buckets=BUCKETS)
 _in_flight = Gauge("api_requests_in_flight", "Requests being answered.", multiprocess_mode="livesum")
+_threads = Gauge("api_request_threads", "Requests answered at once at most.", multiprocess_mode="livesum")
 _auth_failures = Counter("api_auth_failures_total", "Requests refused for who sent them.", ("reason",))
 _rate_limited = Counter("api_rate_limited_total", "Requests refused by the rate limit.")
 _connections = Gauge("db_pool_connections", "Database connections.", ("state",), multiprocess_mode="livesum")
 _pool_size = Gauge("db_pool_size", "Database connections at most.", multiprocess_mode="livesum")
 _build = Gauge(
     "task_api_build_info", "1, with what is running.", ("version", "revision", "python"), multiprocess_mode="livemax"
+)
+_key_created = Gauge(
+    "api_signing_key_created_timestamp_seconds", "When the key that signs tokens was made.", ("kid",), multiprocess_mode="livemax"
 )
 _draining = Gauge("task_api_draining", "1 from SIGTERM until the process ends.", multiprocess_mode="livemax")
 
@@ -56,8 +61,9 @@ def observe(endpoint: str, method: str, status: int, seconds: float, trace_id: s
         _exemplars[endpoint, method, bucket] = Exemplar({"trace_id": trace_id}, seconds, time.time())
 
 
-def start_worker(version: str, revision: str, pool: Any) -> None:
+def start_worker(version: str, revision: str, threads: int, pool: Any) -> None:
     """Publish what is running and watch the database pool (SQLAlchemy's QueuePool); once in each worker."""
+    _threads.set(threads)
     _build.labels(version, revision, platform.python_version()).set(1)
     _pool_size.set(pool.size())
     in_use, idle = _connections.labels("in_use"), _connections.labels("idle")
@@ -69,6 +75,15 @@ def start_worker(version: str, revision: str, pool: Any) -> None:
             time.sleep(1)
 
     threading.Thread(target=sample, name="pool-metrics", daemon=True).start()
+
+
+def signing_key(kid: str) -> None:
+    """Publish the age of the key that signs tokens, where its id tells: where it begins with a date, as in 20260131-4f2a."""
+    try:
+        created = datetime.strptime(kid[:8], "%Y%m%d").replace(tzinfo=UTC)
+    except ValueError:
+        return
+    _key_created.labels(kid).set(created.timestamp())
 
 
 def worker_exited(pid: int) -> None:
