@@ -65,7 +65,51 @@ class Durations(msgspec.Struct, frozen=True, tag="durations", tag_field="type", 
     buckets: dict[str, int]
 
 
-Entry = Run | Event | Sample | Requests | Durations
+class Pod(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A pod as the autoscaler's controller sees it. Times are Unix seconds; cpu in cores, memory in bytes.
+
+    `ready_changed` is when readiness last changed; `measured` is the end of the metrics' `window`, None without metrics.
+    """
+
+    name: str
+    phase: str
+    ready: bool
+    deleting: bool = False
+    started: float | None = None
+    ready_changed: float | None = None
+    cpu_request: float = 0
+    cpu_limit: float = 0
+    memory_request: float = 0
+    cpu: float | None = None
+    memory: float | None = None
+    measured: float | None = None
+    window: float = 0
+
+
+class Cluster(msgspec.Struct, frozen=True, tag="cluster", tag_field="type", omit_defaults=True):
+    """A deployment with its pods and its HorizontalPodAutoscaler at a moment.
+
+    `replicas` is what the deployment is asked for; `autoscaler` is the HPA's `spec` (autoscaling/v2); `synced` is when
+    the controller last wrote the HPA's status.
+    """
+
+    at: float
+    replicas: int
+    pods: list[Pod]
+    autoscaler: dict[str, Any]
+    synced: float | None = None
+
+    def samples(self) -> Iterator[Sample]:
+        """Give what a chart shows of it."""
+        ready = sum(pod.ready and not pod.deleting for pod in self.pods)
+        yield Sample(self.at, "pods", self.replicas, "desired", "pods")
+        yield Sample(self.at, "pods", ready, "ready", "pods")
+        for pod in self.pods:
+            if pod.cpu is not None and pod.cpu_request:
+                yield Sample(self.at, "CPU", 100 * pod.cpu / pod.cpu_request, pod.name, "% of request")
+
+
+Entry = Run | Event | Sample | Requests | Durations | Cluster
 
 
 class Recorder:

@@ -16,7 +16,7 @@ from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
 from loadtests import histogram
-from loadtests.record import Entry, Event, Requests, Run, Sample, read
+from loadtests.record import Cluster, Entry, Event, Requests, Run, Sample, read
 from tooling.page import render
 
 TEMPLATE = Path(__file__).parent / "templates" / "timeline.html"
@@ -62,6 +62,8 @@ class Flight:
         self.series: dict[str, dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
         self.bins: dict[int, Bin] = defaultdict(Bin)
         for entry in self.entries:
+            for sample in entry.samples() if isinstance(entry, Cluster) else ():
+                self.series[sample.series][sample.subject].append(sample)
             if isinstance(entry, Sample):
                 self.series[entry.series][entry.subject].append(entry)
             elif isinstance(entry, Requests):
