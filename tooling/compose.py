@@ -1,0 +1,164 @@
+"""The whole service on one machine: the stack of compose.yaml started, stopped, backed up and restored.
+
+Another project name (COMPOSE_PROJECT_NAME) with other ports (TASK_API_PORT, …; 0 takes a free one) is a second stack
+beside the first.
+"""
+
+import os
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from tooling import image, secrets
+from tooling.tools import ROOT, require
+
+BACKUPS = ROOT / "backups"
+USER, DATABASE = "task_api", "tasks"
+START_SECONDS = 300
+PAGES = {  # service: its port, and what a person finds there
+    "task-api": (5000, "the service; its documentation is /docs"),
+    "prometheus": (9090, "metrics and alerts"),
+    "alertmanager": (9093, "alerts on their way; `docker compose logs alert-receiver` shows what arrived"),
+    "grafana": (3000, "dashboards; user admin, password in .secrets/grafana.env"),
+    "jaeger": (16686, "traces"),
+}
+
+
+class ComposeError(Exception):
+    """Docker Compose could not do what was asked; the message says what to look at."""
+
+
+def up(*, grafana: bool = True, traces: bool = False) -> dict[str, str]:
+    """Make the secrets, build the image, start everything and wait until all is healthy; give each page's address.
+
+    Docker shows the progress. Raises `ComposeError`, `tooling.image.ImageError` or `tooling.tools.MissingTool`.
+    """
+    secrets.ensure()
+    image.build()
+    profiles = [f"--profile={name}" for name, wanted in (("grafana", grafana), ("traces", traces)) if wanted]
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://jaeger:4318"} if traces else {}
+    wait = ["--detach", "--wait", f"--wait-timeout={START_SECONDS}", "--remove-orphans"]
+    if _run(*profiles, "up", *wait, settings=settings):
+        _run("ps", "--all")
+        hint = " Without Grafana: `./dev up --no-grafana`." if grafana else ""
+        raise ComposeError(
+            "not all of it is running: see above, and `docker compose logs NAME`."
+            f" Is a port taken? Choose another: `TASK_API_PORT=5001 ./dev up`.{hint}"
+        )
+    found = addresses()
+    httpx.get(f"{found['task-api']}/readyz", timeout=10).raise_for_status()
+    show(found, left_out=[] if grafana else ["grafana"])
+    return found
+
+
+def down(*, volumes: bool = False) -> None:
+    """Stop and remove the containers; the data too where VOLUMES. Raises `ComposeError`."""
+    if _run("--profile=*", "down", "--remove-orphans", *["--volumes"] * volumes):
+        raise ComposeError("docker could not stop it: see above")
+
+
+def addresses() -> dict[str, str]:
+    """Give the address of each page that is served now, by the service's name."""
+    found = {}
+    for service, (port, _) in PAGES.items():
+        published = _output("--profile=*", "port", service, str(port))
+        if published:
+            found[service] = f"http://{published}"
+    return found
+
+
+def show(found: dict[str, str], left_out: list[str]) -> None:
+    """Print the addresses, and what was left out by an explicit wish."""
+    table = Table("", "address", "what is there")
+    for service, address in found.items():
+        table.add_row(service, address, PAGES[service][1])
+    for service in left_out:
+        table.add_row(service, "not started (--no-grafana)", PAGES[service][1])
+    Console(width=120).print(table)
+
+
+def backup(file: Path | None = None) -> Path:
+    """Write the database into FILE, by default backups/tasks-TIME.dump, while the service runs; give the file.
+
+    The format is pg_dump's custom one. The file is complete or not there at all. Raises `ComposeError`.
+    """
+    file = file or BACKUPS / f"tasks-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.dump"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f"{file.name}.part")
+    part.unlink(missing_ok=True)
+    part.touch(mode=0o600)
+    with part.open("wb") as target:
+        failed = _run(*_in_postgres("pg_dump"), "--format=custom", DATABASE, target=target)
+    if failed or not _tables(part):
+        part.unlink()
+        raise ComposeError("no backup was written: see above; is it running (`./dev up`)?")
+    part.replace(file)
+    print(f"{file}: {file.stat().st_size} bytes, the data of {_tables(file)} tables")
+    return file
+
+
+def restore(file: Path) -> None:
+    """Put the database of a backup in the place of the present one, and start the service on it.
+
+    The backup is read whole, into a database beside the present one, before anything is changed; the present one is
+    kept as tasks_replaced until the next restore. A backup of an older schema is migrated. Raises `ComposeError`.
+    """
+    if not file.is_file() or not _tables(file):
+        raise ComposeError(f"{file} is not a backup that `./dev backup` wrote, or PostgreSQL does not run (`./dev up`)")
+    _sql("DROP DATABASE IF EXISTS tasks_restored", "CREATE DATABASE tasks_restored")
+    with file.open("rb") as source:
+        options = ["--exit-on-error", "--single-transaction", "--no-owner", "--dbname=tasks_restored"]
+        if _run(*_in_postgres("pg_restore"), *options, source=source):
+            raise ComposeError(f"{file} could not be restored: see above; the present database is untouched")
+    if _run("stop", "task-api"):
+        raise ComposeError("the service could not be stopped; the present database is untouched")
+    _sql(
+        "DROP DATABASE IF EXISTS tasks_replaced WITH (FORCE)",
+        f"ALTER DATABASE {DATABASE} RENAME TO tasks_replaced",
+        f"ALTER DATABASE tasks_restored RENAME TO {DATABASE}",
+    )
+    if _run("up", "--no-recreate", "--detach", "--wait", f"--wait-timeout={START_SECONDS}", "task-api"):
+        raise ComposeError("restored, but the service does not start on it: `docker compose logs migrate task-api`")
+    print(f"restored from {file}; what was there before is the database tasks_replaced")
+
+
+def _in_postgres(program: str) -> list[str]:
+    return ["exec", "--no-TTY", "postgres", program, f"--username={USER}"]
+
+
+def _tables(file: Path) -> int:
+    """Count the tables whose data a backup holds; 0 for what is no backup."""
+    with file.open("rb") as source:
+        listing = _output("exec", "--no-TTY", "postgres", "pg_restore", "--list", source=source)
+    return listing.count(" TABLE DATA ")
+
+
+def _sql(*statements: str) -> None:
+    commands = [f"--command={statement}" for statement in ("SET client_min_messages = warning", *statements)]
+    if _run(*_in_postgres("psql"), "--quiet", "--set=ON_ERROR_STOP=1", "--dbname=postgres", *commands):
+        raise ComposeError(f"PostgreSQL refused: {'; '.join(statements)}")
+
+
+def _run(
+    *arguments: str,
+    settings: dict[str, str] | None = None,
+    source: IO[bytes] | None = None,
+    target: IO[bytes] | None = None,
+) -> int:
+    """Give Compose's exit code; what it says is shown."""
+    command = [str(require("docker")), "compose", *arguments]
+    environment = {**os.environ, **(settings or {})}
+    stdin = source or subprocess.DEVNULL
+    return subprocess.run(command, cwd=ROOT, env=environment, stdin=stdin, stdout=target, check=False).returncode
+
+
+def _output(*arguments: str, source: IO[bytes] | None = None) -> str:
+    """Give what Compose prints; nothing where it fails."""
+    command = [str(require("docker")), "compose", *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdin=source or subprocess.DEVNULL, capture_output=True, check=False)
+    return "" if done.returncode else done.stdout.decode(errors="replace").strip()

@@ -1,0 +1,223 @@
+"""The service's image, built one way for a laptop, CI, Compose and the cluster.
+
+`python -m tooling.image` builds it, tags it from Git, shows where each megabyte goes, and names it on its last line.
+Exit codes: 0 built, 1 larger than it may be, 2 not built.
+"""
+
+import argparse
+import collections
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tooling.page import render
+from tooling.tools import ROOT, MissingTool, require
+
+NAME = "task-api"
+DOCKERFILE = "services/task_api/Dockerfile"
+REPORTS = ROOT / "reports" / "image"
+MEGABYTE = 1_000_000
+MOST_MEGABYTES = 100.0
+
+
+class ImageError(Exception):
+    """The image could not be built or looked into; the message says why."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The checkout that an image is built from."""
+
+    version: str
+    revision: str
+    moment: int
+    """Seconds since 1970 of the commit: every date inside the image (SOURCE_DATE_EPOCH)."""
+
+    @classmethod
+    def of_checkout(cls) -> "Source":
+        """Read it from Git. Raises `ImageError` outside a checkout."""
+        return cls(
+            version=_run("git", "describe", "--tags", "--always", "--abbrev=12", "--dirty"),
+            revision=_run("git", "rev-parse", "HEAD"),
+            moment=int(_run("git", "show", "--no-patch", "--format=%ct", "HEAD")),
+        )
+
+    @property
+    def created(self) -> str:
+        """The commit's moment, as RFC 3339 writes it."""
+        return datetime.fromtimestamp(self.moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the image's files, and the bytes they take."""
+
+    name: str
+    kind: str
+    size: int
+
+
+def build(*, fresh: bool = False, tags: Iterable[str] = ("latest",)) -> str:
+    """Build the image of this checkout, from nothing where FRESH; give its name, `task-api:VERSION`. TAGS are set too.
+
+    Two builds of one commit give one digest. Raises `ImageError`, or `MissingTool` where there is no Docker.
+    """
+    source = Source.of_checkout()
+    image = f"{NAME}:{source.version}"
+    arguments = {
+        "SOURCE_DATE_EPOCH": source.moment,
+        "VERSION": source.version,
+        "REVISION": source.revision,
+        "CREATED": source.created,
+    }
+    command = ["buildx", "build", f"--file={DOCKERFILE}", f"--tag={image}", "--provenance=false", "--load"]
+    command += [f"--build-arg={name}={value}" for name, value in arguments.items()]
+    if subprocess.run([require("docker"), *command, *["--no-cache"] * fresh, "."], cwd=ROOT, check=False).returncode:
+        raise ImageError(f"docker could not build {DOCKERFILE}: see above")
+    _set_dates(image, source.created)
+    for tag in tags:
+        _run("docker", "tag", image, f"{NAME}:{tag}")
+    return image
+
+
+def _set_dates(image: str, created: str) -> None:
+    """Set the dates in the image's configuration where the engine takes them from the clock, as before Docker 23."""
+    before = inspect(image)
+    if before["Created"] == created:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        saved, dated = Path(folder, "saved.tar"), Path(folder, "dated.tar")
+        _run("docker", "save", "--output", str(saved), image)
+        with tarfile.open(saved) as old, tarfile.open(dated, "w") as new:
+            manifest = json.load(_member(old, "manifest.json"))
+            config = json.load(_member(old, manifest[0]["Config"]))
+            config["created"] = created
+            for step in config["history"]:
+                step["created"] = created
+            document = json.dumps(config, sort_keys=True).encode()
+            manifest[0]["Config"] = f"{hashlib.sha256(document).hexdigest()}.json"
+            for layer in manifest[0]["Layers"]:
+                new.addfile(old.getmember(layer), _member(old, layer))
+            for name, content in ((manifest[0]["Config"], document), ("manifest.json", json.dumps(manifest).encode())):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                new.addfile(entry, io.BytesIO(content))
+        _run("docker", "load", "--input", str(dated))
+    if inspect(image)["Id"] != before["Id"]:
+        subprocess.run([require("docker"), "image", "rm", before["Id"]], capture_output=True, check=False)
+
+
+def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    stream = archive.extractfile(name)
+    if stream is None:
+        raise ImageError(f"the saved image has no {name}")
+    return stream
+
+
+def inspect(image: str) -> dict[str, Any]:
+    """Give what the engine knows of an image. Raises `ImageError` where it is not there."""
+    found: dict[str, Any] = json.loads(_run("docker", "image", "inspect", image))[0]
+    return found
+
+
+def parts(image: str) -> list[Part]:
+    """Measure every part of the image, the largest first: each library, the bytecode, the service, the base image."""
+    container = _run("docker", "create", image)
+    try:
+        with (
+            subprocess.Popen([require("docker"), "export", container], stdout=subprocess.PIPE) as export,
+            tarfile.open(fileobj=export.stdout, mode="r|") as tree,
+        ):
+            return measure((PurePosixPath(entry.name), entry.size) for entry in tree if entry.isfile())
+    finally:
+        _run("docker", "rm", container)
+
+
+def measure(files: Iterable[tuple[PurePosixPath, int]]) -> list[Part]:
+    """Add up the sizes of FILES by what they belong to, the largest first."""
+    sizes: collections.Counter[tuple[str, str]] = collections.Counter()
+    for path, size in files:
+        match path.parts:
+            case ("app", "bytecode", "app", *_):
+                key = ("bytecode of the service and its libraries", "bytecode")
+            case ("app", "bytecode", *_):
+                key = ("bytecode of the standard library", "bytecode")
+            case ("app", "lib", name, *_) if name.endswith(".dist-info"):
+                key = ("what each distribution says of itself", "library")
+            case ("app", "lib", "task_api", *_):
+                key = ("task_api", "service")
+            case ("app", "lib", name, *_):
+                key = (name.partition(".cpython-")[0].removesuffix(".py"), "library")
+            case _:
+                key = ("Python and the system", "base image")
+        sizes[key] += size
+    return [Part(name, kind, size) for (name, kind), size in sizes.most_common()]
+
+
+def write_report(image: str, found: list[Part], folder: Path = REPORTS) -> float:
+    """Write size.json and size.html, print the larger parts, and give the whole size in megabytes."""
+    whole = inspect(image)
+    size: float = whole["Size"] / MEGABYTE
+    data = {
+        "image": image,
+        "id": whole["Id"],
+        "bytes": whole["Size"],
+        "most_bytes": int(MOST_MEGABYTES * MEGABYTE),
+        "parts": [asdict(part) for part in found],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "size.json").write_text(json.dumps(data, indent=1) + "\n")
+    (folder / "size.html").write_text(render("image.html", **data))
+    table = Table("part", "of", "MB", title=f"{image}: {size:.1f} MB, of {MOST_MEGABYTES:.0f} at most")
+    table.columns[2].justify = "right"
+    shown = [part for part in found if part.size >= 0.3 * MEGABYTE]
+    for part in shown:
+        table.add_row(part.name, part.kind, f"{part.size / MEGABYTE:.1f}")
+    rest = found[len(shown) :]
+    table.add_row(f"{len(rest)} smaller ones", "", f"{sum(part.size for part in rest) / MEGABYTE:.1f}")
+    Console().print(table)
+    return size
+
+
+def _run(name: str, *arguments: str) -> str:
+    command = [str(require(name)), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ImageError(f"`{name} {' '.join(arguments)}` failed: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build, measure and report."""
+    parser = argparse.ArgumentParser(prog="python -m tooling.image", description=__doc__)
+    parser.add_argument(
+        "--fresh", action="store_true", help="build every step again, as a machine without a cache does"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        image = build(fresh=options.fresh)
+        size = write_report(image, parts(image))
+    except (ImageError, MissingTool) as error:
+        print(f"image: {error}", file=sys.stderr)
+        return 2
+    print(image)
+    if size > MOST_MEGABYTES:
+        print(f"image: {size:.1f} MB are more than the {MOST_MEGABYTES:.0f} MB it may have", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
