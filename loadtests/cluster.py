@@ -3,6 +3,7 @@
 import contextlib
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -94,7 +95,7 @@ class _Watcher:
         metrics = {item["metadata"]["name"]: item for item in measured}
         found = [pod(item, metrics.get(item["metadata"]["name"])) for item in pods]
         self._recorder.write(
-            Cluster(now(), deployment["spec"]["replicas"], found, autoscaler["spec"], synced(autoscaler))
+            Cluster(time.time(), deployment["spec"]["replicas"], found, autoscaler["spec"], synced(autoscaler))
         )
         events = self._get(f"/api/v1{space}/events")["items"]
         fresh = {(item["metadata"]["uid"], item.get("count") or 1): item for item in events}
@@ -107,11 +108,6 @@ class _Watcher:
         answer = self._client.get(path, params=parameters)
         answer.raise_for_status()
         return answer.json()
-
-
-def now() -> float:
-    """Give the time in Unix seconds."""
-    return datetime.now().timestamp()  # noqa: DTZ005 - a timestamp has no zone
 
 
 def moment(text: str | None) -> float | None:
@@ -173,7 +169,7 @@ def happened(item: dict[str, Any]) -> Event | None:
     """Give the flight record's event for one of Kubernetes's, or None for what is of no interest there."""
     kind, reason = item["involvedObject"]["kind"], item["reason"]
     text = f"{item['involvedObject']['name']}: {reason}: {item['message']}"
-    at = moment(item.get("lastTimestamp") or item.get("eventTime")) or now()
+    at = moment(item.get("lastTimestamp") or item.get("eventTime")) or time.time()
     if kind == "HorizontalPodAutoscaler":
         return Event(at, "hpa", text)
     if kind == "Deployment":

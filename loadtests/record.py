@@ -68,7 +68,7 @@ class Durations(msgspec.Struct, frozen=True, tag="durations", tag_field="type", 
 class Pod(msgspec.Struct, frozen=True, omit_defaults=True):
     """A pod as the autoscaler's controller sees it. Times are Unix seconds; cpu in cores, memory in bytes.
 
-    `ready_changed` is when readiness last changed; `measured` is the end of the metrics' `window`, None without metrics.
+    `ready_changed` is when readiness last changed; `measured` ends the metrics' `window`, None without metrics.
     """
 
     name: str

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import cycle
@@ -243,10 +243,13 @@ def write(page: Path, *records: Path) -> None:
 
     Raises EmptyRecordError for a record without entries, `record.BadRecordError` for a file that is none.
     """
-    names = [
-        path.stem if len({path.stem for path in records}) == len(records) else path.parent.name for path in records
-    ]
-    flights = [Flight(name, list(read(path))) for name, path in zip(names, records, strict=True)]
+    distinct = len({path.stem for path in records}) == len(records)
+    draw(page, {path.stem if distinct else str(path.parent.name): list(read(path)) for path in records})
+
+
+def draw(page: Path, records: Mapping[str, Sequence[Entry]]) -> None:
+    """Draw entries by the name of their record, as `write` does."""
+    flights = [Flight(name, entries) for name, entries in records.items()]
     config = {"displaylogo": False, "responsive": True}
     drawn = figure(flights).to_html(full_html=False, include_plotlyjs=True, config=config)
     page.parent.mkdir(parents=True, exist_ok=True)
