@@ -39,6 +39,13 @@ def test(session: nox.Session) -> None:
 
 
 @nox.session
+def containers(session: nox.Session) -> None:
+    """The image and the Compose stack: run hardened, killed under load, lost and restored. Needs Docker."""
+    install(session, "test", service=True)
+    session.run("pytest", "-m", "docker", "tests/containers", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """What the service costs, held against two plain services: `nox -s bench -- cpu` for one measure alone."""
     install(session, "bench", service=True)
