@@ -55,7 +55,7 @@ class Registration(Struct, forbid_unknown_fields=True):
 class Login(Struct, forbid_unknown_fields=True):
     """An attempt to log in."""
 
-    email: Annotated[str, Meta(max_length=254)]
+    email: Annotated[str, Meta(max_length=254, pattern=r"^[^\x00]*$")]  # PostgreSQL cannot be asked for U+0000
     password: Annotated[str, Meta(max_length=1024)]
 
     def __post_init__(self) -> None:
