@@ -1,0 +1,19 @@
+"""From an empty machine to a scaled and verified service: what `invoke deploy` and its siblings do.
+
+`release` holds the order of the steps; `cluster` is the local kind cluster, `manifests` what is applied, `kube` how,
+`rollout` waits and explains, `verify` proves, `backup` saves and restores, `steps` shows and records the progress.
+"""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+K8S = ROOT / "k8s"
+REPORTS = ROOT / "reports" / "deploy"
+
+
+class DeployError(Exception):
+    """A deploy cannot go on. The message says why, and what to do about it; `evidence` is what the cluster said."""
+
+    def __init__(self, message: str, evidence: str = "") -> None:
+        super().__init__(message)
+        self.evidence = evidence

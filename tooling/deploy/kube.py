@@ -1,0 +1,119 @@
+"""kubectl, with JSON in and out. One field manager owns what a deploy applies."""
+
+import difflib
+import json
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from tooling.deploy import DeployError
+from tooling.tools import require
+
+Object = dict[str, Any]
+"""A Kubernetes object as it is written in JSON."""
+
+FIELD_MANAGER = "task-api-deploy"
+REPLICAS_MANAGER = "task-api-replicas"
+KEPT_BY_THE_SERVER = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "selfLink", "uid")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What applying did to one object: created, changed (with a diff of YAML lines), or unchanged."""
+
+    verb: str
+    name: str
+    diff: str = ""
+
+
+@dataclass(frozen=True)
+class Kube:
+    """One namespace of one cluster, named by its kubectl context."""
+
+    context: str
+    namespace: str = "task-api"
+
+    def run(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run kubectl and give its output. Raises `DeployError` with its own words when it fails."""
+        command = [str(require("kubectl")), "--context", self.context, "--namespace", self.namespace, *arguments]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise DeployError(f"kubectl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+    def get(self, kind: str, name: str) -> Object | None:
+        """Give one object, or None where there is none."""
+        text = self.run("get", kind, name, "--ignore-not-found", "--output=json")
+        return json.loads(text) if text else None
+
+    def find(self, kind: str, selector: str = "") -> list[Object]:
+        """Give the objects of a kind, those with the labels of SELECTOR."""
+        items: list[Object] = json.loads(self.run("get", kind, f"--selector={selector}", "--output=json"))["items"]
+        return items
+
+    def raw(self, path: str) -> Any:
+        """Give what the API server answers at PATH."""
+        return json.loads(self.run("get", f"--raw={path}"))
+
+    def apply(self, objects: Sequence[Object]) -> list[Change]:
+        """Apply on the server's side, taking over fields that others have set, and tell what that changed."""
+        if not objects:
+            return []
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+        before = self._items(self.run("get", "--filename=-", "--ignore-not-found", "--output=json", stdin=text))
+        flags = ["--server-side", "--force-conflicts", f"--field-manager={FIELD_MANAGER}"]
+        after = self._items(self.run("apply", *flags, "--filename=-", "--output=json", stdin=text))
+        return changes(before, after)
+
+    def hand_over_replicas(self, deployment: Object) -> None:
+        """Give the number of pods another owner, so that it stays when later applies do not name it.
+
+        https://kubernetes.io/docs/reference/using-api/server-side-apply/#transferring-ownership
+        """
+        fields = {key: deployment["metadata"][key] for key in ("name", "namespace")}
+        number = {"replicas": deployment["spec"]["replicas"]}
+        text = json.dumps({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": fields, "spec": number})
+        # only the server can tell that the rest of the object is there
+        flags = ["--server-side", "--validate=false", f"--field-manager={REPLICAS_MANAGER}"]
+        self.run("apply", *flags, "--filename=-", stdin=text)
+
+    @staticmethod
+    def _items(text: str) -> list[Object]:
+        found: Object = json.loads(text) if text.strip() else {"items": []}
+        return found["items"] if found.get("kind", "List") == "List" else [found]
+
+
+def identity(item: Object) -> str:
+    """Name an object as kubectl does, kind/name."""
+    return f"{item['kind']}/{item['metadata']['name']}".lower()
+
+
+def labels(selector: dict[str, str]) -> str:
+    """Write labels as a selector."""
+    return ",".join(f"{name}={value}" for name, value in selector.items())
+
+
+def readable(item: Object) -> list[str]:
+    """Give the lines of an object's YAML without what the server keeps for itself, a Secret's values hidden."""
+    shown = {name: value for name, value in item.items() if name != "status"}
+    shown["metadata"] = {key: value for key, value in item["metadata"].items() if key not in KEPT_BY_THE_SERVER}
+    if item["kind"] == "Secret":
+        shown["data"] = dict.fromkeys(item.get("data", {}), "(hidden)")
+    return str(yaml.safe_dump(shown)).splitlines()
+
+
+def changes(before: Iterable[Object], after: Iterable[Object]) -> list[Change]:
+    """Compare objects as they were and as they are."""
+    old = {identity(item): item for item in before}
+    found = []
+    for item in after:
+        name = identity(item)
+        if name in old:
+            diff = list(difflib.unified_diff(readable(old[name]), readable(item), lineterm="", n=1))[2:]
+            found.append(Change("changed" if diff else "unchanged", name, "\n".join(diff)))
+        else:
+            found.append(Change("created", name))
+    return found

@@ -1,0 +1,165 @@
+"""The order of a deploy's steps, and its way back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tooling.deploy import REPORTS, DeployError, backup, cluster, manifests, rollout, verify
+from tooling.deploy.kube import Change, Kube, Object
+from tooling.deploy.steps import Steps
+
+DEPLOYMENT = "task-api"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to deploy: an overlay of k8s/, and the cluster. Without CONTEXT it is the local kind cluster."""
+
+    overlay: Path
+    kube: Kube
+    local: bool
+
+    @classmethod
+    def of(cls, overlay: str, context: str = "") -> "Target":
+        """Make sense of what the command line says. Raises `DeployError`."""
+        folder = manifests.overlay_folder(overlay)
+        if not context and folder.name in ("eks", "gke"):
+            raise DeployError(f"the overlay {overlay} needs a cluster: name its kubectl context (`kubectl config get-contexts`)")
+        return cls(folder, Kube(context or cluster.CONTEXT), local=not context)
+
+    def url(self) -> str:
+        """Give the address at which clients find the service."""
+        if self.local:
+            return cluster.URL
+        ingress = self.kube.get("ingress", "task-api")
+        if ingress is None:
+            raise DeployError("the overlay has no ingress/task-api whose host could be asked")
+        return f"https://{ingress['spec']['rules'][0]['host']}"
+
+
+def deploy(target: Target, image: str, steps: Steps) -> None:
+    """Bring the cluster to what the overlay says with IMAGE, and prove that it works.
+
+    IMAGE must have been checked before. Raises `DeployError` when it does not come up; what served before serves again then.
+    """
+    kube = target.kube
+    if target.local:
+        with steps.step("kind cluster") as say:
+            cluster.create(say)
+    objects = manifests.render(kube, target.overlay, image, generate_secrets=target.local)
+    if target.local:
+        with steps.step("copy images into the cluster") as say:
+            cluster.load(manifests.images(objects), say)
+        cluster.install_metrics_server()
+        cluster.free_backup_volume(kube)
+    wait_for_the_end_of(kube, steps)
+    with steps.step("namespace, settings, secrets, network policies") as say:
+        show(steps, kube.apply([item for item in objects if item["kind"] == "Namespace"]))
+        show(steps, kube.apply([item for item in manifests.of_stage(objects, "foundation") if item["kind"] != "Namespace"]))
+    if database := manifests.of_stage(objects, "database"):
+        with steps.step("PostgreSQL") as say:
+            show(steps, kube.apply(database))
+            for item in database:
+                if item["kind"] == "StatefulSet":
+                    rollout.wait(kube, "statefulset", item["metadata"]["name"], say)
+    for job in manifests.of_stage(objects, "migration"):
+        with steps.step("migration") as say:
+            backup.migrate(kube, job, say)
+    if target.local:
+        with steps.step("metrics-server") as say:
+            cluster.serve_metrics(say)
+    roll_out(target, manifests.of_stage(objects, "service"), steps)
+    with steps.step("remove settings that no revision uses") as say:
+        removed = prune(kube, objects)
+        say(f"{len(removed)} removed")
+
+
+def wait_for_the_end_of(kube: Kube, steps: Steps) -> None:
+    """Wait for a namespace that is being deleted."""
+    namespace = kube.get("namespace", kube.namespace)
+    if namespace and namespace["status"]["phase"] == "Terminating":
+        with steps.step("the end of the namespace that is being deleted"):
+            kube.run("wait", f"namespace/{kube.namespace}", "--for=delete", "--timeout=180s")
+
+
+def roll_out(target: Target, objects: Sequence[Object], steps: Steps) -> None:
+    """Apply the service and prove it; when it does not come up, go back to the revision that served before."""
+    kube = target.kube
+    before = kube.get("deployment", DEPLOYMENT)
+    revision = rollout.revision(before) if before else 0
+    try:
+        with steps.step("roll out") as say:
+            show(steps, apply_service(kube, objects, first=before is None))
+            for kind in ("deployment", "statefulset"):
+                for item in objects:
+                    if item["kind"].lower() == kind:
+                        rollout.wait(kube, kind, item["metadata"]["name"], say)
+        with steps.step("first answer from outside") as say:
+            verify.answers(target.url(), say)
+        steps.mark("first 200")
+        with steps.step("write and read a task") as say:
+            verify.task_round(target.url(), say)
+        with steps.step("metrics scraped") as say:
+            verify.scraped(kube, say)
+        with steps.step("autoscaler reads real numbers") as say:
+            verify.autoscaler_reads(kube, say)
+    except DeployError as error:
+        raise DeployError(f"{error}\n{go_back(kube, revision, steps)}", error.evidence) from error
+
+
+def apply_service(kube: Kube, objects: Sequence[Object], *, first: bool) -> list[Change]:
+    """Apply the workloads. How many pods a scaled one has is the manifest's to say the first time, the autoscaler's ever after."""
+    scaled = {item["spec"]["scaleTargetRef"]["name"] for item in objects if item["kind"] == "HorizontalPodAutoscaler"}
+    deployments = [item for item in objects if item["kind"] == "Deployment" and item["metadata"]["name"] in scaled]
+    if first:
+        changes = kube.apply(objects)
+        for item in deployments:
+            kube.hand_over_replicas(item)
+        return changes
+    for item in deployments:
+        item["spec"].pop("replicas", None)
+    return kube.apply(objects)
+
+
+def go_back(kube: Kube, revision: int, steps: Steps) -> str:
+    """Undo a failed rollout, and say what was done."""
+    deployment = kube.get("deployment", DEPLOYMENT)
+    if not revision:
+        return "this was the first deploy: there is nothing to go back to"
+    if deployment is None or rollout.revision(deployment) == revision:
+        return f"the pods are those of revision {revision}, as before: there is nothing to go back to"
+    failed = next((pod for pod in rollout.pods_of(kube, deployment)), None)
+    with steps.step(f"roll back to revision {revision}") as say:
+        rollout.roll_back(kube, DEPLOYMENT, say, to=revision)
+    if failed:  # so that the history holds only what has served
+        kube.run("delete", "replicaset", failed["metadata"]["ownerReferences"][0]["name"], "--ignore-not-found")
+    return f"rolled back: revision {revision} serves again"
+
+
+def prune(kube: Kube, objects: Sequence[Object]) -> list[str]:
+    """Remove settings and secrets of earlier deploys that neither this one nor a revision to go back to refers to."""
+    used = {(item["kind"], item["metadata"]["name"]) for item in objects}
+    for replica_set in kube.find("replicaset"):
+        for container in replica_set["spec"]["template"]["spec"]["containers"]:
+            for source in container.get("envFrom", []):
+                used |= {("ConfigMap", source[key]["name"]) for key in ("configMapRef",) if key in source}
+                used |= {("Secret", source[key]["name"]) for key in ("secretRef",) if key in source}
+        for volume in replica_set["spec"]["template"]["spec"].get("volumes", []):
+            if "configMap" in volume:
+                used.add(("ConfigMap", volume["configMap"]["name"]))
+    removed = []
+    for kind in ("ConfigMap", "Secret"):
+        for item in kube.find(kind.lower(), "app.kubernetes.io/part-of=task-api"):
+            if (kind, item["metadata"]["name"]) not in used:
+                kube.run("delete", kind.lower(), item["metadata"]["name"])
+                removed.append(f"{kind}/{item['metadata']['name']}")
+    return removed
+
+
+def show(steps: Steps, changes: Sequence[Change]) -> None:
+    """Print what changed, with its diff, and count what did not."""
+    for change in changes:
+        if change.verb != "unchanged":
+            steps.tell(f"    {change.verb} {change.name}")
+            for line in change.diff.splitlines():
+                steps.tell(f"      {line}")

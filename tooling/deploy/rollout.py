@@ -1,0 +1,181 @@
+"""Wait until something applied is there, or say why it will not be."""
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tooling.deploy import DeployError
+from tooling.deploy.kube import Kube, Object, labels
+from tooling.deploy.steps import Say
+
+REVISION = "deployment.kubernetes.io/revision"
+HOPELESS = {
+    "CrashLoopBackOff",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "ErrImageNeverPull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "RunContainerError",
+}
+"""Reasons of a waiting container that no further waiting mends."""
+
+LOG_LINES = 15
+EVENTS = 8
+
+
+@dataclass(frozen=True)
+class State:
+    """How far something is: `done`, or not, and then how far; `failure` when it never will be."""
+
+    done: bool
+    text: str
+    failure: str = ""
+
+
+def workload_state(item: Object) -> State:
+    """Judge a Deployment, StatefulSet or Job by its status alone."""
+    spec, status = item["spec"], item.get("status", {})
+    conditions = {condition["type"]: condition for condition in status.get("conditions", [])}
+
+    def holds(name: str) -> bool:
+        return bool(conditions.get(name, {}).get("status") == "True")
+
+    if item["kind"] == "Job":
+        failure = conditions["Failed"]["message"] if holds("Failed") else ""
+        return State(holds("Complete"), f"{status.get('active', 0)} running", failure)
+    wanted = spec["replicas"]
+    updated, total = status.get("updatedReplicas", 0), status.get("replicas", 0)
+    ready = status.get("availableReplicas", 0)
+    text = f"{updated}/{wanted} updated, {ready}/{wanted} available"
+    if status.get("observedGeneration", 0) < item["metadata"]["generation"]:
+        return State(False, "not seen by its controller yet")
+    if holds("ReplicaFailure"):
+        return State(False, text, conditions["ReplicaFailure"]["message"])
+    if conditions.get("Progressing", {}).get("reason") == "ProgressDeadlineExceeded":
+        return State(False, text, conditions["Progressing"]["message"])
+    return State(updated == wanted == total == ready, text)
+
+
+def pod_failure(pod: Object) -> str:
+    """Say why a pod does not come up, or nothing where it still may."""
+    status = pod.get("status", {})
+    for container in status.get("initContainerStatuses", []) + status.get("containerStatuses", []):
+        waiting = container["state"].get("waiting", {})
+        if waiting.get("reason") in HOPELESS:
+            ended = container.get("lastState", {}).get("terminated", {})
+            how = f"; it ended with status {ended['exitCode']} ({ended['reason']})" if ended else ""
+            return f"{waiting['reason']}: {waiting.get('message', 'no message')}{how}"
+        ended = container["state"].get("terminated", {})
+        if ended.get("exitCode"):
+            return f"{container['name']} ended with status {ended['exitCode']} ({ended['reason']})"
+    return ""
+
+
+def pod_news(pods: Iterable[Object]) -> str:
+    """Say what the pods that are not ready wait for."""
+    news = set()
+    for pod in pods:
+        status = pod.get("status", {})
+        for condition in status.get("conditions", []):
+            if condition["type"] == "PodScheduled" and condition["status"] == "False":
+                news.add(condition.get("message", "not scheduled"))
+        for container in status.get("containerStatuses", []):
+            if not container["ready"]:
+                state, detail = next(iter(container["state"].items()))
+                news.add(detail.get("reason", "starting" if state == "running" else state))
+    return ", ".join(sorted(news))
+
+
+def pods_of(kube: Kube, item: Object) -> list[Object]:
+    """Give a workload's pods; of a Deployment only those of its newest revision."""
+    selector = dict(item["spec"]["selector"]["matchLabels"])
+    if item["kind"] == "Deployment":
+        newest = revision(item)
+        for replica_set in kube.find("replicaset", labels(selector)):
+            if revision(replica_set) == newest:
+                selector = replica_set["spec"]["selector"]["matchLabels"]
+    return [pod for pod in kube.find("pod", labels(selector)) if "deletionTimestamp" not in pod["metadata"]]
+
+
+def revision(item: Object) -> int:
+    """Give the revision of a Deployment or of one of its ReplicaSets; 0 before its controller has seen it."""
+    return int(item["metadata"].get("annotations", {}).get(REVISION, 0))
+
+
+def evidence(kube: Kube, pod: Object) -> str:
+    """Collect what a pod's events and its last log lines say."""
+    name = pod["metadata"]["name"]
+    found = json.loads(kube.run("get", "events", f"--field-selector=involvedObject.name={name}", "--output=json"))["items"]
+    lines = [f"events of pod/{name}:"]
+    lines += [f"  {event['type']:8} {event['reason']:20} {event['message']}" for event in found[-EVENTS:]]
+    restarts = any(container["restartCount"] for container in pod["status"].get("containerStatuses", []))
+    flags = [f"--tail={LOG_LINES}", *(["--previous"] if restarts else [])]
+    try:
+        log = kube.run("logs", name, *flags)
+    except DeployError:  # no container has run yet
+        log = ""
+    lines += [f"last log lines of pod/{name}:", *(f"  {line}" for line in log.splitlines())] if log else ["  (it has no log)"]
+    return "\n".join(lines)
+
+
+def wait(kube: Kube, kind: str, name: str, say: Say, *, timeout: float = 180) -> None:
+    """Wait until a Deployment, StatefulSet or Job is complete.
+
+    Raises `DeployError` as soon as a pod cannot come up or the workload has failed, and after TIMEOUT seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        item = kube.get(kind, name)
+        if item is None:
+            raise DeployError(f"{kind}/{name} is gone")
+        state = workload_state(item)
+        if state.done:
+            say(state.text if kind != "job" else "complete")
+            return
+        pods = pods_of(kube, item)
+        reasons = {reason: pod for pod in pods if (reason := pod_failure(pod))}
+        failure = next(iter(reasons), state.failure)
+        if not failure and time.monotonic() > deadline:
+            failure = f"not complete after {timeout:.0f} s: {state.text}; {pod_news(pods) or 'no pod is waiting'}"
+        if failure:
+            witnesses = list(reasons.values()) or [pod for pod in pods if not ready(pod)]
+            raise DeployError(f"{kind}/{name}: {failure}", "\n".join(evidence(kube, pod) for pod in witnesses[:1]))
+        say(", ".join(filter(None, [state.text, pod_news(pods)])))
+        time.sleep(0.5)
+
+
+def ready(pod: Object) -> bool:
+    """Tell whether a pod gets traffic."""
+    conditions = pod.get("status", {}).get("conditions", [])
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def roll_back(kube: Kube, name: str, say: Say, *, to: int = 0) -> int:
+    """Give a Deployment the pods of its revision TO, by default the one before the newest, and wait for them.
+
+    Gives the revision gone back to. Raises `DeployError` where there is none. The whole template comes back (image, settings,
+    resources); `apply` does it, so that later deploys own every field, which `kubectl rollout undo` would not leave so.
+    """
+    deployment = kube.get("deployment", name)
+    if deployment is None:
+        raise DeployError(f"there is no deployment/{name} to roll back")
+    newest = revision(deployment)
+    replica_sets = {revision(item): item for item in kube.find("replicaset", labels(deployment["spec"]["selector"]["matchLabels"]))}
+    earlier = [number for number in replica_sets if number < newest]
+    target = to or max(earlier, default=0)
+    if target not in replica_sets:
+        raise DeployError(f"deployment/{name} has no revision {to or 'before this one'}; it has {sorted(replica_sets)}")
+    template = replica_sets[target]["spec"]["template"]
+    template["metadata"]["labels"].pop("pod-template-hash")
+    kube.apply([renewed(deployment, template)])
+    wait(kube, "deployment", name, say)
+    return target
+
+
+def renewed(deployment: Object, template: Object) -> Object:
+    """Give a Deployment for `apply` that differs from the one that runs in its pods alone; their number stays the autoscaler's."""
+    spec = {key: value for key, value in deployment["spec"].items() if key != "replicas"} | {"template": template}
+    metadata = {key: deployment["metadata"][key] for key in ("name", "namespace", "labels")}
+    return {"apiVersion": deployment["apiVersion"], "kind": "Deployment", "metadata": metadata, "spec": spec}
