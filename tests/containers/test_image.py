@@ -1,0 +1,219 @@
+"""The image, run as production runs it: no rights, nothing to write to, killed in the middle of its work."""
+
+import json
+import secrets
+import subprocess
+import tarfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from typing import Any
+
+import httpx
+import pytest
+
+from tooling import image as tooling_image
+
+pytestmark = pytest.mark.docker
+
+HARDENED = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--user=1000"]
+PYTHON = "/usr/bin/python3"
+
+
+def docker(*arguments: str) -> str:
+    """Run docker and give what it prints, on both streams."""
+    done = subprocess.run(
+        ["docker", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stdout}"
+    return done.stdout.strip()
+
+
+@contextmanager
+def running(image: str, volume: str, keys: str, **settings: str) -> Iterator[tuple[str, str]]:
+    """Run the image hardened, with its SQLite file in VOLUME; give the container and the address that is ready."""
+    environment = {"JWT_KEYS": keys, "RATE_LIMIT": "off", **settings}
+    options = [f"--env={name}={value}" for name, value in environment.items()]
+    options += ["--tmpfs=/run/metrics:uid=1000", f"--volume={volume}:/data", "--publish=127.0.0.1::5000"]
+    container = docker("run", "--detach", *HARDENED, *options, image)
+    try:
+        address = f"http://{docker('port', container, '5000/tcp').splitlines()[0]}"
+        deadline = time.monotonic() + 30
+        while not ready(address):
+            assert time.monotonic() < deadline, docker("logs", container)
+            time.sleep(0.1)
+        yield container, address
+    finally:
+        docker("rm", "--force", container)
+
+
+def ready(address: str) -> bool:
+    """Whether the service wants requests, as a load balancer asks it."""
+    try:
+        return httpx.get(f"{address}/readyz", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture
+def volume() -> Iterator[str]:
+    name = docker("volume", "create")
+    yield name
+    docker("volume", "rm", name)
+
+
+@pytest.fixture
+def keys() -> str:
+    return f"test:{secrets.token_urlsafe(48)}"
+
+
+@pytest.fixture(scope="module")
+def files(image: str) -> dict[PurePosixPath, tarfile.TarInfo]:
+    """Every file of the image."""
+    container = docker("create", image)
+    try:
+        with (
+            subprocess.Popen(["docker", "export", container], stdout=subprocess.PIPE) as export,
+            tarfile.open(fileobj=export.stdout, mode="r|") as tree,
+        ):
+            return {PurePosixPath(entry.name): entry for entry in tree}
+    finally:
+        docker("rm", container)
+
+
+def test_two_builds_from_nothing_give_one_image(image: str) -> None:
+    first = tooling_image.inspect(image)["Id"]
+    assert tooling_image.inspect(tooling_image.build(fresh=True))["Id"] == first
+
+
+def test_every_megabyte_is_accounted_for_and_they_are_few_enough(image: str) -> None:
+    size = tooling_image.inspect(image)["Size"]
+    assert size <= tooling_image.MOST_MEGABYTES * tooling_image.MEGABYTE
+    assert sum(part.size for part in tooling_image.parts(image)) == pytest.approx(size, rel=0.01)
+
+
+def test_an_image_above_its_limit_fails_the_stage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tooling_image, "MOST_MEGABYTES", 50.0)
+    assert tooling_image.main([]) == 1
+    assert "more than the 50 MB it may have" in capsys.readouterr().err
+
+
+def test_holds_no_shell_and_no_installer(files: dict[PurePosixPath, tarfile.TarInfo]) -> None:
+    names = {path.name for path in files}
+    unwanted = {"sh", "bash", "dash", "busybox", "pip", "pip3", "ensurepip", "apt-get", "dpkg", "wget", "curl"}
+    assert not names & unwanted
+    assert "python3.13" in names
+
+
+def test_the_service_cannot_change_its_own_code(files: dict[PurePosixPath, tarfile.TarInfo]) -> None:
+    code = {path: entry for path, entry in files.items() if path.parts[0] == "app"}
+    assert code
+    assert {entry.uid for entry in code.values()} == {0}
+    assert not [path for path, entry in code.items() if not entry.issym() and entry.mode & 0o022]
+
+
+def test_says_what_it_is_and_where_it_comes_from(image: str) -> None:
+    source = tooling_image.Source.of_checkout()
+    about = tooling_image.inspect(image)
+    labels = about["Config"]["Labels"]
+    assert labels["org.opencontainers.image.title"] == "task-api"
+    assert labels["org.opencontainers.image.revision"] == source.revision
+    assert labels["org.opencontainers.image.created"] == source.created == about["Created"]
+    assert about["Config"]["User"] == "1000:1000"
+    assert about["Config"]["Healthcheck"]["Test"] == ["CMD", PYTHON, "-m", "task_api", "healthcheck"]
+
+
+def test_refuses_to_start_open_to_the_network_without_a_key(image: str) -> None:
+    done = subprocess.run(["docker", "run", "--rm", *HARDENED, image], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "JWT_KEYS" in done.stderr
+
+
+def test_serving_compiles_nothing_at_start(image: str) -> None:
+    said = docker("run", "--rm", *HARDENED, f"--entrypoint={PYTHON}", image, "-v", "-c", "import task_api.server")
+    assert said.count(" matches /") > 300
+    assert "# code object from '/" not in said
+
+
+def test_python_and_libpq_share_the_base_images_openssl(image: str) -> None:
+    program = "import psycopg, ssl; print(psycopg.pq.__impl__, open('/proc/self/maps').read())"
+    said = docker("run", "--rm", *HARDENED, f"--entrypoint={PYTHON}", image, "-c", program)
+    assert said.startswith("binary ")
+    libraries = {line.split()[-1] for line in said.splitlines() if "libcrypto" in line or "libssl" in line}
+    assert {PurePosixPath(library).name for library in libraries} == {"libcrypto.so.3", "libssl.so.3"}
+
+
+def test_works_with_tasks_and_keeps_them(
+    image: str,
+    volume: str,
+    keys: str,
+    sign_up: Callable[[str], dict[str, str]],
+    log_in: Callable[[str, dict[str, str]], httpx.Client],
+) -> None:
+    with running(image, volume, keys) as (container, address):
+        account = sign_up(address)
+        client = log_in(address, account)
+        task = client.post("/tasks", json={"title": "survive"}).raise_for_status().json()
+        change = {"Content-Type": "application/merge-patch+json"}
+        client.patch(f"/tasks/{task['id']}", json={"status": "completed"}, headers=change).raise_for_status()
+        gone = client.post("/tasks", json={"title": "leave"}).raise_for_status().json()
+        client.delete(f"/tasks/{gone['id']}").raise_for_status()
+        assert "api_requests_total" in client.get("/metrics").text
+        docker("exec", container, PYTHON, "-m", "task_api", "healthcheck")
+    with running(image, volume, keys) as (_, address):
+        found = log_in(address, account).get("/tasks").json()
+    assert [(task["title"], task["status"]) for task in found] == [("survive", "completed")]
+
+
+def test_sigterm_under_load_loses_nothing(
+    image: str,
+    volume: str,
+    keys: str,
+    sign_up: Callable[[str], dict[str, str]],
+    log_in: Callable[[str, dict[str, str]], httpx.Client],
+    all_tasks: Callable[[httpx.Client], list[dict[str, Any]]],
+) -> None:
+    created: list[str] = []
+    failures: list[str] = []
+    stopped_sending = threading.Event()
+
+    def send(client: httpx.Client, sender: int) -> None:
+        """Create tasks, each by a new connection, until the balancer stops sending here."""
+        number = 0
+        while not stopped_sending.is_set():
+            title = f"{sender}-{number}"
+            number += 1
+            try:
+                response = client.post("/tasks", json={"title": title}, headers={"Connection": "close"})
+            except httpx.TransportError as error:
+                failures.append(f"{title}: {error!r}")
+            else:
+                (created if response.status_code == 201 else failures).append(title)
+
+    with running(image, volume, keys, DRAIN_SECONDS="2") as (container, address):
+        account = sign_up(address)
+        client = log_in(address, account)
+        senders = [threading.Thread(target=send, args=(client, number)) for number in range(8)]
+        for sender in senders:
+            sender.start()
+        time.sleep(2)
+        before = len(created)
+        docker("kill", "--signal=TERM", container)
+        while ready(address):
+            time.sleep(0.05)
+        stopped_sending.set()
+        for sender in senders:
+            sender.join()
+        assert int(docker("wait", container)) == 0, docker("logs", container)
+        state = json.loads(docker("inspect", container))[0]["State"]
+        assert not state["OOMKilled"]
+    assert failures == []
+    assert 0 < before < len(created), "requests must have been answered before and after SIGTERM"
+    with running(image, volume, keys) as (_, address):
+        kept = Counter(task["title"] for task in all_tasks(log_in(address, account)))
+    assert kept == Counter(created)
