@@ -53,6 +53,21 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def loadtest(session: nox.Session) -> None:
+    """The load gate: P95 at a stated rate, on two workers; with arguments any load test, as `invoke load` has them."""
+    install(session, "load", service=True)
+    gate = ["--headless", "--rate=60", "--run-time=35s", "--attempts=3"]
+    session.run("python", "-m", "loadtests", *(session.posargs or gate))
+
+
+@nox.session
+def load_canaries(session: nox.Session) -> None:
+    """Each verdict of the load gate, from a service that deserves it: slow, failing, stalled, silent."""
+    install(session, "load", service=True)
+    session.run("python", "-m", "loadtests.canaries")
+
+
+@nox.session
 def lock(session: nox.Session) -> None:
     """Renew the locks: `nox -s lock` for all of them, `nox -s lock -- test --upgrade` for one."""
     install(session, "dev")

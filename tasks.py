@@ -1,5 +1,7 @@
 """What a person asks for. `./dev` lists the tasks."""
 
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,3 +62,73 @@ def restore(_context: Context, file: str) -> None:
     """Put a backup in the place of the running stack's database."""
     with plain_errors():
         compose.restore(Path(file))
+
+
+@task(
+    help={
+        "host": "base URL; without it the service is started here, with two workers",
+        "shape": "steady, step, spike, soak or hpa",
+        "users": "users at the peak",
+        "rate": "open loop: arrivals per second at the peak; 0 is the closed loop",
+        "run_time": "stretch the shape to this length, such as 90s or 10m",
+        "headless": "no browser UI: run now, judge, exit 0 pass, 1 fail, 2 inconclusive",
+        "processes": "generator processes, merged exactly",
+        "objectives": "file of what the run has to hold",
+        "cluster": "kubectl's context: watch the deployment and its autoscaler into the record",
+        "against": "compare this checkout with another version, by turns",
+        "replay": "draw a flight record again; two, separated by a comma, over each other",
+        "more": "further options of Locust, in one string",
+    }
+)
+def load(
+    context: Context,
+    host: str = "",
+    shape: str = "",
+    users: int = 0,
+    rate: float = 0.0,
+    run_time: str = "",
+    headless: bool = False,
+    processes: int = 0,
+    objectives: str = "",
+    cluster: str = "",
+    against: str = "",
+    replay: str = "",
+    more: str = "",
+) -> None:
+    """Open Locust's browser UI on loopback, everything filled in; or load and judge with --headless."""
+    given = {
+        "host": host,
+        "shape": shape,
+        "users": users,
+        "rate": rate,
+        "run-time": run_time,
+        "processes": processes,
+        "objectives": objectives,
+        "cluster": cluster,
+        "against": against,
+    }
+    options = [f"--{name}={value}" for name, value in given.items() if value]
+    options += ["--headless"] if headless else [] if against or replay else ["--browser"]
+    options += ["--replay", *replay.split(",")] if replay else []
+    _loadtests(context, [*options, *shlex.split(more)])
+
+
+@task(
+    help={
+        "record": "flight record made with --cluster; the newest one by default",
+        "what_if": "other settings, such as cpu=60,max=20,load=10; may be given several times",
+    },
+    iterable=["what_if"],
+)
+def hpa(context: Context, record: str = "", what_if: list[str] | None = None) -> None:
+    """Replay the autoscaler's decisions of a flight record, and ask what other settings would have done."""
+    _loadtests(
+        context, ["hpa", *([record] if record else []), *(f"--what-if={question}" for question in what_if or [])]
+    )
+
+
+def _loadtests(context: Context, arguments: list[str]) -> None:
+    command = shlex.join(["nox", "--session=loadtest", "--", *arguments])
+    ran = context.run(command, pty=sys.stdout.isatty(), warn=True)
+    if ran is None or ran.exited:
+        raise Exit(code=ran.exited if ran else 2)

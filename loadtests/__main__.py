@@ -1,4 +1,4 @@
-"""Load tests: `invoke load`. Options that are not listed here go to Locust, such as `--processes 4` or `--think 0.2`.
+"""Load tests: `invoke load`. Options not listed here go to Locust, such as `--processes 4`. See also `hpa --help`.
 
 Exit status: 0 pass, 1 fail, 2 inconclusive or could not run; with --against 1 means slower.
 """
@@ -23,10 +23,12 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from loadtests import compare, shapes, timeline
+from loadtests import compare, hpa, shapes, timeline
+from loadtests.cluster import ClusterError, watching
 from loadtests.gate import BadObjectivesError, Objectives, Outcome, Verdict, judge, load_objectives
 from loadtests.record import BadRecordError, Recorder, read
 from tooling.service import ServiceError, answers, running
+from tooling.tools import MissingTool
 
 ROOT = Path(__file__).parent.parent
 LOCUSTFILE = Path(__file__).parent / "locustfile.py"
@@ -39,7 +41,7 @@ class LoadError(Exception):
     """The load test could not run; the message says what to do."""
 
 
-def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Read the command line; the second part is Locust's."""
     parser = argparse.ArgumentParser(prog="load", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--host", help="base URL; without it the service is started here, with two workers")
@@ -47,7 +49,13 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
     parser.add_argument("--users", type=int, default=20, help="users at the peak (20)")
     parser.add_argument("--rate", type=float, default=0, help="open loop: arrivals per second at the peak")
     parser.add_argument("--run-time", help="stretch the shape to this length, such as 90s or 10m")
-    parser.add_argument("--headless", action="store_true", help="no browser UI: run now, judge, exit")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--headless", action="store_true", help="run now, judge, exit")
+    how.add_argument("--browser", action="store_true", help="open the browser UI")
+    parser.add_argument(
+        "--attempts", type=int, default=1, help="with --headless: runs while the verdict is inconclusive"
+    )
+    parser.add_argument("--cluster", metavar="CONTEXT", help="watch the deployment and its HPA by this kubectl context")
     parser.add_argument("--web-port", type=int, default=8089, help="the browser UI's port on loopback (8089)")
     parser.add_argument("--objectives", type=Path, default=OBJECTIVES, help="what the run has to hold")
     parser.add_argument("--output", type=Path, help="folder for record and page (reports/load/<time>-<shape>)")
@@ -55,6 +63,8 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
     parser.add_argument("--pairs", type=int, default=12, help="pairs of turns with --against (12)")
     parser.add_argument("--replay", metavar="FILE", type=Path, nargs="+", help="draw records again, over each other")
     options, rest = parser.parse_known_args(arguments)
+    if not (options.headless or options.browser or options.against or options.replay):
+        parser.error("say --headless or --browser, --against or --replay")
     if options.users < 2:  # noqa: PLR2004
         parser.error("--users has to be 2 or more: one of them measures the yardstick")
     options.output = options.output or ROOT / "reports" / "load" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{options.shape}"
@@ -143,14 +153,19 @@ def _both(sent: float, intended: float | None) -> str:
 
 def run(options: argparse.Namespace, rest: Sequence[str], objectives: Objectives) -> int:
     """Load one version and judge it."""
-    record = options.output / "record.jsonl"
     with target(options.host) as host:
-        print(f"loading {host}, {options.users} users, shape {options.shape}", flush=True)
-        locust(host, record, options, rest)
-    if not record.exists():
-        raise LoadError("no load was started, so there is nothing to judge")
-    verdict = judge(objectives, read(record))
-    finish(verdict, record)
+        for attempt in range(1, options.attempts + 1):
+            record = options.output / (f"attempt-{attempt}" if options.attempts > 1 else "") / "record.jsonl"
+            print(f"loading {host}, {options.users} users, shape {options.shape}", flush=True)
+            watched = watching(record, context=options.cluster) if options.cluster else contextlib.nullcontext()
+            with watched:
+                locust(host, record, options, rest)
+            if not record.exists():
+                raise LoadError("no load was started, so there is nothing to judge")
+            verdict = judge(objectives, read(record))
+            finish(verdict, record)
+            if verdict.outcome is not Outcome.INCONCLUSIVE:
+                break
     return verdict.exit_code
 
 
@@ -210,7 +225,10 @@ def against(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; give the exit status."""
-    options, rest = parse(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["hpa"]:
+        return hpa.main(given[1:])
+    options, rest = parse(given)
     try:
         if options.replay:
             page = options.replay[0].with_name("replay.html")
@@ -221,6 +239,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return against(options, rest) if options.against else run(options, rest, objectives)
     except (
         LoadError,
+        ClusterError,
+        MissingTool,
         ServiceError,
         BadObjectivesError,
         BadRecordError,

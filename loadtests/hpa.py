@@ -3,7 +3,7 @@
 Replay: at each sync the controller made, the simulator gets what the controller saw and decides; both are compared.
 What if: the load of the record meets simulated pods under other settings, or many times the load.
 
-`python -m loadtests.hpa RECORD [--what-if cpu=60,max=20,load=10]`; exit status 0, or 1 when the replay matches fewer
+`invoke hpa [--record FILE] [--what-if cpu=60,max=20,load=10]`; exit status 0, or 1 when the replay matches fewer
 than 90 % of the decisions, 2 when the record holds nothing to replay.
 """
 
@@ -24,6 +24,7 @@ from scipy.optimize import nnls
 from loadtests import histogram, timeline
 from loadtests.record import BadRecordError, Cluster, Entry, Event, Pod, Requests, Sample, read
 
+RECORDS = Path(__file__).parent.parent / "reports"
 SYNC_SECONDS = 15.0
 REQUIRED_MATCH = 0.9
 SATURATED = 0.9  # of its CPU limit: such a pod does not say what it would have used
@@ -532,16 +533,28 @@ def samples(question: str, seconds: Sequence[Second]) -> list[Sample]:
     ]
 
 
+def newest() -> Path:
+    """Give the newest record that saw a cluster. Raises NothingToReplayError where there is none."""
+    records = sorted(RECORDS.glob("*/**/record.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for record in records:
+        if any(isinstance(entry, Cluster) for entry in read(record)):
+            return record
+    raise NothingToReplayError(
+        f"no record under {RECORDS} saw a cluster: make one with `invoke load --cluster CONTEXT`"
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Replay, ask, and draw."""
     parser = argparse.ArgumentParser(
         prog="hpa", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("record", type=Path, help="a flight record made with --cluster")
+    parser.add_argument("record", type=Path, nargs="?", help="a flight record made with --cluster; else the newest one")
     parser.add_argument("--what-if", action="append", default=[], metavar="NAME=NUMBER,...", help=KNOWN)
     options = parser.parse_args(arguments)
     try:
-        entries = list(read(options.record))
+        record = options.record or newest()
+        entries = list(read(record))
         replayed = replay(entries)
         print(replayed.text)
         for step in replayed.steps:
@@ -564,12 +577,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         entries += samples(question, seconds)
     entries += [Sample(step.at, "pods", step.predicted, "replayed", "pods") for step in replayed.steps]
     entries.append(Event(entries[0].at, "hpa", "; ".join([replayed.text, *(found.text for found in answers)])))
-    timeline.draw(options.record.with_name("hpa.html"), {options.record.stem: entries})
+    timeline.draw(record.with_name("hpa.html"), {record.stem: entries})
     result = {"replay": replayed, "answers": answers}
-    options.record.with_name("hpa.json").write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
-    print(options.record.with_name("hpa.html"))
+    record.with_name("hpa.json").write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    print(record.with_name("hpa.html"))
     return 0 if replayed.match >= REQUIRED_MATCH else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
