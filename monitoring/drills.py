@@ -1,0 +1,478 @@
+"""Alert drills: cause what each alert is for, against real processes, and see it arrive at the right webhook.
+
+`python -m monitoring.drills [ALERT ...]` writes reports/drills.json and reports/drills.html; it exits with 0 when every
+alert of the rules has a drill and arrived, with 1 when not, with 2 when Prometheus or Alertmanager is missing.
+
+The service, PostgreSQL, Prometheus and Alertmanager are real; kube-state-metrics is a stand-in that serves a sample,
+for it needs a cluster. Waits are shortened as `monitoring.stack` tells; what is measured, and how much of it, is not.
+"""
+
+import argparse
+import json
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+import psycopg
+import yaml
+from rich.console import Console
+
+from monitoring.stack import RULES, SAMPLE, NotSeen, Page, Stack, running, serving, wait
+from tooling import service
+from tooling.page import render
+from tooling.postgres import postgres
+from tooling.tools import MissingTool, version
+
+ROOT = Path(__file__).parent.parent
+HURRY = 300
+AT_ONCE = 2  # most of a drill is waiting
+WATCHDOG = "Watchdog"
+QUIET_SECONDS = 20
+DRILLS: dict[str, Callable[[], float]] = {}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was done, where the alert had to arrive, and after how many seconds it did, or why it did not."""
+
+    alert: str
+    cause: str
+    receiver: str
+    seconds: float = 0
+    problem: str = ""
+
+
+def drill(function: Callable[[], float]) -> Callable[[], float]:
+    """Register a drill for the alert that its name tells: `task_api_down` is for TaskApiDown. It gives its seconds."""
+    DRILLS[function.__name__.title().replace("_", "")] = function
+    return function
+
+
+def expected() -> dict[str, str]:
+    """Give each alert of the rules, and the receiver that its severity sends it to."""
+    groups = [group for path in sorted(RULES.glob("*.yml")) for group in yaml.safe_load(path.read_text())["groups"]]
+    severities = {
+        rule["alert"]: rule["labels"]["severity"] for group in groups for rule in group["rules"] if "alert" in rule
+    }
+    return {alert: "deadman" if alert == WATCHDOG else severity for alert, severity in severities.items()}
+
+
+def arrival(stack: Stack, alert: str, *, meanwhile: Callable[[], object] = lambda: None) -> float:
+    """Wait until ALERT arrives where it belongs, doing MEANWHILE over and over; give the seconds. Raises `NotSeen`."""
+    receiver, start = expected()[alert], time.monotonic()
+
+    def arrived() -> bool:
+        places = {seen["receiver"] for seen in list(stack.alerts) if seen["alertname"] == alert}
+        if places - {receiver}:
+            raise NotSeen(f"it went to {', '.join(places)}, and belongs to {receiver}")
+        return bool(places)
+
+    try:
+        wait(arrived, alert, meanwhile=meanwhile)
+    except NotSeen as error:
+        raise NotSeen(f"{error}; what arrived: {', '.join(sorted(others(stack))) or 'nothing'}") from None
+    return time.monotonic() - start
+
+
+def others(stack: Stack) -> set[str]:
+    """Give the names of the alerts that arrived, without the one that always does."""
+    return {seen["alertname"] for seen in list(stack.alerts)} - {WATCHDOG}
+
+
+def watched(url: str = "", **jobs: str) -> AbstractContextManager[Stack]:
+    """Run the stack, with the service at URL in it and further JOBS by their names."""
+    targets = {"task-api": url, **jobs} if url else jobs
+    return running(
+        {job.replace("_", "-"): target.removeprefix("http://") for job, target in targets.items()}, hurry=HURRY
+    )
+
+
+@contextmanager
+def on_postgres(**settings: str) -> Iterator[tuple[str, psycopg.Connection]]:
+    """Serve on a PostgreSQL of its own; give the service's address and a connection to the database."""
+    with (
+        postgres() as database,
+        service.running({"DATABASE_URL": database, "RATE_LIMIT": "off", **settings}) as url,
+        psycopg.connect(database, autocommit=True) as connection,
+    ):
+        yield url, connection
+
+
+@contextmanager
+def with_accounts(kid: str) -> Iterator[str]:
+    """Serve with accounts, tokens signed by a key of this id; give the address."""
+    with service.running({"AUTH": "on", "JWT_KEYS": f"{kid}:{secrets.token_urlsafe(48)}", "RATE_LIMIT": "off"}) as url:
+        yield url
+
+
+def fetch(url: str, times: int = 1, **headers: str) -> None:
+    """Ask for the tasks, whatever the answer."""
+    with httpx.Client(timeout=30, headers=headers) as client:
+        for _ in range(times):
+            client.get(f"{url}/tasks", params={"limit": "1"})
+
+
+@contextmanager
+def waiting(url: str, connection: psycopg.Connection, requests: int) -> Iterator[None]:
+    """Have REQUESTS requests wait for a lock on the tasks until the block ends."""
+    with ThreadPoolExecutor(requests) as pool, connection.transaction():
+        connection.execute("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
+        for _ in range(requests):
+            pool.submit(fetch, url)
+        yield
+
+
+def slow(url: str, connection: psycopg.Connection, requests: int) -> None:
+    """Have REQUESTS requests take 400 ms."""
+    with waiting(url, connection, requests):
+        time.sleep(0.4)
+
+
+@drill
+def task_api_availability_burn_fast() -> float:
+    """The database ends, and clients go on asking."""
+    with ExitStack() as database:
+        address = database.enter_context(postgres())
+        with service.running({"DATABASE_URL": address}) as url, watched(url) as stack:
+            fetch(url, 50)
+            database.close()
+            return arrival(stack, "TaskApiAvailabilityBurnFast", meanwhile=lambda: fetch(url))
+
+
+@drill
+def task_api_availability_burn_slow() -> float:
+    """One request in 300 is answered with 500, for its table is not where it should be."""
+    with on_postgres() as (url, connection), watched(url) as stack:
+
+        def one_fails() -> None:
+            fetch(url, 299)
+            connection.execute("ALTER TABLE tasks RENAME TO elsewhere")
+            fetch(url)
+            connection.execute("ALTER TABLE elsewhere RENAME TO tasks")
+
+        return slowly(stack, "Availability", one_fails)
+
+
+@drill
+def task_api_latency_burn_fast() -> float:
+    """Half of the requests wait 400 ms for a lock."""
+    with on_postgres() as (url, connection), watched(url) as stack:
+
+        def half_wait() -> None:
+            fetch(url, 4)
+            slow(url, connection, 4)
+
+        return arrival(stack, "TaskApiLatencyBurnFast", meanwhile=half_wait)
+
+
+@drill
+def task_api_latency_burn_slow() -> float:
+    """Three requests in a hundred wait 400 ms for a lock."""
+    with on_postgres() as (url, connection), watched(url) as stack:
+
+        def few_wait() -> None:
+            fetch(url, 97)
+            slow(url, connection, 3)
+
+        return slowly(stack, "Latency", few_wait)
+
+
+def slowly(stack: Stack, objective: str, meanwhile: Callable[[], None]) -> float:
+    """Wait for the slow burn of an objective alone. Raises `NotSeen` also when the fast one came."""
+    seconds = arrival(stack, f"TaskApi{objective}BurnSlow", meanwhile=meanwhile)
+    if f"TaskApi{objective}BurnFast" in others(stack):
+        raise NotSeen("the page for the fast burn came too")
+    return seconds
+
+
+@drill
+def task_api_down() -> float:
+    """The service ends, and Prometheus still has its address."""
+    with ExitStack() as up:
+        url = up.enter_context(service.running({}))
+        with watched(url) as stack:
+            up.close()
+            return arrival(stack, "TaskApiDown")
+
+
+@drill
+def task_api_absent() -> float:
+    """Prometheus has no address of the service."""
+    with watched() as stack:
+        return arrival(stack, "TaskApiAbsent")
+
+
+@drill
+def task_api_metrics_missing() -> float:
+    """Another program answers at the service's address."""
+    with serving(Page("something_else 1\n")) as url, watched(url) as stack:
+        return arrival(stack, "TaskApiMetricsMissing")
+
+
+@drill
+def task_api_not_ready() -> float:
+    """The database ends, and the load balancer goes on probing."""
+    with ExitStack() as database:
+        address = database.enter_context(postgres())
+        with service.running({"DATABASE_URL": address}) as url, watched(url) as stack:
+            database.close()
+            return arrival(stack, "TaskApiNotReady", meanwhile=lambda: httpx.get(f"{url}/readyz", timeout=30))
+
+
+@drill
+def task_api_drain_stuck() -> float:
+    """The service is told to end and does not."""
+    with TemporaryDirectory() as folder:
+        url = f"http://127.0.0.1:{service.free_port()}"
+        settings = {"PORT": url.rpartition(":")[2], "DB_PATH": f"{folder}/tasks.db", "DRAIN_SECONDS": "20"}
+        command, log = service.task_api("serve"), Path(folder, "log")
+        with service.listening(command, settings, ready=f"{url}/readyz", log=log) as process, watched(url) as stack:
+            process.terminate()
+            seconds = arrival(stack, "TaskApiDrainStuck")
+            process.wait(60)
+            return seconds
+
+
+@drill
+def task_api_threads_busy() -> float:
+    """Three of four threads wait for a lock; the scrape takes the fourth."""
+    with on_postgres(WORKERS="1", THREADS="4") as (url, connection), waiting(url, connection, 3), watched(url) as stack:
+        return arrival(stack, "TaskApiThreadsBusy")
+
+
+@drill
+def task_api_database_pool_exhausted() -> float:
+    """Both connections wait for a lock."""
+    with (
+        on_postgres(WORKERS="1", DB_POOL_SIZE="2") as (url, connection),
+        waiting(url, connection, 2),
+        watched(url) as stack,
+    ):
+        return arrival(stack, "TaskApiDatabasePoolExhausted")
+
+
+@drill
+def task_api_auth_failures() -> float:
+    """Somebody tries one forged token after the other."""
+    with with_accounts("k1") as url, watched(url) as stack:
+        forged = {"Authorization": f"Bearer {secrets.token_urlsafe(64)}"}
+        return arrival(stack, "TaskApiAuthFailures", meanwhile=lambda: fetch(url, 100, **forged))
+
+
+@drill
+def task_api_rate_limiting() -> float:
+    """A client asks five times as often as it may."""
+    with service.running({"RATE_LIMIT": "20/second"}) as url, watched(url) as stack:
+
+        def hasty() -> None:
+            fetch(url, 20)
+            time.sleep(0.1)
+
+        return arrival(stack, "TaskApiRateLimiting", meanwhile=hasty)
+
+
+@drill
+def task_api_signing_key_old() -> float:
+    """The key that signs tokens was made years ago."""
+    with with_accounts("20200101-4f2a1c") as url, watched(url) as stack:
+        return arrival(stack, "TaskApiSigningKeyOld")
+
+
+def in_cluster(alert: str, before: str, after: str) -> float:
+    """Have the sample of kube-state-metrics change one line, and wait for ALERT."""
+    sample = SAMPLE.read_text()
+    if sample.count(before) != 1:
+        raise NotSeen(f"the sample holds {before!r} {sample.count(before)} times")
+    page = Page(sample)
+    with serving(page) as url, watched(kube_state_metrics=url) as stack:
+        wait(lambda: stack.ask("query", query='count(up{job="kube-state-metrics"} == 1)')["result"], "the first scrape")
+        page.text = sample.replace(before, after)
+        return arrival(stack, alert)
+
+
+@drill
+def task_api_hpa_at_maximum() -> float:
+    """The autoscaler runs ten pods of at most ten (kube-state-metrics: sample)."""
+    series = 'status_current_replicas{namespace="task-api",horizontalpodautoscaler="task-api"}'
+    return in_cluster("TaskApiHpaAtMaximum", f"{series} 3", f"{series} 10")
+
+
+@drill
+def task_api_hpa_blind() -> float:
+    """The autoscaler cannot read its metrics (kube-state-metrics: sample)."""
+    series = 'condition="ScalingActive",status="false"}'
+    return in_cluster("TaskApiHpaBlind", f"{series} 0", f"{series} 1")
+
+
+@drill
+def task_api_replicas_missing() -> float:
+    """One pod of three is not available (kube-state-metrics: sample)."""
+    series = 'kube_deployment_status_replicas_available{namespace="task-api",deployment="task-api"}'
+    return in_cluster("TaskApiReplicasMissing", f"{series} 3", f"{series} 2")
+
+
+@drill
+def task_api_restarting() -> float:
+    """A container restarts four times (kube-state-metrics: sample)."""
+    return in_cluster("TaskApiRestarting", 'container="task-api"} 0', 'container="task-api"} 4')
+
+
+@drill
+def watchdog() -> float:
+    """Nothing is wrong: it arrives over and over. Then Prometheus ends, and it must stop arriving."""
+    with watched() as stack:
+        seconds = arrival(stack, WATCHDOG)
+        wait(lambda: len(beats(stack)) > 1, "a second heartbeat")
+        stack.stop_prometheus()
+
+        def silent() -> bool:
+            before = len(beats(stack))
+            time.sleep(2)
+            return len(beats(stack)) == before
+
+        wait(silent, "silence after Prometheus has ended")
+        return seconds
+
+
+def beats(stack: Stack) -> list[dict[str, str]]:
+    """Give what arrived at the dead man's switch."""
+    return [seen for seen in list(stack.alerts) if seen["receiver"] == "deadman"]
+
+
+@drill
+def target_down() -> float:
+    """kube-state-metrics ends."""
+    with ExitStack() as up:
+        url = up.enter_context(serving(Page(SAMPLE.read_text())))
+        with watched(kube_state_metrics=url) as stack:
+            up.close()
+            return arrival(stack, "TargetDown")
+
+
+@drill
+def prometheus_rule_failing() -> float:
+    """A rule that no data can satisfy is added: many series match many."""
+    with watched() as stack:
+        rule = {"record": "broken", "expr": "up * on () up"}
+        broken = {"groups": [{"name": "broken", "rules": [rule]}]}
+        (stack.folder / "rules" / "broken.yml").write_text(yaml.safe_dump(broken))
+        stack.reload()
+        return arrival(stack, "PrometheusRuleFailing")
+
+
+@drill
+def prometheus_reload_failed() -> float:
+    """Somebody breaks the configuration and has Prometheus read it."""
+    with watched() as stack:
+        (stack.folder / "prometheus.yml").write_text("global: [\n")
+        if stack.reload():
+            raise NotSeen("Prometheus took the broken configuration")
+        return arrival(stack, "PrometheusReloadFailed")
+
+
+@drill
+def alertmanager_notifications_failing() -> float:
+    """The dead man's switch is away, so that nothing can be delivered to it."""
+    with watched() as stack:
+        path = stack.folder / "alertmanager.yml"
+        routing = yaml.safe_load(path.read_text())
+        deadman = next(entry for entry in routing["receivers"] if entry["name"] == "deadman")
+        deadman["webhook_configs"][0]["url"] = f"http://127.0.0.1:{service.free_port()}/deadman"
+        path.write_text(yaml.safe_dump(routing))
+        httpx.post(f"{stack.alertmanager}/-/reload").raise_for_status()
+        return arrival(stack, "AlertmanagerNotificationsFailing")
+
+
+def quiet() -> float:
+    """The control: a healthy service with readers, writers and probes has no alert."""
+    with (
+        on_postgres() as (url, _),
+        serving(Page(SAMPLE.read_text())) as cluster,
+        watched(url, kube_state_metrics=cluster) as stack,
+    ):
+        end = time.monotonic() + QUIET_SECONDS
+        while time.monotonic() < end:
+            fetch(url, 20)
+            httpx.post(f"{url}/tasks", json={"title": "a task"}).raise_for_status()
+            httpx.get(f"{url}/readyz").raise_for_status()
+        if others(stack):
+            raise NotSeen(f"nothing was wrong, and there came: {', '.join(sorted(others(stack)))}")
+        return QUIET_SECONDS
+
+
+def run(alert: str, receiver: str, function: Callable[[], float] | None) -> Result:
+    """Run one drill."""
+    if function is None:
+        return Result(alert, "", receiver, problem="it has no drill: write one in monitoring/drills.py")
+    cause = (function.__doc__ or "").strip()
+    try:
+        return Result(alert, cause, receiver, seconds=round(function(), 1))
+    except (NotSeen, service.ServiceError, httpx.HTTPError, psycopg.Error) as error:
+        return Result(alert, cause, receiver, problem=str(error))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the drills that were named, or all, and write what came of them."""
+    parser = argparse.ArgumentParser(prog="python -m monitoring.drills", description=__doc__)
+    parser.add_argument("alert", nargs="*", help="an alert's name; without one, all")
+    wanted = parser.parse_args(arguments).alert
+    everything = {**expected(), **{alert: "?" for alert in DRILLS if alert not in expected()}}
+    if unknown := set(wanted) - set(everything):
+        parser.error(f"no alert of that name: {', '.join(sorted(unknown))}; there are {', '.join(everything)}")
+    console = Console()
+    try:
+        programs = {name: version(name) for name in ("prometheus", "alertmanager")}
+        plan = [(alert, everything[alert], DRILLS.get(alert)) for alert in wanted or everything]
+        plan += [] if wanted else [("no alert", "no receiver", quiet)]
+        results = []
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for result in pool.map(lambda planned: run(*planned), plan):
+                results.append(result)
+                tell(console, result)
+    except MissingTool as error:
+        console.print(f"drills: {error}", style="red")
+        return 2
+    write(results, programs)
+    good = sum(not result.problem for result in results)
+    console.print(
+        f"{good} of {len(results)} drills; reports/drills.html", style="green" if good == len(results) else "red"
+    )
+    return 0 if good == len(results) else 1
+
+
+def tell(console: Console, result: Result) -> None:
+    """Print one line about a drill that has ended."""
+    if result.problem:
+        console.print(f"[red]FAIL[/] {result.alert}: {result.problem}", soft_wrap=True)
+    else:
+        console.print(
+            f"[green]ok[/]   {result.alert} at {result.receiver} after {result.seconds} s: {result.cause}",
+            soft_wrap=True,
+        )
+
+
+def write(results: Sequence[Result], programs: dict[str, str]) -> None:
+    """Write the reports, for machines and for people, from the same data."""
+    record = {
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "programs": programs,
+        "hurry": HURRY,
+        "results": [asdict(result) for result in results],
+    }
+    folder = ROOT / "reports"
+    folder.mkdir(exist_ok=True)
+    (folder / "drills.json").write_text(json.dumps(record, indent=2) + "\n")
+    template = Path(__file__).parent / "templates" / "drills.html"
+    (folder / "drills.html").write_text(render(str(template), **record))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

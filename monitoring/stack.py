@@ -1,0 +1,174 @@
+"""Prometheus, Alertmanager and a webhook receiver as real processes on loopback, with this project's own configuration.
+
+They run on copies of the files here in which only addresses differ, and, where they are told to `hurry`, times:
+scrapes and evaluations come each second, and every `for:` (but to no less than 3 s) and every delay of Alertmanager's
+is divided. The expressions, their windows and thresholds are never touched.
+"""
+
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import promql_parser
+import yaml
+
+from monitoring.receiver import Receiver
+from tooling.service import free_port, listening
+from tooling.tools import require
+
+HERE = Path(__file__).parent
+RULES = HERE / "prometheus" / "rules"
+LEAST_FOR = 3.0  # seconds; within them the first scrape comes, before which every series is absent
+SAMPLE = HERE / "samples" / "kube-state-metrics.prom"
+
+
+class NotSeen(Exception):
+    """What was waited for did not happen in time."""
+
+
+@dataclass
+class Stack:
+    """Addresses of the running programs, the folder with their configuration, and the alerts that arrived so far."""
+
+    prometheus: str
+    alertmanager: str
+    folder: Path
+    alerts: list[dict[str, str]] = field(default_factory=list)
+    stop_prometheus: Callable[[], None] = lambda: None
+
+    def ask(self, path: str, **parameters: str) -> Any:
+        """Call Prometheus' API and give the `data` of its answer. Raises `httpx.HTTPStatusError` with its message."""
+        answer = httpx.get(f"{self.prometheus}/api/v1/{path}", params=parameters, timeout=30)
+        if answer.is_error:
+            raise httpx.HTTPStatusError(answer.text, request=answer.request, response=answer)
+        return answer.json()["data"]
+
+    def reload(self) -> bool:
+        """Have Prometheus read its configuration again; tell whether it took it."""
+        return httpx.post(f"{self.prometheus}/-/reload", timeout=30).is_success
+
+
+def wait(
+    condition: Callable[[], Any], what: str, *, seconds: float = 90, meanwhile: Callable[[], object] = lambda: None
+) -> Any:
+    """Wait until CONDITION gives something true and give it, doing MEANWHILE over and over. Raises `NotSeen`."""
+    deadline = time.monotonic() + seconds
+    while not (seen := condition()):
+        if time.monotonic() > deadline:
+            raise NotSeen(f"not within {seconds:.0f} s: {what}")
+        meanwhile()
+        time.sleep(0.1)
+    return seen
+
+
+def divided(duration: str, by: float, *, least: float = 0) -> str:
+    """Give a duration of Prometheus' divided, but at least LEAST seconds: 5m by 300 is 1000ms."""
+    return f"{max(promql_parser.parse_duration(duration).total_seconds() / by, least) * 1000:.0f}ms"
+
+
+def configure(folder: Path, jobs: Mapping[str, str], alertmanager: str, receiver: str, hurry: float) -> None:
+    """Write copies of the configuration into FOLDER: JOBS are scraped (name: address), alerts go to RECEIVER."""
+    shutil.copytree(RULES, folder / "rules")
+    prometheus = yaml.safe_load((HERE / "prometheus" / "prometheus.yml").read_text())
+    prometheus["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alertmanager]
+    scrapes = [{"job_name": job, "static_configs": [{"targets": [address]}]} for job, address in jobs.items()]
+    routing = yaml.safe_load((HERE / "alertmanager" / "alertmanager.yml").read_text())
+    for entry in routing["receivers"]:
+        webhook = entry["webhook_configs"][0]
+        webhook["url"] = f"{receiver}/{Path(webhook.pop('url_file')).name}"
+    if hurry > 1:
+        prometheus["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+        for path in (folder / "rules").glob("*.yml"):
+            rules = yaml.safe_load(path.read_text())
+            for rule in (rule for group in rules["groups"] for rule in group["rules"] if "for" in rule):
+                rule["for"] = divided(rule["for"], hurry, least=LEAST_FOR)
+            path.write_text(yaml.safe_dump(rules))
+        for route in (routing["route"], *routing["route"]["routes"]):
+            for name in ("group_wait", "group_interval", "repeat_interval"):
+                if name in route:
+                    route[name] = divided(route[name], hurry)
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(prometheus))
+    (folder / "scrape.yml").write_text(yaml.safe_dump({"scrape_configs": scrapes}))
+    (folder / "alertmanager.yml").write_text(yaml.safe_dump(routing))
+
+
+@contextmanager
+def running(jobs: Mapping[str, str], *, hurry: float = 1) -> Iterator[Stack]:
+    """Run all three until the block ends. JOBS are scraped besides Prometheus and Alertmanager: name: host:port.
+
+    Raises `MissingTool` where Prometheus or Alertmanager is not installed, `ServiceError` where one does not start.
+    """
+    prometheus, alertmanager = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    with ExitStack() as cleanup:
+        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="monitoring-")))
+        stack = Stack(f"http://{prometheus}", f"http://{alertmanager}", folder)
+        receiver = cleanup.enter_context(serving(Receiver("127.0.0.1", 0, stack.alerts.append)))
+        itself = {"prometheus": prometheus, "alertmanager": alertmanager}
+        configure(folder, {**itself, **jobs}, alertmanager, receiver, hurry)
+        command: list[str | Path] = [
+            require("alertmanager"),
+            f"--config.file={folder}/alertmanager.yml",
+            f"--storage.path={folder}/alertmanager",
+            f"--web.listen-address={alertmanager}",
+            "--cluster.listen-address=",
+        ]
+        cleanup.enter_context(
+            listening(command, {}, ready=f"{stack.alertmanager}/-/ready", log=folder / "alertmanager.log")
+        )
+        command = [
+            require("prometheus"),
+            f"--config.file={folder}/prometheus.yml",
+            f"--storage.tsdb.path={folder}/prometheus",
+            f"--web.listen-address={prometheus}",
+            "--web.enable-lifecycle",
+            "--enable-feature=exemplar-storage",
+            *(["--rules.alert.resend-delay=1s"] if hurry > 1 else []),
+        ]
+        inner = cleanup.enter_context(ExitStack())
+        inner.enter_context(listening(command, {}, ready=f"{stack.prometheus}/-/ready", log=folder / "prometheus.log"))
+        stack.stop_prometheus = inner.close
+        yield stack
+
+
+@contextmanager
+def serving(server: ThreadingHTTPServer) -> Iterator[str]:
+    """Serve in a thread until the block ends, and give the address, without a slash at the end."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class Page(ThreadingHTTPServer):
+    """Answers every GET with `text`, as the stand-in for kube-state-metrics does with SAMPLE."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(("127.0.0.1", 0), _PageHandler)
+        self.text = text
+
+
+class _PageHandler(BaseHTTPRequestHandler):
+    server: Page
+
+    def do_GET(self) -> None:
+        body = self.server.text.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
