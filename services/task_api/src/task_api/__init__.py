@@ -1,6 +1,7 @@
 """A task service over HTTP, made to be run in production.
 
-Layers, each knowing only those below it: `http` → `tasks`, `accounts` → `store`; `config` and `telemetry` stand beside them.
+Layers, each knowing only those below it: `http` → `tasks`, `accounts` → `store`; `config` and `telemetry` stand
+beside them.
 """
 
 from importlib.metadata import version

@@ -1,4 +1,4 @@
-"""Settings by environment, checked in one place: every bad value is found at once, with a message that says what to set."""
+"""Settings by environment, checked in one place: every bad value is told at once, with what to set instead."""
 
 import os
 import re
@@ -11,7 +11,9 @@ from msgspec import Meta
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 SHORTEST_SECRET = 32
-EXAMPLE_WORDS = re.compile(r"change.?me|change.?this|example|placeholder|your.?secret|insecure|default.?secret", re.IGNORECASE)
+EXAMPLE_WORDS = re.compile(
+    r"change.?me|change.?this|example|placeholder|your.?secret|insecure|default.?secret", re.IGNORECASE
+)
 FEWEST_DISTINCT_CHARACTERS = 10
 RATE = re.compile(r"(?P<limit>[1-9]\d{0,8})/(?P<count>[1-9]\d{0,3})?(?P<unit>second|minute|hour|day)s?")
 SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
@@ -45,13 +47,15 @@ def parse_rate(text: str) -> Rate | None:
 
 
 def parse_keys(text: str) -> tuple[SigningKey, ...]:
-    """`kid:secret[,kid:secret…]`: the first signs, all verify. Raises ValueError for a missing, short or example secret."""
+    """`kid:secret[,kid:secret…]`: the first signs, all verify. Raises ValueError for a short or example secret."""
     make = "make one with: python3 -c 'import secrets; print(\"k1:\" + secrets.token_urlsafe(32))'"
     keys = []
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         kid, colon, secret = part.partition(":")
         if not (colon and re.fullmatch(r"[A-Za-z0-9._-]{1,32}", kid)):
-            raise ValueError(f'expected "kid:secret[,kid:secret]" with a kid of letters, digits, ".", "_" or "-"; {make}')
+            raise ValueError(
+                f'expected "kid:secret[,kid:secret]" with a kid of letters, digits, ".", "_" or "-"; {make}'
+            )
         if len(secret) < SHORTEST_SECRET:
             raise ValueError(f"the secret of key {kid!r} is shorter than {SHORTEST_SECRET} characters; {make}")
         if EXAMPLE_WORDS.search(secret) or len(set(secret)) < FEWEST_DISTINCT_CHARACTERS:
@@ -96,14 +100,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     access_token_seconds: Annotated[int, Meta(ge=10, le=86400, description="life of an access token")] = 900
     refresh_token_seconds: Annotated[int, Meta(ge=60, le=31536000, description="life of a refresh token")] = 1209600
     rate_limit: Annotated[Rate | None, Meta(description="requests of one client, or off")] = Rate(6000, 60)
-    login_limit: Annotated[Rate | None, Meta(description="failed logins of one account, ×5 of one address")] = Rate(10, 900)
+    login_limit: Annotated[
+        Rate | None, Meta(description="failed logins of one account; one address has five times that")
+    ] = Rate(10, 900)
     max_body_bytes: Annotated[int, Meta(ge=1024, le=1 << 30, description="largest request body")] = 1 << 20
     cors_origins: Annotated[tuple[str, ...], Meta(description="origins that browsers may call from")] = ()
     trusted_proxies: Annotated[
         int, Meta(ge=0, le=10, description="proxies in front, whose X-Forwarded-* headers are believed")
     ] = 0
-    prometheus_multiproc_dir: Annotated[str, Meta(description="folder for the workers' metrics; a fresh one if unset")] = ""
-    otel_exporter_otlp_endpoint: Annotated[str, Meta(description="where traces go by OTLP over HTTP; none if unset")] = ""
+    prometheus_multiproc_dir: Annotated[
+        str, Meta(description="folder for the workers' metrics; a fresh one if unset")
+    ] = ""
+    otel_exporter_otlp_endpoint: Annotated[
+        str, Meta(description="where traces go by OTLP over HTTP; none if unset")
+    ] = ""
     revision: Annotated[str, Meta(description="source revision, shown as build information")] = "unknown"
 
     @property
@@ -172,8 +182,10 @@ def _conflicts(settings: Settings, known: set[str]) -> list[str]:
             "JWT_KEYS: AUTH=on needs a signing key;"
             " make one with: python3 -c 'import secrets; print(\"k1:\" + secrets.token_urlsafe(32))'"
         )
-    if settings.database_url and not re.match(r"postgres(ql)?://[^/]*/.+", settings.database_url):
-        problems.append("DATABASE_URL: expected postgresql://user:password@host:port/database, or unset it to use SQLite")
+    if settings.database_url and not re.match(r"postgres(ql)?(\+psycopg)?://[^/]*/.+", settings.database_url):
+        problems.append(
+            "DATABASE_URL: expected postgresql://user:password@host:port/database, or unset it to use SQLite"
+        )
     if settings.otel_exporter_otlp_endpoint and not re.match(r"https?://.+", settings.otel_exporter_otlp_endpoint):
         problems.append("OTEL_EXPORTER_OTLP_ENDPOINT: expected http://host:4318 or https://…")
     if not settings.database_url and Path(settings.db_path).is_dir():
@@ -196,6 +208,6 @@ def describe(settings: Settings) -> list[tuple[str, str, str]]:
             text = ",".join(value)
         else:
             text = "off" if value is None else str(value)
-        kind = field.type
-        rows.append((field.name.upper(), text, next(m.description for m in get_args(kind) if isinstance(m, Meta))))
+        meaning = next(meta.description for meta in get_args(field.type) if isinstance(meta, Meta))
+        rows.append((field.name.upper(), text, meaning or ""))
     return rows

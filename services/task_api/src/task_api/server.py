@@ -65,7 +65,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
 
 
 def _write_problem(sock: socket.socket, status_int: int, reason: str, mesg: str) -> None:
-    """gunicorn's answer to what is no HTTP request, as a problem (RFC 9457) instead of a page."""
+    """Gunicorn's answer to what is no HTTP request, as a problem (RFC 9457) instead of a page."""
     body = encode_problem(status_int, mesg or reason)
     head = (
         f"HTTP/1.1 {status_int} {reason}\r\nConnection: close\r\nContent-Type: {CONTENT_TYPE}\r\n"
@@ -127,6 +127,11 @@ class Server(BaseApplication):  # type: ignore[misc]
         _Arbiter(self).run()
 
 
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:  # workers inherit what their parent registered
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
     for note in settings.weaker:
@@ -134,6 +139,5 @@ def serve(settings: Settings) -> None:
     metrics.prepare_folder()
     folder = os.environ["PROMETHEUS_MULTIPROC_DIR"]
     if not settings.prometheus_multiproc_dir and folder.startswith(tempfile.gettempdir()):
-        parent = os.getpid()
-        atexit.register(lambda: os.getpid() == parent and shutil.rmtree(folder, ignore_errors=True))
+        atexit.register(_remove, folder, os.getpid())
     Server(settings).run()

@@ -1,4 +1,4 @@
-"""All accounts and tasks as JSON lines, out and in again, with nothing lost: ids, owners, times, versions, password hashes.
+"""All accounts and tasks as JSON lines, out and in again, with nothing lost: ids, owners, times, versions, hashes.
 
 The last line counts the others, so that a file that was cut off is told from a whole one.
 """
@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, func, insert, select, text
+from sqlalchemy.exc import IntegrityError
 
 from task_api.store import accounts as account_store
 from task_api.store import tasks as task_store
@@ -73,8 +74,10 @@ def export(database: Database) -> Iterator[bytes]:
         yield encode(EndLine(**counts)) + b"\n"
 
 
-def import_lines(database: Database, lines: Iterable[bytes], progress: Callable[[int], None] = lambda _: None) -> EndLine:
-    """Take in what `export` gave, in one transaction; accounts and tasks that are there already, just so, are passed over.
+def import_lines(
+    database: Database, lines: Iterable[bytes], progress: Callable[[int], None] = lambda _: None
+) -> EndLine:
+    """Take in what `export` gave, in one transaction; what is there already, just so, is passed over.
 
     Raises TransferError, naming the line, for one that cannot be read, an id or address that is taken by another, and a
     file that was cut off.
@@ -107,7 +110,9 @@ def import_lines(database: Database, lines: Iterable[bytes], progress: Callable[
         _tasks(connection, waiting, number)
         if end != seen:
             told = f"it tells of {end.accounts} accounts and {end.tasks} tasks" if end else "its last line is missing"
-            raise TransferError(f"the file was cut off: {told}; {seen.accounts} accounts and {seen.tasks} tasks were read")
+            raise TransferError(
+                f"the file was cut off: {told}; {seen.accounts} accounts and {seen.tasks} tasks were read"
+            )
         _restart_identities(connection)
     return seen
 
@@ -125,7 +130,9 @@ def _account(connection: Connection, record: AccountLine, number: int) -> None:
     if not found:
         connection.execute(insert(accounts), _aware(record))
     elif record.id != 0 and found != [_aware(record)]:
-        raise TransferError(f"line {number}: account {record.id} or its address is taken by another: import into an empty database")
+        raise TransferError(
+            f"line {number}: account {record.id} or its address is taken by another: import into an empty database"
+        )
 
 
 def _tasks(connection: Connection, waiting: list[dict[str, Any]], number: int) -> None:
@@ -135,8 +142,15 @@ def _tasks(connection: Connection, waiting: list[dict[str, Any]], number: int) -
     held = {row["id"]: dict(row) for row in connection.execute(select(tasks).where(tasks.c.id.in_(ids))).mappings()}
     for task in waiting:
         if task["id"] in held and held[task["id"]] != task:
-            raise TransferError(f"line {number} or before: task {task['id']} is another here: import into an empty database")
-    task_store.restore(connection, [task for task in waiting if task["id"] not in held])
+            raise TransferError(
+                f"line {number} or before: task {task['id']} is another here: import into an empty database"
+            )
+    new = [task for task in waiting if task["id"] not in held]
+    try:
+        if new:
+            task_store.restore(connection, new)
+    except IntegrityError as error:
+        raise TransferError(f"line {number} or before: {error.orig}") from error
 
 
 def _restart_identities(connection: Connection) -> None:

@@ -4,13 +4,23 @@ import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from task_api.accounts import passwords
-from task_api.accounts.model import Account, BadToken, EmailTaken, Login, LoginFailed, Registration, Role, Throttled, Tokens
+from task_api.accounts.model import (
+    Account,
+    BadToken,
+    EmailTaken,
+    Login,
+    LoginFailed,
+    Registration,
+    Role,
+    Throttled,
+    Tokens,
+)
 from task_api.accounts.tokens import TokenIssuer
 from task_api.config import Rate, Settings
 from task_api.store import accounts as store
@@ -43,7 +53,9 @@ def register(database: Database, registration: Registration, role: Role = "user"
 class Accounts:
     """Logging in and out over one database, with the keys and lives that the settings give."""
 
-    def __init__(self, settings: Settings, database: Database, failed: Callable[[Failure], None] = lambda _: None) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, failed: Callable[[Failure], None] = lambda _: None
+    ) -> None:
         self._database = database
         self._issuer = TokenIssuer(settings.jwt_keys, settings.access_token_seconds)
         self._refresh_life = timedelta(seconds=settings.refresh_token_seconds)
@@ -61,7 +73,7 @@ class Accounts:
         except BadToken as error:
             self._failed(error.reason)
             raise
-        return Account(*row), session_id
+        return Account(row.id, row.email, cast("Role", row.role), row.created_at), session_id
 
     def login(self, login: Login, address: str) -> Tokens:
         """Begin a session. Raises LoginFailed, and Throttled after too many failures of the account or the address."""
@@ -83,7 +95,7 @@ class Accounts:
             return self._tokens(connection, row.id, session_id, now)
 
     def refresh(self, refresh_token: str) -> Tokens:
-        """New tokens for an unspent refresh token; a spent one ends the whole session, since a thief may hold the other.
+        """New tokens for an unspent refresh token; a spent one ends the session, since a thief may hold the other.
 
         Raises BadToken.
         """
@@ -118,7 +130,9 @@ class Accounts:
 
     def _tokens(self, connection: Connection, account_id: int, session_id: str, now: datetime) -> Tokens:
         refresh_token = secrets.token_urlsafe(32)
-        store.add_refresh_token(connection, sha256(refresh_token.encode()).digest(), session_id, now + self._refresh_life)
+        store.add_refresh_token(
+            connection, sha256(refresh_token.encode()).digest(), session_id, now + self._refresh_life
+        )
         return Tokens(self._issuer.issue(account_id, session_id), refresh_token, self._issuer.seconds)
 
     def _count(self, email: str, address: str) -> list[tuple[str, int]]:

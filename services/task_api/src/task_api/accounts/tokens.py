@@ -13,7 +13,10 @@ TYPE = "at+jwt"
 
 
 class TokenIssuer:
-    """Signs with the first key, verifies with any: put a new key first, and take the old one out when its tokens have expired."""
+    """Signs with the first key, verifies with any.
+
+    To rotate, put a new key first, and take the old one out when its tokens have expired.
+    """
 
     def __init__(self, keys: tuple[SigningKey, ...], seconds: int) -> None:
         self.seconds = seconds

@@ -22,6 +22,8 @@ from task_api.telemetry.logs import log
 from task_api.telemetry.traces import Tracer, incoming_trace_id
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+LOCAL = Account(LOCAL_ACCOUNT, "local", "user", datetime.fromtimestamp(0, UTC))
+FOR_ANYBODY = frozenset({"auth.login", "auth.register_account", "auth.refresh"})
 OUTSIDE_LIMITS = frozenset({"health", "livez", "readyz", "metrics"})
 UNMATCHED = "(unmatched)"
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
@@ -69,79 +71,85 @@ def account() -> Account:
 
 def install(app: Flask, settings: Settings) -> None:
     """Put all of it around the application's requests."""
-    local = Account(LOCAL_ACCOUNT, "local", "user", datetime.fromtimestamp(0, UTC))
-    context: Services = app.extensions["task_api"]
     if settings.trusted_proxies:
         count = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=count, x_proto=count, x_host=count)  # type: ignore[method-assign]
     if settings.auth == "off":
-        app.config["TRUSTED_HOSTS"] = [*LOOPBACK, "[::1]"]  # a web page must not reach us by a name of its own (DNS rebinding)
+        # a web page must not reach us by a name of its own (DNS rebinding)
+        app.config["TRUSTED_HOSTS"] = [*LOOPBACK, "[::1]"]
+    app.before_request(_begin)
+    app.after_request(_finish)
 
-    @app.before_request
-    def begin() -> None:
-        g.started = time.perf_counter()
-        metrics.in_flight.inc()
-        given = request.headers.get("X-Request-ID", "")
-        g.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-        g.account = None
-        g.rate = None
-        g.span = None
-        g.trace_id = incoming_trace_id(request.headers.get("traceparent"))
-        if context.tracer:
-            g.span, g.trace_id = context.tracer.start(request.method, request.path, request.headers)
-        structlog.contextvars.bind_contextvars(request_id=g.request_id, trace_id=g.trace_id)
-        if request.endpoint in OUTSIDE_LIMITS:
-            return
-        bad_token = None
-        if context.accounts is None:
-            g.account = local
-        elif authorization := request.headers.get("Authorization"):
-            bad_token = identify(context.accounts, authorization)
-        if context.limiter:
-            g.rate = context.limiter.hit(f"account:{g.account.id}" if g.account else f"address:{request.remote_addr}")
-            if not g.rate.allowed:
-                metrics.rate_limited()
-                raise Refusal(429, f"too many requests: try again in {g.rate.reset} seconds", {"Retry-After": str(g.rate.reset)})
-        if bad_token and request.endpoint not in {"auth.login", "auth.register", "auth.refresh"}:
-            raise bad_token
 
-    def identify(accounts: Accounts, authorization: str) -> Exception | None:
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer":
-            return Refusal(401, "the Authorization header has to be: Bearer, a space, and a token", bearer())
-        try:
-            g.account, g.session_id = accounts.authenticate(token.strip())
-        except BadToken as error:
-            return error
+def _begin() -> None:
+    g.started = time.perf_counter()
+    metrics.in_flight.inc()
+    headers = request.headers
+    given = headers.get("X-Request-ID", "")
+    g.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+    g.account = g.rate = g.span = None
+    g.trace_id = incoming_trace_id(headers.get("traceparent"))
+    around = services()
+    if around.tracer:
+        g.span, g.trace_id = around.tracer.start(request.method, request.path, headers)
+    structlog.contextvars.bind_contextvars(request_id=g.request_id, trace_id=g.trace_id)
+    if request.endpoint not in OUTSIDE_LIMITS:
+        refusal = _identify(around.accounts)
+        _limit(around.limiter)
+        if refusal and request.endpoint not in FOR_ANYBODY:
+            raise refusal
+
+
+def _identify(accounts: Accounts | None) -> Exception | None:
+    """Set the request's account; gives why not, where there is a token and it is no good."""
+    if accounts is None:
+        g.account = LOCAL
         return None
+    authorization = request.headers.get("Authorization")
+    if not authorization:
+        return None
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer":
+        return Refusal(401, "the Authorization header has to be: Bearer, a space, and a token", bearer())
+    try:
+        g.account, g.session_id = accounts.authenticate(token.strip())
+    except BadToken as error:
+        return error
+    return None
 
-    @app.after_request
-    def finish(response: Response) -> Response:
-        seconds = time.perf_counter() - g.started
-        metrics.in_flight.dec()
-        route = request.url_rule.rule if request.url_rule else UNMATCHED
-        method = request.method if request.method in METHODS else "(other)"
-        metrics.observe(route, method, response.status_code, seconds, g.trace_id)
-        headers = response.headers
-        headers.extend(HEADERS)
-        headers.setdefault("Content-Security-Policy", NOTHING_MAY_LOAD)
-        headers.setdefault("Cache-Control", "no-store")
-        headers["X-Request-ID"] = g.request_id
-        if g.rate:
-            headers.extend(g.rate.headers)
-        if request.is_secure:
-            headers["Strict-Transport-Security"] = "max-age=31536000"
-        if g.span:
-            context.tracer.finish(g.span, method, route, response.status_code)  # type: ignore[union-attr]
-        write = log.debug if route in QUIET else log.info
-        write(
-            "request",
-            method=method,
-            route=route,
-            status=response.status_code,
-            duration_ms=round(seconds * 1000, 3),
-            account=g.account.id if g.account else None,
-        )
-        structlog.contextvars.clear_contextvars()
-        return response
 
+def _limit(limiter: RateLimiter | None) -> None:
+    if limiter is None:
+        return
+    g.rate = limiter.hit(f"account:{g.account.id}" if g.account else f"address:{request.remote_addr}")
+    if not g.rate.allowed:
+        metrics.rate_limited()
+        wait = str(g.rate.reset)
+        raise Refusal(429, f"too many requests: try again in {wait} seconds", {"Retry-After": wait})
+
+
+def _finish(response: Response) -> Response:
+    seconds = time.perf_counter() - g.started
+    metrics.in_flight.dec()
+    route = request.url_rule.rule if request.url_rule else UNMATCHED
+    method = request.method if request.method in METHODS else "(other)"
+    status = response.status_code
+    metrics.observe(route, method, status, seconds, g.trace_id)
+    headers = response.headers
+    headers.extend(HEADERS)
+    headers.setdefault("Content-Security-Policy", NOTHING_MAY_LOAD)
+    headers.setdefault("Cache-Control", "no-store")
+    headers["X-Request-ID"] = g.request_id
+    if g.rate:
+        headers.extend(g.rate.headers)
+    if request.is_secure:
+        headers["Strict-Transport-Security"] = "max-age=31536000"
+    tracer = services().tracer
+    if g.span and tracer:
+        tracer.finish(g.span, method, route, status)
+    write = log.debug if route in QUIET else log.info
+    account_id = g.account.id if g.account else None
+    duration = round(seconds * 1000, 3)
+    write("request", method=method, route=route, status=status, duration_ms=duration, account=account_id)
+    structlog.contextvars.clear_contextvars()
+    return response

@@ -27,16 +27,18 @@ class Kept(msgspec.Struct, array_like=True):
 
 
 def once(work: Callable[[Connection], Response]) -> Response:
-    """Do the work in one transaction; with an Idempotency-Key only if it was not done before, else give the same answer.
+    """Do the work in one transaction; where the request's Idempotency-Key was answered before, give that answer again.
 
-    Raises Refusal: 400 for a key that is none, 422 for a key that came with another request, 409 while the first is in flight.
+    Raises Refusal: 400 for a key that is none, 422 for one that came with another request, 409 for one in flight.
     """
     key = request.headers.get("Idempotency-Key")
     if key is None:
         with database().write() as connection:
             return work(connection)
     if not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
-        raise Refusal(400, f"Idempotency-Key has to be 1 to {LONGEST_KEY} printable ASCII characters, a UUID for example")
+        raise Refusal(
+            400, f"Idempotency-Key has to be 1 to {LONGEST_KEY} printable ASCII characters, a UUID for example"
+        )
     owner, token = account().id, secrets.token_hex(16)
     digest = sha256(b"\0".join((request.method.encode(), request.full_path.encode(), request.get_data()))).digest()
     with database().write() as connection:

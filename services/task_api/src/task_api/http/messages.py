@@ -1,8 +1,8 @@
 """Reading bodies and queries into types, and writing answers."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from flask import Response, request
@@ -17,8 +17,8 @@ _encode = msgspec.json.Encoder().encode
 
 
 @cache
-def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(kind)
+def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(cast("type[Any]", kind))
 
 
 def body(kind: type[T], content_type: str = JSON) -> T:
@@ -26,7 +26,7 @@ def body(kind: type[T], content_type: str = JSON) -> T:
     if request.mimetype != content_type:
         offer = {"Accept-Patch" if request.method == "PATCH" else "Accept": content_type}
         raise Refusal(415, f"the body has to be sent as Content-Type: {content_type}", offer)
-    decoded: T = _decoder(kind).decode(request.get_data(cache=True))
+    decoded: T = _decoder(cast("Hashable", kind)).decode(request.get_data(cache=True))
     return decoded
 
 

@@ -21,7 +21,10 @@ TASK_ID = {"task_id": "the task's id"}
 BY_ID = {"task_id": "$response.body#/id"}
 
 HEADERS: dict[str, dict[str, Any]] = {
-    "If-Match": {"description": 'Only if the task still has this entity tag, such as "3" (RFC 9110).', "schema": {"type": "string"}},
+    "If-Match": {
+        "description": 'Only if the task still has this entity tag, such as "3" (RFC 9110).',
+        "schema": {"type": "string"},
+    },
     "If-None-Match": {"description": "Answer 304 if nothing changed (RFC 9110).", "schema": {"type": "string"}},
     "Idempotency-Key": {
         "description": "Do this once, however often it is sent; kept for 24 hours.",
@@ -42,7 +45,8 @@ LINKS: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
         for operation in ("get_task", "put_task", "patch_task", "delete_task")
     },
     ("get_task", "200"): {
-        operation: {"operationId": operation, "parameters": BY_ID} for operation in ("put_task", "patch_task", "delete_task")
+        operation: {"operationId": operation, "parameters": BY_ID}
+        for operation in ("put_task", "patch_task", "delete_task")
     },
     ("put_task", "200"): {"get_task": {"operationId": "get_task", "parameters": BY_ID}},
     ("patch_task", "200"): {"get_task": {"operationId": "get_task", "parameters": BY_ID}},
@@ -88,7 +92,7 @@ class Operation(msgspec.Struct, kw_only=True):
     if_match: bool
 
 
-class _DocumentsOnly(FlaskPlugin):  # type: ignore[misc]
+class _DocumentsOnly(FlaskPlugin):
     """The handlers decode by themselves, in one pass; the request takes no way around."""
 
     def validate(self, func: Callable[..., Any], *arguments: Any, **path: Any) -> Any:  # noqa: ARG002
@@ -144,13 +148,17 @@ def document() -> dict[str, Any]:
     """The document of the application that answers now."""
     cache = current_app.extensions.setdefault("openapi", {})
     if not cache:
-        cache.update(_completed(copy.deepcopy(copy.copy(_api).spec), accounts="auth" in current_app.blueprints))
+        own = copy.copy(_api)
+        own.models = copy.deepcopy(_api.models)  # spectree takes its models apart when it makes the document
+        cache.update(_completed(copy.deepcopy(own.spec), accounts="auth" in current_app.blueprints))
     return dict(cache)
 
 
 def _completed(spec: dict[str, Any], *, accounts: bool) -> dict[str, Any]:
     components = spec["components"]
-    components["headers"] = {name: header for name, header in HEADERS.items() if not name.startswith(("If-", "Idempotency-Key"))}
+    components["headers"] = {
+        name: header for name, header in HEADERS.items() if not name.startswith(("If-", "Idempotency-Key"))
+    }
     if accounts:
         components["securitySchemes"] = {BEARER: {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
         spec["security"] = [{BEARER: []}]
@@ -193,7 +201,9 @@ def _parameters(operation: dict[str, Any], extra: Operation) -> None:
         "If-None-Match": extra.answers.not_modified,
         "Idempotency-Key": extra.idempotent,
     }
-    operation["parameters"] += [{"name": name, "in": "header", **HEADERS[name]} for name, given in wanted.items() if given]
+    operation["parameters"] += [
+        {"name": name, "in": "header", **HEADERS[name]} for name, given in wanted.items() if given
+    ]
     if operation["operationId"] == "patch_task":
         content = operation["requestBody"]["content"]
         content["application/merge-patch+json"] = content.pop("application/json")
@@ -207,7 +217,8 @@ def _responses(operation: dict[str, Any], extra: Operation) -> None:
         if extra.answers.text and status == "200":
             response["content"] = {"text/plain": {"schema": {"type": "string"}}}
         names = {
-            "ETag": status in {"200", "201", "304"} and (extra.answers.entity_tag or extra.answers.not_modified or status == "201"),
+            "ETag": status in {"200", "201", "304"}
+            and (extra.answers.entity_tag or extra.answers.not_modified or status == "201"),
             "Location": status == "201",
             "Link": status == "200" and operation["operationId"] == "list_tasks",
             "Retry-After": status in {"429", "503"},

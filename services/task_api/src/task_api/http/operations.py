@@ -35,7 +35,9 @@ DOCS_PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
-DOCS_START = 'SwaggerUIBundle({ url: "/openapi.json", dom_id: "#docs", validatorUrl: null, persistAuthorization: false });\n'
+DOCS_START = (
+    'SwaggerUIBundle({ url: "/openapi.json", dom_id: "#docs", validatorUrl: null, persistAuthorization: false });\n'
+)
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -91,7 +93,9 @@ def openapi() -> Response:
 
 def docs() -> Response:
     """A page to read the document with and try it; loads nothing from elsewhere."""
-    return Response(DOCS_PAGE, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": DOCS_POLICY})
+    return Response(
+        DOCS_PAGE, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": DOCS_POLICY}
+    )
 
 
 def docs_asset(name: str) -> Response:
@@ -108,4 +112,6 @@ def register(app: Flask) -> None:
         app.add_url_rule(f"/{name}", name, view, methods=["GET"])
     app.add_url_rule("/openapi.json", "openapi_document", openapi, methods=["GET"])
     app.add_url_rule("/docs", "openapi_docs", docs, methods=["GET"])
-    app.add_url_rule(f"/docs/<any(start.js, {', '.join(DOCS_ASSETS)}):name>", "openapi_assets", docs_asset, methods=["GET"])
+    app.add_url_rule(
+        f"/docs/<any(start.js, {', '.join(DOCS_ASSETS)}):name>", "openapi_assets", docs_asset, methods=["GET"]
+    )

@@ -5,7 +5,7 @@ from hashlib import blake2b
 from flask import Response, request
 
 from task_api.http.problems import Refusal
-from task_api.tasks.model import Versioned, VersionConflict
+from task_api.tasks.model import VersionConflict, Versioned
 
 
 def entity_tag(versioned: Versioned) -> str:
@@ -20,7 +20,7 @@ def check_write(held: Versioned) -> None:
     """
     if "If-Match" in request.headers:
         wanted = request.if_match
-        if not wanted.star_tag and not wanted.as_set():
+        if not wanted.star_tag and not wanted.as_set(include_weak=True):
             raise Refusal(400, 'If-Match has to be * or entity tags in quotes, such as "3"')
         if not wanted.contains(str(held.version)):
             raise VersionConflict(held)

@@ -1,4 +1,4 @@
-"""/tasks"""
+"""The routes under /tasks."""
 
 from urllib.parse import urlencode
 
@@ -94,7 +94,10 @@ def _held(connection: Connection, task_id: int) -> Versioned:
 
 @blueprint.put(ONE)
 @documented(
-    json=TaskChanges, answers=Answers(ok=Task, problems=(400, 404, 412, 413, 415), entity_tag=True), path=TASK_ID, if_match=True
+    json=TaskChanges,
+    answers=Answers(ok=Task, problems=(400, 404, 412, 413, 415), entity_tag=True),
+    path=TASK_ID,
+    if_match=True,
 )
 def put_task(task_id: int) -> Response:
     """Change a task: fields that the body leaves out stay as they are."""
@@ -103,7 +106,10 @@ def put_task(task_id: int) -> Response:
 
 @blueprint.patch(ONE)
 @documented(
-    json=TaskMergePatch, answers=Answers(ok=Task, problems=(400, 404, 412, 413, 415), entity_tag=True), path=TASK_ID, if_match=True
+    json=TaskMergePatch,
+    answers=Answers(ok=Task, problems=(400, 404, 412, 413, 415), entity_tag=True),
+    path=TASK_ID,
+    if_match=True,
 )
 def patch_task(task_id: int) -> Response:
     """Change a task by a JSON Merge Patch (RFC 7396): null takes a field back to its default."""

@@ -30,7 +30,7 @@ def set_password_hash(connection: Connection, account_id: int, password_hash: st
     connection.execute(update(accounts).where(accounts.c.id == account_id).values(password_hash=password_hash))
 
 
-def by_session(connection: Connection, session_id: str) -> Row[Any] | None:
+def by_session(connection: Connection, session_id: str) -> Row[int, str, str, datetime] | None:
     """(id, email, role, created_at) of the account that a session, not revoked, belongs to."""
     return connection.execute(_SESSION, {"session_id": session_id}).one_or_none()
 

@@ -17,6 +17,13 @@ from task_api.store.schema import REVISIONS
 BUSY_SECONDS = 10
 """How long a connection waits for another's lock, for a free place in the pool or for a server, before it gives up."""
 
+SERVER_SETTINGS = {
+    "statement_timeout": "15s",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "30s",
+    "timezone": "UTC",
+}
+
 UNAVAILABLE = (OperationalError, PoolTimeoutError)
 """What is raised when the database cannot be reached or does not answer: worth another try later."""
 
@@ -47,17 +54,20 @@ class Database:
         """Raise one of UNAVAILABLE when the database does not answer, SchemaBehind when it has to be migrated first."""
         current = self.revision()
         if current is None or current in REVISIONS[:-1]:
-            raise SchemaBehind(f"the schema is at {current or 'nothing'} and {REVISIONS[-1]} is needed: run `task-api migrate`")
+            raise SchemaBehind(
+                f"the schema is at {current or 'nothing'} and {REVISIONS[-1]} is needed: run `task-api migrate`"
+            )
 
     def revision(self) -> str | None:
         """The migration that the database is at; None for an empty one."""
         with self.read() as connection:
             try:
-                return connection.scalar(text("SELECT version_num FROM alembic_version"))
+                found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
             except (OperationalError, ProgrammingError) as error:
                 if "alembic_version" in str(error.orig):
                     return None
                 raise
+            return found
 
     def close(self) -> None:
         """Give every connection back, as a child process must before its first use."""
@@ -68,7 +78,12 @@ def _sqlite(settings: Settings) -> Engine:
     Path(settings.db_path).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
         f"sqlite+pysqlite:///{settings.db_path}",
-        connect_args={"timeout": BUSY_SECONDS, "isolation_level": None, "check_same_thread": False, "cached_statements": 512},
+        connect_args={
+            "timeout": BUSY_SECONDS,
+            "isolation_level": None,
+            "check_same_thread": False,
+            "cached_statements": 512,
+        },
         pool_size=max(settings.db_pool_size, settings.threads),
         max_overflow=0,
         pool_timeout=BUSY_SECONDS,
@@ -95,7 +110,7 @@ def _postgresql(settings: Settings) -> Engine:
         connect_args={
             "connect_timeout": BUSY_SECONDS // 2,
             "application_name": "task-api",
-            "options": "-c statement_timeout=15s -c lock_timeout=10s -c idle_in_transaction_session_timeout=30s -c timezone=UTC",
+            "options": " ".join(f"-c {name}={value}" for name, value in SERVER_SETTINGS.items()),
         },
         pool_size=settings.db_pool_size,
         max_overflow=0,

@@ -21,7 +21,7 @@ def claim(connection: Connection, owner_id: int, key: str, digest: bytes, token:
     connection.execute(delete(keys).where(*abandoned))
     dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
     new = dialect.insert(keys).values(owner_id=owner_id, key=key, request_digest=digest, claim=token, claimed_at=now)
-    if connection.execute(new.on_conflict_do_nothing()).rowcount == 1:
+    if connection.execute(new.on_conflict_do_nothing().returning(keys.c.key)).one_or_none() is not None:
         return None
     return connection.execute(select(keys).where(*this_key)).one_or_none()
 

@@ -11,13 +11,16 @@ from task_api.store.schema import rate_windows
 def take(connection: Connection, client: str, ends_at: int, limit: int, share: int) -> tuple[int, int]:
     """Take a part of what is left of the client's window: (how much was taken, how much is used in all by now).
 
-    The part is what is left divided by `share`, and at least 1; 0 when nothing is left. `ends_at` (Unix seconds) names the window.
+    The part is what is left divided by `share`, and at least 1; 0 when nothing is left. The window is named by when it
+    ends, in Unix seconds.
     """
     dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
     new = dialect.insert(rate_windows).values(client=client, ends_at=ends_at, used=0)
     connection.execute(new.on_conflict_do_nothing())
     this_client = rate_windows.c.client == client
-    row = connection.execute(select(rate_windows.c.ends_at, rate_windows.c.used).where(this_client).with_for_update()).one()
+    row = connection.execute(
+        select(rate_windows.c.ends_at, rate_windows.c.used).where(this_client).with_for_update()
+    ).one()
     used = row.used if row.ends_at == ends_at else 0
     if used == 0:
         connection.execute(delete(rate_windows).where(rate_windows.c.ends_at < ends_at - 86400))

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeDecorator
 
 REVISIONS = ("0001", "0002", "0003", "0004", "0005")
-"""Every migration, oldest first. The service is ready when the database is at the last one, or at one newer than it knows."""
+"""Every migration, oldest first. The service is ready at the last one, and at any newer than it knows."""
 
 LOCAL_ACCOUNT = 0
 """The account that all requests act as with AUTH=off. It has no password, so nobody can log in as it."""
@@ -94,7 +94,7 @@ tasks = Table(
     metadata,
     Column("id", Key, primary_key=True),
     Column("title", String(200), nullable=False),
-    Column("description", Text, nullable=False, server_default=""),
+    Column("description", Text, nullable=False, server_default=text("''")),
     Column("status", String(16), nullable=False, server_default="pending"),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),

@@ -19,20 +19,22 @@ POSTGRESQL_DOCUMENT = (
 index = table("tasks_search", column("rowid"), column("tasks_search"))
 """SQLite's index; its own name as a column is how FTS5 is asked to match."""
 
-INDEX_SQLITE = (
-    "CREATE VIRTUAL TABLE tasks_search USING fts5"
-    "(title, description, content='tasks', content_rowid='id', tokenize=\"unicode61 remove_diacritics 0\")",
-    "INSERT INTO tasks_search(tasks_search) VALUES ('rebuild')",
-    "CREATE TRIGGER tasks_search_insert AFTER INSERT ON tasks BEGIN"
-    " INSERT INTO tasks_search(rowid, title, description) VALUES (new.id, new.title, new.description); END",
-    "CREATE TRIGGER tasks_search_delete AFTER DELETE ON tasks BEGIN"
-    " INSERT INTO tasks_search(tasks_search, rowid, title, description)"
-    " VALUES ('delete', old.id, old.title, old.description); END",
-    "CREATE TRIGGER tasks_search_update AFTER UPDATE OF title, description ON tasks"
-    " WHEN old.title <> new.title OR old.description <> new.description BEGIN"
-    " INSERT INTO tasks_search(tasks_search, rowid, title, description)"
+_FORGET_OLD = (
+    "INSERT INTO tasks_search(tasks_search, rowid, title, description)"
     " VALUES ('delete', old.id, old.title, old.description);"
-    " INSERT INTO tasks_search(rowid, title, description) VALUES (new.id, new.title, new.description); END",
+)
+_LEARN_NEW = "INSERT INTO tasks_search(rowid, title, description) VALUES (new.id, new.title, new.description);"
+_CREATE = """CREATE VIRTUAL TABLE tasks_search
+USING fts5(title, description, content='tasks', content_rowid='id', tokenize="unicode61 remove_diacritics 0")"""
+_ON_UPDATE = """CREATE TRIGGER tasks_search_update AFTER UPDATE OF title, description ON tasks
+WHEN old.title <> new.title OR old.description <> new.description"""
+
+INDEX_SQLITE = (
+    _CREATE,
+    "INSERT INTO tasks_search(tasks_search) VALUES ('rebuild')",
+    f"CREATE TRIGGER tasks_search_insert AFTER INSERT ON tasks BEGIN {_LEARN_NEW} END",
+    f"CREATE TRIGGER tasks_search_delete AFTER DELETE ON tasks BEGIN {_FORGET_OLD} END",
+    f"{_ON_UPDATE} BEGIN {_FORGET_OLD} {_LEARN_NEW} END",
 )
 
 INDEX_POSTGRESQL = (f"CREATE INDEX search_tasks_text ON tasks USING gin (({POSTGRESQL_DOCUMENT}))",)

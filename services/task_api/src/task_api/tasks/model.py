@@ -11,7 +11,7 @@ LARGEST_ID = 2**63 - 1
 LARGEST_PAGE = 200
 LARGEST_BULK = 1000
 
-# PostgreSQL cannot keep U+0000, so it is refused on both databases. The Title pattern also asks for one visible character.
+# PostgreSQL cannot keep U+0000, so both databases refuse it. A title also needs one character that is no space.
 Title = Annotated[
     str,
     Meta(
@@ -91,7 +91,7 @@ class TaskChanges(Struct, forbid_unknown_fields=True, kw_only=True, omit_default
     description: Description | UnsetType = UNSET
     status: Status | UnsetType = UNSET
     priority: Priority | UnsetType = UNSET
-    due_at: Due | None | UnsetType = UNSET
+    due_at: Due | UnsetType | None = UNSET
     id: ReadOnly | UnsetType = UNSET
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
@@ -107,10 +107,10 @@ class TaskMergePatch(Struct, forbid_unknown_fields=True, kw_only=True, omit_defa
     """A JSON Merge Patch (RFC 7396): null takes a member away, which for one with a default means that default."""
 
     title: Title | UnsetType = UNSET
-    description: Description | None | UnsetType = UNSET
-    status: Status | None | UnsetType = UNSET
-    priority: Priority | None | UnsetType = UNSET
-    due_at: Due | None | UnsetType = UNSET
+    description: Description | UnsetType | None = UNSET
+    status: Status | UnsetType | None = UNSET
+    priority: Priority | UnsetType | None = UNSET
+    due_at: Due | UnsetType | None = UNSET
     id: ReadOnly | UnsetType = UNSET
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
@@ -215,7 +215,9 @@ class VersionConflict(Exception):
     """The task has another version than the caller holds."""
 
     def __init__(self, held: Versioned) -> None:
-        super().__init__(f"task {held.task.id} is at version {held.version}: read it again and repeat the change on what it is now")
+        super().__init__(
+            f"task {held.task.id} is at version {held.version}: read it again and repeat the change on what it is now"
+        )
         self.held = held
 
 
@@ -223,4 +225,6 @@ class BadCursor(ValueError):
     """The cursor was not given out by this service, or for another order."""
 
     def __init__(self) -> None:
-        super().__init__("the cursor is not of this listing: take it from the Link header, with the same sort and filters")
+        super().__init__(
+            "the cursor is not of this listing: take it from the Link header, with the same sort and filters"
+        )

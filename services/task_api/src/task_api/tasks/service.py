@@ -25,8 +25,8 @@ from task_api.tasks.model import (
     TaskNotFound,
     TaskQuery,
     Update,
-    Versioned,
     VersionConflict,
+    Versioned,
 )
 
 _LAST = datetime.fromisoformat(LAST_INSTANT.strip("'")).replace(tzinfo=UTC)
@@ -149,7 +149,9 @@ def _decode(text: str, sort: str) -> Cursor:
         raise BadCursor from None
     kind = {"id": type(None), "priority": int}.get(sort.lstrip("-"), datetime)
     aware = not isinstance(cursor.value, datetime) or cursor.value.tzinfo is not None
-    in_range = -(2**63) <= cursor.id < 2**63 and (not isinstance(cursor.value, int) or cursor.value in range(len(PRIORITIES)))
+    in_range = -(2**63) <= cursor.id < 2**63 and (
+        not isinstance(cursor.value, int) or cursor.value in range(len(PRIORITIES))
+    )
     if cursor.sort != sort or not isinstance(cursor.value, kind) or not aware or not in_range:
         raise BadCursor
     return cursor

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line on standard output, whoever writes them (this service, gunicorn, a library, a warning)."""
+"""Logs: one JSON object a line on standard output, whoever writes them (the service, gunicorn, a library)."""
 
 import logging
 import sys
@@ -13,11 +13,11 @@ _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 def render(_logger: WrappedLogger, _name: str, event: EventDict) -> bytes:
-    """One line of JSON, the usual fields first. JSON's escapes keep every value, line ends included, within its line."""
+    """One line of JSON, the usual fields first. JSON's escapes keep every value within its line."""
     event["message"] = event.pop("event", "")
     ordered = {name: event.pop(name) for name in FIRST if name in event}
     try:
-        return _encode(ordered | event)
+        return _encode({**ordered, **event})
     except (UnicodeEncodeError, msgspec.MsgspecError, TypeError):  # lone surrogates, unusual keys
         return _encode({**ordered, "message": repr(ordered.get("message")), "fields": repr(event)})
 

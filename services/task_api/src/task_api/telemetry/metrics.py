@@ -1,6 +1,7 @@
 """Prometheus metrics that add up over the workers, and stay right when one is replaced.
 
-prometheus-client keeps each process' values in files under PROMETHEUS_MULTIPROC_DIR; a scrape sums them, whichever worker answers.
+prometheus-client keeps each process' values in files under PROMETHEUS_MULTIPROC_DIR; a scrape sums them, whichever
+worker answers.
 """
 
 import os
@@ -24,7 +25,9 @@ from prometheus_client.samples import Exemplar, Sample
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 _requests = Counter("api_requests_total", "Requests answered.", ("endpoint", "method", "status"))
-_duration = Histogram("api_request_duration_seconds", "Time to answer a request.", ("endpoint", "method"), buckets=BUCKETS)
+_duration = Histogram(
+    "api_request_duration_seconds", "Time to answer a request.", ("endpoint", "method"), buckets=BUCKETS
+)
 _in_flight = Gauge("api_requests_in_flight", "Requests being answered.", multiprocess_mode="livesum")
 _threads = Gauge("api_request_threads", "Requests answered at once at most.", multiprocess_mode="livesum")
 _auth_failures = Counter("api_auth_failures_total", "Requests refused for who sent them.", ("reason",))
@@ -35,7 +38,10 @@ _build = Gauge(
     "task_api_build_info", "1, with what is running.", ("version", "revision", "python"), multiprocess_mode="livemax"
 )
 _key_created = Gauge(
-    "api_signing_key_created_timestamp_seconds", "When the key that signs tokens was made.", ("kid",), multiprocess_mode="livemax"
+    "api_signing_key_created_timestamp_seconds",
+    "When the key that signs tokens was made.",
+    ("kid",),
+    multiprocess_mode="livemax",
 )
 _draining = Gauge("task_api_draining", "1 from SIGTERM until the process ends.", multiprocess_mode="livemax")
 
@@ -78,7 +84,7 @@ def start_worker(version: str, revision: str, threads: int, pool: Any) -> None:
 
 
 def signing_key(kid: str) -> None:
-    """Publish the age of the key that signs tokens, where its id tells: where it begins with a date, as in 20260131-4f2a."""
+    """Publish the age of the key that signs tokens, where its id begins with a date, as in 20260131-4f2a."""
     try:
         created = datetime.strptime(kid[:8], "%Y%m%d").replace(tzinfo=UTC)
     except ValueError:
@@ -88,7 +94,7 @@ def signing_key(kid: str) -> None:
 
 def worker_exited(pid: int) -> None:
     """Take a worker's live gauges out of the sum; its counts stay."""
-    mark_process_dead(pid)
+    mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 def prepare_folder() -> None:
@@ -103,7 +109,7 @@ class _WithExemplars(MultiProcessCollector):
     """Adds this worker's latest exemplars, which the files of prometheus-client do not carry."""
 
     def collect(self) -> Iterable[Metric]:
-        for metric in super().collect():
+        for metric in super().collect():  # type: ignore[no-untyped-call]
             if metric.name == "api_request_duration_seconds":
                 metric.samples = [self._with_exemplar(sample) for sample in metric.samples]
             yield metric
@@ -117,10 +123,11 @@ class _WithExemplars(MultiProcessCollector):
 
 
 def expose(accept: str) -> tuple[bytes, str]:
-    """(body, content type) of a scrape: OpenMetrics with exemplars where the scraper accepts it, else Prometheus' text."""
+    """(body, content type) of a scrape: OpenMetrics with exemplars where that is accepted, else Prometheus' text."""
     registry = CollectorRegistry()
     if "application/openmetrics-text" in accept:
-        _WithExemplars(registry)
-        return openmetrics.generate_latest(registry), openmetrics.CONTENT_TYPE_LATEST
-    MultiProcessCollector(registry)
+        _WithExemplars(registry)  # type: ignore[no-untyped-call]
+        body: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
+        return body, openmetrics.CONTENT_TYPE_LATEST
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return exposition.generate_latest(registry), exposition.CONTENT_TYPE_PLAIN_0_0_4

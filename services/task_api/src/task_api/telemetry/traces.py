@@ -76,5 +76,3 @@ class Tracer:
                 span.record_exception(failure.original_exception)
                 span.set_status(self._trace.StatusCode.ERROR)
                 span.end()
-
-

@@ -14,7 +14,7 @@ def upgrade() -> None:
         "tasks",
         sa.Column("id", Key, primary_key=True),
         sa.Column("title", sa.String(200), nullable=False),
-        sa.Column("description", sa.Text, nullable=False, server_default=""),
+        sa.Column("description", sa.Text, nullable=False, server_default=sa.text("''")),
         sa.Column("status", sa.String(16), nullable=False, server_default="pending"),
         sa.Column("created_at", Instant, nullable=False),
         sa.Column("updated_at", Instant, nullable=False),

@@ -44,7 +44,9 @@ def upgrade() -> None:
         sa.Column("expires_at", Instant, nullable=False),
         sa.Column("spent_at", Instant),
         sa.PrimaryKeyConstraint("digest", name="pk_refresh_tokens"),
-        sa.ForeignKeyConstraint(["session_id"], ["sessions.id"], name="fk_refresh_tokens_session_id", ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["session_id"], ["sessions.id"], name="fk_refresh_tokens_session_id", ondelete="CASCADE"
+        ),
     )
     op.create_index("ix_refresh_tokens_session_id", "refresh_tokens", ["session_id"])
     with op.batch_alter_table("tasks", table_kwargs={"sqlite_autoincrement": True}) as tasks:

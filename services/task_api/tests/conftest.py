@@ -1,0 +1,177 @@
+"""One suite for both databases: a test that asks for `database` or `client` runs on SQLite and a real PostgreSQL."""
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import pytest
+import structlog
+from flask import Flask
+from sqlalchemy import create_engine, insert, text
+
+from task_api.config import Settings, SigningKey
+from task_api.http.app import create_app
+from task_api.store.database import Database
+from task_api.store.migrations import migrate
+from task_api.store.schema import LOCAL_ACCOUNT, accounts, metadata
+from tooling.postgres import postgres
+
+KEY = SigningKey("k1", "nF7wqz0TzY5cVxk2L9bR4mJ8sH1dGpQe")
+PASSWORD = "a horse and its battery"
+_numbers = itertools.count()
+
+structlog.configure(
+    wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL)
+)  # tests of logs set their own
+
+
+def url_of(server: str, name: str) -> str:
+    """The URL of another database of the same server."""
+    return server.rpartition("/")[0] + f"/{name}"
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """A server for this process."""
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def migrated_postgresql(postgresql_server: str) -> Iterator[Database]:
+    """A migrated database of that server, which the tests of this process have one after the other."""
+    _execute(postgresql_server, "CREATE DATABASE tests")
+    database = Database(Settings(database_url=url_of(postgresql_server, "tests")))
+    migrate(database)
+    yield database
+    database.engine.dispose()
+
+
+def empty(database: Database) -> None:
+    """Delete all that tests have left, and begin at id 1 again."""
+    names = ", ".join(table.name for table in metadata.sorted_tables)
+    with database.write() as connection:
+        connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
+        connection.execute(insert(accounts), {"id": LOCAL_ACCOUNT, "email": "local", "created_at": datetime.now(UTC)})
+
+
+def _execute(server: str, statement: str) -> None:
+    engine = create_engine(server.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
+
+
+@pytest.fixture
+def empty_postgresql(postgresql_server: str) -> Iterator[Callable[[], str]]:
+    """Makes databases with nothing in them, gone after the test."""
+    made = []
+
+    def make() -> str:
+        name = f"test_{next(_numbers)}"
+        made.append(name)
+        _execute(postgresql_server, f"CREATE DATABASE {name}")
+        return url_of(postgresql_server, name)
+
+    yield make
+    for name in made:
+        _execute(postgresql_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Settings of a database with nothing in it, not even tables."""
+    if request.param == "sqlite":
+        return Settings(db_path=str(tmp_path / "tasks.db"))
+    return Settings(database_url=request.getfixturevalue("empty_postgresql")())
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("template") / "tasks.db"
+    database = Database(Settings(db_path=str(path)))
+    migrate(database)
+    database.engine.dispose()
+    return path.read_bytes()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Settings of a migrated database."""
+    if request.param == "sqlite":
+        path = tmp_path / "tasks.db"
+        path.write_bytes(request.getfixturevalue("sqlite_template"))
+        return Settings(db_path=str(path), rate_limit=None)
+    migrated: Database = request.getfixturevalue("migrated_postgresql")
+    empty(migrated)
+    return Settings(database_url=migrated.engine.url.render_as_string(hide_password=False), rate_limit=None)
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    database = Database(settings)
+    yield database
+    database.engine.dispose()
+
+
+class Client(Protocol):
+    """Flask's test client, whose answers are read without asking whether there is JSON in them."""
+
+    @property
+    def application(self) -> Flask: ...
+    def open(self, *arguments: Any, **options: Any) -> Any: ...
+    def get(self, *arguments: Any, **options: Any) -> Any: ...
+    def post(self, *arguments: Any, **options: Any) -> Any: ...
+    def put(self, *arguments: Any, **options: Any) -> Any: ...
+    def patch(self, *arguments: Any, **options: Any) -> Any: ...
+    def delete(self, *arguments: Any, **options: Any) -> Any: ...
+    def options(self, *arguments: Any, **options: Any) -> Any: ...
+
+
+def client_of(settings: Settings, database: Database) -> Client:
+    """A client of an application made with these."""
+    client: Client = create_app(settings, database).test_client()
+    return client
+
+
+Serve = Callable[..., Client]
+
+
+@pytest.fixture
+def serve(settings: Settings) -> Iterator[Serve]:
+    """Makes a client of an application over the test's database, with settings changed as asked."""
+    databases = []
+
+    def make(**changes: Any) -> Client:
+        changed = msgspec.structs.replace(settings, **changes)
+        database = Database(changed)
+        databases.append(database)
+        return client_of(changed, database)
+
+    yield make
+    for database in databases:
+        database.engine.dispose()
+
+
+@pytest.fixture
+def client(serve: Serve) -> Client:
+    """A client of the service without accounts."""
+    return serve()
+
+
+@pytest.fixture
+def guarded(serve: Serve) -> Client:
+    """A client of the service with accounts."""
+    return serve(auth="on", jwt_keys=(KEY,))
+
+
+def log_in(client: Client, email: str = "ada@example.org") -> dict[str, str]:
+    """Make an account and give the headers of a session of its."""
+    client.post("/auth/register", json={"email": email, "password": PASSWORD})
+    answer = client.post("/auth/login", json={"email": email, "password": PASSWORD})
+    assert answer.status_code == 200, answer.text
+    return {"Authorization": f"Bearer {answer.json['access_token']}"}

@@ -1,0 +1,118 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from task_api import config
+from task_api.config import ConfigurationError, Rate, Settings
+
+GOOD_SECRET = "nF7wqz0TzY5cVxk2L9bR4mJ8sH1dGpQe"
+GOOD = {"AUTH": "on", "JWT_KEYS": f"k1:{GOOD_SECRET}"}
+
+
+def problems(**environment: str) -> list[str]:
+    try:
+        config.load(environment)
+    except ConfigurationError as error:
+        return error.problems
+    return []
+
+
+def test_without_any_setting_it_is_the_embedded_service_on_loopback() -> None:
+    settings = config.load({})
+    assert settings == Settings()
+    assert (settings.host, settings.port, settings.workers, settings.auth) == ("127.0.0.1", 5000, 2, "off")
+    assert any("AUTH=off" in note for note in settings.weaker)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "abc"),
+        ("PORT", "70000"),
+        ("WORKERS", "0"),
+        ("THREADS", "-1"),
+        ("LOG_LEVEL", "loud"),
+        ("AUTH", "maybe"),
+        ("DRAIN_SECONDS", "long"),
+        ("RATE_LIMIT", "many"),
+        ("RATE_LIMIT", "0/minute"),
+        ("LOGIN_LIMIT", "5"),
+        ("DATABASE_URL", "mysql://x/y"),
+        ("DATABASE_URL", "postgresql://host"),
+        ("CORS_ORIGINS", "*"),
+        ("DB_PATH", "/"),
+        ("JWT_KEYS", "k1"),
+        ("JWT_KEYS", "k 1:" + GOOD_SECRET),
+        ("JWT_KEYS", f"a:{GOOD_SECRET},a:{GOOD_SECRET}"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost"),
+        ("TRUSTED_PROXIES", "all"),
+        ("MAX_BODY_BYTES", "1"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_expected(name: str, value: str) -> None:
+    found = problems(**{name: value})
+    assert [problem.partition(":")[0] for problem in found] == [name]
+    assert len(found[0]) > len(name) + 10
+
+
+def test_all_faults_are_told_at_once() -> None:
+    assert [p.partition(":")[0] for p in problems(PORT="x", WORKERS="y", HOST="0.0.0.0")] == ["PORT", "WORKERS", "AUTH"]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.org"])
+def test_without_accounts_it_refuses_to_listen_beyond_loopback(host: str) -> None:
+    (problem,) = problems(HOST=host)
+    assert "AUTH=on" in problem
+    assert problems(HOST=host, **GOOD) == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_without_accounts_it_listens_on_loopback(host: str) -> None:
+    assert problems(HOST=host) == []
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "",
+        "tiny-one",
+        "a" * 31,
+        "change-me-change-me-change-me-change-me",
+        "this-is-an-example-secret-0123456789",
+        "abab" * 20,
+    ],
+)
+def test_a_missing_short_or_example_secret_is_refused_with_a_way_to_make_one(secret: str) -> None:
+    (problem,) = problems(AUTH="on", JWT_KEYS=f"k1:{secret}" if secret else "")
+    assert problem.startswith("JWT_KEYS")
+    assert "secrets.token_urlsafe" in problem
+    assert secret not in problem or not secret
+
+
+def test_the_first_key_signs_and_all_are_kept() -> None:
+    settings = config.load({"JWT_KEYS": f"new:{GOOD_SECRET}, old:{GOOD_SECRET[::-1]}"})
+    assert [key.kid for key in settings.jwt_keys] == ["new", "old"]
+
+
+@given(st.integers(1, 999_999_999), st.integers(1, 9999), st.sampled_from(["second", "minute", "hour", "day"]))
+def test_any_rate_that_can_be_written_can_be_read(limit: int, count: int, unit: str) -> None:
+    expected = Rate(limit, count * config.SECONDS[unit])
+    assert config.parse_rate(f"{limit}/{count}{unit}s") == expected
+    assert config.parse_rate(f"{limit}/{unit}") == Rate(limit, config.SECONDS[unit])
+
+
+def test_the_description_has_every_setting_and_no_secret() -> None:
+    settings = config.load(
+        {**GOOD, "DATABASE_URL": "postgresql://me:hunter22@db/tasks", "CORS_ORIGINS": "https://a.example"}
+    )
+    rows = config.describe(settings)
+    assert {name.lower() for name, _, _ in rows} == set(Settings.__struct_fields__)
+    shown = repr(rows) + repr(settings.jwt_keys)
+    assert GOOD_SECRET not in shown
+    assert "hunter22" not in shown
+    assert all(meaning for _, _, meaning in rows)
+
+
+def test_what_is_weaker_is_said() -> None:
+    assert config.load(GOOD).weaker == []
+    assert len(config.load({**GOOD, "RATE_LIMIT": "off", "LOGIN_LIMIT": "off"}).weaker) == 2

@@ -1,0 +1,214 @@
+import re
+import threading
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from task_api.store.database import Database
+from task_api.tasks import service
+from task_api.tasks.model import NewTask, TaskQuery
+
+from .conftest import Client
+
+SORTS = ["id", "-id", "updated_at", "-updated_at", "due_at", "-due_at", "priority", "-priority"]
+DUE = "2027-01-0{}T00:00:00Z"
+
+
+def next_link(response: object) -> str | None:
+    match = re.search(r'<([^>]*)>; rel="next"', response.headers["Link"])  # type: ignore[attr-defined]
+    return match[1] if match else None
+
+
+def all_pages(client: Client, path: str) -> list[dict[str, object]]:
+    found = []
+    following: str | None = path
+    while following:
+        page = client.get(following)
+        assert page.status_code == 200, page.text
+        found += page.json
+        following = next_link(page)
+    return found
+
+
+def fill(client: Client) -> None:
+    rows = [
+        {"title": "Write the report", "priority": "high", "due_at": DUE.format(3)},
+        {"title": "Report to the board", "description": "numbers, übersicht", "status": "completed"},
+        {"title": "Buy milk", "priority": "low", "due_at": DUE.format(1)},
+        {"title": "Call Zoë", "description": "about the report-card", "due_at": DUE.format(2), "status": "in_progress"},
+    ]
+    operations = [{"op": "create", "task": row} for row in rows]
+    assert client.post("/tasks/bulk", json={"operations": operations}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("status=completed", [2]),
+        ("status=pending", [1, 3]),
+        ("priority=low", [3]),
+        ("due_before=2027-01-02T00:00:00Z", [3]),
+        ("due_after=2027-01-01T00:00:00Z", [1, 4]),
+        ("due_after=2027-01-01T12:00:00%2B02:00&due_before=2027-01-02T12:00:00+00:00", [4]),
+        ("q=report", [1, 2, 4]),
+        ("q=REPORT%20board", [2]),
+        ("q=card", [4]),
+        ("q=übersicht", [2]),
+        ("q=repo", []),
+        ("q=report&status=pending", [1]),
+        ("q=report&sort=-due_at", [2, 1, 4]),
+        ("q=report&sort=-id", [4, 2, 1]),
+        ("sort=due_at", [3, 4, 1, 2]),
+        ("sort=-priority", [1, 4, 2, 3]),
+        ("sort=priority", [3, 2, 4, 1]),
+        ("sort=-id&limit=2", [4, 3]),
+    ],
+)
+def test_filters_order_and_search(client: Client, query: str, expected: list[int]) -> None:
+    fill(client)
+    assert [task["id"] for task in client.get(f"/tasks?{query}").json] == expected
+
+
+def test_search_follows_changes_and_deletions(client: Client) -> None:
+    fill(client)
+    client.put("/tasks/1", json={"title": "Write the novel"})
+    client.delete("/tasks/2")
+    assert [task["id"] for task in client.get("/tasks?q=report").json] == [4]
+    assert [task["id"] for task in client.get("/tasks?q=novel").json] == [1]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0",
+        "limit=201",
+        "limit=x",
+        "sort=title",
+        "status=done",
+        "priority=1",
+        "due_before=today",
+        "q=",
+        "q=%20-%20",
+        "colour=red",
+        "limit=1&limit=2",
+        "cursor=%FF",
+        "cursor=AAAA",
+        "cursor=WyJpZCIsbnVsbCwiYSJd",
+        "due_after=2027-01-01T00:00:00",
+        "sort=-id&cursor=WyJpZCIsbnVsbCwxXQ",
+        "sort=priority&cursor=WyJwcmlvcml0eSIsbnVsbCwxXQ",
+        "sort=priority&cursor=WyJwcmlvcml0eSIsOSwxXQ",
+    ],
+)
+def test_a_query_that_makes_no_sense_is_400_and_says_why(client: Client, query: str) -> None:
+    refused = client.get(f"/tasks?{query}")
+    assert refused.status_code == 400
+    assert refused.json["detail"]
+
+
+def test_the_next_link_keeps_the_filters_and_the_last_page_has_none(client: Client) -> None:
+    fill(client)
+    first = client.get("/tasks?limit=2&q=report")
+    following = next_link(first)
+    assert following
+    kept = parse_qs(urlsplit(following).query)
+    assert (kept["limit"], kept["q"]) == (["2"], ["report"])
+    last = client.get(following)
+    assert [task["id"] for task in last.json] == [4]
+    assert next_link(last) is None
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_pages_of_any_size_give_the_same_as_one_page(client: Client, sort: str) -> None:
+    fill(client)
+    fill(client)
+    whole = client.get(f"/tasks?sort={sort}&limit=200").json
+    assert len(whole) == 8
+    for limit in (1, 3):
+        assert all_pages(client, f"/tasks?sort={sort}&limit={limit}") == whole
+
+
+def test_a_listing_is_not_sent_twice_while_nothing_changes(client: Client) -> None:
+    fill(client)
+    first = client.get("/tasks")
+    again = client.get("/tasks", headers={"If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, again.data) == (304, b"")
+    client.delete("/tasks/1")
+    assert client.get("/tasks", headers={"If-None-Match": first.headers["ETag"]}).status_code == 200
+
+
+Row = tuple[Any, datetime | None]
+tasks_given = st.lists(
+    st.tuples(
+        st.sampled_from(["low", "normal", "high"]), st.none() | st.datetimes(datetime(2026, 1, 1), datetime(2026, 1, 3))
+    ),
+    max_size=12,
+)
+
+
+@hypothesis_settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    before=tasks_given, between=st.lists(tasks_given, max_size=4), sort=st.sampled_from(SORTS), limit=st.integers(1, 5)
+)
+def test_each_task_is_on_exactly_one_page_whatever_is_inserted_between(
+    database: Database, before: list[Row], between: list[list[Row]], sort: Any, limit: int
+) -> None:
+    with database.write() as connection:
+        connection.execute(text("DELETE FROM tasks"))
+
+    def add(rows: list[Row]) -> list[int]:
+        with database.write() as connection:
+            return [
+                service.create(
+                    connection, 0, NewTask(title="t", priority=priority, due_at=due and due.replace(tzinfo=UTC))
+                ).task.id
+                for priority, due in rows
+            ]
+
+    there = add(before)
+    inserted: list[int] = []
+    seen: list[int] = []
+    cursor = None
+    batches = iter(between)
+    while True:
+        with database.read() as connection:
+            page, cursor = service.page(connection, None, TaskQuery(sort=sort, limit=limit, cursor=cursor))
+        seen += [versioned.task.id for versioned in page]
+        if cursor is None:
+            break
+        inserted += add(next(batches, []))
+    assert len(seen) == len(set(seen))
+    assert set(there) <= set(seen) <= set(there) | set(inserted)
+
+
+def test_pages_stay_exact_while_other_clients_insert_at_the_same_time(client: Client) -> None:
+    there = {client.post("/tasks", json={"title": f"task {number}"}).json["id"] for number in range(40)}
+    stop = threading.Event()
+
+    def insert() -> None:
+        own = client.application.test_client()
+        while not stop.is_set():
+            own.post("/tasks", json={"title": "meanwhile", "priority": "low"})
+
+    writers = [threading.Thread(target=insert) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    try:
+        seen: list[int] = []
+        following: str | None = "/tasks?limit=7&sort=-priority"
+        while following and len(seen) < 40:
+            page = client.get(following)
+            seen += [task["id"] for task in page.json]
+            following = next_link(page)
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    assert len(seen) == len(set(seen))
+    assert there <= set(seen)

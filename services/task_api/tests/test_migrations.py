@@ -1,0 +1,101 @@
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, text
+
+from task_api.config import Settings
+from task_api.store.database import Database, SchemaBehind
+from task_api.store.migrations import configuration, migrate
+from task_api.store.schema import REVISIONS, metadata
+from task_api.tasks import service
+from task_api.tasks.model import TaskQuery
+
+BY_HAND = ("tasks_search", "search_tasks_", "alembic_version")
+"""What migrations make and the metadata cannot say: full-text search, indexes of expressions, Alembic's own table."""
+
+INSERTS = {
+    "0001": "INSERT INTO tasks (title, description, status, created_at, updated_at)"
+    " VALUES ('of 0001', 'old words', 'completed', '2026-01-02 03:04:05.000006', '2026-01-02 03:04:05.000006')",
+    "0002": "INSERT INTO tasks (title, description, status, created_at, updated_at, owner_id)"
+    " VALUES ('of 0002', 'old words', 'pending', '2026-01-02 03:04:05.000006', '2026-01-02 03:04:05.000006', 0)",
+    "0003": "INSERT INTO tasks (title, description, status, created_at, updated_at, owner_id, priority,"
+    " due_at, version)"
+    " VALUES ('of 0003', 'old words', 'pending', '2026-01-02 03:04:05.000006', '2026-01-02 03:04:05.000006', 0, 2,"
+    " '2027-01-01 00:00:00', 5)",
+}
+INSERTS["0004"] = INSERTS["0003"].replace("of 0003", "of 0004")
+
+
+def not_by_hand(_object: Any, name: str | None, _kind: str, _reflected: bool, _compare_to: Any) -> bool:
+    return not (name or "").startswith(BY_HAND)
+
+
+@pytest.fixture
+def empty(empty_settings: Settings) -> Any:
+    database = Database(empty_settings)
+    yield database
+    database.engine.dispose()
+
+
+def test_the_chain_of_migrations_is_the_one_that_readiness_knows() -> None:
+    scripts = ScriptDirectory.from_config(configuration())
+    assert tuple(script.revision for script in reversed(list(scripts.walk_revisions()))) == REVISIONS
+
+
+@pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")
+def test_migrations_and_metadata_make_the_same_tables(empty: Database) -> None:
+    migrate(empty)
+    with empty.engine.connect().execution_options(reading=True) as connection:
+        context = MigrationContext.configure(
+            connection, opts={"include_object": not_by_hand, "compare_server_default": True}
+        )
+        assert compare_metadata(context, metadata) == []
+
+
+@pytest.mark.parametrize("start", REVISIONS[:-1])
+def test_every_revision_upgrades_to_the_newest_with_its_data(empty: Database, start: str) -> None:
+    migrate(empty, start)
+    with pytest.raises(SchemaBehind):
+        empty.check()
+    with empty.write() as connection:
+        connection.execute(text(INSERTS[start]))
+        columns = ", ".join(column["name"] for column in inspect(connection).get_columns("tasks"))
+        before = connection.execute(text(f"SELECT {columns} FROM tasks")).mappings().one()
+    assert migrate(empty) == (start, REVISIONS[-1])
+    empty.check()
+    with empty.read() as connection:
+        after = connection.execute(text("SELECT * FROM tasks")).mappings().one()
+        assert {name: after[name] for name in before} == dict(before)
+        found, _ = service.page(connection, 0, TaskQuery(q="old"))
+    assert [versioned.task.title for versioned in found] == [f"of {start}"]
+    with empty.write() as connection:
+        held = service.get(connection, 0, found[0].task.id, lock=True)
+        service.delete(connection, held)
+
+
+def test_migrating_again_changes_nothing(empty: Database) -> None:
+    migrate(empty)
+    assert migrate(empty) == (REVISIONS[-1], REVISIONS[-1])
+
+
+def test_a_failing_migration_leaves_the_schema_as_it_was(empty: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    migrate(empty, "0003")
+    monkeypatch.setattr("task_api.store.search.INDEX_SQLITE", ("CREATE TABLE half_done (id INTEGER)", "NO SQL AT ALL"))
+    monkeypatch.setattr(
+        "task_api.store.search.INDEX_POSTGRESQL", ("CREATE TABLE half_done (id INTEGER)", "NO SQL AT ALL")
+    )
+    with pytest.raises(Exception, match="NO"):
+        migrate(empty)
+    assert empty.revision() == "0003"
+    with empty.read() as connection:
+        assert "half_done" not in inspect(connection).get_table_names()
+
+
+def test_an_older_version_stays_ready_on_a_newer_schema(empty: Database) -> None:
+    migrate(empty)
+    with empty.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    empty.check()

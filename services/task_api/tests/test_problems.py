@@ -1,0 +1,140 @@
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from task_api.config import Settings
+from task_api.store.database import Database
+from task_api.tasks import service
+
+from .conftest import Client, Serve, client_of
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers", "status"),
+    [
+        ("GET", "/nothing", b"", {}, 404),
+        ("GET", "/tasks/abc", b"", {}, 404),
+        ("POST", "/tasks/1", b"{}", JSON, 405),
+        ("BREW", "/tasks", b"", {}, 405),
+        ("POST", "/health", b"", {}, 405),
+        ("POST", "/tasks", b"{", JSON, 400),
+        ("POST", "/tasks", b"", JSON, 400),
+        ("POST", "/tasks", b"\xff\xfe", JSON, 400),
+        ("POST", "/tasks", b'{"title": "\\ud800"}', JSON, 400),
+        ("POST", "/tasks", b"[" * 100_000, JSON, 400),
+        ("POST", "/tasks", b"title=a", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        ("POST", "/tasks", b"{}", {}, 415),
+        ("PUT", "/tasks/1", b"<a/>", {"Content-Type": "application/xml"}, 415),
+        ("POST", "/tasks", b'{"title":"' + b"x" * (1 << 20) + b'"}', JSON, 413),
+    ],
+)
+def test_every_refusal_is_a_problem_document(
+    client: Client, method: str, path: str, body: bytes, headers: dict[str, str], status: int
+) -> None:
+    refused = client.open(path, method=method, data=body, headers=headers)
+    assert refused.status_code == status
+    assert refused.content_type == "application/problem+json"
+    problem = refused.json
+    assert (problem["status"], problem["instance"], problem["type"]) == (status, path, "about:blank")
+    assert problem["title"]
+    assert problem["detail"]
+    assert problem["request_id"] == refused.headers["X-Request-ID"]
+
+
+def test_a_wrong_method_is_told_the_right_ones(client: Client) -> None:
+    allowed = client.delete("/tasks").headers["Allow"]
+    assert set(allowed.replace(" ", "").split(",")) == {"GET", "HEAD", "POST", "OPTIONS"}
+
+
+def test_an_unexpected_exception_is_500_and_tells_nothing_of_the_inside(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("the inside")
+
+    monkeypatch.setattr(service, "page", broken)
+    refused = client.get("/tasks")
+    assert refused.status_code == 500
+    assert refused.content_type == "application/problem+json"
+    assert "inside" not in refused.text
+
+
+def test_a_database_that_does_not_answer_is_503_with_retry_after(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise OperationalError("SELECT", {}, Exception("the server is gone"))
+
+    monkeypatch.setattr(service, "page", gone)
+    refused = client.get("/tasks")
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "2")
+
+
+def test_a_server_that_is_not_there_is_503_and_not_ready() -> None:
+    database = Database(Settings(database_url="postgresql://nobody@127.0.0.1:9/none"))
+    client = client_of(Settings(rate_limit=None), database)
+    assert client.get("/tasks").status_code == 503
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/livez").status_code == 200
+    assert client.get("/health").json["status"] == "healthy"
+
+
+def test_readiness_waits_for_the_schema(empty_settings: Settings) -> None:
+    database = Database(empty_settings)
+    client = client_of(empty_settings, database)
+    not_ready = client.get("/readyz")
+    assert not_ready.status_code == 503
+    assert "task-api migrate" in not_ready.json["detail"]
+    database.engine.dispose()
+
+
+def test_readiness_falls_while_draining(client: Client) -> None:
+    assert client.get("/readyz").json == {"status": "ready"}
+    client.application.extensions["task_api"].draining = lambda: True
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/livez").status_code == 200
+
+
+@pytest.mark.parametrize("given", ["abc-123", "0f9c2b1e:1"])
+def test_a_request_id_comes_back(client: Client, given: str) -> None:
+    assert client.get("/health", headers={"X-Request-ID": given}).headers["X-Request-ID"] == given
+
+
+@pytest.mark.parametrize("given", ["", "x" * 65, "a b", 'a"b', "é"])
+def test_a_request_id_that_could_forge_a_log_is_replaced(client: Client, given: str) -> None:
+    made = client.get("/health", headers={"X-Request-ID": given}).headers["X-Request-ID"]
+    assert made != given
+    assert len(made) == 32
+
+
+def test_cross_origin_requests_are_off_unless_set(client: Client, serve: Serve) -> None:
+    origin = {"Origin": "https://app.example"}
+    assert "Access-Control-Allow-Origin" not in client.get("/tasks", headers=origin).headers
+    open_to_one = serve(cors_origins=("https://app.example",))
+    assert open_to_one.get("/tasks", headers=origin).headers["Access-Control-Allow-Origin"] == "https://app.example"
+    assert (
+        "Access-Control-Allow-Origin"
+        not in open_to_one.get("/tasks", headers={"Origin": "https://evil.example"}).headers
+    )
+    preflight = {**origin, "Access-Control-Request-Method": "PUT"}
+    assert "PUT" in open_to_one.options("/tasks/1", headers=preflight).headers["Access-Control-Allow-Methods"]
+
+
+def test_without_accounts_a_page_that_reaches_us_by_another_name_is_refused(client: Client) -> None:
+    assert client.get("/tasks", headers={"Host": "evil.example"}).status_code == 400
+    assert client.get("/tasks", headers={"Host": "localhost:5000"}).status_code == 200
+
+
+def test_every_answer_carries_the_security_headers(client: Client) -> None:
+    for path in ("/tasks", "/nothing", "/health"):
+        headers = client.get(path).headers
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["X-Frame-Options"] == "DENY"
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+
+
+def test_behind_a_trusted_proxy_the_connection_is_the_clients(serve: Serve) -> None:
+    https = {"X-Forwarded-Proto": "https"}
+    assert "Strict-Transport-Security" in serve(trusted_proxies=1).get("/health", headers=https).headers
+    assert "Strict-Transport-Security" not in serve().get("/health", headers=https).headers

@@ -1,0 +1,134 @@
+import io
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from task_api.config import Settings
+from task_api.store.database import Database
+from task_api.store.migrations import migrate
+from task_api.transfer import EndLine, TransferError, export, import_lines
+
+from .conftest import KEY, Client, client_of, log_in
+
+
+@pytest.fixture
+def fresh(empty_settings: Settings) -> Iterator[Database]:
+    database = Database(empty_settings)
+    migrate(database)
+    yield database
+    database.engine.dispose()
+
+
+def fill(client: Client) -> None:
+    for email in ("ada@example.org", "bob@example.org"):
+        headers = log_in(client, email)
+        for number in range(3):
+            task = {
+                "title": f'{email} {number} \u2028 \\ " é',
+                "priority": "high",
+                "due_at": "2027-01-01T00:00:00.000001Z",
+            }
+            client.post("/tasks", json=task, headers=headers)
+    client.delete("/tasks/2", headers=log_in(client, "ada@example.org"))
+    client.put("/tasks/3", json={"description": "line\nline"}, headers=log_in(client, "ada@example.org"))
+
+
+def test_what_goes_out_comes_in_the_same(guarded: Client, database: Database, fresh: Database) -> None:
+    fill(guarded)
+    lines = list(export(database))
+    assert import_lines(fresh, lines) == EndLine(3, 5)
+    assert list(export(fresh))[1:] == lines[1:]
+    assert json.loads(lines[-1]) == {"type": "end", "accounts": 3, "tasks": 5}
+
+
+def test_after_an_import_people_log_in_and_new_ids_follow_on(
+    guarded: Client, database: Database, fresh: Database
+) -> None:
+    fill(guarded)
+    import_lines(fresh, export(database))
+    client = client_of(Settings(auth="on", jwt_keys=(KEY,), rate_limit=None), fresh)
+    ada = log_in(client, "ada@example.org")
+    assert client.post("/tasks", json={"title": "next"}, headers=ada).json["id"] == 7
+    assert [task["id"] for task in client.get("/tasks?q=next", headers=ada).json] == [7]
+
+
+def test_importing_twice_changes_nothing(guarded: Client, database: Database) -> None:
+    fill(guarded)
+    lines = list(export(database))
+    import_lines(database, lines)
+    assert list(export(database)) == lines
+
+
+LINE = (
+    b'{"type":"task","id":%d,"title":"t","description":"","status":"pending","created_at":"2026-01-01T00:00:00Z",'
+    b'"updated_at":"2026-01-01T00:00:00Z","owner_id":0,"priority":1,"due_at":null,"version":1}\n'
+)
+END = b'{"type":"end","accounts":0,"tasks":%d}\n'
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([LINE % 1, b"{", END % 1], "line 2"),
+        ([LINE % 1, b"\xff", END % 1], "line 2"),
+        ([LINE % 1, LINE % 2], "cut off: its last line is missing"),
+        ([LINE % 1, END % 2], "cut off: it tells of 0 accounts and 2 tasks"),
+        ([LINE % 1, END % 1, LINE % 2], "line 3: there is something behind the end"),
+        ([LINE % 1, LINE.replace(b'"t"', b'"other"') % 1, END % 2], "line 3 or before: .*(UNIQUE|pk_tasks)"),
+        ([LINE.replace(b'"owner_id":0', b'"owner_id":77') % 1, END % 1], "line 2 or before: .*(FOREIGN|fk_tasks)"),
+        ([LINE % 1, b'{"type":"plan"}', END % 1], "line 2"),
+        (
+            [
+                b'{"type":"account","id":5,"email":"local","password_hash":null,"role":"user","created_at":"2026-01-01T00:00:00Z"}'
+            ],
+            "line 1: account 5",
+        ),
+        ([], "cut off"),
+    ],
+)
+def test_a_file_that_is_not_whole_is_refused_and_nothing_of_it_stays(
+    fresh: Database, lines: list[bytes], message: str
+) -> None:
+    with pytest.raises(TransferError, match=message):
+        import_lines(fresh, lines)
+    with fresh.read() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM tasks")) == 0
+
+
+def test_a_task_that_differs_from_the_one_here_is_refused(client: Client, database: Database) -> None:
+    client.post("/tasks", json={"title": "mine"})
+    with pytest.raises(TransferError, match="task 1 is another here"):
+        import_lines(database, [LINE % 1, END % 1])
+    assert client.get("/tasks/1").json["title"] == "mine"
+
+
+def test_many_lines_come_in_by_batches_with_progress(fresh: Database) -> None:
+    seen: list[int] = []
+    lines = [LINE % number for number in range(1, 1203)]
+    import_lines(fresh, [*lines, END % 1202], seen.append)
+    assert seen[-1] == 1202
+    with fresh.read() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM tasks")) == 1202
+    assert len(io.BytesIO(b"".join(export(fresh))).readlines()) == 1204
+
+
+@hypothesis_settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=50),
+    st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)),
+)
+def test_any_text_and_any_moment_survive(fresh: Database, title: str, moment: datetime) -> None:
+    with fresh.write() as connection:
+        connection.execute(text("DELETE FROM tasks"))
+    at = moment.replace(tzinfo=UTC).isoformat()
+    line = json.loads(LINE % 1) | {"title": title, "due_at": at, "created_at": at, "updated_at": at}
+    import_lines(fresh, [json.dumps(line).encode(), END % 1])
+    given_out = json.loads(list(export(fresh))[1])
+    assert given_out["title"] == title
+    assert datetime.fromisoformat(given_out["due_at"]) == moment.replace(tzinfo=UTC)
