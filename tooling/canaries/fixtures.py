@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from tooling.findings import Database
@@ -36,12 +36,56 @@ def answering(answers: dict[str, Any]) -> Iterator[str]:
         def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the parent's name for it
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+    with serving(Handler) as address:
+        yield f"http://{address}"
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve on a free loopback port; give its address, `127.0.0.1:PORT`."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
+
+
+@contextmanager
+def oci_registry() -> Iterator[str]:
+    """Keep blobs and manifests in memory as an OCI registry does; give its address. Enough for one artifact."""
+    kept: dict[str, bytes] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.reply(202, Location=self.path)
+
+        def do_PUT(self) -> None:
+            path, _, query = self.path.partition("?")
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            digest = query.partition("digest=")[2].replace("%3A", ":")
+            kept[path.replace("uploads/", digest)] = content
+            self.reply(201, Location=path)
+
+        def do_GET(self) -> None:
+            found = kept.get(self.path)
+            self.reply(404 if found is None else 200, found or b"")
+
+        do_HEAD = do_GET  # noqa: N815 - http.server's name
+
+        def reply(self, status: int, content: bytes = b"", **headers: str) -> None:
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(content))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the parent's name for it
+            pass
+
+    with serving(Handler) as address:
+        yield address
 
 
 FLASK_0_12 = {

@@ -1,0 +1,185 @@
+"""The image's inventory and its known vulnerabilities: `python -m tooling.scan_image [IMAGE]` writes reports/build/.
+
+Both gates read what the image holds, not what it was built from. Nothing is pushed before they are clean (push_image).
+"""
+
+import json
+import os
+import re
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tooling import image, tools
+from tooling.findings import REPORTS, ROOT, Database, Finding, Gate, NotAssessed, Scan, Severity, Unreachable, run_stage
+from tooling.tools import call, report
+
+CACHE = ROOT / ".cache" / "trivy"
+LOCK = ROOT / "services" / "task_api" / "requirements.txt"
+SBOM = REPORTS / "build" / "sbom.cdx.json"
+FRESH = timedelta(hours=24)  # Trivy's makers write it anew every six hours
+RUNTIME = {"python_version": "3.13", "python_full_version": "3.13.0", "sys_platform": "linux", "os_name": "posix"}
+
+
+def identity(reference: str) -> str:
+    """Give the image's id, `sha256:...`, the digest of its configuration; raise `NotAssessed` without such an image."""
+    return call("docker", "image", "inspect", "--format={{.Id}}", reference).strip()
+
+
+def locked(lock: Path) -> set[str]:
+    """Name the packages that a lock installs in the image (Linux, its Python)."""
+    lines = re.findall(r"^[A-Za-z0-9][^\\\n]*", lock.read_text(), re.MULTILINE)
+    requirements = [Requirement(line.strip()) for line in lines]
+    return {canonicalize_name(one.name) for one in requirements if not one.marker or one.marker.evaluate(RUNTIME)}
+
+
+def sbom(reference: str, lock: Path = LOCK, output: Path = SBOM) -> Scan:
+    """Write the image's SBOM (CycloneDX) with syft. A locked package that it lacks is one that no scanner would see."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    call(
+        "syft",
+        "scan",
+        f"docker:{reference}",
+        "--quiet",
+        f"--output=cyclonedx-json={output}",
+        SYFT_CHECK_FOR_APP_UPDATE="false",
+    )
+    components = [c for c in json.loads(output.read_text()).get("components", []) if c.get("purl")]
+    python = {canonicalize_name(c["name"]) for c in components if c["purl"].startswith("pkg:pypi/")}
+    findings = [
+        Finding(
+            tool="sbom",
+            rule="unseen-package",
+            severity=Severity.HIGH,
+            message=f"{name} is locked, yet nothing in the image tells of it: its vulnerabilities would go unseen",
+            path=name,
+        )
+        for name in sorted(locked(lock) - python)
+    ]
+    if not components:
+        raise NotAssessed(f"syft found no package in {reference}")
+    targets = (reference, *sorted(f"{c['name']} {c.get('version', '')}" for c in components))
+    return Scan(tool="sbom", version=tools.version("syft"), targets=targets, findings=tuple(findings))
+
+
+def database(cache: Path, oldest: timedelta, *, refresh: bool = True) -> Database:
+    """Give Trivy's vulnerability database, renewed where it is more than a day old and `refresh` allows.
+
+    Raises `Unreachable` where there is none to be had, or none younger than `oldest`: Trivy itself would say nothing.
+    """
+    found, problem = read_database(cache), ""
+    if refresh and (found is None or (found.age > FRESH and not found.fixture)):
+        try:
+            call("trivy", "image", "--download-db-only", "--quiet", "--cache-dir", cache)
+        except NotAssessed as error:
+            problem = f" ({error})"
+        found = read_database(cache)
+    if found is None:
+        raise Unreachable(f"there is no vulnerability database{problem}")
+    if found.age > oldest:
+        hours = oldest.total_seconds() / 3600
+        raise Unreachable(
+            f"the vulnerability database is of {found.updated:%Y-%m-%d}, older than {hours:.0f} hours{problem}"
+        )
+    return found
+
+
+def read_database(cache: Path) -> Database | None:
+    """Read what Trivy's database says of itself; None where there is none."""
+    try:
+        metadata = json.loads((cache / "db" / "metadata.json").read_text())
+    except FileNotFoundError:
+        return None
+    fixture = metadata.get("Fixture", "")
+    return Database(fixture or "Trivy DB", datetime.fromisoformat(metadata["UpdatedAt"]), fixture=bool(fixture))
+
+
+def trivy(cache: Path, *arguments: str | Path) -> dict[str, Any]:
+    """Run a vulnerability scan with the database as it is, and give Trivy's JSON report."""
+    same = ("--quiet", "--scanners=vuln", "--skip-db-update", "--offline-scan", "--list-all-pkgs", "--exit-code=0")
+    said: dict[str, Any] = report(
+        "trivy", *arguments, *same, "--format=json", f"--ignorefile={os.devnull}", "--cache-dir", cache
+    )
+    return said
+
+
+def probe(cache: Path, distribution: str) -> list[str]:
+    """Name the ecosystems of which the database knows nothing: it holds no advisory for a package that has many.
+
+    Trivy calls such a database clean.
+    """
+    known_bad = {
+        "Python": {"name": "flask", "version": "0.12", "purl": "pkg:pypi/flask@0.12"},
+        distribution: {
+            "name": "openssl",
+            "version": "1.0.0-1",
+            "purl": f"pkg:deb/debian/openssl@1.0.0-1?distro={distribution.replace(' ', '-')}",
+        },
+    }
+    name, _, version = distribution.partition(" ")
+    system = {"type": "operating-system", "name": name, "version": version, "bom-ref": "system"}
+    unknown = []
+    with TemporaryDirectory() as folder:
+        for ecosystem, package in known_bad.items():
+            component = {"type": "library", "bom-ref": "planted", **package}
+            bom = {"bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1, "components": [system, component]}
+            path = Path(folder, "probe.cdx.json")
+            path.write_text(json.dumps(bom))
+            if not any(result.get("Vulnerabilities") for result in trivy(cache, "sbom", path).get("Results", [])):
+                unknown.append(ecosystem)
+    return unknown
+
+
+def trivy_image(reference: str, cache: Path = CACHE, *, refresh: bool = True) -> Scan:
+    """Look for known vulnerabilities in the image. HIGH and CRITICAL with a fix fail the stage, the rest is noted."""
+    oldest = timedelta(hours=float(os.environ.get("VULNERABILITY_DB_MAX_AGE_HOURS", "72")))
+    compared = database(cache, oldest, refresh=refresh)
+    said = trivy(cache, "image", reference)
+    system = said.get("Metadata", {}).get("OS", {})
+    distribution = f"{system.get('Family')} {str(system.get('Name')).partition('.')[0]}"
+    results = said.get("Results", [])
+    packages = [f"{p['Name']} {p['Version']}" for result in results for p in result.get("Packages", [])]
+    for kind in ("os-pkgs", "lang-pkgs"):
+        if not any(result.get("Packages") for result in results if result["Class"] == kind):
+            raise NotAssessed(f"trivy saw no packages of the class {kind} in {reference}")
+    if unknown := probe(cache, distribution):
+        raise NotAssessed(
+            f"{compared.name} knows nothing about {' and '.join(unknown)}: a clean result would mean nothing"
+        )
+    findings = []
+    for result in results:
+        for known in result.get("Vulnerabilities", []):
+            severity, fix = Severity.named(known["Severity"]), known.get("FixedVersion", "")
+            package = f"{known['PkgName']} {known['InstalledVersion']}"
+            remedy = f"fixed in {fix}" if fix else "no fix yet"
+            findings.append(
+                Finding(
+                    tool="trivy-image",
+                    rule=known["VulnerabilityID"],
+                    severity=severity,
+                    message=f"{package}: {known.get('Title', 'no title')} ({remedy})",
+                    path=known["PkgName"],
+                    subject=package,
+                    blocks=severity >= Severity.HIGH and bool(fix),
+                    help=known.get("PrimaryURL", ""),
+                )
+            )
+    targets = (identity(reference), *sorted(packages))
+    version = tools.version("trivy")
+    return Scan(tool="trivy-image", version=version, targets=targets, findings=tuple(findings), database=compared)
+
+
+def gates(reference: str) -> dict[str, Gate]:
+    """Give the stage's gates for one image."""
+    return {"trivy-image": lambda: trivy_image(reference), "sbom": lambda: sbom(reference)}
+
+
+GATES = gates(image.NAME)
+
+if __name__ == "__main__":
+    sys.exit(run_stage("build", gates(*sys.argv[1:2] or [image.NAME])))
