@@ -10,8 +10,15 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
+from rich.console import Console
+
 from tooling import compose
 from tooling.compose import ComposeError
+from tooling.deploy import REPORTS, DeployError, cluster, rollout, trust, view
+from tooling.deploy import backup as backups
+from tooling.deploy.release import DEPLOYMENT, Target, migrate
+from tooling.deploy.release import deploy as release
+from tooling.deploy.steps import Steps
 from tooling.image import ImageError
 from tooling.tools import MissingTool
 
@@ -132,3 +139,102 @@ def _loadtests(context: Context, arguments: list[str]) -> None:
     ran = context.run(command, pty=sys.stdout.isatty(), warn=True)
     if ran is None or ran.exited:
         raise Exit(code=ran.exited if ran else 2)
+
+
+@contextmanager
+def deploying(title: str) -> Iterator[Steps]:
+    """Show the steps of work on a cluster; end with what the cluster said, and exit code 1, when it fails."""
+    steps = Steps(title)
+    try:
+        with plain_errors():
+            yield steps
+    except DeployError as error:
+        if error.evidence:
+            print(f"\n{error.evidence}", file=sys.stderr)
+        raise Exit(f"\n{title} failed: {error}", code=1) from error
+
+
+WHERE = {
+    "overlay": "kind, eks, gke, or a folder with a kustomization.yaml",
+    "context": "kubectl's context of another cluster than the local one",
+}
+
+
+@task(
+    help={
+        **WHERE,
+        "image": "REPOSITORY@sha256:DIGEST, whose provenance is verified; without it this checkout is built and scanned",
+        "accept_unassessed": "deploy although no vulnerability database could be had to scan the image with",
+    }
+)
+def deploy(
+    _context: Context, overlay: str = "kind", context: str = "", image: str = "", accept_unassessed: bool = False
+) -> None:
+    """Bring a cluster, made where there is none, to a scaled and verified service; roll back when it does not come up."""
+    with deploying("deploy") as steps:
+        target = Target.of(overlay, context)
+        problem = ""
+        try:
+            if target.local:
+                cluster.check()
+            with steps.step("image") as say:
+                checked = trust.pushed(image) if image else trust.built_here(say, accept_unassessed=accept_unassessed)
+            release(target, checked, steps)
+        except DeployError as error:
+            problem = str(error)
+            raise
+        finally:
+            steps.write(REPORTS, problem)
+        print(
+            f"\n{target.url()} serves {checked} (first 200 after {steps.marks['first 200']:.0f} s); {REPORTS}/deploy.html"
+        )
+
+
+@task(help=WHERE)
+def status(_context: Context, overlay: str = "kind", context: str = "") -> None:
+    """Show what runs in the cluster: pods, autoscaler, last warnings."""
+    with deploying("status"):
+        target = Target.of(overlay, context)
+        view.show(target.kube, target.url(), Console())
+
+
+@task(help={**WHERE, "follow": "go on with --follow"})
+def logs(runner: Context, overlay: str = "kind", context: str = "", follow: bool = False) -> None:
+    """Print the log lines of all the service's pods."""
+    options = ["--prefix", "--tail=100", "--max-log-requests=20", *(["--follow"] if follow else [])]
+    with deploying("logs"):
+        command = Target.of(overlay, context).kube.command("logs", f"--selector={view.selector()}", *options)
+    runner.run(shlex.join(command), pty=False)
+
+
+@task(help={**WHERE, "to": "revision; the one before by default"})
+def rollback(_context: Context, overlay: str = "kind", context: str = "", to: int = 0) -> None:
+    """Give the service the pods of its last revision again."""
+    with deploying("rollback") as steps, steps.step("roll back") as say:
+        revision = rollout.roll_back(Target.of(overlay, context).kube, DEPLOYMENT, say, to=to)
+        say(f"revision {revision} serves again")
+
+
+@task(help=WHERE)
+def cluster_backup(_context: Context, overlay: str = "kind", context: str = "") -> None:
+    """Run the cluster's nightly backup now."""
+    with deploying("backup") as steps, steps.step("backup") as say:
+        say(backups.run_now(Target.of(overlay, context).kube, "task-api-backup", say))
+
+
+@task(help={**WHERE, "file": "name of a backup in the cluster's volume; the newest by default"})
+def cluster_restore(_context: Context, overlay: str = "kind", context: str = "", file: str = "") -> None:
+    """Put a backup in the place of the cluster's database, and migrate it."""
+    with deploying("restore") as steps:
+        target = Target.of(overlay, context)
+        with steps.step("restore") as say:
+            say(backups.restore(target.kube, say, file))
+        with steps.step("migration") as say:
+            migrate(target, say)
+
+
+@task
+def destroy(_context: Context) -> None:
+    """Remove the local cluster; its backups stay in .cache/backups."""
+    with deploying("destroy") as steps, steps.step("remove the kind cluster"):
+        cluster.destroy()

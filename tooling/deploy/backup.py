@@ -12,7 +12,9 @@ from tooling.deploy.steps import Say
 def run_now(kube: Kube, cron_job: str, say: Say, environment: dict[str, str] | None = None) -> str:
     """Run a CronJob's job once, now, to its end, and give what it printed. Raises `DeployError` when it fails."""
     name = f"{cron_job}-{time.time_ns() // 1_000_000 % 10**10}"
-    job: Object = json.loads(kube.run("create", "job", name, f"--from=cronjob/{cron_job}", "--dry-run=client", "--output=json"))
+    job: Object = json.loads(
+        kube.run("create", "job", name, f"--from=cronjob/{cron_job}", "--dry-run=client", "--output=json")
+    )
     job["spec"]["ttlSecondsAfterFinished"] = 86400
     container = job["spec"]["template"]["spec"]["containers"][0]
     container["env"] += [{"name": key, "value": value} for key, value in (environment or {}).items()]

@@ -58,12 +58,16 @@ def check_port() -> None:
             ) from None
 
 
-def check_engine() -> None:
-    """Raise `DeployError` when Docker does not answer."""
+def check() -> None:
+    """Raise `DeployError`, or `MissingTool`, when something is missing that no step could mend."""
+    for tool in ("docker", "kind", "kubectl"):
+        require(tool)
     try:
         run("docker", "info", "--format", "{{.ServerVersion}}")
     except DeployError as error:
         raise DeployError(f"the Docker engine does not answer: start it (`systemctl start docker`). {error}") from None
+    if not exists():
+        check_port()
 
 
 def create(say: Say) -> None:
@@ -71,7 +75,6 @@ def create(say: Say) -> None:
     BACKUPS.mkdir(parents=True, exist_ok=True)
     BACKUPS.chmod(0o777)  # PostgreSQL's user writes here from inside the cluster; the dumps themselves are 0600  # noqa: S103
     if not exists():
-        check_port()
         run("kind", "create", "cluster", "--config", str(K8S / "cluster.yaml"), "--wait", "120s", say=say)
         return
     try:

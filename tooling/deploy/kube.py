@@ -36,10 +36,13 @@ class Kube:
     context: str
     namespace: str = "task-api"
 
+    def command(self, *arguments: str) -> list[str]:
+        """Give the command line of kubectl for this namespace."""
+        return [str(require("kubectl")), "--context", self.context, "--namespace", self.namespace, *arguments]
+
     def run(self, *arguments: str, stdin: str | None = None) -> str:
         """Run kubectl and give its output. Raises `DeployError` with its own words when it fails."""
-        command = [str(require("kubectl")), "--context", self.context, "--namespace", self.namespace, *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        done = subprocess.run(self.command(*arguments), input=stdin, capture_output=True, text=True, check=False)
         if done.returncode:
             raise DeployError(f"kubectl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout

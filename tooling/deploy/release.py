@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tooling.deploy import REPORTS, DeployError, backup, cluster, manifests, rollout, verify
 from tooling.deploy.kube import Change, Kube, Object
-from tooling.deploy.steps import Steps
+from tooling.deploy.steps import Say, Steps
 
 DEPLOYMENT = "task-api"
 
@@ -24,7 +24,9 @@ class Target:
         """Make sense of what the command line says. Raises `DeployError`."""
         folder = manifests.overlay_folder(overlay)
         if not context and folder.name in ("eks", "gke"):
-            raise DeployError(f"the overlay {overlay} needs a cluster: name its kubectl context (`kubectl config get-contexts`)")
+            raise DeployError(
+                f"the overlay {overlay} needs a cluster: name its kubectl context (`kubectl config get-contexts`)"
+            )
         return cls(folder, Kube(context or cluster.CONTEXT), local=not context)
 
     def url(self) -> str:
@@ -55,7 +57,10 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
     wait_for_the_end_of(kube, steps)
     with steps.step("namespace, settings, secrets, network policies") as say:
         show(steps, kube.apply([item for item in objects if item["kind"] == "Namespace"]))
-        show(steps, kube.apply([item for item in manifests.of_stage(objects, "foundation") if item["kind"] != "Namespace"]))
+        show(
+            steps,
+            kube.apply([item for item in manifests.of_stage(objects, "foundation") if item["kind"] != "Namespace"]),
+        )
     if database := manifests.of_stage(objects, "database"):
         with steps.step("PostgreSQL") as say:
             show(steps, kube.apply(database))
@@ -72,6 +77,18 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
     with steps.step("remove settings that no revision uses") as say:
         removed = prune(kube, objects)
         say(f"{len(removed)} removed")
+
+
+def migrate(target: Target, say: Say) -> None:
+    """Migrate the database as the version that is deployed wants it, after a restore."""
+    deployment = target.kube.get("deployment", DEPLOYMENT)
+    if deployment is None:
+        raise DeployError("nothing is deployed, so there is no version to migrate for")
+    image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
+    for job in manifests.of_stage(
+        manifests.render(target.kube, target.overlay, image, generate_secrets=target.local), "migration"
+    ):
+        backup.migrate(target.kube, job, say)
 
 
 def wait_for_the_end_of(kube: Kube, steps: Steps) -> None:

@@ -107,7 +107,9 @@ def revision(item: Object) -> int:
 def evidence(kube: Kube, pod: Object) -> str:
     """Collect what a pod's events and its last log lines say."""
     name = pod["metadata"]["name"]
-    found = json.loads(kube.run("get", "events", f"--field-selector=involvedObject.name={name}", "--output=json"))["items"]
+    found = json.loads(kube.run("get", "events", f"--field-selector=involvedObject.name={name}", "--output=json"))[
+        "items"
+    ]
     lines = [f"events of pod/{name}:"]
     lines += [f"  {event['type']:8} {event['reason']:20} {event['message']}" for event in found[-EVENTS:]]
     restarts = any(container["restartCount"] for container in pod["status"].get("containerStatuses", []))
@@ -116,7 +118,11 @@ def evidence(kube: Kube, pod: Object) -> str:
         log = kube.run("logs", name, *flags)
     except DeployError:  # no container has run yet
         log = ""
-    lines += [f"last log lines of pod/{name}:", *(f"  {line}" for line in log.splitlines())] if log else ["  (it has no log)"]
+    lines += (
+        [f"last log lines of pod/{name}:", *(f"  {line}" for line in log.splitlines())]
+        if log
+        else ["  (it has no log)"]
+    )
     return "\n".join(lines)
 
 
@@ -162,7 +168,9 @@ def roll_back(kube: Kube, name: str, say: Say, *, to: int = 0) -> int:
     if deployment is None:
         raise DeployError(f"there is no deployment/{name} to roll back")
     newest = revision(deployment)
-    replica_sets = {revision(item): item for item in kube.find("replicaset", labels(deployment["spec"]["selector"]["matchLabels"]))}
+    replica_sets = {
+        revision(item): item for item in kube.find("replicaset", labels(deployment["spec"]["selector"]["matchLabels"]))
+    }
     earlier = [number for number in replica_sets if number < newest]
     target = to or max(earlier, default=0)
     if target not in replica_sets:

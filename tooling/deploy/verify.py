@@ -77,12 +77,14 @@ def task_round(url: str, say: Say) -> None:
 def _expect(response: httpx.Response, status: int) -> None:
     if response.status_code != status:
         request = response.request
-        raise DeployError(f"{request.method} {request.url} answers {response.status_code}, not {status}: {response.text[:500]}")
+        raise DeployError(
+            f"{request.method} {request.url} answers {response.status_code}, not {status}: {response.text[:500]}"
+        )
 
 
 def scraped(kube: Kube, say: Say, *, timeout: float = 60) -> None:
     """Wait until Prometheus has metrics of every pod of the service."""
-    query = quote('count(count by (pod) (api_requests_total))', safe="")
+    query = quote("count(count by (pod) (api_requests_total))", safe="")
     path = f"/api/v1/namespaces/{kube.namespace}/services/prometheus:9090/proxy/api/v1/query?query={query}"
 
     def problem() -> str:

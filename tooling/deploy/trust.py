@@ -1,0 +1,64 @@
+"""Which image may be deployed: one whose scan and origin verify, by digest."""
+
+from collections.abc import Callable
+
+from tooling import image as images
+from tooling import provenance, scan_image
+from tooling.deploy import DeployError
+from tooling.findings import REPORTS, NotAssessed, Report, Verdict, read_report, run_stage
+from tooling.tools import call
+
+REPORT = REPORTS / "build" / "report.json"
+
+
+def pushed(reference: str) -> str:
+    """Give REPOSITORY@sha256:DIGEST where its signed provenance says that it is clean. Raises `DeployError`."""
+    try:
+        provenance.verify(reference)
+    except (provenance.Untrusted, NotAssessed) as error:
+        raise DeployError(f"{reference} must not be deployed: {error}") from error
+    return reference
+
+
+def built_here(tell: Callable[[str], None], *, accept_unassessed: bool) -> str:
+    """Build and scan this checkout's image and give its name, which holds its digest. Raises `DeployError` where it is not clean.
+
+    ACCEPT_UNASSESSED lets an image through that could not be assessed, for want of a vulnerability database; never one with
+    findings.
+    """
+    try:
+        name = images.build()
+        identity = scan_image.identity(name)
+        if not _scanned(identity):
+            run_stage("build", scan_image.gates(name))
+        tell(judged(read_report(REPORT), identity, accept_unassessed=accept_unassessed))
+        tagged = f"{images.NAME}:{identity.removeprefix('sha256:')[:12]}"
+        call("docker", "tag", name, tagged)
+    except (images.ImageError, NotAssessed) as error:
+        raise DeployError(f"the image cannot be deployed: {error}") from error
+    return tagged
+
+
+def _scanned(identity: str) -> bool:
+    try:
+        return _subject(read_report(REPORT)) == identity
+    except NotAssessed:
+        return False
+
+
+def _subject(report: Report) -> str:
+    return next((target for scan in report.scans if scan.tool == "trivy-image" for target in scan.targets[:1]), "")
+
+
+def judged(report: Report, identity: str, *, accept_unassessed: bool) -> str:
+    """Say in words what the scan says of the image with this identity. Raises `DeployError` where it must not be deployed."""
+    verdict = report.verdict
+    if verdict is Verdict.NOT_ASSESSED and accept_unassessed:
+        problems = "; ".join(scan.problem for scan in report.scans if scan.problem)
+        return f"WARNING: deploying {identity} although it is NOT ASSESSED ({problems}), as --accept-unassessed says"
+    if verdict is not Verdict.CLEAN:
+        remedy = "; give the scan its database, or say --accept-unassessed" if verdict is Verdict.NOT_ASSESSED else ""
+        raise DeployError(f"the image's scan says: {verdict} (reports/build/report.html){remedy}")
+    if _subject(report) != identity:
+        raise DeployError("the scan's report is about another image")
+    return f"{identity} is scanned and clean"

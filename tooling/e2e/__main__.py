@@ -1,0 +1,93 @@
+"""Deploy to a kind cluster, and prove on it what a deploy promises: `python -m tooling.e2e [PROOF ...]`.
+
+Everything goes to reports/e2e/: the deploy's timeline, and for each proof a record, JSON and a page.
+Exit codes: 0 all proven, 1 something does not hold, 2 could not be tried.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from loadtests.record import Recorder
+from tooling.deploy import DeployError, cluster, trust
+from tooling.deploy.release import Target, deploy
+from tooling.deploy.steps import Steps
+from tooling.e2e.proofs import PROOFS, REPORTS, Bench, Proof
+from tooling.findings import NotAssessed
+
+
+def run(name: str, bench: Bench) -> bool:
+    """Run one proof, and write its record and page, also when it breaks off. Give whether it is proven."""
+    title, prove = PROOFS[name]
+    folder = REPORTS / name
+    record = folder / "record.jsonl"
+    record.unlink(missing_ok=True)
+    steps = Steps(title)
+    steps.tell(f"\n{name}: {title}")
+    with Recorder(record) as recorder:
+        recorder.run(title, image=bench.image)
+        proof = Proof(name, title, recorder, steps)
+        try:
+            prove(bench, proof)
+        except DeployError as error:
+            proof.check("the proof runs to its end", f"{error}\n{error.evidence}", holds=False)
+        proven = proof.write(folder)
+    for check in proof.checks:
+        steps.tell(f"  {'holds' if check.holds else 'FAILS'}: {check.claim}: {check.measured}")
+    steps.tell(f"  {folder / 'proof.html'}")
+    return proven
+
+
+def prepare(steps: Steps, *, accept_unassessed: bool) -> Bench:
+    """Deploy to the local cluster, which is made where there is none; its timeline is part of the record."""
+    error = ""
+    try:
+        cluster.check()
+        from_nothing = not cluster.exists()
+        with steps.step("image") as say:
+            image = trust.built_here(say, accept_unassessed=accept_unassessed)
+        began = steps.seconds
+        target = Target.of("kind")
+        deploy(target, image, steps)
+        if from_nothing:
+            steps.mark("first 200, counted from having the image and no cluster")
+            steps.marks["first 200, counted from having the image and no cluster"] = steps.marks["first 200"] - began
+    except DeployError as failure:
+        error = str(failure)
+        raise
+    finally:
+        steps.write(REPORTS / "deploy", error)
+    return Bench(target, image)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prove, and remove the cluster unless it was there before or is to be kept."""
+    parser = argparse.ArgumentParser(prog="python -m tooling.e2e", description=__doc__)
+    parser.add_argument("proofs", metavar="PROOF", nargs="*", help=f"{', '.join(PROOFS)}; all by default")
+    parser.add_argument("--accept-unassessed", action="store_true", help="go on without a vulnerability database")
+    parser.add_argument("--keep", action="store_true", help="leave the cluster running")
+    options = parser.parse_args(arguments)
+    names = options.proofs or list(PROOFS)
+    if unknown := set(names) - set(PROOFS):
+        parser.error(f"there is no proof {', '.join(unknown)}; there are {', '.join(PROOFS)}")
+    began, keep = time.time(), options.keep
+    try:
+        keep = keep or cluster.exists()
+        bench = prepare(Steps("deploy"), accept_unassessed=options.accept_unassessed)
+        proven = {name: run(name, bench) for name in names}
+    except (DeployError, NotAssessed) as error:
+        print(f"e2e: {error}\n{getattr(error, 'evidence', '')}", file=sys.stderr)
+        return 2
+    finally:
+        if not keep:
+            cluster.destroy()
+    summary = {"proofs": proven, "seconds": round(time.time() - began)}
+    Path(REPORTS / "e2e.json").write_text(json.dumps(summary, indent=2))
+    print(f"{sum(proven.values())} of {len(proven)} proven in {summary['seconds']} s: {REPORTS}")
+    return 0 if all(proven.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

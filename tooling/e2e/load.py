@@ -1,0 +1,210 @@
+"""Constant open-loop load, and a ledger of what was acknowledged.
+
+Requests start when they are due, however late the answers come: a stalled service does not slow the clients down. Every
+second one uses a connection of its own, the others share kept ones. Nothing is tried again behind the ledger's back.
+"""
+
+import asyncio
+import secrets
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from loadtests import histogram
+from loadtests.record import Recorder, Requests
+
+TIMEOUT = 30.0
+WRITE_EVERY = 4  # requests
+RETRY_FOR = 60.0  # seconds
+PAGE = 100
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A request that did not go well, at a moment (Unix seconds)."""
+
+    at: float
+    request: str
+    what: str
+
+
+@dataclass
+class Account:
+    """A client's account, and its tasks as they were acknowledged: title to id."""
+
+    token: str
+    tasks: dict[str, int] = field(default_factory=dict)
+    unsure: set[str] = field(default_factory=set)
+
+
+@dataclass
+class _Second:
+    failures: int = 0
+    latency: Any = field(default_factory=histogram.new)
+    intended: Any = field(default_factory=histogram.new)
+
+
+class Load:
+    """A load on URL by several accounts, written into a flight record.
+
+    While `outage` is set, 503 with Retry-After is an answer that clients expect: they ask again with the same
+    idempotency key, as they are told to, and it counts as `refused` instead of `failed`.
+    """
+
+    def __init__(self, url: str, recorder: Recorder, *, accounts: int = 4) -> None:
+        self.url = url
+        self.recorder = recorder
+        self.rate = 0.0
+        self.outage = False
+        self.failed: list[Trouble] = []
+        self.refused: list[Trouble] = []
+        self.requests = 0
+        self.run = secrets.token_hex(4)
+        self.accounts = [self._register(number) for number in range(accounts)]
+        self._seconds: dict[tuple[int, str], _Second] = defaultdict(_Second)
+        self._stop = False
+        self._number = 0
+
+    def _register(self, number: int) -> Account:
+        credentials = {"email": f"e2e-{self.run}-{number}@example.com", "password": secrets.token_urlsafe(24)}
+        with httpx.Client(base_url=self.url, timeout=TIMEOUT) as client:
+            client.post("/auth/register", json=credentials).raise_for_status()
+            return Account(client.post("/auth/login", json=credentials).raise_for_status().json()["access_token"])
+
+    @contextmanager
+    def running(self, rate: float) -> Iterator["Load"]:
+        """Load at RATE requests a second until the block ends, and wait for the last answers."""
+        self.rate, self._stop = rate, False
+        thread = threading.Thread(target=lambda: asyncio.run(self._drive()))
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._stop = True
+            thread.join()
+
+    async def _drive(self) -> None:
+        pool = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        alone = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        async with (
+            httpx.AsyncClient(base_url=self.url, timeout=TIMEOUT, limits=pool) as kept,
+            httpx.AsyncClient(base_url=self.url, timeout=TIMEOUT, limits=alone) as fresh,
+            asyncio.TaskGroup() as group,
+        ):
+            flusher = group.create_task(self._flush_often())
+            due = time.monotonic()
+            while not self._stop:
+                due += 1 / self.rate
+                await asyncio.sleep(max(due - time.monotonic(), 0))
+                self._number += 1
+                group.create_task(self._one(self._number, due, fresh if self._number % 2 else kept))
+            flusher.cancel()
+        self._flush(None)
+
+    async def _one(self, number: int, due: float, client: httpx.AsyncClient) -> None:
+        account = self.accounts[number // 2 % len(self.accounts)]
+        headers = {"Authorization": f"Bearer {account.token}"}
+        if number // 2 % WRITE_EVERY == 0:
+            await self._write(account, f"e2e {self.run} {number}", due, client, headers)
+        elif number // 2 % WRITE_EVERY == 1 and account.tasks:
+            identity = list(account.tasks.values())[-1]
+            await self._send(client, "GET", f"/tasks/{identity}", "GET /tasks/<id>", due, headers)
+        else:
+            await self._send(client, "GET", "/tasks?limit=10&sort=-id", "GET /tasks", due, headers)
+
+    async def _write(
+        self, account: Account, title: str, due: float, client: httpx.AsyncClient, headers: dict[str, str]
+    ) -> None:
+        headers = {**headers, "Idempotency-Key": secrets.token_hex(16)}
+        give_up = time.monotonic() + RETRY_FOR
+        while True:
+            response = await self._send(client, "POST", "/tasks", "POST /tasks", due, headers, {"title": title})
+            if response is not None and response.status_code == httpx.codes.CREATED:
+                account.tasks[title] = response.json()["id"]
+                return
+            account.unsure.add(title)
+            if not self._told_to_wait(response) or time.monotonic() > give_up:
+                return
+            assert response is not None  # noqa: S101 - it told to wait
+            await asyncio.sleep(float(response.headers["Retry-After"]))
+            due = time.monotonic()
+
+    def _told_to_wait(self, response: httpx.Response | None) -> bool:
+        unavailable = response is not None and response.status_code == httpx.codes.SERVICE_UNAVAILABLE
+        return bool(self.outage and unavailable and response is not None and "Retry-After" in response.headers)
+
+    async def _send(
+        self,
+        client: httpx.AsyncClient,
+        method: str,
+        path: str,
+        name: str,
+        due: float,
+        headers: dict[str, str],
+        body: object = None,
+    ) -> httpx.Response | None:
+        sent = time.monotonic()
+        try:
+            response = await client.request(method, path, headers=headers, json=body)
+        except httpx.TransportError as error:
+            response, problem = None, f"{type(error).__name__}: {error}"
+        else:
+            problem = "" if response.is_success else f"{response.status_code}: {response.text[:200]}"
+        ended = time.monotonic()
+        self.requests += 1
+        refused = self._told_to_wait(response)
+        second = self._seconds[int(time.time()), name]
+        histogram.record(second.latency, (ended - sent) * 1000)
+        histogram.record(second.intended, (ended - due) * 1000)
+        if problem:
+            second.failures += 1
+            (self.refused if refused else self.failed).append(Trouble(time.time(), name, problem))
+        return response
+
+    async def _flush_often(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            self._flush(int(time.time()) - 1)
+
+    def _flush(self, before: int | None) -> None:
+        for second, name in [key for key in self._seconds if before is None or key[0] < before]:
+            cell = self._seconds.pop((second, name))
+            latency, intended = histogram.encode(cell.latency), histogram.encode(cell.intended)
+            self.recorder.write(Requests(second, name, cell.failures, latency, intended))
+
+    def audit(self) -> tuple[int, list[str]]:
+        """Read back every account's tasks; give how many writes were acknowledged, and what is wrong with them.
+
+        An acknowledged write must be there once. One that was never acknowledged may be there, but not twice.
+        """
+        wrong, acknowledged = [], 0
+        with httpx.Client(base_url=self.url, timeout=TIMEOUT) as client:
+            for account in self.accounts:
+                found = Counter(self._titles(client, account))
+                acknowledged += len(account.tasks)
+                wrong += [
+                    f"{title}: acknowledged, and there {found[title]} times"
+                    for title in account.tasks
+                    if found[title] != 1
+                ]
+                wrong += [
+                    f"{title}: there {found[title]} times"
+                    for title in account.unsure - set(account.tasks)
+                    if found[title] > 1
+                ]
+                wrong += [f"{title}: never written" for title in set(found) - set(account.tasks) - account.unsure]
+        return acknowledged, wrong
+
+    @staticmethod
+    def _titles(client: httpx.Client, account: Account) -> Iterator[str]:
+        url: str | httpx.URL = f"/tasks?limit={PAGE}"
+        while url:
+            response = client.get(url, headers={"Authorization": f"Bearer {account.token}"}).raise_for_status()
+            yield from (task["title"] for task in response.json())
+            url = response.links.get("next", {}).get("url", "")

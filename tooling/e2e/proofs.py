@@ -1,0 +1,341 @@
+"""The proofs: what is done to the cluster under load, and what must hold."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import markupsafe
+
+from loadtests import histogram, timeline
+from loadtests.cluster import quantity, watching
+from loadtests.record import Cluster, Recorder, Requests, read
+from tooling.deploy import ROOT, DeployError, backup, release, rollout, verify
+from tooling.deploy.kube import Kube, Object, labels
+from tooling.deploy.release import DEPLOYMENT, Target
+from tooling.deploy.steps import Say, Steps
+from tooling.e2e.load import Load
+from tooling.page import render
+from tooling.tools import call
+
+REPORTS = ROOT / "reports" / "e2e"
+TEMPLATE = Path(__file__).parent / "proof.html"
+API = labels({"app.kubernetes.io/component": "api"})
+
+STEADY = 20.0  # requests a second: what two pods answer at ease
+RECOVERY = 10.0  # seconds that the service may refuse while PostgreSQL restarts
+PODS, SECONDS = 5, 60.0  # so many ready pods within so many seconds of the step
+STEP_CPU = 0.36  # cores: two pods near their limit of 0.2, five at the autoscaler's target of 0.07
+
+
+@dataclass
+class Check:
+    """One thing that must hold, and what was measured."""
+
+    claim: str
+    measured: str
+    holds: bool
+
+
+@dataclass
+class Phase:
+    """One thing that was done, with the load's figures while it was."""
+
+    name: str
+    start: float
+    end: float = 0.0
+    requests: int = 0
+    failed: int = 0
+    refused: int = 0
+    p99_ms: float | None = None
+
+
+@dataclass
+class Proof:
+    """A proof while it runs: its record, phases and checks."""
+
+    name: str
+    title: str
+    recorder: Recorder
+    steps: Steps
+    phases: list[Phase] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def check(self, claim: str, measured: object, holds: bool) -> None:
+        """Keep a check."""
+        self.checks.append(Check(claim, str(measured), holds))
+        self.recorder.event("pass" if holds else "fail", f"{claim}: {measured}")
+
+    @contextmanager
+    def phase(self, name: str, load: Load | None = None, *, settle: float = 5.0) -> Iterator[Say]:
+        """Do something under load, and go on watching for SETTLE seconds."""
+        phase = Phase(name, time.time())
+        before = (load.requests, len(load.failed), len(load.refused)) if load else (0, 0, 0)
+        self.recorder.event("phase", name)
+        with self.steps.step(name) as say:
+            yield say
+            time.sleep(settle)
+            phase.end = time.time()
+            if load:
+                after = (load.requests, len(load.failed), len(load.refused))
+                phase.requests, phase.failed, phase.refused = (b - a for a, b in zip(before, after, strict=True))
+                say(f"{phase.requests} requests, {phase.failed} failed, {phase.refused} refused for a while")
+            self.phases.append(phase)
+
+    def ledger(self, load: Load) -> None:
+        """Check what every load must find in the end."""
+        acknowledged, wrong = load.audit()
+        self.check("requests failed: 0", f"{len(load.failed)} of {load.requests}", not load.failed)
+        self.check(
+            "each acknowledged write is found once",
+            f"{acknowledged} written, {len(wrong)} wrong",
+            acknowledged > 0 and not wrong,
+        )
+        self.notes += [f"{trouble.request}: {trouble.what}" for trouble in load.failed[:20]] + wrong[:20]
+
+    def write(self, folder: Path) -> bool:
+        """Write JSON and page, and tell whether every check holds."""
+        entries = list(read(self.recorder.path))
+        for phase in self.phases:
+            within = [e for e in entries if isinstance(e, Requests) and phase.start <= e.at < phase.end]
+            counts = histogram.add(histogram.decode(entry.intended) for entry in within)
+            phase.p99_ms = histogram.percentile(counts, 99) if counts.any() else None
+        passed = bool(self.checks) and all(check.holds for check in self.checks)
+        result = {
+            "proof": self.name,
+            "title": self.title,
+            "passed": passed,
+            "checks": [asdict(check) for check in self.checks],
+            "phases": [asdict(phase) for phase in self.phases],
+            "notes": self.notes,
+        }
+        (folder / "proof.json").write_text(json.dumps(result, indent=2))
+        chart = timeline.figure([timeline.Flight(self.name, entries)])
+        drawn = chart.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False, "responsive": True})
+        events = [entry for entry in entries if isinstance(entry, timeline.Event)]
+        page = render(str(TEMPLATE), **result, began=entries[0].at, events=events, chart=markupsafe.Markup(drawn))  # noqa: S704
+        (folder / "proof.html").write_text(page)
+        return passed
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the proofs share: the deployed target, and its image."""
+
+    target: Target
+    image: str
+
+    @property
+    def kube(self) -> Kube:
+        """The cluster."""
+        return self.target.kube
+
+
+def next_version(image: str) -> str:
+    """Make an image that differs from IMAGE in a label alone, so that deploying it is a rolling update; give its name."""
+    name = f"{image}-next"
+    with TemporaryDirectory() as folder:
+        Path(folder, "Dockerfile").write_text(f"FROM {image}\nLABEL e2e=next\n")
+        call("docker", "buildx", "build", "--quiet", "--load", "--provenance=false", f"--tag={name}", folder)
+    return name
+
+
+def zero_drop(bench: Bench, proof: Proof) -> None:
+    """Whatever is done to the service under load, no request fails, and no acknowledged write is lost or doubled."""
+    kube, newer = bench.kube, next_version(bench.image)
+    load = Load(bench.target.url(), proof.recorder)
+    with watching(proof.recorder.path, context=kube.context), load.running(STEADY):
+        with proof.phase("calm", load, settle=10):
+            pass
+        with proof.phase("rolling update", load):
+            release.deploy(bench.target, newer, proof.steps)
+        with proof.phase("rollback", load) as say:
+            rollout.roll_back(kube, DEPLOYMENT, say)
+        with proof.phase("pod killed", load, settle=15) as say:
+            victim = next(pod for pod in kube.find("pod", API) if rollout.ready(pod))
+            kube.run("delete", "pod", victim["metadata"]["name"], "--force", "--grace-period=0")
+            rollout.wait(kube, "deployment", DEPLOYMENT, say)
+        with proof.phase("node drained", load) as say:
+            drained = drain(kube, say)
+        with proof.phase("PostgreSQL restarted", load, settle=15) as say:
+            restart_postgres(kube, load, say)
+        kube.run("uncordon", drained)
+    proof.ledger(load)
+    lasted = load.refused[-1].at - load.refused[0].at if load.refused else 0.0
+    claim = f"while PostgreSQL restarts only 503 with Retry-After, for at most {RECOVERY:.0f} s"
+    proof.check(
+        claim, f"{len(load.refused)} refusals over {lasted:.1f} s", 0 < len(load.refused) and lasted <= RECOVERY
+    )
+
+
+def drain(kube: Kube, say: Say) -> str:
+    """Drain the worker that does not hold the database, which has one copy; give its name."""
+    postgres = kube.find("pod", "app.kubernetes.io/component=database")[0]["spec"]["nodeName"]
+    node = next(
+        pod["spec"]["nodeName"]
+        for pod in kube.find("pod", API)
+        if pod["spec"]["nodeName"] != postgres and rollout.ready(pod)
+    )
+    say(f"draining {node}")
+    kube.run("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=180s")
+    rollout.wait(kube, "deployment", DEPLOYMENT, say)
+    return str(node)
+
+
+def restart_postgres(kube: Kube, load: Load, say: Say) -> None:
+    """Restart the database; while it is away the service may say so."""
+    load.outage = True
+    kube.run("delete", "pod", "postgres-0")
+    rollout.wait(kube, "statefulset", "postgres", say)
+
+
+def autoscaling(bench: Bench, proof: Proof) -> None:
+    """A step of load takes the service from two pods to five and more within a minute, and back after it."""
+    kube, load = bench.kube, Load(bench.target.url(), proof.recorder)
+    with watching(proof.recorder.path, context=kube.context):
+        with proof.phase("two pods", settle=0) as say:
+            scaled_to(kube, 2, say, timeout=240)
+        with load.running(STEADY):
+            with proof.phase("calm", load, settle=45):
+                pass
+            cost = cpu_used(kube) / STEADY
+            load.rate = STEP_CPU / cost
+            proof.notes.append(
+                f"{cost * 1000:.2f} ms of CPU a request; the step is to {load.rate:.0f} requests a second"
+            )
+            with proof.phase(f"step to {load.rate:.0f} requests a second", load, settle=20) as say:
+                seconds = until_ready(kube, PODS, say, timeout=120)
+            load.rate = STEADY / 4
+            with proof.phase("after the step", load) as say:
+                scaled_to(kube, 2, say, timeout=300)
+    most = max(
+        (sum(pod.ready for pod in e.pods) for e in read(proof.recorder.path) if isinstance(e, Cluster)), default=0
+    )
+    proof.check(
+        f"at least {PODS} pods ready within {SECONDS:.0f} s of the step",
+        f"{PODS} after {seconds:.0f} s, {most} at most",
+        seconds <= SECONDS,
+    )
+    proof.check("back to 2 pods after it", f"{len(kube.find('pod', API))} pods", len(kube.find("pod", API)) == 2)  # noqa: PLR2004
+    proof.ledger(load)
+
+
+def cpu_used(kube: Kube) -> float:
+    """Give the CPU that the service's pods use, in cores."""
+    path = f"/apis/metrics.k8s.io/v1beta1/namespaces/{kube.namespace}/pods?labelSelector={API.replace('=', '%3D')}"
+    containers = [container for pod in kube.raw(path)["items"] for container in pod["containers"]]
+    return sum(quantity(container["usage"]["cpu"]) for container in containers)
+
+
+def until_ready(kube: Kube, pods: int, say: Say, *, timeout: float) -> float:
+    """Give the seconds until so many pods are ready, infinity where TIMEOUT passes first."""
+    began = time.monotonic()
+    while time.monotonic() - began < timeout:
+        ready = sum(rollout.ready(pod) for pod in kube.find("pod", API))
+        say(f"{ready} ready after {time.monotonic() - began:.0f} s")
+        if ready >= pods:
+            return time.monotonic() - began
+        time.sleep(1)
+    return float("inf")
+
+
+def scaled_to(kube: Kube, pods: int, say: Say, *, timeout: float) -> None:
+    """Wait until the autoscaler has brought the service to so many pods. Raises `DeployError` after TIMEOUT seconds."""
+
+    def problem() -> str:
+        there = len(kube.find("pod", API))
+        return "" if there == pods else f"{there} pods"
+
+    verify.until(problem, say, timeout=timeout)
+
+
+def restoring(bench: Bench, proof: Proof) -> None:
+    """A deleted namespace comes back with every task: a deploy, and the newest backup."""
+    kube, load = bench.kube, Load(bench.target.url(), proof.recorder)
+    with load.running(STEADY), proof.phase("tasks are written", load, settle=15):
+        pass
+    with proof.phase("backup", settle=0) as say:
+        say(backup.run_now(kube, "task-api-backup", say))
+    with proof.phase("namespace deleted", settle=0):
+        kube.run("delete", "namespace", kube.namespace, "--wait", "--timeout=180s")
+    with proof.phase("deploy", settle=0):
+        release.deploy(bench.target, bench.image, proof.steps)
+    with proof.phase("restore", settle=0) as say:
+        said = backup.restore(kube, say)
+        release.migrate(bench.target, say)
+        say(said)
+    proof.ledger(load)
+    began, ended = (next(p for p in proof.phases if p.name == name) for name in ("deploy", "restore"))
+    proof.notes.append(f"from the deploy's start to the restored service: {ended.end - began.start:.0f} s")
+
+
+FAILURES = {
+    "broken-image": r"ImagePullBackOff",
+    "failing-migration": r"job/task-api-migration: .* status 2",
+    "missing-secret": r'CreateContainerConfigError: secret "task-api-missing" not found',
+    "crash-loop": r"CrashLoopBackOff",
+}
+"""The overlays beside this file that must not come up, and the reason that the deploy must give."""
+
+
+def refusing(bench: Bench, proof: Proof) -> None:
+    """A deploy that cannot work fails with the right reason, and the old version goes on serving."""
+    kube, load = bench.kube, Load(bench.target.url(), proof.recorder)
+    with watching(proof.recorder.path, context=kube.context), load.running(STEADY):
+        for name, reason in FAILURES.items():
+            before = template(kube)
+            with proof.phase(name, load) as say:
+                error = failing(
+                    Target(Path(__file__).parent / "broken" / name, kube, local=True), bench.image, proof.steps
+                )
+                say(str(error).splitlines()[0] if error else "it came up")
+            text = f"{error}\n{error.evidence}" if error else "it came up"
+            proof.check(f"{name}: fails with the reason {reason}", text.splitlines()[0], bool(re.search(reason, text)))
+            proof.check(
+                f"{name}: the old pods serve",
+                state(kube),
+                template(kube) == before and rollout.workload_state(deployment(kube)).done,
+            )
+            proof.notes.append(f"{name}:\n{text}")
+    proof.ledger(load)
+
+
+def failing(target: Target, image: str, steps: Steps) -> DeployError | None:
+    """Deploy, and give the error that ended it."""
+    try:
+        release.deploy(target, image, steps)
+    except DeployError as error:
+        return error
+    return None
+
+
+def deployment(kube: Kube) -> Object:
+    """Give the service's Deployment. Raises `DeployError` where there is none."""
+    found = kube.get("deployment", DEPLOYMENT)
+    if found is None:
+        raise DeployError(f"there is no deployment/{DEPLOYMENT}")
+    return found
+
+
+def template(kube: Kube) -> Object:
+    """Give what the service's pods are made from."""
+    found: Object = deployment(kube)["spec"]["template"]
+    return found
+
+
+def state(kube: Kube) -> str:
+    """Say how many pods there are of what."""
+    return f"{rollout.workload_state(deployment(kube)).text}, {template(kube)['spec']['containers'][0]['image']}"
+
+
+PROOFS: dict[str, tuple[str, Callable[[Bench, Proof], None]]] = {
+    "zero-drop": ("No request is lost, whatever is done to the service", zero_drop),
+    "autoscaling": ("From two pods to five and back, as the load asks", autoscaling),
+    "restore": ("A deleted namespace comes back with every task", restoring),
+    "refusal": ("A deploy that cannot work leaves the old version serving", refusing),
+}
