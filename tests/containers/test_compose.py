@@ -1,0 +1,162 @@
+"""The stack of compose.yaml, as a second one beside a person's own: other names, other ports, other volumes."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tooling import compose
+from tooling.tools import ROOT
+
+pytestmark = pytest.mark.docker
+
+PORTS = ["TASK_API_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT"]
+LONG_RUNNING = {"task-api", "postgres", "prometheus", "alertmanager", "alert-receiver"}
+
+
+def docker_compose(*arguments: str) -> str:
+    """Run docker compose and give what it prints."""
+    done = subprocess.run(["docker", "compose", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def containers() -> dict[str, dict[str, Any]]:
+    """What the engine knows of each container, by the service's name."""
+    names = docker_compose("ps", "--all", "--quiet").split()
+    found = json.loads(subprocess.run(["docker", "inspect", *names], capture_output=True, check=True).stdout)
+    return {one["Config"]["Labels"]["com.docker.compose.service"]: one for one in found}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether CONDITION comes true within SECONDS."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[dict[str, str]]:
+    """The addresses of the running stack, without Grafana."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPOSE_PROJECT_NAME", "task-api-test")
+        for port in PORTS:
+            patch.setenv(port, "0")
+        compose.down(volumes=True)
+        try:
+            yield compose.up(grafana=False)
+        finally:
+            compose.down(volumes=True)
+
+
+@pytest.fixture
+def prometheus(stack: dict[str, str]) -> Iterator[Callable[[str], Any]]:
+    """Ask Prometheus' API."""
+    with httpx.Client(base_url=f"{stack['prometheus']}/api/v1", timeout=10) as client:
+        yield lambda path: client.get(path).raise_for_status().json()["data"]
+
+
+@pytest.mark.usefixtures("stack")
+def test_everything_is_healthy_and_the_schema_was_migrated_first() -> None:
+    found = containers()
+    assert found.keys() == LONG_RUNNING | {"migrate"}
+    assert {name: found[name]["State"]["Health"]["Status"] for name in LONG_RUNNING} == dict.fromkeys(
+        LONG_RUNNING, "healthy"
+    )
+    assert found["migrate"]["State"]["ExitCode"] == 0
+    assert found["migrate"]["State"]["FinishedAt"] < found["task-api"]["State"]["StartedAt"]
+
+
+@pytest.mark.usefixtures("stack")
+def test_no_port_is_open_beyond_this_machine() -> None:
+    bound = [
+        binding["HostIp"]
+        for container in containers().values()
+        for bindings in container["HostConfig"]["PortBindings"].values()
+        for binding in bindings
+    ]
+    assert len(bound) == len(PORTS)
+    assert set(bound) == {"127.0.0.1"}
+
+
+@pytest.mark.usefixtures("stack")
+def test_every_container_is_without_rights_it_does_not_need() -> None:
+    for name, container in containers().items():
+        assert container["HostConfig"]["CapDrop"] == ["ALL"], name
+        assert container["HostConfig"]["SecurityOpt"] == ["no-new-privileges:true"], name
+        assert container["HostConfig"]["ReadonlyRootfs"] or name == "postgres"
+
+
+def test_prometheus_scrapes_every_target_each_ten_seconds_and_keeps_fifteen_days(
+    prometheus: Callable[[str], Any],
+) -> None:
+    assert prometheus("/status/flags")["storage.tsdb.retention.time"] == "15d"
+    assert wait_for(lambda: {one["health"] for one in prometheus("/targets")["activeTargets"]} == {"up"}, 30)
+    targets = prometheus("/targets")["activeTargets"]
+    assert {one["labels"]["job"] for one in targets} == {"task-api", "prometheus", "alertmanager"}
+    assert {one["scrapeInterval"] for one in targets} == {"10s"}
+
+
+@pytest.mark.usefixtures("stack")
+def test_an_alert_goes_all_the_way_to_the_receiver() -> None:
+    assert wait_for(lambda: "Watchdog" in docker_compose("logs", "--no-log-prefix", "alert-receiver"), 60)
+
+
+def test_a_lost_database_comes_back_from_its_backup(
+    stack: dict[str, str],
+    tmp_path: Path,
+    sign_up: Callable[[str], dict[str, str]],
+    log_in: Callable[[str, dict[str, str]], httpx.Client],
+    all_tasks: Callable[[httpx.Client], list[dict[str, Any]]],
+) -> None:
+    account = sign_up(stack["task-api"])
+    client = log_in(stack["task-api"], account)
+    operations = [{"op": "create", "task": {"title": f"task {number}"}} for number in range(250)]
+    for start in range(0, len(operations), 50):
+        client.post("/tasks/bulk", json={"operations": operations[start : start + 50]}).raise_for_status()
+    before = all_tasks(client)
+    assert len(before) == len(operations)
+    saved = compose.backup(tmp_path / "tasks.dump")
+    assert saved.stat().st_mode & 0o077 == 0, "it holds everybody's tasks"
+    client.post("/tasks", json={"title": "after the backup"}).raise_for_status()
+
+    compose.down(volumes=True)
+    stack.update(compose.up(grafana=False))
+    assert httpx.post(f"{stack['task-api']}/auth/login", json=account, timeout=10).status_code == 401, "nobody is known"
+
+    compose.restore(saved)
+    stack.update(compose.addresses())
+    assert all_tasks(log_in(stack["task-api"], account)) == before
+
+
+def test_a_damaged_backup_is_refused_and_changes_nothing(
+    stack: dict[str, str],
+    tmp_path: Path,
+    sign_up: Callable[[str], dict[str, str]],
+    log_in: Callable[[str, dict[str, str]], httpx.Client],
+) -> None:
+    client = log_in(stack["task-api"], sign_up(stack["task-api"]))
+    client.post("/tasks", json={"title": "still here"}).raise_for_status()
+    damaged = compose.backup(tmp_path / "tasks.dump")
+    os.truncate(damaged, damaged.stat().st_size - 2000)
+    with pytest.raises(compose.ComposeError, match="untouched"):
+        compose.restore(damaged)
+    assert [task["title"] for task in client.get("/tasks").raise_for_status().json()] == ["still here"]
+    (tmp_path / "notes.txt").write_text("not a backup")
+    with pytest.raises(compose.ComposeError, match="is not a backup"):
+        compose.restore(tmp_path / "notes.txt")
+
+
+def test_a_backup_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPOSE_PROJECT_NAME", "task-api-not-running")
+    with pytest.raises(compose.ComposeError, match="no backup was written"):
+        compose.backup(tmp_path / "tasks.dump")
+    assert list(tmp_path.iterdir()) == []

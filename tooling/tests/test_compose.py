@@ -1,0 +1,47 @@
+"""compose.yaml read as a document: what holds for every service, also for those that no test here can start."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from tooling import compose
+from tooling.tools import ROOT
+
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+OPTIONAL = {"grafana": ["grafana"], "jaeger": ["traces"]}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_an_image_has_a_full_version_or_is_our_own(name: str) -> None:
+    assert re.fullmatch(r"task-api:latest|postgres:\d+-trixie|[a-z/]+:v?\d+\.\d+\.\d+", SERVICES[name]["image"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_has_no_rights_and_no_port_beyond_this_machine(name: str) -> None:
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_secret_stands_in_the_file(name: str) -> None:
+    settings = SERVICES[name].get("environment", {})
+    assert not [setting for setting in settings if re.search("PASSWORD|SECRET|KEY|TOKEN|DATABASE_URL", setting)]
+
+
+def test_only_what_a_person_may_leave_out_has_a_profile() -> None:
+    assert {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service} == OPTIONAL
+
+
+def test_every_page_with_a_port_is_shown_to_the_person() -> None:
+    assert {name for name, service in SERVICES.items() if "ports" in service} == compose.PAGES.keys()
+
+
+def test_what_was_left_out_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    compose.show({"task-api": "http://127.0.0.1:5000"}, left_out=["grafana"])
+    shown = capsys.readouterr().out
+    assert re.search(r"task-api .*http://127\.0\.0\.1:5000", shown)
+    assert re.search(r"grafana .*not started \(--no-grafana\)", shown)
