@@ -1,4 +1,4 @@
-"""Where an image comes from and how its scan went: signed, kept beside it in the registry, verified before a deployment.
+"""Where an image comes from and how its scan went: signed, kept beside it, verified before a deployment.
 
 It is an in-toto statement with SLSA's provenance (v1), in a DSSE envelope signed with Ed25519, an OCI artifact tagged
 `sha256-DIGEST.att` in the image's own repository. `python -m tooling.provenance REPOSITORY@sha256:DIGEST` verifies one;
@@ -154,9 +154,17 @@ def opened(envelope: dict[str, Any], key: Ed25519PublicKey) -> dict[str, Any]:
 
 
 def registry(repository: str) -> oras.provider.Registry:
-    """Give a client for the repository's registry: plain HTTP on the loopback interface, HTTPS anywhere else."""
-    host = repository.partition("/")[0].partition(":")[0]
-    return oras.provider.Registry(insecure=host in {"127.0.0.1", "localhost"})
+    """Give a client for the repository's registry: plain HTTP on the loopback interface, HTTPS anywhere else.
+
+    Raises `Unreachable` at once where nothing answers; the client itself would try for minutes.
+    """
+    host = repository.partition("/")[0]
+    client = oras.provider.Registry(insecure=host.partition(":")[0] in {"127.0.0.1", "localhost"})
+    try:
+        client.session.get(f"{client.prefix}://{host}/v2/", timeout=10)
+    except RequestException as error:
+        raise Unreachable(f"the registry {host} does not answer: {error}") from error
+    return client
 
 
 def tag(digest: str) -> str:

@@ -115,10 +115,11 @@ def main(stages: list[str]) -> int:
     wanted = stages or list(STAGES)
     for stage in wanted:
         importlib.import_module(f"tooling.canaries.{stage}")
-    without = sorted(set(gates(wanted)) - {planted.gate for planted in CANARIES})
+    without = sorted(set(gates(wanted)) - {one.gate for one in CANARIES})
+    planted = [one for one in CANARIES if one.gate.partition("/")[0] in wanted]
     console, started, proofs = Console(highlight=False, soft_wrap=True), time.monotonic(), []
     with ThreadPoolExecutor(max_workers=2) as pool:
-        for proof in pool.map(prove, CANARIES):
+        for proof in pool.map(prove, planted):
             word = "[green]red, as it must be[/]" if proof.red else "[red]NOT CAUGHT[/]"
             console.print(
                 f"{word} {proof.canary.gate}: {escape(proof.canary.defect)} ({escape(proof.canary.expected)})"

@@ -16,8 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tooling import provenance, push_image, scan_image
 from tooling.canaries import canary, trivy_database
-from tooling.canaries.fixtures import oci_registry
-from tooling.canaries.sast import plant
+from tooling.canaries.fixtures import oci_registry, plant
 from tooling.findings import Database, Report, Scan
 from tooling.tools import call, require
 
@@ -201,6 +200,6 @@ def tag_only(folder: Path) -> Scan:  # noqa: ARG001
     return provenance.check("127.0.0.1:9/task-api:latest", key=Ed25519PrivateKey.generate().public_key())
 
 
-@canary("build/provenance", "a registry that is not there", problem="does not give the provenance")
+@canary("build/provenance", "a registry that is not there", problem="does not answer")
 def no_registry(folder: Path) -> Scan:  # noqa: ARG001
     return provenance.check(f"127.0.0.1:9/task-api@{IMAGE}", key=Ed25519PrivateKey.generate().public_key())

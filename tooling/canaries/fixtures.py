@@ -6,9 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from tooling.findings import Database
+
+
+def plant(folder: Path, name: str, content: str) -> str:
+    """Write a file into the canary's folder and give its name."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return name
+
 
 PLANTED_ADVISORIES = Database("planted advisories", datetime.now(UTC), fixture=True)
 

@@ -8,19 +8,11 @@ import msgspec
 
 from tooling import sast
 from tooling.canaries import canary
-from tooling.canaries.fixtures import FLASK_0_12, PLANTED_ADVISORIES, answering, safety_servers
+from tooling.canaries.fixtures import FLASK_0_12, PLANTED_ADVISORIES, answering, plant, safety_servers
 from tooling.findings import Scan, check_waivers
 
 LOCK = "requirements.txt"
 CLOSED = "http://127.0.0.1:9/v1/query"  # the discard port: nothing listens
-
-
-def plant(folder: Path, name: str, content: str) -> str:
-    """Write a file into the canary's folder and give its name."""
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
-    return name
 
 
 def commit(folder: Path, message: str) -> None:

@@ -1,7 +1,7 @@
 """A vulnerability database for Trivy that holds what a canary plants: a bbolt file (format 2) and its metadata.
 
-Trivy reads the buckets `data-source` (bucket to its makers), `vulnerability` (CVE to what it is) and one an ecosystem, which
-holds package, then CVE, then which versions. The metadata names it as a fixture, and every report repeats that.
+Trivy reads the buckets `data-source` (bucket to its makers), `vulnerability` (CVE to what it is), and one an ecosystem,
+that holds package, then CVE, then which versions. The metadata names it as a fixture, and every report repeats that.
 """
 
 import json
