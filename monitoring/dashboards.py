@@ -41,6 +41,7 @@ SERVICE = 'job="task-api", instance=~"$instance"'
 USERS = f'{SERVICE}, endpoint!~"/(health|livez|readyz|metrics)"'  # probes and scrapes are no one's request
 HPA = 'horizontalpodautoscaler="task-api"'
 BURN_WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
+LETTERS = "ABCDEFG"  # by which Grafana tells a panel's queries apart
 
 PanelBuilder = Builder[Panel]
 
@@ -54,7 +55,7 @@ def query(
     form: PromQueryFormat = PromQueryFormat.TIME_SERIES,
 ) -> prometheus.Dataquery:
     """Give a query over the dashboard's time, or with `instant` at its end."""
-    built = prometheus.Dataquery().expr(expression).legend_format(legend).exemplar(exemplar).format(form)
+    built = prometheus.Dataquery().expr(expression).legend_format(legend).exemplar(exemplar).format(form).ref_id("A")
     return built.instant() if instant else built.range()
 
 
@@ -88,7 +89,7 @@ def chart(title: str, unit: str, about: str, *queries: prometheus.Dataquery, wid
         .show_legend(show_legend=True)
         .calcs(["lastNotNull", "max"])
     ).tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI))
-    return panel.targets(list(queries))
+    return panel.targets([each.ref_id(letter) for letter, each in zip(LETTERS, queries, strict=False)])
 
 
 def stacked(panel: timeseries.Panel) -> timeseries.Panel:
@@ -367,11 +368,11 @@ def endpoints() -> table.Panel:
         "P95": quantile(0.95, by="le, endpoint").replace("$__rate_interval", "$__range"),
     }
     units = {"Errors": "percentunit", "Mean": "s", "P95": "s", "Requests/s": "reqps"}
-    names = {f"Value #{letter}": name for letter, name in zip("ABCD", columns, strict=True)}
+    names = {f"Value #{letter}": name for letter, name in zip(LETTERS, columns, strict=False)}
     panel = (
         table.Panel().title("Endpoints").description("Over the whole time shown.").datasource(SOURCE).height(8).span(12)
     )
-    for letter, (name, expression) in zip("ABCD", columns.items(), strict=True):
+    for letter, (name, expression) in zip(LETTERS, columns.items(), strict=False):
         panel = panel.with_target(query(expression, instant=True, form=PromQueryFormat.TABLE).ref_id(letter))
         panel = panel.override_by_name(name, [DynamicConfigValue(id_val="unit", value=units[name])])
     return (

@@ -150,15 +150,17 @@ def task_api_availability_burn_fast() -> float:
 @drill
 def task_api_availability_burn_slow() -> float:
     """One request in 300 is answered with 500, for its table is not where it should be."""
-    with on_postgres() as (url, connection), watched(url) as stack:
+    with on_postgres() as (url, connection):
 
         def one_fails() -> None:
-            fetch(url, 299)
             connection.execute("ALTER TABLE tasks RENAME TO elsewhere")
             fetch(url)
             connection.execute("ALTER TABLE elsewhere RENAME TO tasks")
+            fetch(url, 299)
 
-        return slowly(stack, "Availability", one_fails)
+        one_fails()
+        with watched(url) as stack:
+            return slowly(stack, "Availability", url, 1500, one_fails)
 
 
 @drill
@@ -179,14 +181,20 @@ def task_api_latency_burn_slow() -> float:
     with on_postgres() as (url, connection), watched(url) as stack:
 
         def few_wait() -> None:
-            fetch(url, 97)
             slow(url, connection, 3)
+            fetch(url, 97)
 
-        return slowly(stack, "Latency", few_wait)
+        return slowly(stack, "Latency", url, 300, few_wait)
 
 
-def slowly(stack: Stack, objective: str, meanwhile: Callable[[], None]) -> float:
-    """Wait for the slow burn of an objective alone. Raises `NotSeen` also when the fast one came."""
+def slowly(stack: Stack, objective: str, url: str, good: int, meanwhile: Callable[[], None]) -> float:
+    """Wait for the slow burn of an objective after GOOD good requests. Raises `NotSeen` also if the fast one comes."""
+    wait(
+        lambda: stack.ask("query", query="slo:requests:rate5m > 0")["result"],
+        "the first requests",
+        meanwhile=lambda: fetch(url),
+    )
+    fetch(url, good)
     seconds = arrival(stack, f"TaskApi{objective}BurnSlow", meanwhile=meanwhile)
     if f"TaskApi{objective}BurnFast" in others(stack):
         raise NotSeen("the page for the fast burn came too")

@@ -44,12 +44,17 @@ class Stack:
     alerts: list[dict[str, str]] = field(default_factory=list)
     stop_prometheus: Callable[[], None] = lambda: None
 
+    def answer(self, path: str, **parameters: str) -> dict[str, Any]:
+        """Call Prometheus' API and give its whole answer. Raises `httpx.HTTPStatusError` with its message."""
+        response = httpx.get(f"{self.prometheus}/api/v1/{path}", params=parameters, timeout=30)
+        if response.is_error:
+            raise httpx.HTTPStatusError(response.text, request=response.request, response=response)
+        answer: dict[str, Any] = response.json()
+        return answer
+
     def ask(self, path: str, **parameters: str) -> Any:
-        """Call Prometheus' API and give the `data` of its answer. Raises `httpx.HTTPStatusError` with its message."""
-        answer = httpx.get(f"{self.prometheus}/api/v1/{path}", params=parameters, timeout=30)
-        if answer.is_error:
-            raise httpx.HTTPStatusError(answer.text, request=answer.request, response=answer)
-        return answer.json()["data"]
+        """Call Prometheus' API and give the data of its answer; else as `answer`."""
+        return self.answer(path, **parameters)["data"]
 
     def reload(self) -> bool:
         """Have Prometheus read its configuration again; tell whether it took it."""

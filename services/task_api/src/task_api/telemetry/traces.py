@@ -1,5 +1,6 @@
 """Traces by OTLP over HTTP, when an endpoint is set; OpenTelemetry is not even imported when not."""
 
+import os
 import re
 from typing import Any
 
@@ -24,8 +25,8 @@ class Tracer:
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
-        resource = Resource.create({"service.name": "task-api", "service.version": version}).merge(Resource.create())
-        self._provider = TracerProvider(resource=resource)
+        os.environ.setdefault("OTEL_SERVICE_NAME", "task-api")
+        self._provider = TracerProvider(resource=Resource.create({"service.version": version}))
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("task_api", version)
         self._context, self._trace = context, trace

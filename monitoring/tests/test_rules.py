@@ -1,0 +1,89 @@
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from monitoring import drills
+from monitoring.stack import HERE, RULES
+from tooling.tools import require
+
+ROOT = HERE.parent
+UNIT_TESTS = sorted((HERE / "prometheus" / "tests").glob("*.yml"))
+ALERTMANAGER = HERE / "alertmanager" / "alertmanager.yml"
+ALERTS: list[dict[str, Any]] = [
+    rule
+    for path in sorted(RULES.glob("*.yml"))
+    for group in yaml.safe_load(path.read_text())["groups"]
+    for rule in group["rules"]
+    if "alert" in rule
+]
+
+
+def run(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([require(program), *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", ["prometheus.yml", "scrape.yml", "scrape.kubernetes.yml"])
+def test_promtool_accepts_the_configuration(name: str) -> None:
+    done = run("promtool", "check", "config", "--lint=all", "--lint-fatal", HERE / "prometheus" / name)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: path.stem)
+def test_the_rules_unit_tests_pass(path: Path) -> None:
+    done = run("promtool", "test", "rules", path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
+def test_every_alert_has_a_unit_test_in_which_it_fires_and_one_in_which_it_does_not(alert: dict[str, Any]) -> None:
+    cases = [
+        case
+        for path in UNIT_TESTS
+        for test in yaml.safe_load(path.read_text())["tests"]
+        for case in test.get("alert_rule_test", [])
+        if case["alertname"] == alert["alert"]
+    ]
+    assert any(case["exp_alerts"] for case in cases)
+    assert alert["alert"] == drills.WATCHDOG or any(not case["exp_alerts"] for case in cases)
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
+def test_every_alert_has_a_summary_and_a_page_of_its_own_for_the_person_on_call(alert: dict[str, Any]) -> None:
+    assert alert["annotations"]["summary"].endswith(".")
+    assert alert["annotations"]["runbook_url"] == f"docs/runbooks/{alert['alert']}.md"
+    page = (ROOT / alert["annotations"]["runbook_url"]).read_text()
+    assert page.startswith(f"# {alert['alert']}\n")
+    for heading in ("## What it means", "## What to do"):
+        assert heading in page
+    assert f"({alert['alert']}.md)" in (ROOT / "docs" / "runbooks" / "README.md").read_text()
+
+
+def test_no_runbook_outlives_its_alert() -> None:
+    pages = {path.stem for path in (ROOT / "docs" / "runbooks").glob("*.md")} - {"README"}
+    assert pages == {alert["alert"] for alert in ALERTS}
+
+
+def test_every_alert_has_a_drill_and_every_drill_an_alert() -> None:
+    assert set(drills.DRILLS) == set(drills.expected()) == {alert["alert"] for alert in ALERTS}
+
+
+def test_amtool_accepts_the_configuration() -> None:
+    done = run("amtool", "check-config", ALERTMANAGER)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
+def test_every_alert_is_routed_by_its_severity(alert: dict[str, Any]) -> None:
+    labels = [f"{name}={value}" for name, value in {"alertname": alert["alert"], **alert["labels"]}.items()]
+    done = run("amtool", "config", "routes", "test", f"--config.file={ALERTMANAGER}", *labels)
+    assert done.stdout.split() == [drills.expected()[alert["alert"]]]
+
+
+def test_each_receiver_has_the_address_that_compose_mounts() -> None:
+    for receiver in yaml.safe_load(ALERTMANAGER.read_text())["receivers"]:
+        (webhook,) = receiver["webhook_configs"]
+        address = HERE / "alertmanager" / Path(webhook["url_file"]).relative_to("/etc/alertmanager")
+        assert address.read_text().strip() == f"http://alert-receiver:8080/{receiver['name']}"

@@ -1,0 +1,70 @@
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from monitoring import stack
+from monitoring.receiver import Receiver
+
+
+@pytest.mark.parametrize(
+    ("duration", "least", "shorter"), [("5m", 0.0, "1000ms"), ("1h", 0.0, "12000ms"), ("1m", 3.0, "3000ms")]
+)
+def test_a_duration_is_divided_down_to_the_least(duration: str, least: float, shorter: str) -> None:
+    assert stack.divided(duration, 300, least=least) == shorter
+
+
+def rules(folder: Path) -> list[dict[str, str]]:
+    groups = [group for path in sorted(folder.glob("*.yml")) for group in yaml.safe_load(path.read_text())["groups"]]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def test_a_hurried_copy_differs_from_the_rules_in_nothing_but_how_long_a_condition_must_last(tmp_path: Path) -> None:
+    stack.configure(tmp_path, {"task-api": "127.0.0.1:1"}, "127.0.0.1:2", "http://127.0.0.1:3", 300)
+    for original, copy in zip(rules(stack.RULES), rules(tmp_path / "rules"), strict=True):
+        assert {**copy, "for": ""} == {**original, "for": ""}
+        assert ("for" in copy) == ("for" in original)
+
+
+def test_an_unhurried_copy_has_the_rules_times(tmp_path: Path) -> None:
+    stack.configure(tmp_path, {}, "127.0.0.1:2", "http://127.0.0.1:3", 1)
+    assert rules(tmp_path / "rules") == rules(stack.RULES)
+    original = yaml.safe_load((stack.HERE / "prometheus" / "prometheus.yml").read_text())
+    assert yaml.safe_load((tmp_path / "prometheus.yml").read_text())["global"] == original["global"]
+
+
+def test_the_receiver_tells_each_alert_with_the_receiver_it_was_sent_to() -> None:
+    told: list[dict[str, str]] = []
+    alert = {
+        "status": "firing",
+        "startsAt": "2026-01-31T10:00:00Z",
+        "labels": {"alertname": "TaskApiDown", "severity": "page"},
+        "annotations": {"summary": "It is down."},
+    }
+    with stack.serving(Receiver("127.0.0.1", 0, told.append)) as url:
+        assert httpx.get(url).status_code == 200
+        answer = httpx.post(f"{url}/page", content=json.dumps({"version": "4", "alerts": [alert, alert]}))
+        assert answer.status_code == 200
+    assert (
+        told
+        == [
+            {
+                "receiver": "page",
+                "status": "firing",
+                "since": "2026-01-31T10:00:00Z",
+                "alertname": "TaskApiDown",
+                "severity": "page",
+                "summary": "It is down.",
+            }
+        ]
+        * 2
+    )
+
+
+def test_waiting_ends_with_what_was_seen_or_says_what_was_not() -> None:
+    countdown = [0, 0, 5]
+    assert stack.wait(countdown.pop, "five") == 5
+    with pytest.raises(stack.NotSeen, match="never"):
+        stack.wait(lambda: False, "never", seconds=0.2)
