@@ -44,14 +44,17 @@ def up(*, grafana: bool = True, traces: bool = False) -> dict[str, str]:
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://jaeger:4318"} if traces else {}
     wait = ["--detach", "--wait", f"--wait-timeout={START_SECONDS}", "--remove-orphans"]
     if _run(*profiles, "up", *wait, settings=settings):
-        _run("ps", "--all")
-        hint = " Without Grafana: `./dev up --no-grafana`." if grafana else ""
         raise ComposeError(
-            "not all of it is running: see above, and `docker compose logs NAME`."
-            f" Is a port taken? Choose another: `TASK_API_PORT=5001 ./dev up`.{hint}"
+            "not everything is running; what Docker said is above.\n"
+            "  a port is taken: choose another, e.g. `TASK_API_PORT=5001 ./dev up`\n"
+            "  Grafana's image cannot be had: `./dev up --no-grafana`\n"
+            "  a container fails: `docker compose ps --all` and `docker compose logs NAME`"
         )
     found = addresses()
-    httpx.get(f"{found['task-api']}/readyz", timeout=10).raise_for_status()
+    try:
+        httpx.get(f"{found['task-api']}/readyz", timeout=10).raise_for_status()
+    except httpx.HTTPError as error:
+        raise ComposeError(f"the service lives, and is not ready: {error}; see `docker compose logs task-api`") from error
     show(found, left_out=[] if grafana else ["grafana"])
     return found
 

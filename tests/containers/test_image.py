@@ -37,7 +37,7 @@ def docker(*arguments: str) -> str:
 @contextmanager
 def running(image: str, volume: str, keys: str, **settings: str) -> Iterator[tuple[str, str]]:
     """Run the image hardened, with its SQLite file in VOLUME; give the container and the address that is ready."""
-    environment = {"JWT_KEYS": keys, "RATE_LIMIT": "off", **settings}
+    environment = {"AUTH": "on", "JWT_KEYS": keys, "RATE_LIMIT": "off", **settings}
     options = [f"--env={name}={value}" for name, value in environment.items()]
     options += [f"--volume={volume}:/data", "--publish=127.0.0.1::5000"]
     container = docker("run", "--detach", *HARDENED, *options, image)
@@ -130,10 +130,10 @@ def test_says_what_it_is_and_where_it_comes_from(image: str) -> None:
     assert about["Config"]["Healthcheck"]["Test"] == ["CMD", PYTHON, "-m", "task_api", "healthcheck"]
 
 
-def test_refuses_to_start_open_to_the_network_without_a_key(image: str) -> None:
+def test_refuses_to_serve_the_network_without_accounts(image: str) -> None:
     done = subprocess.run(["docker", "run", "--rm", *HARDENED, image], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "JWT_KEYS" in done.stderr
+    assert "set AUTH=on and JWT_KEYS" in done.stderr
 
 
 def test_serving_compiles_nothing_at_start(image: str) -> None:
