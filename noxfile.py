@@ -1,15 +1,19 @@
 """The road to production, stage by stage. `./dev` lists the sessions; `./dev test` runs one."""
 
+import sys
 import tomllib
 from pathlib import Path
 
 import nox
 
+sys.path.insert(0, str(Path(__file__).parent))
+from tooling.stages import stage
+
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
-nox.options.sessions = ["test"]
+nox.options.sessions = ["test", "sast", "build", "dast", "notify"]
 
 ROOT = Path(__file__).parent
 GROUPS = list(tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"])
@@ -22,20 +26,73 @@ def install(session: nox.Session, group: str, *, service: bool = False) -> None:
         session.install("--no-deps", "--no-build-isolation", "-e", "services/task_api")
 
 
+def programs(session: nox.Session, *environments: str) -> None:
+    """See to the programs that a stage calls."""
+    session.run("python", "-m", "tooling.tools", *environments)
+
+
+@stage()
+def test(session: nox.Session) -> None:
+    """Style, types and every test, on SQLite and on a real PostgreSQL; `nox -s test -- -k login` runs some tests."""
+    install(session, "test", service=True)
+    programs(session, "scanners")
+    session.run(*(["pytest", *session.posargs] if session.posargs else ["python", "-m", "tooling.check"]))
+
+
+@stage()
+def sast(session: nox.Session) -> None:
+    """The source: insecure code, vulnerable dependencies, secrets in the history, misconfiguration, workflows."""
+    install(session, "pipeline")
+    programs(session, "scanners")
+    session.run("python", "-m", "tooling.sast")
+
+
+@stage(needs=("test", "sast"))
+def build(session: nox.Session) -> None:
+    """The image, its inventory, its known vulnerabilities; then the push, by digest and with its provenance."""
+    install(session, "pipeline")
+    programs(session, "scanners")
+    session.run("python", "-m", "tooling.image")
+    session.run("python", "-m", "tooling.scan_image")
+    session.run("python", "-m", "tooling.push_image")
+
+
+@stage(needs=("test",))
+def dast(session: nox.Session) -> None:
+    """The real service, attacked: Schemathesis, Wapiti, security headers, and who may do what."""
+    install(session, "dast", service=True)
+    programs(session, "wapiti")
+    session.run("python", "-m", "tooling.dast")
+
+
+@stage()
+def notify(session: nox.Session) -> None:
+    """One summary of all stages, whether they passed or not: a page, the job summary, a webhook where one is set."""
+    install(session, "pipeline")
+    session.run("python", "-m", "tooling.notify")
+
+
+@nox.session
+def canaries(session: nox.Session) -> None:
+    """A planted defect for every gate, and each gate seen going red for it; `nox -s canaries -- sast` for one stage."""
+    install(session, "canaries", service=True)
+    programs(session)
+    session.run("python", "-m", "tooling.canaries", *session.posargs)
+
+
+@nox.session
+def tools(session: nox.Session) -> None:
+    """Get every program that the stages call, and list them with their versions."""
+    install(session, "pipeline")
+    programs(session)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and types: ruff and mypy --strict."""
-    install(session, "lint", service=True)
-    session.run("ruff", "format", "--check", ".")
-    session.run("ruff", "check", ".")
-    session.run("mypy")
-
-
-@nox.session(requires=["lint"])
-def test(session: nox.Session) -> None:
-    """Every test, on SQLite and on a real PostgreSQL, with branch coverage."""
+    """Style and types alone, for a quick look; `test` includes them."""
     install(session, "test", service=True)
-    session.run("pytest", "-n", "auto", "--cov", "--cov-report=term", *session.posargs)
+    programs(session, "scanners")
+    session.run("python", "-m", "tooling.check", "format", "lint", "types")
 
 
 @nox.session

@@ -450,14 +450,15 @@ def revision() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def run_stage(stage: str, gates: dict[str, Gate], *, parallel: int = 2) -> int:
-    """Run a stage's gates, write reports/STAGE/ and give the exit code."""
+def run_stage(stage: str, gates: dict[str, Gate], then: dict[str, Gate] | None = None, *, parallel: int = 2) -> int:
+    """Run a stage's gates, and those of THEN when the others have ended; write reports/STAGE/ and give the exit code."""
     try:
         waivers = read_waivers()
     except NotAssessed as error:
         print(f"{stage}: {error}", file=sys.stderr)
         return NOT_ASSESSED
-    report = Report.of(stage, run_gates(gates, parallel=parallel), waivers)
+    scans = run_gates(gates, parallel=parallel) + run_gates(then or {}, parallel=parallel)
+    report = Report.of(stage, scans, waivers)
     report.write(REPORTS / stage)
     report.print()
     print(f"report: {(REPORTS / stage / 'report.html').relative_to(ROOT)}")

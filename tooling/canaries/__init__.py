@@ -26,6 +26,7 @@ from tooling.findings import REPORTS, Finding, Gate, Report, Scan, Verdict, run_
 
 # Whose `GATES` make up each stage.
 STAGES = {
+    "test": ("tooling.check",),
     "sast": ("tooling.sast",),
     "build": ("tooling.scan_image", "tooling.push_image", "tooling.provenance"),
     "dast": ("tooling.dast",),

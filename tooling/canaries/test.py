@@ -1,0 +1,73 @@
+"""Planted defects for the test stage."""
+
+from pathlib import Path
+
+from tooling import check
+from tooling.canaries import canary
+from tooling.canaries.fixtures import plant
+from tooling.findings import Scan
+
+SETTINGS = """
+[tool.ruff.lint]
+select = ["ALL"]
+[tool.mypy]
+strict = true
+files = ["planted.py"]
+[tool.coverage.run]
+branch = true
+source = ["planted"]
+[tool.coverage.report]
+fail_under = 97
+"""
+CODE = '''"""Planted."""
+
+
+def larger(a: int, b: int) -> int:
+    """Give the larger one."""
+    if a > b:
+        return a
+    return b
+'''
+BOTH_WAYS = "from planted import larger\n\n\ndef test_larger():\n    assert (larger(1, 2), larger(2, 1)) == (2, 2)\n"
+
+
+def project(folder: Path, code: str = CODE, tests: str = BOTH_WAYS) -> Path:
+    """Make a small project with a module, its tests and settings like this repository's."""
+    plant(folder, "pyproject.toml", SETTINGS)
+    plant(folder, "planted.py", code)
+    plant(folder, "test_planted.py", tests)
+    return folder
+
+
+@canary("test/tests", "a rule that is wrong", rule="failed-test", path="test_planted.py")
+def wrong_rule(folder: Path) -> Scan:
+    return check.run_tests(project(folder, CODE.replace(">", "<")), "-q", output=folder / "report")
+
+
+@canary("test/tests", "a branch that no test takes any more", rule="coverage", path="pyproject.toml")
+def coverage_drop(folder: Path) -> Scan:
+    return check.run_tests(project(folder, tests=BOTH_WAYS.replace("2, 1", "1, 2")), "-q", output=folder / "report")
+
+
+@canary("test/tests", "no test at all", problem="no failed test tells why")
+def no_tests(folder: Path) -> Scan:
+    return check.run_tests(
+        project(folder, tests="import planted\n\nplanted.larger(1, 2), planted.larger(2, 1)\n"),
+        "-q",
+        output=folder / "report",
+    )
+
+
+@canary("test/types", "a number given where a text is promised", rule="return-value", path="planted.py")
+def wrong_type(folder: Path) -> Scan:
+    return check.types(project(folder, CODE.replace("-> int", "-> str")))
+
+
+@canary("test/lint", "an import that nothing uses", rule="F401", path="planted.py")
+def unused_import(folder: Path) -> Scan:
+    return check.lint(project(folder, CODE.replace('"""Planted."""\n', '"""Planted."""\n\nimport os\n')))
+
+
+@canary("test/format", "a line that is not as the formatter writes it", rule="unformatted", path="planted.py")
+def unformatted(folder: Path) -> Scan:
+    return check.formatting(project(folder, CODE.replace("a > b", "a>b")))

@@ -1,0 +1,139 @@
+"""Style, types and tests: `python -m tooling.check` runs every gate of the stage and writes reports/test/.
+
+`python -m tooling.check format lint types` runs those gates alone.
+"""
+
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+import defusedxml.ElementTree
+
+from tooling import tools
+from tooling.findings import REPORTS, ROOT, Finding, Gate, NotAssessed, Scan, Severity, run_stage
+from tooling.tools import report, run
+
+
+def formatting(root: Path) -> Scan:
+    """Check that every Python file is as ruff formats it."""
+    said = run("ruff", "format", "--check", "--output-format=json", "--preview", ".", expect=(0, 1), cwd=root)
+    findings = [
+        Finding(
+            tool="format",
+            rule="unformatted",
+            severity=Severity.LOW,
+            message="ruff would format it otherwise: run `ruff format`",
+            path=str(Path(result["filename"]).relative_to(root)),
+        )
+        for result in json.loads(said.stdout)
+    ]
+    return Scan(tool="format", version=tools.version("ruff"), targets=files(root), findings=tuple(findings))
+
+
+def files(root: Path) -> tuple[str, ...]:
+    """List the Python files that ruff looks at."""
+    shown = run("ruff", "check", "--show-files", ".", cwd=root).stdout
+    return tuple(sorted(str(Path(line).relative_to(root)) for line in shown.splitlines()))
+
+
+def lint(root: Path) -> Scan:
+    """Check style with ruff, by the rules in pyproject.toml."""
+    findings = [
+        Finding(
+            tool="lint",
+            rule=result["code"] or "invalid-syntax",
+            severity=Severity.LOW,
+            message=result["message"],
+            path=str(Path(result["filename"]).relative_to(root)),
+            line=result["location"]["row"],
+            help=result["url"] or "",
+        )
+        for result in report("ruff", "check", "--output-format=json", ".", expect=(0, 1), cwd=root)
+    ]
+    return Scan(tool="lint", version=tools.version("ruff"), targets=files(root), findings=tuple(findings))
+
+
+def types(root: Path) -> Scan:
+    """Check types with mypy --strict, by the settings in pyproject.toml."""
+    said = run("mypy", "--output=json", expect=(0, 1), cwd=root)
+    results = [json.loads(line) for line in said.stdout.splitlines() if line.startswith("{")]
+    findings = [
+        Finding(
+            tool="types",
+            rule=result["code"] or "error",
+            severity=Severity.LOW,
+            message=result["message"],
+            path=result["file"],
+            line=max(result["line"], 1),
+        )
+        for result in results
+        if result["severity"] == "error"
+    ]
+    checked = re.search(r"no issues found in (\d+ source files?)", said.stdout)
+    if not findings and not checked:
+        raise NotAssessed(f"mypy broke: {tools.last_words(said)}")
+    targets = (checked.group(1),) if checked else tuple(sorted({finding.path for finding in findings}))
+    return Scan(tool="types", version=tools.version("mypy"), targets=targets, findings=tuple(findings))
+
+
+def run_tests(root: Path, *arguments: str, output: Path = REPORTS / "test") -> Scan:
+    """Run the tests and measure branch coverage, by the settings in pyproject.toml; too little is a finding too."""
+    output.mkdir(parents=True, exist_ok=True)
+    junit, measured = output / "junit.xml", output / "coverage.json"
+    junit.unlink(missing_ok=True)
+    measured.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "--cov", "--cov-report=", f"--cov-report=json:{measured}"]
+    done = subprocess.run([*command, f"--junitxml={junit}", *arguments], cwd=root, check=False)
+    if not junit.exists():
+        raise NotAssessed(f"pytest ended with code {done.returncode} and wrote no report")
+    cases = list(defusedxml.ElementTree.parse(junit).iter("testcase"))
+    findings = [failure for case in cases if (failure := failed(case))] + coverage(root, measured)
+    if done.returncode and not findings:
+        raise NotAssessed(f"pytest ended with code {done.returncode}, and no failed test tells why")
+    ran = [case for case in cases if case.find("skipped") is None]
+    targets = tuple(f"{case.get('classname')}::{case.get('name')}" for case in ran)
+    version = importlib.metadata.version("pytest")
+    return Scan(tool="tests", version=version, targets=targets, findings=tuple(findings))
+
+
+def failed(case: Element) -> Finding | None:
+    """Read a failed test from a JUnit report; None for one that passed or was skipped."""
+    trouble = case.find("failure") if case.find("failure") is not None else case.find("error")
+    if trouble is None:
+        return None
+    path = (case.get("classname") or "").replace(".", "/") + ".py"
+    message = f"{case.get('name')}: {(trouble.get('message') or 'failed').splitlines()[0]}"
+    return Finding(
+        tool="tests", rule="failed-test", severity=Severity.HIGH, message=message, path=path, subject=message
+    )
+
+
+def coverage(root: Path, measured: Path) -> list[Finding]:
+    """Compare the measured coverage with what pyproject.toml asks for."""
+    if not measured.exists():
+        raise NotAssessed("the coverage was not measured")
+    asked = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["coverage"]["report"]["fail_under"]
+    totals = json.loads(measured.read_text())
+    percent = totals["totals"]["percent_covered"]
+    if percent >= asked:
+        return []
+    lacking = sorted(totals["files"].items(), key=lambda item: -item[1]["summary"]["missing_lines"])[:3]
+    worst = ", ".join(f"{name} lacks {file['summary']['missing_lines']} lines" for name, file in lacking)
+    message = f"{percent:.1f} % of lines and branches are covered, {asked} % are asked for: {worst}"
+    return [Finding(tool="tests", rule="coverage", severity=Severity.MEDIUM, message=message, path="pyproject.toml")]
+
+
+GATES: dict[str, Gate] = {
+    "tests": lambda: run_tests(ROOT, "-n", "auto", "-q"),
+    "types": lambda: types(ROOT),
+    "lint": lambda: lint(ROOT),
+    "format": lambda: formatting(ROOT),
+}
+
+if __name__ == "__main__":
+    sys.exit(run_stage("test", {name: GATES[name] for name in sys.argv[1:] or GATES}))
