@@ -54,7 +54,9 @@ def up(*, grafana: bool = True, traces: bool = False) -> dict[str, str]:
     try:
         httpx.get(f"{found['task-api']}/readyz", timeout=10).raise_for_status()
     except httpx.HTTPError as error:
-        raise ComposeError(f"the service lives, and is not ready: {error}; see `docker compose logs task-api`") from error
+        raise ComposeError(
+            f"the service lives, and is not ready: {error}; see `docker compose logs task-api`"
+        ) from error
     show(found, left_out=[] if grafana else ["grafana"])
     return found
 
