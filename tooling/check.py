@@ -92,7 +92,9 @@ def run_tests(root: Path, *arguments: str, output: Path = REPORTS / "test") -> S
     if not junit.exists():
         raise NotAssessed(f"pytest ended with code {done.returncode} and wrote no report")
     cases = list(defusedxml.ElementTree.parse(junit).iter("testcase"))
-    findings = [failure for case in cases if (failure := failed(case))] + coverage(root, measured)
+    findings = [failure for case in cases if (failure := failed(case))]
+    if measured.exists() or not findings:
+        findings += coverage(root, measured)
     if done.returncode and not findings:
         raise NotAssessed(f"pytest ended with code {done.returncode}, and no failed test tells why")
     ran = [case for case in cases if case.find("skipped") is None]

@@ -46,15 +46,16 @@ class Tool:
     get: str = "run `./dev tools`"
 
     def path(self) -> Path | None:
-        """Find it where `./dev tools` puts it, then on PATH; of a Go program the pinned version alone counts."""
+        """Find it where `./dev tools` puts it, in this environment or on PATH; of a Go program the pinned version."""
         if self.environment:
-            for found in (HOME / self.environment).glob(self.program or f"bin/{self.name}"):
-                return found
+            for program in (HOME / self.environment).glob(self.program or f"bin/{self.name}"):
+                return program
         if self.go:
             pinned = HOME / f"{self.name}-{self.version}" / self.name
             return pinned if pinned.exists() else None
-        found_on_path = shutil.which(self.name) or (shutil.which(self.program) if self.program else None)
-        return Path(found_on_path) if found_on_path else None
+        beside = str(Path(sys.executable).parent)
+        found = shutil.which(self.program or self.name, path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
+        return Path(found) if found else None
 
 
 @functools.cache

@@ -30,6 +30,7 @@ STAGES = {
     "sast": ("tooling.sast",),
     "build": ("tooling.scan_image", "tooling.push_image", "tooling.provenance"),
     "dast": ("tooling.dast",),
+    "notify": ("tooling.notify",),
 }
 
 

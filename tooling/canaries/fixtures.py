@@ -24,7 +24,7 @@ PLANTED_ADVISORIES = Database("planted advisories", datetime.now(UTC), fixture=T
 
 
 @contextmanager
-def answering(answers: dict[str, Any]) -> Iterator[str]:
+def answering(answers: dict[str, Any], *, status: int = 200) -> Iterator[str]:
     """Serve JSON on a free loopback port: ANSWERS maps the package that OSV's query names, or a path, to the reply."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -37,7 +37,7 @@ def answering(answers: dict[str, Any]) -> Iterator[str]:
 
         def reply(self, answer: Any) -> None:
             content = json.dumps(answer).encode()
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()

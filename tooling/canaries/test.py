@@ -41,7 +41,7 @@ def project(folder: Path, code: str = CODE, tests: str = BOTH_WAYS) -> Path:
 
 @canary("test/tests", "a rule that is wrong", rule="failed-test", path="test_planted.py")
 def wrong_rule(folder: Path) -> Scan:
-    return check.run_tests(project(folder, CODE.replace(">", "<")), "-q", output=folder / "report")
+    return check.run_tests(project(folder, CODE.replace("a > b", "a < b")), "-q", output=folder / "report")
 
 
 @canary("test/tests", "a branch that no test takes any more", rule="coverage", path="pyproject.toml")
