@@ -125,6 +125,21 @@ def load_canaries(session: nox.Session) -> None:
 
 
 @nox.session
+def monitoring(session: nox.Session) -> None:
+    """Rules, dashboards and traces against a real Prometheus and Alertmanager: their unit tests, and every query."""
+    install(session, "monitoring", service=True)
+    session.run("python", "-m", "monitoring.dashboards", "--check")
+    session.run("pytest", "-m", "not docker", "monitoring", *session.posargs)
+
+
+@nox.session
+def drills(session: nox.Session) -> None:
+    """Each alert's condition caused for real, and the alert seen at its webhook; `nox -s drills -- TaskApiDown` for one."""
+    install(session, "monitoring", service=True)
+    session.run("python", "-m", "monitoring.drills", *session.posargs)
+
+
+@nox.session
 def lock(session: nox.Session) -> None:
     """Renew the locks: `nox -s lock` for all of them, `nox -s lock -- test --upgrade` for one."""
     install(session, "dev")

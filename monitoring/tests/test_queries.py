@@ -7,11 +7,13 @@ from monitoring.queries import Query
 from monitoring.stack import Stack
 
 
+@pytest.mark.prometheus
 @pytest.mark.parametrize("query", queries.every(), ids=lambda query: query.place)
 def test_query_gives_data_and_no_warning(lively_stack: Stack, query: Query) -> None:
     assert queries.problems(lively_stack, query) == []
 
 
+@pytest.mark.prometheus
 @pytest.mark.parametrize(
     ("expression", "problem"),
     [
@@ -26,6 +28,7 @@ def test_a_bad_query_is_caught(lively_stack: Stack, expression: str, problem: st
     assert problem in " ".join(queries.problems(lively_stack, Query("canary", expression)))
 
 
+@pytest.mark.prometheus
 def test_an_alert_is_judged_by_what_it_compares(lively_stack: Stack) -> None:
     assert queries.problems(lively_stack, Query("canary", "up > 5", alert=True)) == []
     assert queries.problems(lively_stack, Query("canary", "up > 5 unless no_such_metric == 1", alert=True))

@@ -25,12 +25,14 @@ def run(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str
     return subprocess.run([require(program), *arguments], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.prometheus
 @pytest.mark.parametrize("name", ["prometheus.yml", "scrape.yml", "scrape.kubernetes.yml"])
 def test_promtool_accepts_the_configuration(name: str) -> None:
     done = run("promtool", "check", "config", "--lint=all", "--lint-fatal", HERE / "prometheus" / name)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.prometheus
 @pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: path.stem)
 def test_the_rules_unit_tests_pass(path: Path) -> None:
     done = run("promtool", "test", "rules", path)
@@ -70,11 +72,13 @@ def test_every_alert_has_a_drill_and_every_drill_an_alert() -> None:
     assert set(drills.DRILLS) == set(drills.expected()) == {alert["alert"] for alert in ALERTS}
 
 
+@pytest.mark.prometheus
 def test_amtool_accepts_the_configuration() -> None:
     done = run("amtool", "check-config", ALERTMANAGER)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.prometheus
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
 def test_every_alert_is_routed_by_its_severity(alert: dict[str, Any]) -> None:
     labels = [f"{name}={value}" for name, value in {"alertname": alert["alert"], **alert["labels"]}.items()]

@@ -14,6 +14,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from monitoring.stack import Stack, running, serving, wait
 from tooling.service import free_port, listening, task_api
 
+pytestmark = pytest.mark.prometheus
+
 
 class Collector(ThreadingHTTPServer):
     """Takes traces by OTLP over HTTP, as a trace store does, and keeps the spans."""
