@@ -88,6 +88,13 @@ def tools(session: nox.Session) -> None:
 
 
 @nox.session
+def verify(session: nox.Session) -> None:
+    """Whether an image may be deployed, by its provenance: `nox -s verify -- REPOSITORY@sha256:DIGEST`."""
+    install(session, "pipeline")
+    session.run("python", "-m", "tooling.provenance", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style and types alone, for a quick look; `test` includes them."""
     install(session, "test", service=True)
