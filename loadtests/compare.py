@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from loadtests import histogram
-from loadtests.gate import percentile_of
+from loadtests.gate import redraws
 from loadtests.record import Entry, Requests, Run
 
 RESAMPLES = 2000
@@ -109,39 +109,29 @@ def _rows(endpoint: str, pairs: Sequence[tuple[histogram.Counts, histogram.Count
     source = np.random.default_rng(1)
     used = histogram.add(counts.sum(axis=0) for pair in pairs for counts in pair) > 0
     milliseconds = histogram.MILLISECONDS[used]
-    small = [(a[:, used], b[:, used]) for a, b in pairs]
-    whole = [np.vstack([pair[side] for pair in small]) for side in (0, 1)]
-    drawn = []
-    for _ in range(RESAMPLES):
-        chosen = [small[place] for place in source.integers(len(small), size=len(small))]
-        sides = [np.array([_redraw(pair[side], source) for pair in chosen]) for side in (0, 1)]
-        drawn.append([_log_ratio(sides[0], sides[1], percent, milliseconds) for percent in PERCENTILES])
+    chosen = redraws(len(pairs), RESAMPLES, source)
+    drawn, whole = [], []
+    for side in (0, 1):
+        seconds = [pair[side][:, used] for pair in pairs]
+        redrawn = (redraws(len(rows), RESAMPLES, source) @ rows for rows in seconds)
+        drawn.append(np.sum([chosen[:, [place]] * counts for place, counts in enumerate(redrawn)], axis=0))
+        whole.append(np.vstack(seconds).sum(axis=0)[None, :])
     rows = []
-    for percent, logs in zip(PERCENTILES, np.array(drawn).T, strict=True):
-        low, high = (float(np.exp(np.quantile(logs, q))) for q in (level / 2, 1 - level / 2))
-        difference = Difference.SLOWER if low > 1 else Difference.FASTER if high < 1 else Difference.NONE
+    for percent in PERCENTILES:
+        first, second = (float(histogram.percentiles(counts, percent, milliseconds)[0]) for counts in whole)
+        ratios = histogram.percentiles(drawn[1], percent, milliseconds)
+        ratios = ratios / histogram.percentiles(drawn[0], percent, milliseconds)
+        low, high = (float(value) for value in np.quantile(ratios, [level / 2, 1 - level / 2]))
         rows.append(
             Row(
                 endpoint=endpoint,
                 percentile=percent,
-                first_ms=percentile_of(whole[0], percent, milliseconds),
-                second_ms=percentile_of(whole[1], percent, milliseconds),
-                ratio=float(np.exp(_log_ratio(whole[0], whole[1], percent, milliseconds))),
+                first_ms=first,
+                second_ms=second,
+                ratio=second / first,
                 low=low,
                 high=high,
-                difference=difference,
+                difference=Difference.SLOWER if low > 1 else Difference.FASTER if high < 1 else Difference.NONE,
             )
         )
     return rows
-
-
-def _redraw(seconds: histogram.Counts, source: np.random.Generator) -> histogram.Counts:
-    weights = np.bincount(source.integers(len(seconds), size=len(seconds)), minlength=len(seconds))
-    total: histogram.Counts = weights @ seconds
-    return total
-
-
-def _log_ratio(
-    first: histogram.Counts, second: histogram.Counts, percent: float, milliseconds: histogram.Milliseconds
-) -> float:
-    return float(np.log(percentile_of(second, percent, milliseconds) / percentile_of(first, percent, milliseconds)))

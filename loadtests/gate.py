@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest
 
 from loadtests import histogram
 from loadtests.record import Durations, Entry, Event, Requests, Run, Sample
@@ -229,19 +229,18 @@ def _last_run(entries: Iterable[Entry]) -> Sequence[Entry]:
     return kept
 
 
-def interval(seconds: int, statistic: Callable[[Any], float]) -> tuple[float, float]:
-    """Give a statistic's 95 % interval by bootstrap; `statistic` takes the places of the seconds drawn."""
+def redraws(places: int, number: int, source: np.random.Generator) -> histogram.Counts:
+    """Give, for each of `number` draws with replacement among `places`, how often each place was drawn."""
+    return source.multinomial(places, [1 / places] * places, size=number)
+
+
+def interval(seconds: int, statistic: Callable[[histogram.Counts], histogram.Milliseconds]) -> tuple[float, float]:
+    """Give a statistic's 95 % interval by bootstrap: it gets redraws of the seconds and gives a value for each."""
     if seconds < 2:  # noqa: PLR2004 - one second says nothing about how seconds differ
         return 0.0, float("inf")
-    found = bootstrap(
-        (np.arange(seconds),),
-        statistic,
-        n_resamples=RESAMPLES,
-        vectorized=False,
-        method="percentile",
-        rng=np.random.default_rng(1),
-    ).confidence_interval
-    return float(found.low), float(found.high)
+    values = statistic(redraws(seconds, RESAMPLES, np.random.default_rng(1)))
+    low, high = np.quantile(values, [0.025, 0.975], method="inverted_cdf")
+    return float(low), float(high)
 
 
 def _decide(low: float, high: float, limit: float) -> Outcome:
@@ -298,9 +297,9 @@ class _Judge:
             field: getattr(limits, field) for field in limits.__struct_fields__ if getattr(limits, field) is not None
         }
         given.pop("min_requests")
-        if number < limits.min_requests:
-            few = f"too few requests: {number}, at least {limits.min_requests} are needed"
-            checks = [self._check(name, "min_requests", limits.min_requests, Outcome.INCONCLUSIVE, number, reason=few)]
+        if number < (needed := max(limits.min_requests, 1)):
+            few = f"too few requests: {number}, at least {needed} are needed"
+            checks = [self._check(name, "min_requests", needed, Outcome.INCONCLUSIVE, number, reason=few)]
             if "error_percent" in given and number:
                 checks.append(self._errors(name, limits.error_percent or 0, number))
             return checks
@@ -330,7 +329,7 @@ class _Judge:
         percent = PERCENTILES[objective]
         value = histogram.percentile(counts.sum(axis=0), percent)
         rows, milliseconds = histogram.used(counts)
-        low, high = interval(len(rows), lambda drawn: percentile_of(rows[drawn], percent, milliseconds))
+        low, high = interval(len(rows), lambda drawn: histogram.percentiles(drawn @ rows, percent, milliseconds))
         said = f"P{percent:g} is {value:.2f} ms ({low:.2f} to {high:.2f}), the limit {limit:g}"
         return self._timed(endpoint, objective, limit, value, bounds=(low, high), said=said, excusable=excusable)
 
@@ -343,10 +342,11 @@ class _Judge:
         rows, milliseconds = histogram.used(counts)
         others, other_milliseconds = histogram.used(yardstick)
 
-        def ratio(drawn: Any) -> float:
-            return percentile_of(rows[drawn], 95, milliseconds) / percentile_of(others[drawn], 95, other_milliseconds)
+        def ratio(drawn: histogram.Counts) -> histogram.Milliseconds:
+            own = histogram.percentiles(drawn @ rows, 95, milliseconds)
+            return own / histogram.percentiles(drawn @ others, 95, other_milliseconds)
 
-        value = ratio(np.arange(len(counts)))
+        value = float(ratio(np.ones((1, len(rows)), dtype=np.int64))[0])
         low, high = interval(len(counts), ratio)
         said = f"P95 is {value:.2f} times the yardstick's ({low:.2f} to {high:.2f}), the limit {limit:g}"
         return self._timed(endpoint, "p95_ratio", limit, value, bounds=(low, high), said=said, excusable=False)
@@ -415,12 +415,6 @@ class _Judge:
         if self._saturated and outcome is Outcome.FAIL:
             outcome, reason = Outcome.INCONCLUSIVE, self._saturated
         return self._check(endpoint, "min_per_second", limit, outcome, value, reason=reason)
-
-
-def percentile_of(rows: histogram.Counts, percent: float, milliseconds: histogram.Milliseconds) -> float:
-    """Give the percentile of some seconds together; without any request infinity, which decides nothing."""
-    counts = rows.sum(axis=0)
-    return histogram.percentile(counts, percent, milliseconds) if counts.any() else float("inf")
 
 
 def _quantile(buckets: dict[float, int]) -> float:

@@ -1,0 +1,217 @@
+"""Verdicts: pass and fail where the measurement carries it, inconclusive with the reason where it does not."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from loadtests.gate import (
+    BadObjectivesError,
+    Limits,
+    Objectives,
+    Outcome,
+    Verdict,
+    Yardstick,
+    judge,
+    load_objectives,
+)
+from loadtests.record import Durations, Entry, Event, Run, Sample
+from loadtests.tests.conftest import START, MakeRun
+
+READ = "GET /tasks"
+LIVEZ = "GET /livez"
+ERRORS = Limits(error_percent=1)
+
+
+def objectives(read: Limits, **more: object) -> Objectives:
+    return msgspec.convert({"all": ERRORS, "endpoints": {READ: read}, "warmup_seconds": 2, **more}, Objectives)
+
+
+def with_yardstick(read: Limits) -> Objectives:
+    return objectives(read, yardstick=Yardstick(LIVEZ, slow_p95_ms=3))
+
+
+def outcome_of(verdict: Verdict, objective: str) -> Outcome:
+    return next(check.outcome for check in verdict.checks if check.objective == objective and check.endpoint == READ)
+
+
+def test_a_quick_service_passes(make_run: MakeRun) -> None:
+    verdict = judge(objectives(Limits(p50_ms=7, p95_ms=12, p99_ms=15)), make_run({READ: 5}))
+    assert (verdict.outcome, verdict.exit_code, verdict.reasons) == (Outcome.PASS, 0, [])
+
+
+def test_a_slow_endpoint_fails_and_is_named_with_its_interval(make_run: MakeRun) -> None:
+    verdict = judge(objectives(Limits(p95_ms=12)), make_run({READ: 20, "POST /tasks": 5}))
+    assert verdict.exit_code == 1
+    assert verdict.reasons[0].startswith("GET /tasks: P95 is 3")
+    assert "the limit 12" in verdict.reasons[0]
+
+
+def test_a_limit_inside_the_interval_is_inconclusive(make_run: MakeRun) -> None:
+    run = make_run({READ: 5})
+    found = judge(objectives(Limits(p95_ms=100)), run)
+    p95 = next(check.measured for check in found.checks if check.objective == "p95_ms")
+    verdict = judge(objectives(Limits(p95_ms=p95)), run)
+    assert verdict.exit_code == 2
+    assert "too noisy to tell" in verdict.reasons[0]
+
+
+def test_one_per_cent_of_errors_fails_a_limit_of_a_tenth(make_run: MakeRun) -> None:
+    run = make_run({READ: 5}, seconds=60, per_second=20, failures=12)
+    verdict = judge(objectives(Limits(error_percent=0.1)), run)
+    assert verdict.exit_code == 1
+    assert "12 of 1160 requests failed" in verdict.reasons[0]
+
+
+def test_no_error_in_few_requests_does_not_prove_a_low_rate(make_run: MakeRun) -> None:
+    verdict = judge(objectives(Limits(error_percent=0.1)), make_run({READ: 5}, seconds=20, per_second=10))
+    assert verdict.exit_code == 2
+    assert "too few requests to tell: 0 of 180 requests failed" in verdict.reasons[0]
+
+
+def test_one_error_fails_a_limit_of_zero(make_run: MakeRun) -> None:
+    verdict = judge(objectives(Limits(error_percent=0)), make_run({READ: 5}, failures=1))
+    assert outcome_of(verdict, "error_percent") is Outcome.FAIL
+
+
+@pytest.mark.parametrize("entries", [[], [Run(START, "nothing asked")]])
+def test_zero_requests_never_pass(entries: list[Entry]) -> None:
+    verdict = judge(Objectives(all=Limits(error_percent=1, min_requests=0, p95_ms=10)), entries)
+    assert verdict.exit_code == 2
+    assert verdict.reasons[0].startswith("all: too few requests: 0")
+
+
+def test_an_endpoint_with_objectives_that_nobody_asked_is_inconclusive(make_run: MakeRun) -> None:
+    verdict = judge(objectives(Limits(p95_ms=10)), make_run({"POST /tasks": 5}))
+    assert verdict.exit_code == 2
+    assert "GET /tasks: too few requests: 0" in verdict.reasons[0]
+
+
+def test_a_service_that_only_fails_fails(make_run: MakeRun) -> None:
+    verdict = judge(Objectives(all=ERRORS), make_run({READ: 5}, failures=20 * 25))
+    assert verdict.exit_code == 1
+
+
+def test_the_intended_start_decides_in_open_loop_runs_and_both_are_told(make_run: MakeRun) -> None:
+    run = make_run({READ: 5}, intended={READ: 500})
+    verdict = judge(objectives(Limits(p95_ms=12)), run)
+    assert verdict.exit_code == 1
+    told = next(row for row in verdict.summaries if row.endpoint == READ)
+    assert told.p95 < 12
+    assert (told.intended_p95 or 0) > 500
+    assert judge(objectives(Limits(p95_ms=12)), make_run({READ: 5})).exit_code == 0
+
+
+def test_the_warm_up_does_not_count(make_run: MakeRun) -> None:
+    cold = make_run({READ: 500}, seconds=2)
+    run = [*cold, *make_run({READ: 5}, start=START + 2)[1:]]
+    assert judge(objectives(Limits(p95_ms=12)), run).exit_code == 0
+
+
+def test_only_the_last_run_of_a_record_is_judged(make_run: MakeRun) -> None:
+    run = [*make_run({READ: 500}), *make_run({READ: 5}, start=START + 100)]
+    assert judge(objectives(Limits(p95_ms=12)), run).exit_code == 0
+
+
+def test_a_slow_machine_leaves_the_verdict_to_the_ratio(make_run: MakeRun) -> None:
+    slow = make_run({READ: 40, LIVEZ: 20})
+    verdict = judge(with_yardstick(Limits(p95_ms=12, p95_ratio=3)), slow)
+    assert verdict.exit_code == 0
+    assert outcome_of(verdict, "p95_ms") is Outcome.EXCUSED
+    alone = judge(with_yardstick(Limits(p95_ms=12)), slow)
+    assert alone.exit_code == 2
+    assert "slow machine: P95 of GET /livez" in alone.reasons[0]
+
+
+def test_a_slow_service_on_a_quick_machine_is_not_excused(make_run: MakeRun) -> None:
+    verdict = judge(with_yardstick(Limits(p95_ms=12, p95_ratio=3)), make_run({READ: 40, LIVEZ: 1}))
+    assert verdict.exit_code == 1
+    assert {outcome_of(verdict, "p95_ms"), outcome_of(verdict, "p95_ratio")} == {Outcome.FAIL}
+
+
+def test_a_slow_service_on_a_slow_machine_fails_by_the_ratio(make_run: MakeRun) -> None:
+    verdict = judge(with_yardstick(Limits(p95_ms=12, p95_ratio=3)), make_run({READ: 400, LIVEZ: 20}))
+    assert verdict.exit_code == 1
+    assert "times the yardstick's" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("series", "value", "said"),
+    [
+        ("generator CPU", 97, "the load generator was saturated: it used 97 % of a CPU"),
+        ("generator lag P95", 80, "the machine was too busy to measure on"),
+    ],
+)
+@pytest.mark.parametrize("median", [5, 500])
+def test_a_generator_that_could_not_measure_decides_nothing(
+    make_run: MakeRun, series: str, value: float, said: str, median: float
+) -> None:
+    samples = [Sample(START + second, series, value, "process") for second in range(30)]
+    verdict = judge(objectives(Limits(p95_ms=12)), [*make_run({READ: median}), *samples])
+    assert verdict.exit_code == 2
+    assert said in verdict.reasons[0]
+
+
+def test_errors_fail_whatever_the_generator_could_measure(make_run: MakeRun) -> None:
+    samples = [Sample(START + second, "generator CPU", 100, "process") for second in range(30)]
+    run = [*make_run({READ: 5}, failures=100), *samples]
+    assert judge(objectives(Limits(p95_ms=12)), run).exit_code == 1
+
+
+def test_too_little_throughput_fails(make_run: MakeRun) -> None:
+    verdict = judge(objectives(Limits(min_per_second=50)), make_run({READ: 5}, per_second=20))
+    assert verdict.exit_code == 1
+    assert "20.0 requests a second, the least is 50" in verdict.reasons[0]
+
+
+def test_a_user_whose_own_code_failed_makes_the_run_inconclusive(make_run: MakeRun) -> None:
+    run = [*make_run({READ: 5}), Event(START + 3, "error", "a user raised KeyError('id')")]
+    verdict = judge(objectives(Limits(p95_ms=12)), run)
+    assert verdict.exit_code == 2
+    assert verdict.reasons == ["the load test itself failed: a user raised KeyError('id')"]
+
+
+def served(at: float, within: int, total: int) -> Durations:
+    return Durations(at, READ, {"0.005": within, "0.01": total, "+Inf": total})
+
+
+@pytest.mark.parametrize(("within", "exit_code"), [(990, 0), (900, 1), (950, 2)])
+def test_the_services_own_histogram_is_held_at_a_buckets_bound(make_run: MakeRun, within: int, exit_code: int) -> None:
+    run = [*make_run({READ: 5}), served(START + 1, 5, 900), served(START + 3, 10, 1000)]
+    run.append(served(START + 25, 10 + within, 2000))
+    assert judge(objectives(Limits(server_p95_ms=5)), run).exit_code == exit_code
+
+
+def test_a_bound_that_is_no_bucket_is_refused_with_those_there_are(make_run: MakeRun) -> None:
+    run = [*make_run({READ: 5}), served(START + 3, 0, 0), served(START + 25, 900, 1000)]
+    verdict = judge(objectives(Limits(server_p95_ms=7)), run)
+    assert verdict.exit_code == 2
+    assert "no bucket of 7 ms but 5, 10" in verdict.reasons[0]
+
+
+def test_a_service_whose_metrics_were_not_read_is_inconclusive(make_run: MakeRun) -> None:
+    verdict = judge(objectives(Limits(server_p95_ms=5)), make_run({READ: 5}))
+    assert verdict.exit_code == 2
+
+
+def test_the_shipped_objectives_can_be_read() -> None:
+    found = load_objectives(Path(__file__).parent.parent / "objectives.yaml")
+    assert found.endpoints[READ].server_p95_ms == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("all: {}", "without it a service that only fails would pass"),
+        ("all: {error_percent: 1, p95: 5}", "unknown field `p95`"),
+        ("all: {error_percent: 1}\nendpoints: {GET /: {p95_ratio: 2}}", "p95_ratio needs a yardstick"),
+        ("all: {error_percent: 1, server_p95_ms: 5}", "belong to an endpoint"),
+        ("all: {error_percent: much}", "Expected"),
+        ("all: [", "expected"),
+    ],
+)
+def test_bad_objectives_say_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "objectives.yaml"
+    path.write_text(text)
+    with pytest.raises(BadObjectivesError, match=said):
+        load_objectives(path)

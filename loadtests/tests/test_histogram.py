@@ -1,0 +1,52 @@
+"""Histograms add up exactly, and their percentiles are those of the raw samples to three digits."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadtests import histogram
+
+LATENCIES = st.lists(st.floats(0.001, 3_599_000), min_size=1, max_size=200)
+
+
+def counted(milliseconds: list[float]) -> histogram.Counts:
+    recorder = histogram.new()
+    for value in milliseconds:
+        histogram.record(recorder, value)
+    return histogram.decode(histogram.encode(recorder))
+
+
+@given(LATENCIES, LATENCIES, st.floats(0, 100))
+def test_a_sum_has_the_percentiles_of_one_histogram_of_all(
+    first: list[float], second: list[float], percent: float
+) -> None:
+    merged = histogram.add([counted(first), counted(second)])
+    whole = counted(first + second)
+    assert (merged == whole).all()
+    assert histogram.percentile(merged, percent) == histogram.percentile(whole, percent)
+
+
+@given(LATENCIES, st.floats(0, 100))
+def test_a_percentile_is_the_raw_one_to_three_digits(milliseconds: list[float], percent: float) -> None:
+    rank = max(math.ceil(len(milliseconds) * percent / 100), 1)
+    raw = sorted(milliseconds)[rank - 1]
+    assert histogram.percentile(counted(milliseconds), percent) == pytest.approx(raw, rel=0.001, abs=0.0006)
+
+
+@given(LATENCIES, st.floats(0, 100))
+def test_leaving_out_empty_places_changes_no_percentile(milliseconds: list[float], percent: float) -> None:
+    rows, values = histogram.used(counted(milliseconds)[None, :])
+    whole = histogram.percentile(counted(milliseconds), percent)
+    assert histogram.percentile(rows.sum(axis=0), percent, values) == whole
+
+
+@pytest.mark.parametrize(("given_ms", "kept_ms"), [(0, 0.001), (-3, 0.001), (1e12, 3_600_000)])
+def test_what_lies_outside_counts_at_the_nearest_end(given_ms: float, kept_ms: float) -> None:
+    assert histogram.percentile(counted([given_ms]), 50) == pytest.approx(kept_ms, rel=0.001)
+
+
+def test_nothing_has_no_percentile() -> None:
+    with pytest.raises(ValueError, match="no requests"):
+        histogram.percentile(histogram.add([]), 95)
