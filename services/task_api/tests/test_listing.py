@@ -93,6 +93,7 @@ def test_search_follows_changes_and_deletions(client: Client) -> None:
         "status=done",
         "priority=1",
         "due_before=today",
+        "due_before=0.5",
         "q=",
         "q=%20-%20",
         "colour=red",

@@ -123,6 +123,12 @@ def test_merge_patch_cannot_take_the_title_away(client: Client) -> None:
     assert client.patch("/tasks/1", data=b'{"title": null}', headers=MERGE_PATCH).status_code == 400
 
 
+def test_merge_patch_obeys_the_same_rules_as_any_change(client: Client) -> None:
+    client.post("/tasks", json={"title": "a"})
+    for patch in ({"title": "x" * 201}, {"due_at": "0001-01-01T00:00:00+05:00"}):
+        assert client.patch("/tasks/1", data=encode(patch), headers=MERGE_PATCH).status_code == 400
+
+
 def test_patch_asks_for_the_merge_patch_media_type(client: Client) -> None:
     client.post("/tasks", json={"title": "a"})
     refused = client.patch("/tasks/1", json={"title": "b"})
@@ -236,3 +242,5 @@ def test_bulk_refuses_what_is_no_list_of_operations(client: Client, operations: 
 def test_an_id_beyond_what_a_database_keeps_is_just_not_found(client: Client) -> None:
     for path in ("/tasks/9223372036854775807", "/tasks/9223372036854775808", "/tasks/" + "9" * 400, "/tasks/-1"):
         assert client.get(path).status_code == 404
+        assert client.put(path, json={}).status_code == 404
+        assert client.delete(path).status_code == 404

@@ -36,6 +36,8 @@ def query(kind: type[T]) -> T:
     for name, values in request.args.lists():
         if len(values) > 1:
             raise Refusal(400, f"the parameter {name!r} is given {len(values)} times")
+        if name.startswith("due_") and ":" not in values[0]:  # a bare number would be taken for Unix time
+            raise Refusal(400, f"the parameter {name!r} has to be a time such as 2030-01-01T00:00:00Z")
         # a plus sign that was not escaped arrives as a space, and no time has one before its offset
         given[name] = values[0].replace(" ", "+") if name.startswith("due_") else values[0]
     return msgspec.convert(given, kind, strict=False)

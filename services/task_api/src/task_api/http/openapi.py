@@ -23,7 +23,7 @@ BY_ID = {"task_id": "$response.body#/id"}
 HEADERS: dict[str, dict[str, Any]] = {
     "If-Match": {
         "description": 'Only if the task still has this entity tag, such as "3" (RFC 9110).',
-        "schema": {"type": "string"},
+        "schema": {"type": "string", "pattern": r'^(\*|(W/)?"[!#-~]+"(, (W/)?"[!#-~]+")*)$'},
     },
     "If-None-Match": {"description": "Answer 304 if nothing changed (RFC 9110).", "schema": {"type": "string"}},
     "Idempotency-Key": {

@@ -24,7 +24,7 @@ from task_api.tasks.model import (
 )
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
-ONE = f"/<int(max={2**63 - 1}):task_id>"
+ONE = "/<int:task_id>"
 
 
 @blueprint.get("")

@@ -115,6 +115,9 @@ class TaskMergePatch(Struct, forbid_unknown_fields=True, kw_only=True, omit_defa
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
 
+    def __post_init__(self) -> None:
+        self.changes()  # what breaks a rule is refused while the body is decoded
+
     def changes(self) -> TaskChanges:
         """The changes that this patch asks for. Raises ValueError where a value breaks a rule of TaskChanges."""
         given = {

@@ -14,6 +14,7 @@ from task_api.store import tasks as store
 from task_api.store.schema import LAST_INSTANT
 from task_api.tasks.model import (
     CHANGEABLE,
+    LARGEST_ID,
     PRIORITIES,
     BadCursor,
     Bulk,
@@ -69,7 +70,7 @@ def create(connection: Connection, owner_id: int, new: NewTask) -> Versioned:
 
 def get(connection: Connection, owner_id: int | None, task_id: int, *, lock: bool = False) -> Versioned:
     """The task of that id, within what `owner_id` may see (None: all). Raises TaskNotFound."""
-    row = store.find(connection, task_id, owner_id, lock=lock)
+    row = store.find(connection, task_id, owner_id, lock=lock) if task_id <= LARGEST_ID else None
     if row is None:
         raise TaskNotFound(task_id)
     return _versioned(row)
