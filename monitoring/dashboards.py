@@ -560,7 +560,11 @@ def monitoring() -> Dashboard:
                         "Rule evaluation",
                         "s",
                         "Time to evaluate each group of rules; it has 10 s.",
-                        query("max by (rule_group) (prometheus_rule_group_last_duration_seconds)", "{{rule_group}}"),
+                        query(
+                            "max by (group) (label_replace("
+                            'prometheus_rule_group_last_duration_seconds, "group", "$1", "rule_group", ".*;(.*)"))',
+                            "{{group}}",
+                        ),
                     ),
                     chart(
                         "Series",

@@ -1,7 +1,7 @@
 """Alert drills: cause what each alert is for, against real processes, and see it arrive at the right webhook.
 
-`python -m monitoring.drills [ALERT ...]` writes reports/drills.json and reports/drills.html; it exits with 0 when every
-alert of the rules has a drill and arrived, with 1 when not, with 2 when Prometheus or Alertmanager is missing.
+`python -m monitoring.drills [ALERT ...]` writes reports/monitoring/drills.json and drills.html. It exits with 0 when
+every alert of the rules has a drill and arrived, with 1 when not, with 2 when Prometheus or Alertmanager is missing.
 
 The service, PostgreSQL, Prometheus and Alertmanager are real; kube-state-metrics is a stand-in that serves a sample,
 for it needs a cluster. Waits are shortened as `monitoring.stack` tells; what is measured, and how much of it, is not.
@@ -27,11 +27,11 @@ from rich.console import Console
 
 from monitoring.stack import RULES, SAMPLE, NotSeen, Page, Stack, running, serving, wait
 from tooling import service
+from tooling.findings import REPORTS
 from tooling.page import render
 from tooling.postgres import postgres
 from tooling.tools import MissingTool, version
 
-ROOT = Path(__file__).parent.parent
 HURRY = 300
 AT_ONCE = 2  # most of a drill is waiting
 WATCHDOG = "Watchdog"
@@ -451,7 +451,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write(results, programs)
     good = sum(not result.problem for result in results)
     console.print(
-        f"{good} of {len(results)} drills; reports/drills.html", style="green" if good == len(results) else "red"
+        f"{good} of {len(results)} drills; reports/monitoring/drills.html",
+        style="green" if good == len(results) else "red",
     )
     return 0 if good == len(results) else 1
 
@@ -475,8 +476,8 @@ def write(results: Sequence[Result], programs: dict[str, str]) -> None:
         "hurry": HURRY,
         "results": [asdict(result) for result in results],
     }
-    folder = ROOT / "reports"
-    folder.mkdir(exist_ok=True)
+    folder = REPORTS / "monitoring"
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "drills.json").write_text(json.dumps(record, indent=2) + "\n")
     template = Path(__file__).parent / "templates" / "drills.html"
     (folder / "drills.html").write_text(render(str(template), **record))
