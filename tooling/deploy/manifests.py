@@ -15,7 +15,7 @@ from tooling.deploy.kube import Kube, Object
 IMAGE = "task-api"
 """The image's name in the manifests, which a deploy replaces."""
 
-WORKLOADS = ("Deployment", "StatefulSet", "HorizontalPodAutoscaler", "CronJob", "Ingress")
+WORKLOADS = ("Deployment", "StatefulSet", "Job", "HorizontalPodAutoscaler", "CronJob", "Ingress")
 
 
 def overlay_folder(name: str) -> Path:
@@ -60,12 +60,11 @@ def render(kube: Kube, overlay: Path, image: str, *, generate_secrets: bool) -> 
 
 
 def stage(item: Object) -> str:
-    """Tell at which point of a deploy an object is applied: foundation, database, migration or service."""
-    if item["kind"] == "Job":
-        return "migration"
-    if item["metadata"].get("labels", {}).get("app.kubernetes.io/component") == "database":
-        return "database"
-    return "service" if item["kind"] in WORKLOADS else "foundation"
+    """Tell at which point of a deploy an object is applied: foundation, database, monitoring, migration or service."""
+    if item["kind"] not in WORKLOADS:
+        return "foundation"
+    component = item["metadata"].get("labels", {}).get("app.kubernetes.io/component")
+    return component if component in ("database", "monitoring", "migration") else "service"
 
 
 def of_stage(objects: Sequence[Object], name: str) -> list[Object]:

@@ -61,12 +61,11 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
             steps,
             kube.apply([item for item in manifests.of_stage(objects, "foundation") if item["kind"] != "Namespace"]),
         )
-    if database := manifests.of_stage(objects, "database"):
-        with steps.step("PostgreSQL") as say:
-            show(steps, kube.apply(database))
-            for item in database:
-                if item["kind"] == "StatefulSet":
-                    rollout.wait(kube, "statefulset", item["metadata"]["name"], say)
+    for name in ("database", "monitoring"):
+        if workloads := manifests.of_stage(objects, name):
+            with steps.step(name) as say:
+                show(steps, kube.apply(workloads))
+                wait_for(kube, workloads, say)
     for job in manifests.of_stage(objects, "migration"):
         with steps.step("migration") as say:
             backup.migrate(kube, job, say)
@@ -99,6 +98,13 @@ def wait_for_the_end_of(kube: Kube, steps: Steps) -> None:
             kube.run("wait", f"namespace/{kube.namespace}", "--for=delete", "--timeout=180s")
 
 
+def wait_for(kube: Kube, objects: Sequence[Object], say: Say) -> None:
+    """Wait for all Deployments and StatefulSets."""
+    for item in objects:
+        if item["kind"] in ("Deployment", "StatefulSet"):
+            rollout.wait(kube, item["kind"].lower(), item["metadata"]["name"], say)
+
+
 def roll_out(target: Target, objects: Sequence[Object], steps: Steps) -> None:
     """Apply the service and prove it; when it does not come up, go back to the revision that served before."""
     kube = target.kube
@@ -107,10 +113,7 @@ def roll_out(target: Target, objects: Sequence[Object], steps: Steps) -> None:
     try:
         with steps.step("roll out") as say:
             show(steps, apply_service(kube, objects, first=before is None))
-            for kind in ("deployment", "statefulset"):
-                for item in objects:
-                    if item["kind"].lower() == kind:
-                        rollout.wait(kube, kind, item["metadata"]["name"], say)
+            wait_for(kube, objects, say)
         with steps.step("first answer from outside") as say:
             verify.answers(target.url(), say)
         steps.mark("first 200")

@@ -68,7 +68,7 @@ def pod_failure(pod: Object) -> str:
             how = f"; it ended with status {ended['exitCode']} ({ended['reason']})" if ended else ""
             return f"{waiting['reason']}: {waiting.get('message', 'no message')}{how}"
         ended = container["state"].get("terminated", {})
-        if ended.get("exitCode"):
+        if ended.get("exitCode") and pod["spec"]["restartPolicy"] == "Never":
             return f"{container['name']} ended with status {ended['exitCode']} ({ended['reason']})"
     return ""
 

@@ -54,8 +54,8 @@ def judged(report: Report, identity: str, *, accept_unassessed: bool) -> str:
     """Say in words what the scan says of the image with this identity. Raises `DeployError` where it must not be deployed."""
     verdict = report.verdict
     if verdict is Verdict.NOT_ASSESSED and accept_unassessed:
-        problems = "; ".join(scan.problem for scan in report.scans if scan.problem)
-        return f"WARNING: deploying {identity} although it is NOT ASSESSED ({problems}), as --accept-unassessed says"
+        problems = "; ".join(scan.problem.partition(" (")[0] for scan in report.scans if scan.problem)
+        return f"WARNING: {identity} is NOT ASSESSED ({problems}), and deployed as --accept-unassessed says"
     if verdict is not Verdict.CLEAN:
         remedy = "; give the scan its database, or say --accept-unassessed" if verdict is Verdict.NOT_ASSESSED else ""
         raise DeployError(f"the image's scan says: {verdict} (reports/build/report.html){remedy}")
