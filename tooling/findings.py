@@ -145,7 +145,7 @@ class Verdict(StrEnum):
     NOT_ASSESSED = "not assessed"
 
 
-class NotAssessed(Exception):  # noqa: N818 - a verdict, raised
+class NotAssessed(Exception):
     """The gate broke, or looked at nothing: an error everywhere."""
 
 
@@ -405,9 +405,18 @@ def sarif_run(stage: str, scan: Scan) -> dict[str, Any]:
     """Give one gate's run of a SARIF log."""
     rules: dict[str, dict[str, Any]] = {}
     for finding in scan.findings:
-        properties = {"security-severity": SCORES[finding.severity], "tags": ["security"]}
-        rule = {"id": finding.rule, "shortDescription": {"text": finding.rule}, "properties": properties}
-        rules.setdefault(finding.rule, rule | ({"helpUri": finding.help} if finding.help else {}))
+        about = f"{scan.tool} {finding.rule}"
+        rules.setdefault(
+            finding.rule,
+            {
+                "id": finding.rule,
+                "shortDescription": {"text": about},
+                "fullDescription": {"text": finding.message},
+                "help": {"text": finding.help or about},
+                "properties": {"security-severity": SCORES[finding.severity], "tags": ["security"]},
+            }
+            | ({"helpUri": finding.help} if finding.help else {}),
+        )
     invocation: dict[str, Any] = {"executionSuccessful": not scan.problem}
     if scan.problem:
         invocation["toolExecutionNotifications"] = [{"level": "error", "message": {"text": scan.problem}}]
@@ -451,7 +460,7 @@ def revision() -> str:
 
 
 def run_stage(stage: str, gates: dict[str, Gate], then: dict[str, Gate] | None = None, *, parallel: int = 2) -> int:
-    """Run a stage's gates, and those of THEN when the others have ended; write reports/STAGE/ and give the exit code."""
+    """Run a stage's gates, those of THEN when the others have ended; write reports/STAGE/ and give the exit code."""
     try:
         waivers = read_waivers()
     except NotAssessed as error:
