@@ -4,12 +4,17 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from typing import BinaryIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 import msgspec
 
 from task_api import __version__, config
+
+if TYPE_CHECKING:
+    from task_api.store.database import Database
 
 
 def _settings() -> config.Settings:
@@ -19,6 +24,17 @@ def _settings() -> config.Settings:
         for problem in error.problems:
             click.echo(f"task-api: {problem}", err=True)
         sys.exit(2)
+
+
+@contextmanager
+def _database() -> Iterator["Database"]:
+    from task_api.store.database import Database  # noqa: PLC0415
+
+    database = Database(_settings())
+    try:
+        yield database
+    finally:
+        database.engine.dispose()
 
 
 def _fail(message: object) -> None:
@@ -63,13 +79,13 @@ def migrate(wait: float) -> None:
     """Bring the database to the newest schema."""
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
-    from task_api.store.database import Database, await_database  # noqa: PLC0415
+    from task_api.store.database import await_database  # noqa: PLC0415
     from task_api.store.migrations import migrate as run  # noqa: PLC0415
 
-    database = Database(_settings())
     try:
-        await_database(database, wait)
-        before, after = run(database)
+        with _database() as database:
+            await_database(database, wait)
+            before, after = run(database)
     except SQLAlchemyError as error:
         _fail(getattr(error, "orig", None) or error)
     else:
@@ -95,11 +111,11 @@ def create_admin(email: str, password: str) -> None:
     """Make an account that sees the tasks of all."""
     from task_api.accounts.model import EmailTaken, Registration  # noqa: PLC0415
     from task_api.accounts.service import register  # noqa: PLC0415
-    from task_api.store.database import Database  # noqa: PLC0415
 
     try:
         registration = msgspec.convert({"email": email, "password": password}, Registration)
-        account = register(Database(_settings()), registration, "admin")
+        with _database() as database:
+            account = register(database, registration, "admin")
     except (msgspec.ValidationError, EmailTaken) as error:
         _fail(error)
     else:
@@ -120,7 +136,6 @@ def export_command(file: BinaryIO) -> None:
 @click.argument("file", type=click.File("rb"), default="-")
 def import_command(file: BinaryIO) -> None:
     """Read what `export` wrote; all of it, or nothing."""
-    from task_api.store.database import Database  # noqa: PLC0415
     from task_api.transfer import TransferError, import_lines  # noqa: PLC0415
 
     def progress(lines: int) -> None:
@@ -128,7 +143,8 @@ def import_command(file: BinaryIO) -> None:
             click.echo(f"{lines} lines", err=True)
 
     try:
-        seen = import_lines(Database(_settings()), file, progress)
+        with _database() as database:
+            seen = import_lines(database, file, progress)
     except TransferError as error:
         _fail(error)
     else:

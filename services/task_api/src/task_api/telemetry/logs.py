@@ -1,5 +1,6 @@
 """Logs: one JSON object a line on standard output, whoever writes them (the service, gunicorn, a library)."""
 
+import contextlib
 import logging
 import sys
 from typing import Any
@@ -30,7 +31,7 @@ _SHARED: list[Any] = [
 ]
 
 
-class _JsonLines(logging.Handler):
+class JsonLines(logging.Handler):
     """Renders what libraries log by the standard library, without the formatter's detours."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -46,8 +47,15 @@ class _JsonLines(logging.Handler):
 
 
 def _write(line: bytes) -> None:
-    sys.stdout.buffer.write(line + b"\n")
-    sys.stdout.buffer.flush()
+    with contextlib.suppress(OSError, ValueError):  # a service goes on when nobody reads its logs any more
+        sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.buffer.flush()
+
+
+class _Lines:
+    """What structlog hands its rendered lines to, under the name of their level."""
+
+    debug = info = warning = error = critical = exception = staticmethod(_write)
 
 
 def configure(level: str) -> None:
@@ -56,11 +64,11 @@ def configure(level: str) -> None:
     structlog.configure(
         processors=[*_SHARED, render],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.BytesLoggerFactory(file=sys.stdout.buffer),
+        logger_factory=_Lines,
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
-    root.handlers = [_JsonLines()]
+    root.handlers = [JsonLines()]
     root.setLevel(max(threshold, logging.INFO))
     for chatty in ("alembic", "urllib3", "opentelemetry"):
         logging.getLogger(chatty).setLevel(max(threshold, logging.WARNING))

@@ -1,0 +1,114 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from task_api import cli
+from task_api.config import Settings
+
+from .conftest import KEY
+
+GUARDED = {"AUTH": "on", "JWT_KEYS": f"k1:{KEY.secret}"}
+
+
+@pytest.fixture
+def environment(empty_settings: Settings) -> dict[str, str]:
+    return {"DB_PATH": empty_settings.db_path, "DATABASE_URL": empty_settings.database_url}
+
+
+def run(*arguments: str, **options: Any) -> Result:
+    return CliRunner().invoke(cli.main, arguments, **options)
+
+
+def test_the_settings_are_shown_with_secrets_masked(tmp_path: Path) -> None:
+    shown = run("check-config", env={**GUARDED, "DB_PATH": str(tmp_path / "t.db")})
+    assert shown.exit_code == 0
+    assert "JWT_KEYS" in shown.output
+    assert KEY.secret not in shown.output
+
+
+@pytest.mark.parametrize("command", ["serve", "check-config", "migrate", "export", "healthcheck"])
+def test_bad_settings_are_all_named_and_exit_with_2(command: str) -> None:
+    refused = run(command, env={"PORT": "x", "HOST": "0.0.0.0"})
+    assert refused.exit_code == 2
+    assert "task-api: PORT:" in refused.output
+    assert "task-api: AUTH:" in refused.output
+
+
+def test_weaker_settings_are_said(tmp_path: Path) -> None:
+    assert "note: AUTH=off" in run("check-config", env={"DB_PATH": str(tmp_path / "t.db")}).output
+
+
+def test_a_database_is_migrated_filled_exported_and_imported_from_the_command_line(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    assert run("migrate", env=environment).output == "the schema was at nothing and is at 0005\n"
+    admin = run("create-admin", "root@example.org", env={**environment, "ADMIN_PASSWORD": "a long enough one"})
+    assert (admin.exit_code, admin.output) == (0, "account 1, root@example.org, is an administrator\n")
+    exported = tmp_path / "export.jsonl"
+    assert run("export", str(exported), env=environment).exit_code == 0
+    assert [json.loads(line)["type"] for line in exported.read_text().splitlines()] == ["account", "account", "end"]
+    imported = run("import", str(exported), env=environment)
+    assert (imported.exit_code, imported.output) == (0, "2 accounts and 0 tasks are here\n")
+
+
+def test_an_import_that_fails_says_why_and_exits_with_1(environment: dict[str, str], tmp_path: Path) -> None:
+    run("migrate", env=environment)
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("{\n")
+    refused = run("import", str(broken), env=environment)
+    assert refused.exit_code == 1
+    assert "task-api: line 1:" in refused.output
+
+
+@pytest.mark.parametrize(("email", "password"), [("nobody", "a long enough one"), ("root@example.org", "short")])
+def test_an_administrator_needs_an_address_and_a_good_password(
+    environment: dict[str, str], email: str, password: str
+) -> None:
+    run("migrate", env=environment)
+    refused = run("create-admin", email, env={**environment, "ADMIN_PASSWORD": password})
+    assert refused.exit_code == 1
+    assert "task-api:" in refused.output
+
+
+def test_an_administrator_is_made_once(environment: dict[str, str]) -> None:
+    run("migrate", env=environment)
+    made = [
+        run("create-admin", "r@example.org", env={**environment, "ADMIN_PASSWORD": "a long enough one"}) for _ in "12"
+    ]
+    assert [result.exit_code for result in made] == [0, 1]
+
+
+def test_a_database_server_that_is_not_there_is_named_and_exits_with_1() -> None:
+    refused = run("migrate", "--wait", "0.1", env={"DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none"})
+    assert refused.exit_code == 1
+    assert "connection" in refused.output
+
+
+def test_the_health_check_fails_where_nothing_listens() -> None:
+    assert run("healthcheck", env={"PORT": "9"}).exit_code == 1
+
+
+def test_progress_of_a_long_import_is_told(environment: dict[str, str], tmp_path: Path) -> None:
+    run("migrate", env=environment)
+    task = {
+        "type": "task",
+        "title": "t",
+        "description": "",
+        "status": "pending",
+        "created_at": "2026-01-01T00:00:00Z",
+        "updated_at": "2026-01-01T00:00:00Z",
+        "owner_id": 0,
+        "priority": 1,
+        "due_at": None,
+        "version": 1,
+    }
+    file = tmp_path / "many.jsonl"
+    with file.open("w") as lines:
+        for number in range(1, 10_002):
+            lines.write(json.dumps({**task, "id": number}) + "\n")
+        lines.write('{"type":"end","accounts":0,"tasks":10001}\n')
+    done = run("import", str(file), env=environment)
+    assert done.output.splitlines() == ["10000 lines", "0 accounts and 10001 tasks are here"]

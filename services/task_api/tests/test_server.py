@@ -1,0 +1,261 @@
+"""The service as it is run: gunicorn, several workers, signals."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from prometheus_client.parser import text_string_to_metric_families
+from werkzeug.serving import make_server
+from werkzeug.wrappers import Request, Response
+
+from task_api.config import Settings
+from tooling.service import environment, free_port, listening, running, task_api
+
+from .conftest import KEY
+
+QUIET = {"LOG_LEVEL": "warning", "RATE_LIMIT": "off"}
+
+
+@pytest.fixture
+def base(settings: Settings) -> Iterator[str]:
+    database = {"DATABASE_URL": settings.database_url} if settings.postgresql else {"DB_PATH": settings.db_path}
+    with running({**QUIET, **database}, workers=3) as url:
+        yield url
+
+
+def scrape(url: str, name: str) -> Counter[str]:
+    counted: Counter[str] = Counter()
+    for family in text_string_to_metric_families(httpx.get(f"{url}/metrics").text):
+        for sample in family.samples:
+            if sample.name == name:
+                counted[sample.labels.get("status", "")] += int(sample.value)
+    return counted
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_eight_clients_that_write_at_once_get_no_5xx_and_lose_nothing_and_metrics_add_up(base: str) -> None:
+    def write(number: int) -> list[int]:
+        with httpx.Client(base_url=base, timeout=60) as client:
+            answers = [client.post("/tasks", json={"title": f"{number}-{count}"}) for count in range(25)]
+            assert {answer.status_code for answer in answers} == {201}
+            return [answer.json()["id"] for answer in answers]
+
+    with ThreadPoolExecutor(8) as clients:
+        written = [identity for batch in clients.map(write, range(8)) for identity in batch]
+    assert len(set(written)) == 200
+    assert len(httpx.get(f"{base}/tasks", params={"limit": 200}).json()) == 200
+    assert scrape(base, "api_requests_total")["201"] == 200
+    assert sum(scrape(base, "api_request_duration_seconds_count").values()) >= 200
+
+
+def test_an_idempotency_key_is_done_once_whichever_workers_get_it(base: str) -> None:
+    def post(_: int) -> httpx.Response:
+        return httpx.post(f"{base}/tasks", json={"title": "once"}, headers={"Idempotency-Key": "k"}, timeout=60)
+
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(post, range(16)))
+    assert {answer.status_code for answer in answers} <= {201, 409}
+    assert len(httpx.get(f"{base}/tasks").json()) == 1
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+def serve(tmp_path: Path, **settings: str) -> tuple[str, dict[str, str]]:
+    port = free_port()
+    return f"http://127.0.0.1:{port}", {**QUIET, "PORT": str(port), "DB_PATH": str(tmp_path / "tasks.db"), **settings}
+
+
+def test_counts_survive_the_death_of_a_worker_and_its_gauges_do_not(tmp_path: Path, log: Path) -> None:
+    url, settings = serve(tmp_path)
+    with listening(task_api("serve"), settings, ready=f"{url}/readyz", log=log) as process:
+        for _ in range(20):
+            httpx.get(f"{url}/tasks")
+        size = scrape(url, "db_pool_size")[""]
+        victim = children(process.pid)[0]
+        os.kill(victim, signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while victim in children(process.pid) or len(children(process.pid)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for _ in range(20):
+            httpx.get(f"{url}/tasks")
+        families = text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
+        counted = sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == "api_requests_total" and sample.labels["endpoint"] == "/tasks"
+        )
+        assert counted == 40
+        assert scrape(url, "db_pool_size")[""] <= size
+
+
+def test_sigterm_under_load_drops_no_request_and_readiness_falls_first(tmp_path: Path, log: Path) -> None:
+    url, settings = serve(tmp_path, DRAIN_SECONDS="1.5")
+    outcomes: Counter[str] = Counter()
+    acknowledged: list[int] = []
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            try:
+                answer = httpx.post(f"{url}/tasks", json={"title": "t"}, timeout=30)
+            except httpx.ConnectError:
+                outcomes["not accepted"] += 1
+                return
+            except httpx.TransportError as error:
+                outcomes[f"dropped: {error!r}"] += 1
+            else:
+                outcomes[str(answer.status_code)] += 1
+                acknowledged.append(answer.json()["id"])
+
+    with listening(task_api("serve"), settings, ready=f"{url}/readyz", log=log) as process:
+        clients = [threading.Thread(target=load) for _ in range(6)]
+        for client in clients:
+            client.start()
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.7)
+        assert httpx.get(f"{url}/readyz").status_code == 503
+        assert httpx.get(f"{url}/tasks").status_code == 200
+        assert process.wait(30) == 0
+        stop.set()
+        for client in clients:
+            client.join()
+    assert set(outcomes) <= {"201", "not accepted"}, outcomes
+    assert outcomes["201"] > 10
+    with listening(task_api("serve"), settings, ready=f"{url}/readyz", log=tmp_path / "again"):
+        kept = {httpx.get(f"{url}/tasks/{identity}").status_code for identity in acknowledged}
+    assert kept == {200}
+
+
+def test_what_is_no_http_is_answered_with_a_problem(tmp_path: Path, log: Path) -> None:
+    url, settings = serve(tmp_path)
+    with listening(task_api("serve"), settings, ready=f"{url}/readyz", log=log):
+        port = int(url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(b"NONSENSE\r\n\r\n")
+            answer = b""
+            while chunk := connection.recv(4096):
+                answer += chunk
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400")
+    assert b"application/problem+json" in head
+    assert json.loads(body)["status"] == 400
+
+
+def test_the_logs_of_a_running_service_are_json_lines_and_say_what_is_weaker(tmp_path: Path, log: Path) -> None:
+    url, settings = serve(tmp_path, LOG_LEVEL="info", RATE_LIMIT="off")
+    with listening(task_api("serve"), settings, ready=f"{url}/readyz", log=log):
+        httpx.get(f"{url}/tasks")
+        assert httpx.get(f"{url}/health").status_code == 200
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert all({"time", "level", "message"} <= set(line) for line in lines)
+    weaker = [line["message"] for line in lines if line["level"] == "warning"]
+    assert any(message.startswith("AUTH=off") for message in weaker)
+    assert any(message.startswith("RATE_LIMIT=off") for message in weaker)
+    assert [line["route"] for line in lines if line["message"] == "request"] == ["/tasks", "/health"]
+
+
+def test_the_health_check_of_the_command_line_asks_the_running_service(tmp_path: Path, log: Path) -> None:
+    url, settings = serve(tmp_path)
+    with listening(task_api("serve"), settings, ready=f"{url}/readyz", log=log):
+        asked = subprocess.run(
+            task_api("healthcheck"), env=environment(settings), capture_output=True, text=True, check=False
+        )
+    assert asked.returncode == 0
+    assert json.loads(asked.stdout)["status"] == "alive"
+
+
+@pytest.fixture
+def collector() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
+    """Receives spans by OTLP over HTTP."""
+    received: list[ExportTraceServiceRequest] = []
+
+    @Request.application
+    def receive(request: Request) -> Response:
+        received.append(ExportTraceServiceRequest.FromString(request.get_data()))
+        return Response(status=200)
+
+    server = make_server("127.0.0.1", free_port(), receive, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", received
+    server.shutdown()
+    thread.join()
+
+
+def test_one_request_is_one_trace_whose_id_is_in_the_log(
+    tmp_path: Path, log: Path, collector: tuple[str, list[ExportTraceServiceRequest]]
+) -> None:
+    endpoint, received = collector
+    url, settings = serve(
+        tmp_path, LOG_LEVEL="info", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, AUTH="on", JWT_KEYS=f"k1:{KEY.secret}"
+    )
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    credentials = {"email": "ada@example.org", "password": "a horse and its battery"}
+    with listening(task_api("serve"), settings, ready=f"{url}/readyz", log=log):
+        httpx.post(f"{url}/auth/register", json=credentials)
+        token = httpx.post(f"{url}/auth/login", json=credentials).json()["access_token"]
+        headers = {"Authorization": f"Bearer {token}", "traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+        assert httpx.post(f"{url}/tasks", json={"title": "traced"}, headers=headers).status_code == 201
+        own = httpx.get(f"{url}/tasks", headers={"Authorization": f"Bearer {token}"})
+        assert own.status_code == 200
+    spans = [
+        span
+        for request in received
+        for resource in request.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+        if span.trace_id.hex() == trace
+    ]
+    (root,) = [span for span in spans if span.name == "POST /tasks"]
+    assert root.parent_span_id.hex() == "00f067aa0ba902b7"
+    statements = [span for span in spans if span.name == "INSERT"]
+    assert statements
+    assert all(span.parent_span_id == root.span_id for span in spans if span is not root)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["status"] for line in lines if line.get("trace_id") == trace] == [201]
+    listed = next(line for line in lines if line.get("method") == "GET" and line.get("route") == "/tasks")
+    assert re.fullmatch(r"[0-9a-f]{32}", listed["trace_id"])
+
+
+def test_without_an_endpoint_opentelemetry_is_not_even_loaded(tmp_path: Path) -> None:
+    code = "import sys, task_api.server; print(any(name.startswith('opentelemetry') for name in sys.modules))"
+    command = [task_api()[0], "-c", code]
+    asked = subprocess.run(command, env=environment({}), capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert asked.stdout.strip() == "False"
+
+
+def test_a_slow_start_of_the_database_is_waited_for_by_the_migration(tmp_path: Path) -> None:
+    port = free_port()
+    settings = {"DATABASE_URL": f"postgresql://nobody@127.0.0.1:{port}/none"}
+    began = time.monotonic()
+    asked = subprocess.run(
+        task_api("migrate", "--wait", "2"),
+        env=environment(settings),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert asked.returncode == 1
+    assert time.monotonic() - began >= 2
