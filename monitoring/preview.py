@@ -126,14 +126,10 @@ def drawn(stack: Stack, panel: dict[str, Any], seconds: float) -> dict[str, Any]
         return {**about, **table(stack, panel)}
     if panel["type"] == "row":
         return about
-    return {
-        **about,
-        "figure": Markup(
-            figure(stack, panel, seconds).to_html(
-                include_plotlyjs=False, full_html=False, config={"displayModeBar": False}
-            )
-        ),
-    }  # noqa: S704 - plotly's own
+    html = figure(stack, panel, seconds).to_html(
+        include_plotlyjs=False, full_html=False, config={"displayModeBar": False}
+    )
+    return {**about, "figure": Markup(html)}  # noqa: S704 - plotly's own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
