@@ -412,7 +412,7 @@ def simulate(settings: Settings, load: Load) -> list[Second]:
     measured: dict[str, tuple[float, float]] = {}
     seconds = []
     made = replicas
-    for place, cores in enumerate(load.cores):
+    for place, cores in enumerate(load.cores.tolist()):
         at = load.start + place
         serving = [pod for pod in pods if pod.ready <= at]
         share = cores / len(serving) + load.idle if serving else 0.0

@@ -1,0 +1,100 @@
+"""What the Kubernetes API says, read into the flight record's terms."""
+
+import pytest
+
+from loadtests import cluster
+from loadtests.record import Pod
+
+POD = {
+    "metadata": {"name": "task-api-1", "deletionTimestamp": "2026-11-24T10:00:00Z"},
+    "spec": {
+        "containers": [
+            {"resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "200m"}}},
+            {"resources": {"requests": {"cpu": "0.05", "memory": "16M"}}},
+        ]
+    },
+    "status": {
+        "phase": "Running",
+        "startTime": "2026-11-24T09:00:00Z",
+        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-24T09:00:05Z"}],
+    },
+}
+METRICS = {
+    "timestamp": "2026-11-24T09:59:50Z",
+    "window": "15.5s",
+    "containers": [
+        {"usage": {"cpu": "152345678n", "memory": "100Mi"}},
+        {"usage": {"cpu": "1u", "memory": "0"}},
+    ],
+}
+
+
+def test_a_pod_is_read_with_its_metrics() -> None:
+    found = cluster.pod(POD, METRICS)
+    assert found.ready
+    assert found.deleting
+    assert [found.cpu_request, found.cpu_limit] == pytest.approx([0.15, 0.2])
+    assert found.memory_request == pytest.approx(256 * 2**20 + 16e6)
+    assert found.cpu == pytest.approx(0.152346678)
+    assert found.memory == 100 * 2**20
+    assert (found.ready_changed or 0) - (found.started or 0) == 5
+    assert found.window == 15.5
+
+
+def test_a_pod_that_only_just_exists_is_read() -> None:
+    bare = {"metadata": {"name": "new"}, "spec": {"containers": [{}]}, "status": {"phase": "Pending"}}
+    assert cluster.pod(bare, None) == Pod("new", "Pending", ready=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("250m", 0.25), ("2", 2), ("1.5", 1.5), ("1Gi", 2**30), ("3k", 3000), ("12345n", 1.2345e-05), ("0", 0)],
+)
+def test_quantities_are_read(text: str, value: float) -> None:
+    assert cluster.quantity(text) == pytest.approx(value)
+
+
+def test_a_bad_quantity_is_refused() -> None:
+    with pytest.raises(ValueError, match="much"):
+        cluster.quantity("much")
+
+
+def event(kind: str, reason: str, severity: str = "Normal") -> dict[str, object]:
+    return {
+        "involvedObject": {"kind": kind, "name": "task-api"},
+        "reason": reason,
+        "message": "New size: 5; reason: cpu resource utilization (percentage of request) above target",
+        "lastTimestamp": "2026-11-24T10:00:00Z",
+        "type": severity,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        (event("HorizontalPodAutoscaler", "SuccessfulRescale"), "hpa"),
+        (event("Deployment", "ScalingReplicaSet"), "deploy"),
+        (event("Pod", "Killing"), "kill"),
+        (event("Pod", "Unhealthy", "Warning"), "warning"),
+    ],
+)
+def test_events_of_interest_keep_their_reason_and_time(given: dict[str, object], kind: str) -> None:
+    found = cluster.happened(given)
+    assert found is not None
+    assert found.kind == kind
+    assert found.text.endswith("above target")
+    assert found.at == cluster.moment("2026-11-24T10:00:00Z")
+
+
+def test_everyday_events_are_left_out() -> None:
+    assert cluster.happened(event("Pod", "Pulled")) is None
+
+
+def test_the_last_write_of_the_status_is_the_last_sync() -> None:
+    fields = [
+        {"time": "2026-11-24T10:00:00Z", "subresource": "status"},
+        {"time": "2026-11-24T10:00:15Z", "subresource": "status"},
+        {"time": "2026-11-24T11:00:00Z"},
+    ]
+    assert cluster.synced({"metadata": {"managedFields": fields}}) == cluster.moment("2026-11-24T10:00:15Z")
+    assert cluster.synced({"metadata": {}}) is None
