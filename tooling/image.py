@@ -156,7 +156,7 @@ def measure(files: Iterable[tuple[PurePosixPath, int]]) -> list[Part]:
                 key = ("bytecode of the standard library", "bytecode")
             case ("app", "lib", name, *_) if name.endswith(".dist-info"):
                 key = ("what each distribution says of itself", "library")
-            case ("app", "lib", "task_api", *_):
+            case ("app", "task_api", *_):
                 key = ("task_api", "service")
             case ("app", "lib", name, *_):
                 key = (name.partition(".cpython-")[0].removesuffix(".py"), "library")

@@ -18,7 +18,7 @@ def test_every_file_counts_for_what_it_belongs_to() -> None:
         "app/lib/typing_extensions.py": 90,
         "app/lib/flask-3.1.dist-info/METADATA": 80,
         "app/lib/jinja2-3.1.dist-info/METADATA": 5,
-        "app/lib/task_api/cli.py": 70,
+        "app/task_api/cli.py": 70,
         "app/bytecode/app/lib/flask/app.cpython-313.pyc": 60,
         "app/bytecode/usr/lib/python3.13/os.cpython-313.pyc": 50,
     }
