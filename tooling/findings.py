@@ -6,6 +6,7 @@ and what it found. From one `Report` come SARIF 2.1.0 (for code scanning), JSON 
 Exit codes of a stage: 0 clean, 1 findings, 2 could not assess.
 """
 
+import functools
 import hashlib
 import os
 import subprocess
@@ -453,6 +454,7 @@ def sarif_result(finding: Finding) -> dict[str, Any]:
     return result
 
 
+@functools.cache
 def revision() -> str:
     """Give the commit that is checked out, with `+` where the working tree differs; empty outside a repository."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]

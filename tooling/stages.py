@@ -1,6 +1,6 @@
 """The pipeline's stages as Nox sessions: what each needs, and a record of how each went and how long it took.
 
-Nox's own `requires` would run the needed stages again in every CI job; here a stage is skipped where one that it needs has
+Nox's own `requires` would run the needed stages again in every CI job; here a stage is skipped where one that it needs
 failed in the same run. Only the standard library and Nox are imported: the noxfile works before any environment exists.
 """
 

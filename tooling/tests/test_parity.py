@@ -1,0 +1,198 @@
+"""CI and laptop run the same: the workflows hold no logic and differ in nothing from the noxfile."""
+
+import re
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nox
+import pytest
+import yaml
+
+import noxfile  # noqa: F401 - reading it fills in the stages
+from tooling import stages
+from tooling.findings import ROOT
+
+Document = dict[Any, Any]
+PIPELINE = ROOT / ".github" / "workflows" / "pipeline.yml"
+DEPLOY = ROOT / ".github" / "workflows" / "deploy.yml"
+PREPARE = ROOT / ".github" / "actions" / "prepare" / "action.yml"
+ORDER = tuple(nox.options.sessions or ())
+
+# What a job may have, and the step that needs it.
+PERMISSIONS = {
+    ("contents", "read"): "actions/checkout",
+    ("security-events", "write"): "github/codeql-action/upload-sarif",
+    ("packages", "write"): "docker/login-action",
+    ("packages", "read"): "docker/login-action",
+    ("id-token", "write"): "aws-actions/configure-aws-credentials",
+}
+
+
+def load(path: Path) -> Document:
+    document: Document = yaml.safe_load(path.read_text())
+    return document
+
+
+def steps(document: Document) -> Iterator[Document]:
+    for job in document.get("jobs", {}).values():
+        yield from job["steps"]
+    yield from document.get("runs", {}).get("steps", [])
+
+
+class Workflows(NamedTuple):
+    """What CI reads."""
+
+    pipeline: Document
+    deploy: Document
+    prepare: Document
+
+    @classmethod
+    def of_checkout(cls) -> "Workflows":
+        return cls(load(PIPELINE), load(DEPLOY), load(PREPARE))
+
+
+def drift(found: Workflows) -> list[str]:
+    """Name everything in which the workflows differ from what a laptop runs."""
+    return [*stage_drift(found.pipeline["jobs"]), *step_drift(found), *rights_drift(found), *deploy_drift(found)]
+
+
+def stage_drift(jobs: Document) -> Iterator[str]:
+    """Jobs and sessions: the same names, the same order, the same needs."""
+    if tuple(jobs) != ORDER:
+        yield f"the jobs are {tuple(jobs)}, bare nox runs {ORDER}"
+    for name, job in jobs.items():
+        runs = [step["run"] for step in job["steps"] if "run" in step]
+        if runs != [f"./dev {name}"]:
+            yield f"job {name}: it runs {runs}, not its session alone"
+        uploads = [step["with"] for step in job["steps"] if step.get("uses", "").startswith("actions/upload-artifact@")]
+        if uploads != [{"name": name, "path": f"reports/{name}"}]:
+            yield f"job {name}: its report is not kept"
+        needs = tuple(job.get("needs", ()))
+        if name != "notify" and needs != stages.NEEDS.get(name):
+            yield f"job {name}: it needs {needs}, its session {stages.NEEDS.get(name)}"
+    told = jobs.get("notify", {})
+    if set(told.get("needs", ())) != set(ORDER) - {"notify"} or told.get("if") != "always()":
+        yield "job notify: it must run after all the others, whatever became of them"
+
+
+def step_drift(found: Workflows) -> Iterator[str]:
+    """Steps: pinned actions, the locks' Python, and no logic."""
+    for step in (step for document in found for step in steps(document)):
+        uses, run = step.get("uses", ""), step.get("run", "")
+        if uses and not uses.startswith("./") and not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", uses):
+            yield f"{uses} is not pinned to a commit"
+        if re.search(r"[\n;&|]|\$\{\{", run):
+            yield f"`{run}` holds logic"
+        if uses.startswith("actions/checkout@") and step["with"].get("persist-credentials") is not False:
+            yield "a checkout leaves the token behind"
+    versions = {step["with"]["python-version"] for step in steps(found.prepare) if "setup-python@" in step["uses"]}
+    if versions != {python_version()}:
+        yield f"CI has Python {versions}, the locks are made for {python_version()}"
+    sast = found.pipeline["jobs"].get("sast", {"steps": []})["steps"]
+    if not any(step.get("with", {}).get("fetch-depth") == 0 for step in sast):
+        yield "job sast: secrets are looked for in every commit, but not every commit is fetched"
+
+
+def rights_drift(found: Workflows) -> Iterator[str]:
+    """Permissions: none for all, and to each job what a step of it needs."""
+    for document in (found.pipeline, found.deploy):
+        if document["permissions"] != {}:
+            yield f"{document['name']}: permissions are granted to every job"
+        if "concurrency" not in document:
+            yield f"{document['name']}: two runs may get in each other's way"
+        for name, job in document["jobs"].items():
+            used = {step.get("uses", "").partition("@")[0] for step in job["steps"]}
+            for permission in job["permissions"].items():
+                if PERMISSIONS.get(permission) not in used:
+                    yield f"job {name}: nothing in it needs {permission[0]}: {permission[1]}"
+
+
+def deploy_drift(found: Workflows) -> Iterator[str]:
+    """The deployment: by hand, and of what has been verified."""
+    runs = [step["run"] for step in steps(found.deploy) if "run" in step]
+    if not runs[0].startswith("./dev verify "):
+        yield "deploy: the image's provenance is not verified first"
+    if set(found.deploy[True]) != {"workflow_dispatch"}:  # YAML 1.1 reads `on` as true
+        yield "deploy: it starts by other than a hand"
+
+
+def python_version() -> str:
+    """Give the Python that the locks are made for, and that pyproject.toml's tools are told of."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    versions = {
+        settings["project"]["requires-python"].removeprefix(">="),
+        settings["tool"]["mypy"]["python_version"],
+        settings["tool"]["ruff"]["target-version"].replace("py3", "3."),
+        *re.findall(r"--python-version=([\d.]+)", (ROOT / "noxfile.py").read_text()),
+    }
+    assert len(versions) == 1, f"pyproject.toml and noxfile.py name several Pythons: {versions}"
+    return str(versions.pop())
+
+
+def test_the_workflows_run_what_a_laptop_runs() -> None:
+    assert drift(Workflows.of_checkout()) == []
+
+
+def job(found: Workflows, name: str) -> Document:
+    named: Document = found.pipeline["jobs"][name]
+    return named
+
+
+def deployment(found: Workflows) -> list[Document]:
+    listed: list[Document] = found.deploy["jobs"]["deploy"]["steps"]
+    return listed
+
+
+def python(found: Workflows) -> Document:
+    step: Document = found.prepare["runs"]["steps"][0]
+    return step
+
+
+DRIFTS: dict[str, tuple[Callable[[Workflows], object], str]] = {
+    "a job without its session": (lambda w: w.pipeline["jobs"].update(lint=job(w, "test")), "the jobs are"),
+    "a session without its job": (lambda w: w.pipeline["jobs"].pop("dast"), "the jobs are"),
+    "another command": (lambda w: job(w, "test")["steps"][2].update(run="pytest"), "not its session alone"),
+    "logic in a step": (lambda w: job(w, "test")["steps"][2].update(run="./dev test || true"), "holds logic"),
+    "words of a stranger": (lambda w: deployment(w)[3].update(run="./dev verify ${{ inputs.image }}"), "holds logic"),
+    "another order": (lambda w: job(w, "build").update(needs=["test"]), "job build: it needs"),
+    "a summary of successes alone": (lambda w: job(w, "notify").pop("if"), "whatever became of them"),
+    "an unpinned action": (lambda w: job(w, "test")["steps"][0].update(uses="actions/checkout@v6"), "not pinned"),
+    "an unpinned action inside": (lambda w: python(w).update(uses="actions/setup-python@v6"), "not pinned"),
+    "another Python": (lambda w: python(w)["with"].update({"python-version": "3.12"}), "CI has Python"),
+    "a right too many": (lambda w: job(w, "dast")["permissions"].update(packages="write"), "needs packages: write"),
+    "rights for all": (lambda w: w.pipeline.update(permissions={"contents": "write"}), "granted to every job"),
+    "a token left behind": (lambda w: job(w, "dast")["steps"][0]["with"].clear(), "leaves the token behind"),
+    "a shallow clone": (lambda w: job(w, "sast")["steps"][0]["with"].pop("fetch-depth"), "not every commit"),
+    "a report that is lost": (lambda w: job(w, "sast")["steps"].pop(), "its report is not kept"),
+    "no concurrency": (lambda w: w.pipeline.pop("concurrency"), "get in each other's way"),
+    "a deployment on trust": (lambda w: deployment(w).pop(3), "not verified first"),
+    "a deployment by itself": (lambda w: w.deploy[True].update(push=None), "other than a hand"),
+}
+
+
+@pytest.mark.parametrize(("change", "named"), DRIFTS.values(), ids=DRIFTS)
+def test_a_drift_is_seen_and_named(change: Callable[[Workflows], object], named: str) -> None:
+    drifted = Workflows.of_checkout()
+    change(drifted)
+    assert any(named in line for line in drift(drifted)), drift(drifted)
+
+
+def test_every_program_has_one_pinned_version() -> None:
+    """What a lock holds twice, it holds in one version: the linters in the editor are those of the pipeline."""
+    pins: dict[str, set[str]] = {}
+    for lock in ROOT.glob("requirements/*.txt"):
+        for name, version in re.findall(r"^([\w.-]+)==(\S+)", lock.read_text(), re.MULTILINE):
+            if name in {"ruff", "mypy", "pytest", "coverage", "schemathesis", "bandit", "zizmor"}:
+                pins.setdefault(name, set()).add(version)
+    assert {name: versions for name, versions in pins.items() if len(versions) > 1} == {}
+    assert "ruff" in pins
+
+
+def test_every_lock_image_and_action_is_renewed_by_dependabot() -> None:
+    updates = load(ROOT / ".github" / "dependabot.yml")["updates"]
+    assert {update["package-ecosystem"] for update in updates} == {"pip", "docker", "docker-compose", "github-actions"}
+    for update in updates:
+        for folder in update.get("directories", [update.get("directory")]):
+            assert list(ROOT.glob(f"./{folder.strip('/')}/*")), folder

@@ -1,0 +1,198 @@
+"""What may be pushed, and what may be deployed."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tooling import provenance, push_image
+from tooling.canaries.fixtures import oci_registry
+from tooling.findings import Database, NotAssessed, Report, Scan, Unreachable
+from tooling.provenance import Untrusted
+from tooling.service import free_port
+from tooling.tools import call
+
+DIGEST = "sha256:" + "a" * 64
+KEY = Ed25519PrivateKey.generate()
+
+
+def report(**changes: str) -> Report:
+    scan = Scan(tool="trivy-image", version="1", targets=(DIGEST,), database=Database("real", datetime.now(UTC)))
+    made = Report.of("build", [scan], strict=True)
+    return msgspec.structs.replace(made, **{"revision": "abc", **changes})
+
+
+@pytest.fixture
+def sbom(tmp_path: Path) -> Path:
+    path = tmp_path / "sbom.cdx.json"
+    path.write_text("{}")
+    return path
+
+
+def test_what_is_attached_to_an_image_is_verified_by_its_digest(sbom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    form = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    monkeypatch.setenv("PROVENANCE_PUBLIC_KEY", KEY.public_key().public_bytes(*form).decode())
+    with oci_registry() as host:
+        repository = f"{host}/owner/task-api"
+        said = provenance.statement(repository, DIGEST, report(), [], sbom)
+        provenance.attach(repository, DIGEST, provenance.sign(said, KEY))
+        provenance.verify(f"{repository}@{DIGEST}", revision="abc")
+        with pytest.raises(Untrusted, match="built from abc, not from def"):
+            provenance.verify(f"{repository}@{DIGEST}", revision="def")
+        assert provenance.main([f"{repository}@{DIGEST}"]) == 0
+        assert provenance.main([f"{repository}@sha256:{'b' * 64}"]) == 1
+        assert provenance.main([f"{repository}:latest"]) == 2
+
+
+def test_the_statement_says_who_built_what_from_which_commit(sbom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "GITHUB_RUN_ID": "7",
+        "GITHUB_SERVER_URL": "https://github.com",
+        "GITHUB_REPOSITORY": "owner/repo",
+        "GITHUB_WORKFLOW_REF": "owner/repo/.github/workflows/pipeline.yml@refs/heads/main",
+    }.items():
+        monkeypatch.setenv(name, value)
+    said = provenance.statement("ghcr.io/owner/task-api", DIGEST, report(), [{"uri": "git+x"}], sbom)
+    details = said["predicate"]["runDetails"]
+    assert said["subject"] == [{"name": "ghcr.io/owner/task-api", "digest": {"sha256": "a" * 64}}]
+    assert details["builder"]["id"].endswith("pipeline.yml@refs/heads/main")
+    assert details["metadata"]["invocationId"] == "https://github.com/owner/repo/actions/runs/7"
+    assert said["predicate"]["buildDefinition"]["resolvedDependencies"] == [{"uri": "git+x"}]
+
+
+@given(st.binary(), st.integers(0, 10_000))
+def test_no_changed_byte_passes_the_signature(extra: bytes, at: int) -> None:
+    envelope = provenance.sign({"subject": []}, KEY)
+    payload = bytearray(base64.b64decode(envelope["payload"]))
+    at %= len(payload)
+    payload[at : at + 1] = bytes([payload[at] ^ 1]) + extra
+    with pytest.raises(Untrusted):
+        provenance.opened({**envelope, "payload": base64.b64encode(payload).decode()}, KEY.public_key())
+
+
+@pytest.mark.parametrize("envelope", [{}, {"payload": "?", "signatures": []}, {"payload": "YQ==", "signatures": [{}]}])
+def test_what_is_no_envelope_is_not_trusted(envelope: dict[str, object]) -> None:
+    with pytest.raises(Untrusted):
+        provenance.opened(envelope, KEY.public_key())
+
+
+def test_a_signed_statement_of_another_shape_is_an_objection() -> None:
+    assert provenance.objections({"subject": []}, DIGEST, None)[0][0] == "malformed"
+
+
+def test_an_image_of_uncommitted_changes_is_an_objection(sbom: Path) -> None:
+    said = provenance.statement("r", DIGEST, report(revision="abc+"), [], sbom)
+    assert [rule for rule, _ in provenance.objections(said, DIGEST, None)] == ["uncommitted"]
+
+
+def test_without_a_key_nothing_is_signed_and_nothing_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROVENANCE_KEY", raising=False)
+    monkeypatch.delenv("PROVENANCE_PUBLIC_KEY", raising=False)
+    monkeypatch.setattr(provenance, "KEY", tmp_path / "none.pem")
+    with pytest.raises(NotAssessed, match="set PROVENANCE_KEY"):
+        provenance.signing_key()
+    with pytest.raises(NotAssessed, match="set PROVENANCE_PUBLIC_KEY"):
+        provenance.trusted_key()
+
+
+def test_a_key_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "secrets" / "provenance.pem"
+    provenance.make_key(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(FileExistsError):
+        provenance.make_key(path)
+
+
+def test_a_registry_that_gives_another_content_is_not_believed(sbom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with oci_registry() as host:
+        repository = f"{host}/task-api"
+        said = provenance.statement(repository, DIGEST, report(), [], sbom)
+        provenance.attach(repository, DIGEST, provenance.sign(said, KEY))
+
+        class Other:
+            content = b"{}"
+
+        monkeypatch.setattr("oras.provider.Registry.get_blob", lambda *_, **__: Other())
+        with pytest.raises(Unreachable, match="another provenance"):
+            provenance.fetch(repository, DIGEST)
+
+
+@pytest.mark.parametrize(
+    ("version", "names"),
+    [
+        ("v1.2.3", ["sha-0123456789ab", "1.2.3", "1.2", "latest"]),
+        ("v1.2.3-4-gabc", ["sha-0123456789ab"]),
+        ("0123456789ab", ["sha-0123456789ab"]),
+    ],
+)
+def test_tags_come_from_git(version: str, names: list[str]) -> None:
+    assert push_image.tags(version, "0123456789abcdef") == names
+
+
+def test_without_a_repository_nothing_is_pushed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("IMAGE_REPOSITORY", raising=False)
+    assert push_image.main() == 0
+    assert "stays here" in capsys.readouterr().out
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    program = shutil.which("docker-registry") or shutil.which("registry")
+    if program is None:
+        pytest.skip("a registry program is missing: install Debian's docker-registry")
+    port = free_port()
+    settings = tmp_path / "registry.yml"
+    storage = f"{{filesystem: {{rootdirectory: {tmp_path}/data}}}}"
+    settings.write_text(f"version: 0.1\nstorage: {storage}\nhttp: {{addr: '127.0.0.1:{port}'}}\n")
+    environment = {**os.environ, "OTEL_TRACES_EXPORTER": "none"}
+    with subprocess.Popen(
+        [program, "serve", str(settings)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            for _ in range(100):
+                try:
+                    httpx.get(f"http://127.0.0.1:{port}/v2/").raise_for_status()
+                    break
+                except httpx.HTTPError:
+                    time.sleep(0.1)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+@pytest.mark.docker
+def test_an_image_is_pushed_by_digest_and_its_provenance_lies_beside_it(registry: str, sbom: Path) -> None:
+    archive = subprocess.run(["tar", "-c", "-C", str(sbom.parent), sbom.name], check=True, capture_output=True).stdout
+    name = f"pushed-{os.getpid()}"
+    subprocess.run(["docker", "import", "-", name], input=archive, check=True, capture_output=True)
+    repository = f"{registry}/owner/task-api"
+    try:
+        digest = push_image.push(repository, name, ["1.2.3", "1.2"])
+        for tag in ("1.2.3", "1.2"):
+            manifest = httpx.head(
+                f"http://{registry}/v2/owner/task-api/manifests/{tag}",
+                headers={"Accept": "application/vnd.docker.distribution.manifest.v2+json"},
+            )
+            assert manifest.headers["Docker-Content-Digest"] == digest
+        said = provenance.statement(repository, digest, report(), [], sbom)
+        provenance.attach(repository, digest, provenance.sign(said, KEY))
+        assert provenance.check(f"{repository}@{digest}", key=KEY.public_key()).findings == ()
+        found = json.loads(base64.b64decode((provenance.fetch(repository, digest) or {})["payload"]))
+        assert found["subject"][0]["digest"]["sha256"] == digest.removeprefix("sha256:")
+    finally:
+        call("docker", "image", "rm", name, f"{repository}:1.2.3", f"{repository}:1.2")
