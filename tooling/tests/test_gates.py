@@ -1,0 +1,109 @@
+"""What gates read, and how canaries judge them; `nox -s canaries` shows each real gate going red."""
+
+import json
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tooling import canaries, check, sast, scan_image
+from tooling.canaries import Canary, trivy_database
+from tooling.findings import ROOT, Finding, NotAssessed, Scan, Severity, Unreachable
+
+
+def test_a_lock_names_what_the_image_holds(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.txt"
+    lock.write_text(
+        "flask[async]==3.1.3 \\\n    --hash=sha256:00 \\\n    --hash=sha256:11\n    # via task-api\n"
+        "tzdata==2026.1 ; sys_platform == 'win32' \\\n    --hash=sha256:22\n"
+        "Typing_Extensions==4.16.0 ; python_full_version < '3.14' \\\n    --hash=sha256:33\n"
+    )
+    assert scan_image.locked(lock) == {"flask", "typing-extensions"}
+    assert sast.requirements(lock) == {"flask": "3.1.3", "tzdata": "2026.1", "Typing_Extensions": "4.16.0"}
+
+
+def test_files_are_those_that_git_would_commit_without_the_tests(tmp_path: Path) -> None:
+    for name in ("a.py", "tests/b.py", "ignored.py", "k/c.py", "d.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / ".gitignore").write_text("ignored.py\n")
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    assert sast.tracked(tmp_path, "*.py") == ["a.py", "k/c.py"]
+
+
+def test_the_repositorys_gates_have_something_to_look_at() -> None:
+    for patterns in (sast.PYTHON, sast.DOCKERFILES, sast.WORKFLOWS, sast.ACTIONS):
+        assert sast.tracked(ROOT, *patterns)
+    assert sast.overlays()
+    assert scan_image.locked(scan_image.LOCK)
+
+
+@pytest.mark.parametrize(("hours", "usable"), [(71, True), (73, False)])
+def test_an_old_database_is_not_used(tmp_path: Path, hours: int, *, usable: bool) -> None:
+    trivy_database.write(tmp_path, {}, age=timedelta(hours=hours))
+    if usable:
+        assert scan_image.database(tmp_path, timedelta(hours=72), refresh=False).fixture
+    else:
+        with pytest.raises(Unreachable, match="older than 72 hours"):
+            scan_image.database(tmp_path, timedelta(hours=72), refresh=False)
+
+
+def test_coverage_below_what_is_asked_names_the_worst_files(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.coverage.report]\nfail_under = 97\n")
+    measured = tmp_path / "coverage.json"
+    files = {name: {"summary": {"missing_lines": lacking}} for name, lacking in (("a.py", 1), ("b.py", 9))}
+    measured.write_text(json.dumps({"totals": {"percent_covered": 96.99}, "files": files}))
+    (finding,) = check.coverage(tmp_path, measured)
+    assert "b.py lacks 9 lines, a.py lacks 1 lines" in finding.message
+    measured.write_text(json.dumps({"totals": {"percent_covered": 97.0}, "files": files}))
+    assert check.coverage(tmp_path, measured) == []
+
+
+def planted(rule: str = "B602", *, path: str = "a.py", blocks: bool = True, problem: str = "") -> Scan:
+    found = Finding(tool="bandit", rule=rule, severity=Severity.HIGH, message="m", path=path, blocks=blocks)
+    return Scan(tool="bandit", version="1", targets=("a.py",), findings=(found,) if rule else (), problem=problem)
+
+
+@pytest.mark.parametrize(
+    ("scan", "red"),
+    [
+        (planted(), True),
+        (planted("B404"), False),
+        (planted(path="b.py"), False),
+        (planted(blocks=False), False),
+        (planted(""), False),
+        (planted("", problem="it broke"), False),
+    ],
+)
+def test_a_canary_counts_only_the_finding_that_it_expects(scan: Scan, *, red: bool) -> None:
+    assert canaries.prove(Canary("sast/bandit", "d", lambda _: scan, rule="B602", path="a.py")).red is red
+
+
+@pytest.mark.parametrize(("problem", "red"), [("no database", True), ("another", False), ("", False)])
+def test_a_canary_counts_only_the_problem_that_it_expects(problem: str, *, red: bool) -> None:
+    scan = planted("", problem=problem)
+    assert canaries.prove(Canary("sast/bandit", "d", lambda _: scan, problem="no database")).red is red
+
+
+def test_a_canary_that_itself_breaks_is_not_caught() -> None:
+    def broken(folder: Path) -> Scan:
+        raise NotAssessed(f"{folder} is not what it needs")
+
+    assert not canaries.prove(Canary("sast/bandit", "d", broken, rule="B602", path="a.py")).red
+
+
+def test_a_canary_must_expect_something() -> None:
+    with pytest.raises(ValueError, match="expect a rule at a path, or a problem"):
+        canaries.canary("sast/bandit", "d", rule="B602")
+
+
+def test_a_gate_without_a_canary_fails_the_session(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(canaries, "REPORTS", tmp_path)
+    monkeypatch.setattr(canaries, "CANARIES", [])
+    monkeypatch.setattr("importlib.import_module", lambda _: sast)
+    assert canaries.main(["sast"]) == 1
+    assert "NO CANARY sast/gitleaks" in capsys.readouterr().out
+    assert "sast/gitleaks" in (tmp_path / "canaries" / "report.html").read_text()

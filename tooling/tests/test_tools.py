@@ -1,0 +1,71 @@
+"""Programs: found, pinned, or named together with how to get them."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tooling import tools
+from tooling.findings import ROOT, NotAssessed
+from tooling.tools import MissingTool, Tool
+
+
+def test_a_missing_program_is_named_together_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "known", lambda: {"kind": Tool("kind", program="no-such-program", get="install kind")})
+    with pytest.raises(MissingTool, match="kind is missing: install kind"):
+        tools.require("kind")
+
+
+def test_every_program_tells_how_to_get_it_and_every_environment_has_a_lock() -> None:
+    for tool in tools.known().values():
+        assert tool.get
+        assert tool.environment is None or (ROOT / "requirements" / f"{tool.environment}.txt").exists()
+        assert (tool.go is None) == (tool.version is None)
+
+
+def test_of_a_go_program_only_the_pinned_version_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "HOME", tmp_path)
+    (tmp_path / "git-1").mkdir()
+    (tmp_path / "git-1" / "git").touch()
+    assert Tool("git", go="example.org/git", version="2").path() is None
+    assert Tool("git", go="example.org/git", version="1").path() == tmp_path / "git-1" / "git"
+
+
+def program(monkeypatch: pytest.MonkeyPatch, code: str) -> tuple[str, str]:
+    """Make a Python program known as `fake`; give its name and arguments."""
+    monkeypatch.setattr(tools, "known", lambda: {"fake": Tool("fake", program=sys.executable)})
+    return "-c", code
+
+
+def test_an_unexpected_exit_code_is_not_assessed_and_tells_the_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = program(monkeypatch, "import sys; print('found'); sys.stderr.write('it broke'); sys.exit(3)")
+    with pytest.raises(NotAssessed, match="fake ended with code 3: it broke"):
+        tools.run("fake", *arguments)
+    assert tools.call("fake", *arguments, expect=(3,)) == "found\n"
+
+
+def test_a_report_that_is_none_is_not_assessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tools.report("fake", *program(monkeypatch, "print('[1]')")) == [1]
+    with pytest.raises(NotAssessed, match="fake wrote no report: usage"):
+        tools.report("fake", *program(monkeypatch, "print('usage')"))
+
+
+def test_no_program_of_the_stages_is_called_but_through_the_table() -> None:
+    named = re.compile(r'\b(?<!metadata\.)(?:run|call|report|require|version)\("([a-z-]+)"')
+    for path in (ROOT / "tooling").rglob("*.py"):
+        if "tests" not in path.parts:
+            assert set(named.findall(path.read_text())) <= set(tools.known()), path
+
+
+def test_an_environment_without_a_lock_is_an_error() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tooling.tools", "no-such-environment"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "no-such-environment" in done.stderr
