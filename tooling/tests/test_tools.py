@@ -1,6 +1,5 @@
 """Programs: found, pinned, or named together with how to get them."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,13 +49,6 @@ def test_a_report_that_is_none_is_not_assessed(monkeypatch: pytest.MonkeyPatch) 
     assert tools.report("fake", *program(monkeypatch, "print('[1]')")) == [1]
     with pytest.raises(NotAssessed, match="fake wrote no report: usage"):
         tools.report("fake", *program(monkeypatch, "print('usage')"))
-
-
-def test_no_program_of_the_stages_is_called_but_through_the_table() -> None:
-    named = re.compile(r'\b(?<!metadata\.)(?:run|call|report|require|version)\("([a-z-]+)"')
-    for path in (ROOT / "tooling").rglob("*.py"):
-        if "tests" not in path.parts:
-            assert set(named.findall(path.read_text())) <= set(tools.known()), path
 
 
 def test_an_environment_without_a_lock_is_an_error() -> None:
