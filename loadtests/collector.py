@@ -6,6 +6,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -115,7 +116,7 @@ class Collector:
     def begin(self, host: str) -> None:
         """Begin a run: one entry that says what it is, and the loops that go with it."""
         options = self._environment.parsed_options
-        self._recorder = Recorder(options.record)
+        self._recorder = Recorder(Path(options.record))
         settings = {"users": options.peak, "shape": options.shape, "accounts": "on" if options.accounts else "off"}
         pace = {"rate": options.rate} if options.rate else {"think": options.think}
         self._recorder.run("Load test", host=host, **settings, **pace)

@@ -2,7 +2,6 @@
 
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 from locust import LoadTestShape, events
@@ -50,9 +49,7 @@ def add_options(parser: Any) -> None:
         "--rate", type=_positive, default=0.0, help="open loop: arrivals per second at the peak; 0: closed loop"
     )
     parser.add_argument("--think", type=_positive, default=1.0, help="closed loop: mean seconds between a user's tasks")
-    parser.add_argument(
-        "--record", type=Path, default=Path("reports/load/record.jsonl"), include_in_web_ui=False, help="flight record"
-    )
+    parser.add_argument("--record", default="reports/load/record.jsonl", include_in_web_ui=False, help="flight record")
     parser.add_argument(
         "--metrics",
         default="/metrics",
