@@ -1,7 +1,7 @@
 """Prometheus, Alertmanager and a webhook receiver as real processes on loopback, with this project's own configuration.
 
 They run on copies of the files here in which only addresses differ, and, where they are told to `hurry`, times:
-scrapes and evaluations come each second, and every `for:` (but to no less than 3 s) and every delay of Alertmanager's
+scrapes and evaluations come each second, and every `for:` (but to no less than 5 s) and every delay of Alertmanager's
 is divided. The expressions, their windows and thresholds are never touched.
 """
 
@@ -26,7 +26,7 @@ from tooling.tools import require
 
 HERE = Path(__file__).parent
 RULES = HERE / "prometheus" / "rules"
-LEAST_FOR = 3.0  # seconds; within them the first scrape comes, before which every series is absent
+LEAST_FOR = 5.0  # seconds; within them the first scrape comes, before which every series is absent
 SAMPLE = HERE / "samples" / "kube-state-metrics.prom"
 
 

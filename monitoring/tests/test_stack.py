@@ -10,7 +10,7 @@ from monitoring.receiver import Receiver
 
 
 @pytest.mark.parametrize(
-    ("duration", "least", "shorter"), [("5m", 0.0, "1000ms"), ("1h", 0.0, "12000ms"), ("1m", 3.0, "3000ms")]
+    ("duration", "least", "shorter"), [("5m", 0.0, "1000ms"), ("1h", 0.0, "12000ms"), ("1m", 5.0, "5000ms")]
 )
 def test_a_duration_is_divided_down_to_the_least(duration: str, least: float, shorter: str) -> None:
     assert stack.divided(duration, 300, least=least) == shorter
