@@ -97,11 +97,18 @@ def task_api(*arguments: str) -> list[str]:
 
 
 @contextmanager
-def running(env: Mapping[str, str], *, workers: int = 2) -> Iterator[str]:
+def running(
+    env: Mapping[str, str],
+    *,
+    workers: int = 2,
+    log: Path | None = None,
+    program: Sequence[str] = (sys.executable, "-m", "task_api"),
+) -> Iterator[str]:
     """Serve the Task API on a free loopback port until the block ends, and give its base URL (no slash at the end).
 
     ENV holds settings of the service. Without DB_PATH or DATABASE_URL it gets a fresh SQLite database; a PostgreSQL
-    database is migrated first. Raises `ServiceError` as `listening` does.
+    database is migrated first. LOG is where its lines go; PROGRAM is what to run as `task-api`.
+    Raises `ServiceError` as `listening` does.
     """
     with tempfile.TemporaryDirectory(prefix="task-api-") as folder:
         port = free_port()
@@ -115,12 +122,12 @@ def running(env: Mapping[str, str], *, workers: int = 2) -> Iterator[str]:
         if "DATABASE_URL" in settings:
             del settings["DB_PATH"]
             migrated = subprocess.run(
-                task_api("migrate"), env=environment(settings), capture_output=True, text=True, check=False
+                [*program, "migrate"], env=environment(settings), capture_output=True, text=True, check=False
             )
             if migrated.returncode:
                 raise ServiceError(
                     f"task-api migrate ended with status {migrated.returncode}:\n{migrated.stderr[-4000:]}"
                 )
         url = f"http://127.0.0.1:{port}"
-        with listening(task_api("serve"), settings, ready=f"{url}/readyz", log=Path(folder, "log")):
+        with listening([*program, "serve"], settings, ready=f"{url}/readyz", log=log or Path(folder, "log")):
             yield url

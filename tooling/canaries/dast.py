@@ -1,0 +1,291 @@
+"""Planted defects for the dast stage: the real service, one line of it made wrong."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tooling.canaries import canary
+from tooling.canaries.fixtures import plant
+from tooling.dast import authorization, headers, log, schemathesis, wapiti
+from tooling.dast.target import Target, attacked
+from tooling.findings import Scan
+
+NOWHERE = Target("http://127.0.0.1:9")  # the discard port: nothing listens
+RUN = "\nfrom task_api.cli import main\nmain()\n"
+
+
+@contextmanager
+def planted(folder: Path, defect: str = "") -> Iterator[Target]:
+    """Run the service after DEFECT, lines of Python, has changed it."""
+    plant(folder, "planted.py", defect + RUN)
+    with attacked(folder, program=(sys.executable, str(folder / "planted.py")), embedded=True) as target:
+        yield target
+
+
+def matrix(folder: Path, defect: str) -> Scan:
+    """Fill the authorization matrix of a service with a defect."""
+    with planted(folder, defect) as target:
+        filled = authorization.Matrix(target)
+        filled.run()
+        return filled.scan()
+
+
+GET_ANYBODYS = """
+from task_api.tasks import service
+real = service.get
+service.get = lambda connection, owner_id, task_id, **more: real(connection, None, task_id, **more)
+"""
+
+
+@canary("dast/authorization", "a route without its owner check", rule="as-other", path="GET /tasks/{task_id}")
+def owner_check(folder: Path) -> Scan:
+    return matrix(folder, GET_ANYBODYS)
+
+
+@canary("dast/authorization", "a delete without its owner check", rule="as-other", path="DELETE /tasks/{task_id}")
+def owner_check_of_delete(folder: Path) -> Scan:
+    return matrix(folder, GET_ANYBODYS)
+
+
+LIST_EVERYBODYS = """
+from task_api.tasks import service
+real = service.page
+service.page = lambda connection, owner_id, query: real(connection, None, query)
+"""
+
+
+@canary("dast/authorization", "a list that shows everybody's tasks", rule="as-other", path="GET /tasks")
+def list_of_all(folder: Path) -> Scan:
+    return matrix(folder, LIST_EVERYBODYS)
+
+
+NO_LOGIN = """
+from datetime import UTC, datetime
+from task_api.accounts.model import Account
+from task_api.http import auth
+auth.account = lambda: Account(1, "owner@example.com", "user", datetime.now(UTC))
+"""
+
+
+@canary("dast/authorization", "a route that asks for no token", rule="as-nobody", path="GET /auth/me")
+def no_login(folder: Path) -> Scan:
+    return matrix(folder, NO_LOGIN)
+
+
+UNSIGNED = """
+import jwt
+real = jwt.decode
+jwt.decode = lambda token, *_, **__: real(token, options={"verify_signature": False})
+"""
+
+
+@canary("dast/authorization", "tokens whose signature nobody checks", rule="as-tampered", path="GET /tasks")
+def signature(folder: Path) -> Scan:
+    return matrix(folder, UNSIGNED)
+
+
+ALG_NONE = """
+import jwt
+real = jwt.decode
+def decode(token, *arguments, **more):
+    if jwt.get_unverified_header(token)["alg"] == "none":
+        return real(token, options={"verify_signature": False})
+    return real(token, *arguments, **more)
+jwt.decode = decode
+"""
+
+
+@canary("dast/authorization", "unsigned tokens are taken", rule="as-alg-none", path="GET /tasks/{task_id}")
+def alg_none(folder: Path) -> Scan:
+    return matrix(folder, ALG_NONE)
+
+
+FOR_EVER = """
+import jwt
+real = jwt.decode
+jwt.decode = lambda *arguments, **more: real(*arguments, **more | {"options": more["options"] | {"verify_exp": False}})
+"""
+
+
+@canary("dast/authorization", "tokens that never expire", rule="as-expired", path="GET /tasks")
+def expiry(folder: Path) -> Scan:
+    return matrix(folder, FOR_EVER)
+
+
+NO_LOGOUT = """
+from task_api.store import accounts
+accounts.revoke_session = lambda *_: None
+"""
+
+
+@canary("dast/authorization", "a logout that ends nothing", rule="as-revoked", path="GET /auth/me")
+def logout(folder: Path) -> Scan:
+    return matrix(folder, NO_LOGOUT)
+
+
+NEW_ROUTE = """
+from task_api.http import auth, tasks
+from task_api.http.messages import respond
+from task_api.http.openapi import TASK_ID, Answers, documented
+
+@{module}.blueprint.get("{path}")
+@documented(answers=Answers(ok=tasks.Deleted), path=TASK_ID)
+def added(task_id: int):
+    "A route that somebody added, and no more."
+    return respond(tasks.Deleted(task_id))
+"""
+
+
+@canary("dast/authorization", "a new route that checks nothing", rule="as-other", path="GET /tasks/{task_id}/title")
+def new_route(folder: Path) -> Scan:
+    return matrix(folder, NEW_ROUTE.format(module="tasks", path="/<int:task_id>/title"))
+
+
+@canary("dast/authorization", "a new route that cannot be tried", rule="untried", path="GET /auth/notes/{task_id}")
+def untried(folder: Path) -> Scan:
+    return matrix(folder, NEW_ROUTE.format(module="auth", path="/notes/<int:task_id>"))
+
+
+@canary("dast/authorization", "an unreachable target", problem="cannot be reached")
+def authorization_nowhere(_folder: Path) -> Scan:
+    return authorization.Matrix(NOWHERE).scan()
+
+
+@canary("dast/authorization", "a service that does not start", problem="ended with status 3")
+def no_start(folder: Path) -> Scan:
+    return matrix(folder, "raise SystemExit(3)")
+
+
+NO_NOSNIFF = """
+from task_api.http import context
+context.HEADERS[:] = [header for header in context.HEADERS if header[0] != "X-Content-Type-Options"]
+"""
+
+
+@canary("dast/headers", "a missing header", rule="x-content-type-options", path="GET /tasks")
+def header(folder: Path) -> Scan:
+    with planted(folder, NO_NOSNIFF) as target:
+        return headers.scan(target)
+
+
+CORS = """
+from flask import Flask
+real = Flask.process_response
+def process_response(self, response):
+    response.headers["Access-Control-Allow-Origin"] = "*"
+    return real(self, response)
+Flask.process_response = process_response
+"""
+
+
+@canary("dast/headers", "every site's scripts may read answers", rule="foreign-origin", path="GET /auth/me")
+def foreign_origin(folder: Path) -> Scan:
+    with planted(folder, CORS) as target:
+        return headers.scan(target)
+
+
+@canary("dast/headers", "an unreachable target", problem="cannot be reached")
+def headers_nowhere(_folder: Path) -> Scan:
+    return headers.scan(NOWHERE)
+
+
+BROKEN_LIST = """
+from task_api.tasks import service
+def page(*_):
+    raise RuntimeError("planted")
+service.page = page
+"""
+
+
+@canary("dast/schemathesis", "a handler that answers 500", rule="not_a_server_error", path="GET /tasks")
+def server_error(folder: Path) -> Scan:
+    with planted(folder, BROKEN_LIST) as target:
+        return schemathesis.scan(target, examples=1)
+
+
+@canary("dast/schemathesis", "a target that goes away", problem="schemathesis")
+def schemathesis_nowhere(folder: Path) -> Scan:
+    with planted(folder) as target:
+        gone = Target(NOWHERE.url, accounts=target.accounts)
+        vars(gone)["document"] = target.document
+    return schemathesis.scan(gone, examples=1)
+
+
+@canary("dast/schemathesis", "a tool that crashes half-way", problem="did not reach its end")
+def schemathesis_crashes(_folder: Path) -> Scan:
+    return schemathesis.read(NOWHERE, [{"Initialize": {"schemathesis_version": "0"}}])
+
+
+REFLECTING = """
+from flask import Response, request
+from task_api.http import tasks
+from task_api.http.openapi import Answers, documented
+
+@tasks.blueprint.get("/greeting")
+@documented(query=tasks.TaskQuery, answers=Answers(text=True))
+def greeting():
+    "A page that says what it was told."
+    return Response(f"<p>{request.args.get('q', '')}</p>", content_type="text/html")
+"""
+
+
+@canary(
+    "dast/wapiti", "a page that repeats its input", rule="Reflected Cross Site Scripting", path="GET /tasks/greeting"
+)
+def reflected(folder: Path) -> Scan:
+    with planted(folder, REFLECTING) as target:
+        return wapiti.scan(target)
+
+
+@canary("dast/wapiti", "no page crawled, since the target is gone", problem="crawled no page")
+def wapiti_nowhere(_folder: Path) -> Scan:
+    gone = Target(NOWHERE.url)
+    vars(gone)["document"] = {
+        "openapi": "3.1.0",
+        "info": {"title": "", "version": "1"},
+        "paths": {"/": {"get": {"responses": {}}}},
+    }
+    return wapiti.attack(gone, "token")
+
+
+@canary("dast/wapiti", "a tool that crashes", problem="left no report")
+def wapiti_crashes(folder: Path) -> Scan:
+    return wapiti.read(NOWHERE, folder / "report.json")
+
+
+@canary("dast/log", "a handler that answers 500", rule="server-error", path="GET /tasks")
+def logged_error(folder: Path) -> Scan:
+    with planted(folder, BROKEN_LIST) as target:
+        token = target.tokens(target.accounts["owner"])["access_token"]
+        target.client.get("/tasks", headers=authorization.bearer(token))
+        return log.scan(target)
+
+
+TALKATIVE = """
+from task_api.accounts.service import Accounts
+from task_api.telemetry.logs import log
+real = Accounts.login
+def login(self, given, address):
+    log.info("login", password=given.password)
+    return real(self, given, address)
+Accounts.login = login
+"""
+
+
+@canary("dast/log", "a password in the log", rule="secret-in-log", path="log")
+def logged_secret(folder: Path) -> Scan:
+    with planted(folder, TALKATIVE) as target:
+        target.tokens(target.accounts["owner"])
+        return log.scan(target)
+
+
+@canary("dast/log", "a line that is not JSON", rule="broken-line", path="log")
+def logged_plainly(folder: Path) -> Scan:
+    with planted(folder, 'print("planted", flush=True)\n') as target:
+        return log.scan(target)
+
+
+@canary("dast/log", "no request in the log", problem="looked at nothing")
+def logged_nothing(_folder: Path) -> Scan:
+    return log.scan(NOWHERE)

@@ -1,0 +1,7 @@
+"""`python -m tooling.dast`."""
+
+import sys
+
+from tooling.dast import main
+
+sys.exit(main())

@@ -1,0 +1,267 @@
+"""Who may do what: every operation of the OpenAPI document, asked for by nobody, by others and by forged tokens.
+
+What each caller must be answered follows from the document's `security` alone. So does how an object comes to be that
+somebody may own: by the document's links. An operation that cannot be tried so is itself a finding, which is why a new
+route cannot escape.
+"""
+
+import base64
+import itertools
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import jwt
+
+from tooling.dast.samples import NoSampleError, Sampler
+from tooling.dast.target import Account, Operation, Target
+from tooling.findings import Finding, NotAssessed, Scan, Severity
+
+LIVE = ("owner", "other", "admin")
+WORTHLESS = ("nobody", "expired", "tampered", "alg-none", "revoked")
+CALLERS = (*WORTHLESS, "other", "admin", "owner")
+OK, NOT_FOUND, FORBIDDEN, UNAUTHORIZED = 200, 404, 403, 401
+ID = "id"
+"""The name by which bodies refer to an object."""
+
+
+def encoded(part: bytes) -> str:
+    """Base64url without padding, as JWTs have it (RFC 7515)."""
+    return base64.urlsafe_b64encode(part).rstrip(b"=").decode()
+
+
+def decoded(part: str) -> dict[str, Any]:
+    """Give a header or the claims of a JWT."""
+    value: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    return value
+
+
+@dataclass
+class Callers:
+    """The tokens of all callers."""
+
+    target: Target
+    tokens: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Make the worthless tokens, each of a session that is good but for its one fault."""
+        header, claims = map(decoded, self.new("owner").split(".")[:2])
+        if not self.accepted(self.signed(header, claims)):
+            raise NotAssessed(
+                "a token signed like the service's own is refused, so a refused forgery would prove nothing"
+            )
+        past = claims["exp"] - 2 * (claims["exp"] - claims["iat"])
+        self.tokens["expired"] = self.signed(header, claims | {"iat": past - 1, "exp": past})
+        head, _, signature = self.new("owner").split(".")
+        self.tokens["tampered"] = f"{head}.{self.new('admin').split('.')[1]}.{signature}"
+        unsigned = encoded(json.dumps(header | {"alg": "none"}).encode())
+        self.tokens["alg-none"] = f"{unsigned}.{self.new('admin').split('.')[1]}."
+        self.tokens["revoked"] = self.new("owner")
+        if not self.accepted(self.tokens["revoked"]):
+            raise NotAssessed("a new token is refused")
+        self.target.client.post("/auth/logout", headers=bearer(self.tokens["revoked"]))
+
+    def new(self, account: str) -> str:
+        """Give the token of a new session."""
+        return self.target.tokens(self.target.accounts[account])["access_token"]
+
+    def signed(self, header: dict[str, Any], claims: dict[str, Any]) -> str:
+        """Sign claims with the service's own key."""
+        return jwt.encode(claims, self.target.key, algorithm=header["alg"], headers=header)
+
+    def accepted(self, token: str) -> bool:
+        """Tell whether a token is good."""
+        return self.target.client.get("/auth/me", headers=bearer(token)).status_code == OK
+
+    def live(self, caller: str) -> str:
+        """Give a good token of an account, a new one where the last was used up."""
+        if caller not in self.tokens or not self.accepted(self.tokens[caller]):
+            self.tokens[caller] = self.new(caller)
+        return self.tokens[caller]
+
+    def headers(self, caller: str) -> dict[str, str]:
+        """Give what CALLER sends along."""
+        if caller == "nobody":
+            return {}
+        return bearer(self.live(caller) if caller in LIVE else self.tokens[caller])
+
+
+def bearer(token: str) -> dict[str, str]:
+    """Give the header that carries a token (RFC 6750)."""
+    return {"Authorization": f"Bearer {token}"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One request of the matrix: who asked for what, what had to be answered, and what was."""
+
+    operation: str
+    caller: str
+    expected: str
+    status: int
+    faults: tuple[str, ...]
+
+
+class Matrix:
+    """Asks for every operation as every caller."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.operations = target.operations
+        self.callers = Callers(target)
+        self.secret = f"secret-of-the-owner-{secrets.token_hex(8)}"
+        self.cells: list[Cell] = []
+        self.findings: list[Finding] = []
+
+    def run(self) -> None:
+        """Fill the matrix."""
+        for operation in self.operations:
+            try:
+                count = len(list(self.bodies(operation, Sampler(self.target.document, {ID: 0}))))
+                for number, caller in itertools.product(range(count), CALLERS):
+                    self.ask(
+                        operation, caller, number, f"{operation.label} #{number + 1}" if count > 1 else operation.label
+                    )
+            except NoSampleError as error:
+                self.report(operation, "untried", f"cannot be tried: {error}")
+
+    def scan(self) -> Scan:
+        """Give what is wrong in the matrix."""
+        targets = tuple(f"{cell.operation} as {cell.caller}" for cell in self.cells)
+        version = str(self.target.document["info"]["version"])
+        return Scan(tool="authorization", version=version, targets=targets, findings=tuple(self.findings))
+
+    def report(self, operation: Operation, rule: str, message: str) -> None:
+        """Add a finding."""
+        finding = Finding(
+            tool="authorization",
+            rule=rule,
+            severity=Severity.CRITICAL,
+            message=message,
+            path=operation.label,
+            subject=message,
+        )
+        if finding not in self.findings:
+            self.findings.append(finding)
+
+    def ask(self, operation: Operation, caller: str, number: int, label: str) -> None:
+        """Send the request with the NUMBERth body of an operation as CALLER."""
+        maker, expression = self.maker(operation)
+        given: dict[str, Any] = dict(self.credentials(operation))
+        if maker:
+            made = self.make(maker)
+            given[ID] = value_at(made.json(), expression)
+        sampler = Sampler(self.target.document, given)
+        path = operation.path
+        for parameter in operation.parameters("path"):
+            if not maker:
+                raise NoSampleError(f"no link of the document says where its parameter {parameter['name']} comes from")
+            path = path.replace(f"{{{parameter['name']}}}", str(given[ID]))
+        query = {p["name"]: sampler.alternatives(p["schema"])[0] for p in operation.parameters("query")}
+        content_type, body = list(self.bodies(operation, sampler))[number]
+        content = None if content_type is None else json.dumps(body)
+        owned = path != operation.path or json.dumps({ID: given.get(ID)})[1:-1] in (content or "")
+        headers = self.callers.headers(caller) | ({"Content-Type": content_type} if content_type else {})
+        before = self.seen(made) if owned else None
+        answer = self.target.client.request(operation.method, path, params=query, content=content, headers=headers)
+        faults = list(self.faults(operation, caller, answer, owned=owned))
+        if before is not None and answer.status_code >= OK * 2 and self.seen(made) != before:
+            faults.append("was refused, and yet the owner's object is another now")
+        cell = Cell(label, caller, self.expected(operation, caller, owned=owned), answer.status_code, tuple(faults))
+        self.cells.append(cell)
+        for fault in faults:
+            self.report(operation, f"as-{caller}", f"{caller}: {fault}")
+
+    def expected(self, operation: Operation, caller: str, *, owned: bool) -> str:
+        """Give the status that the document's declarations ask for; 2xx is any success."""
+        if operation.roles is None:
+            return "2xx"
+        if caller in WORTHLESS:
+            return str(UNAUTHORIZED)
+        if operation.roles and self.target.accounts[caller].role not in operation.roles:
+            return str(FORBIDDEN)
+        return str(NOT_FOUND) if owned and caller == "other" else "2xx"
+
+    def faults(self, operation: Operation, caller: str, answer: httpx.Response, *, owned: bool) -> Iterator[str]:
+        """Say what is wrong with an answer."""
+        expected = self.expected(operation, caller, owned=owned)
+        if not (answer.is_success if expected == "2xx" else answer.status_code == int(expected)):
+            yield f"was answered {answer.status_code} where {expected} is due"
+        if answer.status_code == UNAUTHORIZED and "www-authenticate" not in answer.headers:
+            yield "was answered 401 without WWW-Authenticate (RFC 9110)"
+        if caller not in ("owner", "admin") and any(self.secret in page for page in self.pages(answer)):
+            yield "was shown what the owner wrote"
+
+    def pages(self, answer: httpx.Response) -> Iterator[str]:
+        """Give the text of an answer, and of the pages that its Link headers (RFC 8288) lead to."""
+        yield answer.text
+        while following := answer.links.get("next", {}).get("url"):
+            headers = {"Authorization": answer.request.headers["Authorization"]}
+            answer = self.target.client.get(following, headers=headers)
+            yield answer.text
+
+    def credentials(self, operation: Operation) -> dict[str, str]:
+        """Give what an operation for everybody may ask for: a new address where it makes an account."""
+        if operation.roles is not None:
+            return {}
+        known = self.target.accounts["other"]
+        makes = "201" in operation.declared["responses"]
+        account = Account(f"new-{secrets.token_hex(4)}@example.com") if makes else known
+        given = {"email": account.email, "password": account.password}
+        if "refresh_token" in json.dumps(self.body_schema(operation)):
+            given["refresh_token"] = self.target.tokens(known)["refresh_token"]
+        return given
+
+    def body_schema(self, operation: Operation) -> dict[str, Any]:
+        """Give the schema of an operation's body, references followed once."""
+        for content in operation.declared.get("requestBody", {}).get("content", {}).values():
+            return dict(Sampler(self.target.document, {}).resolve(content["schema"]))
+        return {}
+
+    def bodies(self, operation: Operation, sampler: Sampler) -> Iterator[tuple[str | None, Any]]:
+        """Give each body that is to be tried, with its content type; one of None where the operation takes none."""
+        content = operation.declared.get("requestBody", {}).get("content", {})
+        if not content:
+            yield None, None
+        for content_type, media in content.items():
+            for body in sampler.alternatives(media["schema"]):
+                yield content_type, body
+
+    def maker(self, operation: Operation) -> tuple[Operation | None, str]:
+        """Give the operation that makes what this one is about, and the link's expression for its id.
+
+        A link of the document says so; for an operation without one, a link from what its path is under does.
+        """
+        nearest: tuple[Operation | None, str] = (None, "")
+        for maker in self.operations:
+            for link in maker.declared["responses"].get("201", {}).get("links", {}).values():
+                for expression in link.get("parameters", {}).values():
+                    if link["operationId"] == operation.declared["operationId"]:
+                        return maker, expression
+                    if f"{operation.path}/".startswith(f"{maker.path}/") and maker.roles is not None:
+                        nearest = maker, expression
+        return nearest
+
+    def make(self, maker: Operation) -> httpx.Response:
+        """Make an object of the owner's whose texts hold the secret."""
+        sampler = Sampler(self.target.document, {}, text=self.secret)
+        _, body = next(self.bodies(maker, sampler))
+        made = self.target.client.request(maker.method, maker.path, json=body, headers=self.callers.headers("owner"))
+        if not made.is_success:
+            raise NoSampleError(f"{maker.label} makes nothing: {made.status_code} {made.text[:200]}")
+        return made
+
+    def seen(self, made: httpx.Response) -> tuple[int, str]:
+        """Give what the owner sees of an object."""
+        answer = self.target.client.get(made.headers["Location"], headers=self.callers.headers("owner"))
+        return answer.status_code, answer.text
+
+
+def value_at(body: Any, expression: str) -> Any:
+    """Evaluate a runtime expression of OpenAPI, `$response.body#/POINTER`, on a body."""
+    for part in expression.removeprefix("$response.body#/").split("/"):
+        body = body[int(part)] if isinstance(body, list) else body[part]
+    return body

@@ -1,0 +1,67 @@
+"""The headers that keep a browser from doing harm (OWASP's HTTP Headers Cheat Sheet), on answers of every kind."""
+
+import re
+from collections.abc import Callable, Iterator
+
+import httpx
+
+from tooling.dast.target import Target
+from tooling.findings import Finding, NotAssessed, Scan, Severity
+
+FOREIGN = "https://attacker.example"
+REQUIRED: dict[str, Callable[[str], bool]] = {
+    "X-Content-Type-Options": lambda value: value == "nosniff",
+    "X-Frame-Options": lambda value: value in {"DENY", "SAMEORIGIN"},
+    "Content-Security-Policy": lambda value: "default-src 'none'" in value and "frame-ancestors 'none'" in value,
+    "Referrer-Policy": lambda value: value in {"no-referrer", "same-origin"},
+    "Cross-Origin-Resource-Policy": lambda value: value == "same-origin",
+    "Cache-Control": lambda value: "no-store" in value or "private" in value,
+}
+CACHEABLE = re.compile(r"/docs/.+")
+"""Files of the documents' page: the same for everybody."""
+VERSION = re.compile(r"\d+\.\d+")
+
+
+def requests(target: Target) -> Iterator[tuple[str, str, dict[str, str], bytes]]:
+    """Give (method, path, headers, body): every operation without a token, the documents, and answers to mistakes."""
+    for operation in target.operations:
+        yield operation.method, re.sub(r"\{[^}]*\}", "1", operation.path), {}, b""
+    owner = {"Authorization": f"Bearer {target.tokens(target.accounts['owner'])['access_token']}"}
+    for path in ("/openapi.json", "/docs", "/docs/start.js", "/no-such-page", "/tasks", "/auth/me"):
+        yield "GET", path, owner, b""
+    yield "PATCH", "/health", {}, b""
+    yield "TRACE", "/tasks", {}, b""
+    yield "POST", "/tasks", owner | {"Content-Type": "application/json"}, b"{"
+    yield "OPTIONS", "/tasks", {"Access-Control-Request-Method": "DELETE"}, b""
+
+
+def faults(path: str, answer: httpx.Response) -> Iterator[tuple[str, str]]:
+    """Give (rule, message) for each header of an answer that is not as it must be."""
+    for name, right in REQUIRED.items():
+        if name == "Cache-Control" and CACHEABLE.fullmatch(path):
+            continue
+        values = answer.headers.get_list(name)
+        if len(values) != 1 or not right(values[0]):
+            yield name.lower(), f"{name} is {values or 'missing'}"
+    for name in ("Server", "X-Powered-By"):
+        if VERSION.search(answer.headers.get(name, "")):
+            yield "version-disclosure", f"{name} tells a version: {answer.headers[name]}"
+    if "access-control-allow-origin" in answer.headers:
+        yield "foreign-origin", f"{FOREIGN} may read this: Access-Control-Allow-Origin"
+
+
+def scan(target: Target) -> Scan:
+    """Look at the headers of an answer of each kind."""
+    findings: dict[tuple[str, str], Finding] = {}
+    seen = []
+    for method, path, headers, body in requests(target):
+        place = target.place(method, path)
+        try:
+            answer = target.client.request(method, path, headers={"Origin": FOREIGN, **headers}, content=body)
+        except httpx.HTTPError as error:
+            raise NotAssessed(f"{place} was not answered: {error}") from error
+        seen.append(f"{place}: {answer.status_code}")
+        for rule, message in faults(path, answer):
+            finding = Finding(tool="headers", rule=rule, severity=Severity.MEDIUM, message=message, path=place)
+            findings.setdefault((rule, place), finding)
+    return Scan(tool="headers", version=httpx.__version__, targets=tuple(seen), findings=tuple(findings.values()))

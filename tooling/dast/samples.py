@@ -1,0 +1,70 @@
+"""Values that a JSON schema of the OpenAPI document accepts: the least ones, and one for each alternative."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+INSTANT = "2030-01-01T00:00:00Z"
+
+
+class NoSampleError(Exception):
+    """A schema has something that is not known here; the message says what."""
+
+
+@dataclass
+class Sampler:
+    """Makes values for schemas of one document: a property whose name is in GIVEN is that, other strings are TEXT."""
+
+    document: Mapping[str, Any]
+    given: Mapping[str, Any]
+    text: str = "attempt"
+
+    def resolve(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Follow references within the document."""
+        while "$ref" in schema:
+            found: Any = self.document
+            for part in schema["$ref"].removeprefix("#/").split("/"):
+                found = found[part]
+            schema = found
+        return schema
+
+    def alternatives(self, schema: Mapping[str, Any]) -> list[Any]:
+        """Give a value for each alternative of the schema. Raises `NoSampleError`."""
+        schema = self.resolve(schema)
+        for word in ("anyOf", "oneOf"):
+            if word in schema:
+                return [value for choice in schema[word] for value in self.alternatives(choice)]
+        if "const" in schema or "enum" in schema:
+            return [schema["const"] if "const" in schema else schema["enum"][0]]
+        match schema.get("type"):
+            case "object":
+                return self.objects(schema)
+            case "array":
+                return [[value] for value in self.alternatives(schema["items"])] if schema.get("minItems") else [[]]
+        return [self.scalar(schema)]
+
+    def scalar(self, schema: Mapping[str, Any]) -> Any:
+        """Give the value for a schema of one. Raises `NoSampleError`."""
+        if schema.get("format") == "date-time":
+            return INSTANT
+        least = {
+            "string": self.text.ljust(schema.get("minLength", 0), "x")[: schema.get("maxLength")],
+            "integer": schema.get("minimum", 1),
+            "number": schema.get("minimum", 1),
+            "boolean": False,
+            "null": None,
+        }
+        if schema.get("type") not in least:
+            raise NoSampleError(f"no value is known for the schema {schema}")
+        return least[schema["type"]]
+
+    def objects(self, schema: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Give objects with the required properties alone, so many that each alternative of each of them is in one."""
+        choices = {}
+        for name in schema.get("required", []):
+            if name in self.given:
+                choices[name] = [self.given[name]]
+            else:
+                choices[name] = self.alternatives(schema["properties"][name])
+        count = max(map(len, choices.values()), default=1)
+        return [{name: values[min(i, len(values) - 1)] for name, values in choices.items()} for i in range(count)]
