@@ -9,10 +9,9 @@ from pathlib import Path
 from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
-
 from rich.console import Console
 
-from tooling import compose
+from tooling import compose, secrets
 from tooling.compose import ComposeError
 from tooling.deploy import REPORTS, DeployError, cluster, rollout, trust, view
 from tooling.deploy import backup as backups
@@ -48,6 +47,12 @@ def up(_context: Context, grafana: bool = True, traces: bool = False) -> None:
     """Build and start everything with Docker Compose, wait until it is healthy, and print the addresses."""
     with plain_errors():
         compose.up(grafana=grafana, traces=traces)
+
+
+@task
+def rotate_keys(_context: Context) -> None:
+    """Renew the key that signs access tokens; those signed by the one before stay valid. `up` or `deploy` puts it to use."""
+    print(f"{secrets.rotate()} signs from the next `./dev up` or `./dev deploy` on")
 
 
 @task(help={"volumes": "delete the data too: tasks, metrics, dashboards' state"})
@@ -163,14 +168,14 @@ WHERE = {
 @task(
     help={
         **WHERE,
-        "image": "REPOSITORY@sha256:DIGEST, whose provenance is verified; without it this checkout is built and scanned",
+        "image": "REPOSITORY@sha256:DIGEST, whose provenance is verified; by default this checkout, built and scanned",
         "accept_unassessed": "deploy although no vulnerability database could be had to scan the image with",
     }
 )
 def deploy(
     _context: Context, overlay: str = "kind", context: str = "", image: str = "", accept_unassessed: bool = False
 ) -> None:
-    """Bring a cluster, made where there is none, to a scaled and verified service; roll back when it does not come up."""
+    """Bring a cluster, made where there is none, to a scaled and verified service, or roll back."""
     with deploying("deploy") as steps:
         target = Target.of(overlay, context)
         problem = ""
@@ -186,7 +191,7 @@ def deploy(
         finally:
             steps.write(REPORTS, problem)
         print(
-            f"\n{target.url()} serves {checked} (first 200 after {steps.marks['first 200']:.0f} s); {REPORTS}/deploy.html"
+            f"\n{target.url()} serves {checked}, first 200 after {steps.marks['first 200']:.0f} s; {REPORTS}/deploy.html"
         )
 
 

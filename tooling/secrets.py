@@ -1,12 +1,9 @@
 """The installation's own secrets: made once, at random, into env files that git ignores and only their owner may read.
 
-Compose reads them by `env_file`, Kubernetes by `kubectl create secret generic --from-env-file`.
-`python -m tooling.secrets` makes those that are missing; `python -m tooling.secrets --rotate` renews the JWT key.
+Compose reads them by `env_file`; deploying to a cluster of one's own makes Secrets of them.
 """
 
-import argparse
 import secrets
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -67,18 +64,3 @@ def _write(path: Path, values: dict[str, str]) -> None:
     draft.touch(mode=0o600)
     draft.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
     draft.replace(path)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Make or rotate, and name what was written, never a secret itself."""
-    parser = argparse.ArgumentParser(prog="python -m tooling.secrets", description=__doc__)
-    parser.add_argument("--rotate", action="store_true", help="renew the key that signs the access tokens")
-    if parser.parse_args(arguments).rotate:
-        print(f"new JWT key {rotate(FOLDER)}: restart the service to sign with it")
-    else:
-        print("\n".join(f"{path.relative_to(FOLDER.parent)}" for path in ensure(FOLDER).values()))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
