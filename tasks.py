@@ -51,7 +51,7 @@ def up(_context: Context, grafana: bool = True, traces: bool = False) -> None:
 
 @task
 def rotate_keys(_context: Context) -> None:
-    """Renew the key that signs access tokens; those signed by the one before stay valid. `up` or `deploy` puts it to use."""
+    """Renew the key that signs access tokens; `up` or `deploy` puts it to use. Tokens of the one before stay valid."""
     print(f"{secrets.rotate()} signs from the next `./dev up` or `./dev deploy` on")
 
 
