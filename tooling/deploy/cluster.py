@@ -24,7 +24,7 @@ BACKUPS = ROOT / ".cache" / "backups"
 
 
 def run(*command: str, say: Say | None = None) -> str:
-    """Run a program in the repository's folder, telling its news, and give its output. Raises `DeployError` when it fails."""
+    """Run a program in the repository, telling its news, and give its output. Raises `DeployError` when it fails."""
     program = str(require(command[0]))
     lines: list[str] = []
     with subprocess.Popen(
@@ -73,7 +73,7 @@ def check() -> None:
 def create(say: Say) -> None:
     """Make the cluster, or check that the one there answers."""
     BACKUPS.mkdir(parents=True, exist_ok=True)
-    BACKUPS.chmod(0o777)  # PostgreSQL's user writes here from inside the cluster; the dumps themselves are 0600  # noqa: S103
+    BACKUPS.chmod(0o777)  # PostgreSQL's user writes here from inside the cluster; the dumps themselves are 0600
     if not exists():
         run("kind", "create", "cluster", "--config", str(K8S / "cluster.yaml"), "--wait", "120s", say=say)
         return
@@ -88,7 +88,7 @@ def create(say: Say) -> None:
 
 
 def load(images: Iterable[str], say: Say) -> None:
-    """Copy those of the images that this machine's engine holds into the workers; the cluster pulls the others itself."""
+    """Copy the images that this machine's engine holds into the workers; the cluster pulls the others itself."""
     held = [image for image in sorted(images) if _held(image)]
     workers = [node for node in run("kind", "get", "nodes", "--name", NAME).split() if "control-plane" not in node]
     missing = [image for image in held if not all(_has(node, image) for node in workers)]

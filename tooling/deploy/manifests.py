@@ -49,8 +49,8 @@ def render(kube: Kube, overlay: Path, image: str, *, generate_secrets: bool) -> 
             files = secrets.ensure()
             for file in files.values():
                 shutil.copy(file, folder)
-            # The service's name carries a hash of its content, so that a rotated key makes a rollout; the database's password
-            # is fixed when the database is made.
+            # The service's name carries a hash of its content, so that a rotated key makes a rollout; the database's
+            # password is fixed when the database is made.
             kustomization["secretGenerator"] = [
                 {"name": "task-api", "envs": [files["task_api"].name]},
                 {"name": "postgres", "envs": [files["postgres"].name], "options": {"disableNameSuffixHash": True}},

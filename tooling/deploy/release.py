@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tooling.deploy import REPORTS, DeployError, backup, cluster, manifests, rollout, verify
+from tooling.deploy import DeployError, backup, cluster, manifests, rollout, verify
 from tooling.deploy.kube import Change, Kube, Object
 from tooling.deploy.steps import Say, Steps
 
@@ -42,7 +42,7 @@ class Target:
 def deploy(target: Target, image: str, steps: Steps) -> None:
     """Bring the cluster to what the overlay says with IMAGE, and prove that it works.
 
-    IMAGE must have been checked before. Raises `DeployError` when it does not come up; what served before serves again then.
+    IMAGE must have been checked before. Raises `DeployError` when it does not come up; then what served before serves.
     """
     kube = target.kube
     if target.local:
@@ -61,11 +61,12 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
             steps,
             kube.apply([item for item in manifests.of_stage(objects, "foundation") if item["kind"] != "Namespace"]),
         )
-    for name in ("database", "monitoring"):
-        if workloads := manifests.of_stage(objects, name):
-            with steps.step(name) as say:
-                show(steps, kube.apply(workloads))
-                wait_for(kube, workloads, say)
+    monitoring = manifests.of_stage(objects, "monitoring")
+    show(steps, kube.apply(monitoring))  # it starts while the rest goes on
+    if database := manifests.of_stage(objects, "database"):
+        with steps.step("PostgreSQL") as say:
+            show(steps, kube.apply(database))
+            wait_for(kube, database, say)
     for job in manifests.of_stage(objects, "migration"):
         with steps.step("migration") as say:
             backup.migrate(kube, job, say)
@@ -73,6 +74,10 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
         with steps.step("metrics-server") as say:
             cluster.serve_metrics(say)
     roll_out(target, manifests.of_stage(objects, "service"), steps)
+    if monitoring:
+        with steps.step("monitoring") as say:
+            wait_for(kube, monitoring, say)
+            verify.scraped(kube, say)
     with steps.step("remove settings that no revision uses") as say:
         removed = prune(kube, objects)
         say(f"{len(removed)} removed")
@@ -119,8 +124,6 @@ def roll_out(target: Target, objects: Sequence[Object], steps: Steps) -> None:
         steps.mark("first 200")
         with steps.step("write and read a task") as say:
             verify.task_round(target.url(), say)
-        with steps.step("metrics scraped") as say:
-            verify.scraped(kube, say)
         with steps.step("autoscaler reads real numbers") as say:
             verify.autoscaler_reads(kube, say)
     except DeployError as error:
@@ -128,7 +131,7 @@ def roll_out(target: Target, objects: Sequence[Object], steps: Steps) -> None:
 
 
 def apply_service(kube: Kube, objects: Sequence[Object], *, first: bool) -> list[Change]:
-    """Apply the workloads. How many pods a scaled one has is the manifest's to say the first time, the autoscaler's ever after."""
+    """Apply the workloads. The manifest says how many pods a scaled one has the first time, the autoscaler ever after."""
     scaled = {item["spec"]["scaleTargetRef"]["name"] for item in objects if item["kind"] == "HorizontalPodAutoscaler"}
     deployments = [item for item in objects if item["kind"] == "Deployment" and item["metadata"]["name"] in scaled]
     if first:

@@ -161,8 +161,8 @@ def ready(pod: Object) -> bool:
 def roll_back(kube: Kube, name: str, say: Say, *, to: int = 0) -> int:
     """Give a Deployment the pods of its revision TO, by default the one before the newest, and wait for them.
 
-    Gives the revision gone back to. Raises `DeployError` where there is none. The whole template comes back (image, settings,
-    resources); `apply` does it, so that later deploys own every field, which `kubectl rollout undo` would not leave so.
+    Gives the revision gone back to. Raises `DeployError` where there is none. The whole template comes back (image,
+    settings, resources); `apply` does it, so that later deploys own every field, unlike after `kubectl rollout undo`.
     """
     deployment = kube.get("deployment", name)
     if deployment is None:
@@ -183,7 +183,7 @@ def roll_back(kube: Kube, name: str, say: Say, *, to: int = 0) -> int:
 
 
 def renewed(deployment: Object, template: Object) -> Object:
-    """Give a Deployment for `apply` that differs from the one that runs in its pods alone; their number stays the autoscaler's."""
+    """Give a Deployment for `apply` that differs from the one that runs in its pods, not in their number."""
     spec = {key: value for key, value in deployment["spec"].items() if key != "replicas"} | {"template": template}
     metadata = {key: deployment["metadata"][key] for key in ("name", "namespace", "labels")}
     return {"apiVersion": deployment["apiVersion"], "kind": "Deployment", "metadata": metadata, "spec": spec}

@@ -21,10 +21,10 @@ def pushed(reference: str) -> str:
 
 
 def built_here(tell: Callable[[str], None], *, accept_unassessed: bool) -> str:
-    """Build and scan this checkout's image and give its name, which holds its digest. Raises `DeployError` where it is not clean.
+    """Build and scan this checkout's image, and give a name that holds its digest. Raises `DeployError` unless clean.
 
-    ACCEPT_UNASSESSED lets an image through that could not be assessed, for want of a vulnerability database; never one with
-    findings.
+    ACCEPT_UNASSESSED lets an image through that could not be assessed, for want of a vulnerability database; never one
+    with findings.
     """
     try:
         name = images.build()
@@ -51,7 +51,7 @@ def _subject(report: Report) -> str:
 
 
 def judged(report: Report, identity: str, *, accept_unassessed: bool) -> str:
-    """Say in words what the scan says of the image with this identity. Raises `DeployError` where it must not be deployed."""
+    """Say in words what the scan says of the image with this identity. Raises `DeployError` where that forbids it."""
     verdict = report.verdict
     if verdict is Verdict.NOT_ASSESSED and accept_unassessed:
         problems = "; ".join(scan.problem.partition(" (")[0] for scan in report.scans if scan.problem)

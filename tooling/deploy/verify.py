@@ -16,7 +16,7 @@ ACCOUNT = "deploy-check@example.com"
 
 
 def until(condition: Callable[[], str], say: Say, *, timeout: float) -> None:
-    """Ask CONDITION again and again until it gives nothing. Raises `DeployError` with what it still gives after TIMEOUT seconds."""
+    """Ask CONDITION until it gives nothing. Raises `DeployError` with what it still gives after TIMEOUT seconds."""
     deadline = time.monotonic() + timeout
     while problem := condition():
         if time.monotonic() > deadline:
@@ -102,7 +102,7 @@ def scraped(kube: Kube, say: Say, *, timeout: float = 60) -> None:
 
 
 def autoscaler_text(autoscaler: Object) -> tuple[bool, str]:
-    """Tell whether the autoscaler has a number for each of its metrics, and write the numbers as `kubectl get hpa` does."""
+    """Tell whether the autoscaler has a number for each metric, and write them as `kubectl get hpa` does."""
     current = {
         metric["resource"]["name"]: metric["resource"]["current"].get("averageUtilization")
         for metric in autoscaler.get("status", {}).get("currentMetrics") or []

@@ -14,7 +14,7 @@ API = {"app.kubernetes.io/component": "api"}
 
 
 def show(kube: Kube, url: str, console: Console) -> None:
-    """Print the service's pods, its autoscaler and the last warnings. Raises `DeployError` where nothing is deployed."""
+    """Print the pods, the autoscaler and the last warnings. Raises `DeployError` where nothing is deployed."""
     deployment = kube.get("deployment", "task-api")
     if deployment is None:
         raise DeployError(f"nothing is deployed in namespace {kube.namespace} of {kube.context}: run `./dev deploy`")

@@ -1,1 +1,1 @@
-"""Proofs on a real cluster, under load: `python -m tooling.e2e`. See `proofs` for what is proven, `load` for the load."""
+"""Proofs on a real cluster: `python -m tooling.e2e`. See `proofs` for what is proven, `load` for the load."""

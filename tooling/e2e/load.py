@@ -21,7 +21,7 @@ from loadtests.record import Recorder, Requests
 
 TIMEOUT = 30.0
 WRITE_EVERY = 4  # requests
-RETRY_FOR = 60.0  # seconds
+RETRY_FOR = 90.0  # seconds
 PAGE = 100
 
 
@@ -54,7 +54,9 @@ class Load:
     """A load on URL by several accounts, written into a flight record.
 
     While `outage` is set, 503 with Retry-After is an answer that clients expect: they ask again with the same
-    idempotency key, as they are told to, and it counts as `refused` instead of `failed`.
+    idempotency key, as they are told to, and it counts as `refused` instead of `failed`; so does 409 with Retry-After,
+    which says that the key's first request is not known to have ended. While `crash` is set, a connection that is cut
+    counts as `cut`, and clients ask again once, at once and with the same key, as HTTP lets them (RFC 9110, 9.2.2).
     """
 
     def __init__(self, url: str, recorder: Recorder, *, accounts: int = 4) -> None:
@@ -62,8 +64,10 @@ class Load:
         self.recorder = recorder
         self.rate = 0.0
         self.outage = False
+        self.crash = False
         self.failed: list[Trouble] = []
         self.refused: list[Trouble] = []
+        self.cut: list[Trouble] = []
         self.requests = 0
         self.run = secrets.token_hex(4)
         self.accounts = [self._register(number) for number in range(accounts)]
@@ -136,8 +140,10 @@ class Load:
             due = time.monotonic()
 
     def _told_to_wait(self, response: httpx.Response | None) -> bool:
-        unavailable = response is not None and response.status_code == httpx.codes.SERVICE_UNAVAILABLE
-        return bool(self.outage and unavailable and response is not None and "Retry-After" in response.headers)
+        waits = (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.CONFLICT)
+        return bool(
+            self.outage and response is not None and response.status_code in waits and "Retry-After" in response.headers
+        )
 
     async def _send(
         self,
@@ -148,23 +154,31 @@ class Load:
         due: float,
         headers: dict[str, str],
         body: object = None,
+        *,
+        again: bool = False,
     ) -> httpx.Response | None:
         sent = time.monotonic()
+        response: httpx.Response | None = None
+        problem = ""
         try:
             response = await client.request(method, path, headers=headers, json=body)
         except httpx.TransportError as error:
-            response, problem = None, f"{type(error).__name__}: {error}"
+            problem = f"{type(error).__name__}: {error}"
+            if self.crash and not again:
+                self.cut.append(Trouble(time.time(), name, problem))
+                return await self._send(client, method, path, name, due, headers, body, again=True)
         else:
-            problem = "" if response.is_success else f"{response.status_code}: {response.text[:200]}"
+            if not response.is_success:
+                problem = f"{response.status_code}: {response.text[:200]}"
         ended = time.monotonic()
         self.requests += 1
-        refused = self._told_to_wait(response)
         second = self._seconds[int(time.time()), name]
         histogram.record(second.latency, (ended - sent) * 1000)
         histogram.record(second.intended, (ended - due) * 1000)
         if problem:
             second.failures += 1
-            (self.refused if refused else self.failed).append(Trouble(time.time(), name, problem))
+            kept = self.refused if self._told_to_wait(response) else self.failed
+            kept.append(Trouble(time.time(), name, problem))
         return response
 
     async def _flush_often(self) -> None:

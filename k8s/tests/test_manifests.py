@@ -1,0 +1,174 @@
+"""What every overlay must be, rendered as a deploy renders it."""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tooling.tools import call
+
+K8S = Path(__file__).parent.parent
+ROOT = K8S.parent
+VERSION = "1.34"
+OVERLAYS = ["kind", "eks", "gke"]
+EVERYTHING = [*(f"overlays/{name}" for name in OVERLAYS), "metrics-server"]
+
+Object = dict[str, Any]
+
+
+@cache
+def text(folder: str) -> str:
+    """Render a folder of k8s/."""
+    return call("kubectl", "kustomize", K8S / folder)
+
+
+def objects(folder: str) -> list[Object]:
+    return [item for item in yaml.safe_load_all(text(folder)) if item]
+
+
+def one(folder: str, kind: str, name: str = "task-api") -> Object:
+    (found,) = [item for item in objects(folder) if item["kind"] == kind and item["metadata"]["name"] == name]
+    return found
+
+
+def pod_specs(value: Any) -> Iterator[Object]:
+    """Find every pod's spec."""
+    if isinstance(value, dict):
+        if isinstance(value.get("containers"), list):
+            yield value
+        for inner in value.values():
+            yield from pod_specs(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from pod_specs(inner)
+
+
+def misconfigurations(folder: Path) -> list[str]:
+    """Give Trivy's checks that fail, HIGH or worse; raise where it looked at nothing."""
+    options = ["--quiet", "--skip-check-update", "--severity=HIGH,CRITICAL", "--format=json"]
+    report = json.loads(call("trivy", "config", *options, folder))
+    assert report.get("Results"), "Trivy has looked at nothing"
+    return [
+        f"{found['ID']} {found['Title']}"
+        for result in report["Results"]
+        for found in result.get("Misconfigurations", [])
+    ]
+
+
+@pytest.mark.parametrize("folder", EVERYTHING)
+def test_holds_to_the_schemas_of_kubernetes(folder: str) -> None:
+    for item in objects(folder):
+        kubernetes_validate.validate(item, VERSION, strict=True)
+
+
+def test_the_schemas_reject_an_unknown_field() -> None:
+    broken = one("overlays/kind", "Deployment")
+    broken["spec"]["template"]["spec"]["containers"][0]["liveness"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError, match="liveness"):
+        kubernetes_validate.validate(broken, VERSION, strict=True)
+
+
+@pytest.mark.parametrize("folder", EVERYTHING)
+def test_trivy_has_no_high_finding(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "rendered.yaml").write_text(text(folder))
+    assert misconfigurations(tmp_path) == []
+
+
+def test_trivy_finds_a_privileged_pod(tmp_path: Path) -> None:
+    broken = one("overlays/kind", "Deployment")
+    broken["spec"]["template"]["spec"]["containers"][0]["securityContext"] = {"privileged": True}
+    (tmp_path / "rendered.yaml").write_text(yaml.safe_dump(broken))
+    assert any("KSV017" in finding for finding in misconfigurations(tmp_path))
+
+
+@pytest.mark.parametrize("folder", EVERYTHING)
+def test_a_pod_gets_a_token_only_where_it_speaks_to_the_api(folder: str) -> None:
+    with_token = {
+        item["metadata"]["name"]
+        for item in objects(folder)
+        for spec in pod_specs(item)
+        if spec.get("automountServiceAccountToken") is not False
+    }
+    assert with_token <= {"prometheus", "kube-state-metrics", "metrics-server"}
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_pod_outlives_its_own_draining(name: str) -> None:
+    spec = one(f"overlays/{name}", "Deployment")["spec"]["template"]["spec"]
+    source = spec["containers"][0]["envFrom"][0]["configMapRef"]["name"]
+    settings = one(f"overlays/{name}", "ConfigMap", source)["data"]
+    leaving = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    drain = leaving + float(settings["DRAIN_SECONDS"]) + float(settings["GRACEFUL_TIMEOUT"])
+    assert leaving > 0
+    assert drain < spec["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_quota_has_room_for_the_most_pods_and_a_rollout(name: str) -> None:
+    found = objects(f"overlays/{name}")
+    most = one(f"overlays/{name}", "HorizontalPodAutoscaler")["spec"]["maxReplicas"]
+    surge = one(f"overlays/{name}", "Deployment")["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
+    quota = one(f"overlays/{name}", "ResourceQuota")["spec"]["hard"]
+    needed = {"pods": 0.0, "requests.cpu": 0.0, "requests.memory": 0.0, "limits.cpu": 0.0, "limits.memory": 0.0}
+    for item in found:
+        copies = most + surge if item["kind"] == "Deployment" and item["metadata"]["name"] == "task-api" else 1
+        for spec in pod_specs(item):
+            needed["pods"] += copies
+            for container in spec["containers"]:
+                for kind, resources in container["resources"].items():
+                    for resource, amount in resources.items():
+                        needed[f"{kind}.{resource}"] += copies * quantity(amount)
+    assert {key: amount for key, amount in needed.items() if amount > quantity(quota[key])} == {}
+
+
+def quantity(amount: str) -> float:
+    factors = {"": 1.0, "m": 1e-3, "Mi": 2.0**20, "Gi": 2.0**30}
+    number, unit = re.fullmatch(r"([\d.]+)(\D*)", str(amount)).groups()  # type: ignore[union-attr]
+    return float(number) * factors[unit]
+
+
+def test_the_cluster_maps_the_port_of_the_service() -> None:
+    nodes = yaml.safe_load((K8S / "cluster.yaml").read_text())["nodes"]
+    (mapping,) = nodes[0]["extraPortMappings"]
+    (port,) = one("overlays/kind", "Service")["spec"]["ports"]
+    assert (mapping["containerPort"], mapping["listenAddress"]) == (port["nodePort"], "127.0.0.1")
+
+
+@pytest.mark.parametrize("name", ["eks", "gke"])
+def test_what_is_your_own_stands_in_the_settings_alone(name: str) -> None:
+    settings = yaml.safe_load((K8S / "overlays" / name / "settings.yaml").read_text())["data"]
+    ingress = one(f"overlays/{name}", "Ingress")["spec"]
+    assert {ingress["rules"][0]["host"], *ingress["tls"][0]["hosts"]} == {settings["host"]}
+    annotations = one(f"overlays/{name}", "ServiceAccount")["metadata"]["annotations"]
+    assert set(annotations.values()) <= set(settings.values())
+    assert not [item for item in objects(f"overlays/{name}") if item["metadata"]["name"] == "settings"]
+    assert one(f"overlays/{name}", "Service")["spec"]["type"] == "ClusterIP"
+    assert "kind: Secret" not in text(f"overlays/{name}")
+
+
+def test_compose_and_the_cluster_run_the_same_images() -> None:
+    composed = {
+        service["image"] for service in yaml.safe_load((ROOT / "compose.yaml").read_text())["services"].values()
+    }
+    names = {image.partition(":")[0]: image for image in composed}
+    for item in objects("overlays/kind"):
+        for spec in pod_specs(item):
+            for container in spec["containers"]:
+                name = container["image"].partition(":")[0]
+                assert container["image"] == names.get(name, container["image"]) or name == "task-api"
+
+
+def test_prometheus_gets_every_rule_file() -> None:
+    mounted = {
+        key
+        for item in objects("overlays/kind")
+        if item["kind"] == "ConfigMap" and item["metadata"]["name"].startswith("prometheus-rules")
+        for key in item["data"]
+    }
+    assert mounted == {path.name for path in (ROOT / "monitoring" / "prometheus" / "rules").glob("*.yml")}
