@@ -107,7 +107,8 @@ def test_prometheus_scrapes_every_target_each_ten_seconds_and_keeps_fifteen_days
 
 @pytest.mark.usefixtures("stack")
 def test_an_alert_goes_all_the_way_to_the_receiver() -> None:
-    assert wait_for(lambda: "Watchdog" in docker_compose("logs", "--no-log-prefix", "alert-receiver"), 60)
+    # Prometheus drops what it has to say before it has found Alertmanager, and says it again after a minute.
+    assert wait_for(lambda: "Watchdog" in docker_compose("logs", "--no-log-prefix", "alert-receiver"), 150)
 
 
 def test_a_lost_database_comes_back_from_its_backup(
