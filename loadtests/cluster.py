@@ -50,7 +50,7 @@ def _api(context: str) -> Iterator[httpx.Client]:
     command = [str(require("kubectl")), "--context", context, "proxy", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as proxy:
         try:
-            assert proxy.stdout is not None  # noqa: S101 - it is a pipe
+            assert proxy.stdout is not None  # it is a pipe
             said = proxy.stdout.readline().strip()  # "Starting to serve on 127.0.0.1:41234"
             if not said.startswith("Starting to serve on "):
                 raise ClusterError(f"kubectl proxy did not start: {said}")

@@ -25,7 +25,7 @@ CONVERTER_ARGUMENTS = re.compile(r"(<\w+)\([^)]*\):")  # "<int(max=9):task_id>" 
 def status(url: str) -> int:
     """Give the status that a GET of `url` answers, 0 for none at all."""
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - the host under test
+        with urllib.request.urlopen(url, timeout=10) as answer:  # the host under test
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -162,7 +162,7 @@ class Collector:
         options = self._environment.parsed_options
         while options.metrics and self._recorder is recorder:
             try:
-                with urllib.request.urlopen(f"{self._environment.host}{options.metrics}", timeout=10) as answer:  # noqa: S310
+                with urllib.request.urlopen(f"{self._environment.host}{options.metrics}", timeout=10) as answer:
                     text = answer.read().decode()
             except OSError as error:
                 recorder.event("note", f"the service's own metrics could not be read: {error}")
@@ -188,7 +188,7 @@ def attach(environment: Any) -> Collector:
     """Attach what this process needs: a worker reports to the master, the master writes, an only process does both."""
     generator = None if isinstance(environment.runner, MasterRunner) else Generator(environment)
     if isinstance(environment.runner, WorkerRunner):
-        assert generator is not None  # noqa: S101 - a worker is no master
+        assert generator is not None  # a worker is no master
 
         def report(data: dict[str, Any], **_: Any) -> None:
             data["record"] = msgspec.msgpack.encode(generator.take())

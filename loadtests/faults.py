@@ -45,7 +45,7 @@ class Faulty:
         if 0 <= into < faults.stall_seconds:
             time.sleep(faults.stall_seconds - into)
         if faults.slow_prefix and path.startswith(faults.slow_prefix):
-            time.sleep(faults.slow_seconds * random.uniform(0.9, 1.1))  # noqa: S311 - a delay, not a secret
+            time.sleep(faults.slow_seconds * random.uniform(0.9, 1.1))  # a delay, not a secret
         counts = faults.error_every and not path.startswith(("/auth", "/metrics"))
         if counts and next(self._counter) % faults.error_every == 0:
             return InternalServerError()(environ, start_response)

@@ -25,7 +25,7 @@ SERVER_PERCENT = 95
 class Outcome(enum.StrEnum):
     """What came of an objective, or of all. `EXCUSED`: missed on a slow machine, where the ratio decides instead."""
 
-    PASS = "pass"  # noqa: S105 - a verdict
+    PASS = "pass"  # a verdict
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
     EXCUSED = "excused"

@@ -160,7 +160,7 @@ class Controller:
         if rebalance:
             usage |= dict.fromkeys(unready, 0.0)
         again = self._ratio(resource, usage, requests)
-        assert again is not None  # noqa: S101 - usage only grew
+        assert again is not None  # usage only grew
         if self._tolerated(again) or (ratio < 1 < again) or (again < 1 < ratio):
             return replicas
         wanted = math.ceil(again * len(usage))

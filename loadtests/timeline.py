@@ -258,6 +258,6 @@ def draw(page: Path, records: Mapping[str, Sequence[Entry]]) -> None:
         title=" over ".join(flight.runs[0].title if flight.runs else flight.label for flight in flights),
         flights=flights,
         started=[datetime.fromtimestamp(flight.start, UTC) for flight in flights],
-        chart=markupsafe.Markup(drawn),  # noqa: S704 - plotly's own output
+        chart=markupsafe.Markup(drawn),  # plotly's own output
     )
     page.write_text(html, encoding="utf-8")

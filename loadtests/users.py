@@ -81,7 +81,7 @@ class Client(FastHttpUser):
         share = self.pace / mean_pace / max(options.peak - 1, 1)  # one of the users is the yardstick
         self.rate = options.rate * share  # arrivals a second
         self.think = options.think / self.pace  # seconds
-        self.random = random.Random()  # noqa: S311 - load, not secrets
+        self.random = random.Random()  # load, not secrets
         self.data = data.Maker(self.random)
         self.headers: dict[str, str] = {}
         self.intended = self.due = perf_counter()

@@ -129,7 +129,7 @@ def drawn(stack: Stack, panel: dict[str, Any], seconds: float) -> dict[str, Any]
     html = figure(stack, panel, seconds).to_html(
         include_plotlyjs=False, full_html=False, config={"displayModeBar": False}
     )
-    return {**about, "figure": Markup(html)}  # noqa: S704 - plotly's own
+    return {**about, "figure": Markup(html)}  # plotly's own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = REPORTS / "monitoring" / "dashboards.html"
     output.parent.mkdir(parents=True, exist_ok=True)
     template = Path(__file__).parent / "templates" / "dashboards.html"
-    output.write_text(render(str(template), boards=pages, plotly=Markup(get_plotlyjs())))  # noqa: S704 - plotly's own
+    output.write_text(render(str(template), boards=pages, plotly=Markup(get_plotlyjs())))  # plotly's own
     print(output.relative_to(ROOT))
     return 0
 

@@ -34,7 +34,7 @@ def make_run() -> MakeRun:
         start: float = START,
         seed: int = 1,
     ) -> list[Entry]:
-        source = random.Random(seed)  # noqa: S311 - latencies, not secrets
+        source = random.Random(seed)  # latencies, not secrets
         entries: list[Entry] = [Run(start, "made by hand")]
         for second in range(seconds):
             for endpoint, median in latencies.items():

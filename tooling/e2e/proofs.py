@@ -118,7 +118,7 @@ class Proof:
         chart = timeline.figure([timeline.Flight(self.name, entries)])
         drawn = chart.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False, "responsive": True})
         events = [entry for entry in entries if isinstance(entry, Event)]
-        page = render(str(TEMPLATE), **result, began=entries[0].at, events=events, chart=markupsafe.Markup(drawn))  # noqa: S704
+        page = render(str(TEMPLATE), **result, began=entries[0].at, events=events, chart=markupsafe.Markup(drawn))
         (folder / "proof.html").write_text(page)
         return passed
 

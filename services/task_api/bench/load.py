@@ -98,7 +98,7 @@ def mixed(server: Server, requests: int, seed: int) -> None:
 
     def work(index: int) -> None:
         client, ids = Client(server), server.owned[index]
-        chance = random.Random(f"{seed}/{index}")  # noqa: S311 - a repeatable load, no secret
+        chance = random.Random(f"{seed}/{index}")  # a repeatable load, no secret
         kinds = chance.choices(list(MIX), list(MIX.values()), k=requests // CONNECTIONS)
         for number, kind in zip(count(), kinds):
             match kind:

@@ -90,7 +90,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "workers": self.settings.workers,
             "threads": self.settings.threads,
             "worker_class": _Worker,
-            "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108
+            "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,
             "graceful_timeout": self.settings.graceful_timeout,
             "timeout": 60,
             "keepalive": 75,

@@ -74,7 +74,7 @@ class Tokens(Struct, frozen=True):
     access_token: str
     refresh_token: str
     expires_in: int
-    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - the type, not a token
+    token_type: Literal["Bearer"] = "Bearer"  # the type, not a token
 
 
 class EmailTaken(Exception):

@@ -14,7 +14,7 @@ blueprint = Blueprint("auth", __name__, url_prefix="/auth")
 
 def _accounts() -> Accounts:
     found = services().accounts
-    assert found is not None  # noqa: S101 - these routes exist only with accounts on
+    assert found is not None  # these routes exist only with accounts on
     return found
 
 
