@@ -79,7 +79,7 @@ def push(repository: str, reference: str, names: list[str]) -> str:
 
 def main() -> int:
     """Push, attach the provenance, verify what lies in the registry, and name the image by digest."""
-    repository = os.environ.get("IMAGE_REPOSITORY", "")
+    repository = os.environ.get("IMAGE_REPOSITORY", "").lower()  # registries take no capitals, GitHub names have them
     if not repository:
         print("push: IMAGE_REPOSITORY is not set, so the image stays here")
         return 0
