@@ -1,6 +1,5 @@
 """Carries what Locust measures into the flight record, second by second, from one process or from many workers."""
 
-import re
 import sys
 import time
 import urllib.error
@@ -19,7 +18,6 @@ from loadtests.record import Durations, Entry, Event, Recorder, Requests, Sample
 
 SCRAPE_SECONDS = 5
 DURATIONS = "api_request_duration_seconds"
-CONVERTER_ARGUMENTS = re.compile(r"(<\w+)\([^)]*\):")  # "<int(max=9):task_id>" is named "<int:task_id>" here
 
 
 def status(url: str) -> int:
@@ -178,8 +176,7 @@ def durations(metrics: str, at: float) -> list[Durations]:
     for family in text_string_to_metric_families(metrics):
         for sample in family.samples:
             if sample.name == f"{DURATIONS}_bucket":
-                route = CONVERTER_ARGUMENTS.sub(r"\1:", sample.labels["endpoint"])
-                endpoint = f"{sample.labels['method']} {route}"
+                endpoint = f"{sample.labels['method']} {sample.labels['endpoint']}"
                 buckets[endpoint][sample.labels["le"]] = int(sample.value)
     return [Durations(at, endpoint, counts) for endpoint, counts in buckets.items()]
 
