@@ -94,6 +94,20 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
+def due(operation: Operation, caller: str, role: str, *, owned: bool) -> str:
+    """Give the status that the document's declarations ask for; 2xx is any success.
+
+    ROLE is what an account with a good token has, OWNED whether the request is about an object of the owner's.
+    """
+    if operation.roles is None:
+        return "2xx"
+    if caller in WORTHLESS:
+        return str(UNAUTHORIZED)
+    if operation.roles and role not in operation.roles:
+        return str(FORBIDDEN)
+    return str(NOT_FOUND) if owned and caller == "other" else "2xx"
+
+
 @dataclass(frozen=True)
 class Cell:
     """One request of the matrix: who asked for what, what had to be answered, and what was."""
@@ -167,29 +181,19 @@ class Matrix:
         headers = self.callers.headers(caller) | ({"Content-Type": content_type} if content_type else {})
         before = self.seen(made) if owned else None
         answer = self.target.client.request(operation.method, path, params=query, content=content, headers=headers)
-        faults = list(self.faults(operation, caller, answer, owned=owned))
+        role = self.target.accounts[caller].role if caller in LIVE else ""
+        wanted = due(operation, caller, role, owned=owned)
+        faults = list(self.faults(caller, answer, wanted))
         if before is not None and answer.status_code >= OK * 2 and self.seen(made) != before:
             faults.append("was refused, and yet the owner's object is another now")
-        cell = Cell(label, caller, self.expected(operation, caller, owned=owned), answer.status_code, tuple(faults))
-        self.cells.append(cell)
+        self.cells.append(Cell(label, caller, wanted, answer.status_code, tuple(faults)))
         for fault in faults:
             self.report(operation, f"as-{caller}", f"{caller}: {fault}")
 
-    def expected(self, operation: Operation, caller: str, *, owned: bool) -> str:
-        """Give the status that the document's declarations ask for; 2xx is any success."""
-        if operation.roles is None:
-            return "2xx"
-        if caller in WORTHLESS:
-            return str(UNAUTHORIZED)
-        if operation.roles and self.target.accounts[caller].role not in operation.roles:
-            return str(FORBIDDEN)
-        return str(NOT_FOUND) if owned and caller == "other" else "2xx"
-
-    def faults(self, operation: Operation, caller: str, answer: httpx.Response, *, owned: bool) -> Iterator[str]:
+    def faults(self, caller: str, answer: httpx.Response, wanted: str) -> Iterator[str]:
         """Say what is wrong with an answer."""
-        expected = self.expected(operation, caller, owned=owned)
-        if not (answer.is_success if expected == "2xx" else answer.status_code == int(expected)):
-            yield f"was answered {answer.status_code} where {expected} is due"
+        if not (answer.is_success if wanted == "2xx" else answer.status_code == int(wanted)):
+            yield f"was answered {answer.status_code} where {wanted} is due"
         if answer.status_code == UNAUTHORIZED and "www-authenticate" not in answer.headers:
             yield "was answered 401 without WWW-Authenticate (RFC 9110)"
         if caller not in ("owner", "admin") and any(self.secret in page for page in self.pages(answer)):

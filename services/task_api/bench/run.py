@@ -183,7 +183,7 @@ def middle(server: Server, rows: int) -> str:
     client, path = Client(server), "/tasks?limit=200"
     for _ in range(rows // 2 // 200):
         _, link = client.request("GET", path)
-        path = re.sub(r"^.*?<(?:https?://[^/]*)?([^>]*)>.*$", r"\1", link or "")
+        (path,) = re.findall(r'<([^>]*)>; rel="next"', link or "")
     return re.sub(r"limit=\d+", "limit=20", path)
 
 
