@@ -73,7 +73,9 @@ CANARIES = [
         "",
         ("--think=0.3",),
     ),
-    Canary("nobody asks the endpoint", Faults(), Outcome.INCONCLUSIVE, "too few requests: 0", ("--users=2", "--think=900")),
+    Canary(
+        "nobody asks the endpoint", Faults(), Outcome.INCONCLUSIVE, "too few requests: 0", ("--users=2", "--think=900")
+    ),
 ]
 
 
