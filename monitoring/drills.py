@@ -35,7 +35,6 @@ from tooling.page import render
 from tooling.postgres import postgres
 from tooling.tools import MissingTool, version
 
-HURRY = 300
 AT_ONCE = 2  # most of a drill is waiting
 WATCHDOG = "Watchdog"
 TLS = ssl.create_default_context()  # httpx would make one for each client, which takes longer than a request
@@ -96,7 +95,7 @@ def watched(url: str = "", **jobs: str) -> AbstractContextManager[Stack]:
     """Run the stack, with the service at URL in it and further JOBS by their names."""
     targets = {"task-api": url, **jobs} if url else jobs
     return running(
-        {job.replace("_", "-"): target.removeprefix("http://") for job, target in targets.items()}, hurry=HURRY
+        {job.replace("_", "-"): target.removeprefix("http://") for job, target in targets.items()}, hurry=True
     )
 
 
@@ -491,7 +490,6 @@ def write(results: Sequence[Result], programs: dict[str, str]) -> None:
     record = {
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "programs": programs,
-        "hurry": HURRY,
         "results": [asdict(result) for result in results],
     }
     folder = REPORTS / "monitoring"

@@ -1,8 +1,8 @@
 """Prometheus, Alertmanager and a webhook receiver as real processes on loopback, with this project's own configuration.
 
-They run on copies of the files here in which only addresses differ, and, where they are told to `hurry`, times:
-scrapes and evaluations come each second, and every `for:` (but to no less than 5 s) and every delay of Alertmanager's
-is divided. The expressions, their windows and thresholds are never touched.
+They run on copies of the files here in which only addresses differ, and, where they are told to `hurry`, waits:
+scrapes and evaluations come each second, every `for:` is 10 s, and every delay of Alertmanager's is 1 s. The
+expressions, their windows and thresholds are never touched.
 """
 
 import shutil
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import promql_parser
 import yaml
 
 from monitoring.receiver import Receiver
@@ -26,7 +25,7 @@ from tooling.tools import require
 
 HERE = Path(__file__).parent
 RULES = HERE / "prometheus" / "rules"
-LEAST_FOR = 5.0  # seconds; within them the first scrape comes, before which every series is absent
+HURRIED_FOR = "10s"  # Prometheus begins to scrape some 6 s after its start, and until then every series is absent
 SAMPLE = HERE / "samples" / "kube-state-metrics.prom"
 
 
@@ -74,12 +73,7 @@ def wait(
     return seen
 
 
-def divided(duration: str, by: float, *, least: float = 0) -> str:
-    """Give a duration of Prometheus' divided, but at least LEAST seconds: 5m by 300 is 1000ms."""
-    return f"{max(promql_parser.parse_duration(duration).total_seconds() / by, least) * 1000:.0f}ms"
-
-
-def configure(folder: Path, jobs: Mapping[str, str], alertmanager: str, receiver: str, hurry: float) -> None:
+def configure(folder: Path, jobs: Mapping[str, str], alertmanager: str, receiver: str, *, hurry: bool) -> None:
     """Write copies of the configuration into FOLDER: JOBS are scraped (name: address), alerts go to RECEIVER."""
     shutil.copytree(RULES, folder / "rules")
     prometheus = yaml.safe_load((HERE / "prometheus" / "prometheus.yml").read_text())
@@ -89,24 +83,22 @@ def configure(folder: Path, jobs: Mapping[str, str], alertmanager: str, receiver
     for entry in routing["receivers"]:
         webhook = entry["webhook_configs"][0]
         webhook["url"] = f"{receiver}/{Path(webhook.pop('url_file')).name}"
-    if hurry > 1:
+    if hurry:
         prometheus["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
         for path in (folder / "rules").glob("*.yml"):
             rules = yaml.safe_load(path.read_text())
             for rule in (rule for group in rules["groups"] for rule in group["rules"] if "for" in rule):
-                rule["for"] = divided(rule["for"], hurry, least=LEAST_FOR)
+                rule["for"] = HURRIED_FOR
             path.write_text(yaml.safe_dump(rules))
         for route in (routing["route"], *routing["route"]["routes"]):
-            for name in ("group_wait", "group_interval", "repeat_interval"):
-                if name in route:
-                    route[name] = divided(route[name], hurry)
+            route |= {"group_wait": "1s", "group_interval": "1s", "repeat_interval": "1s"}
     (folder / "prometheus.yml").write_text(yaml.safe_dump(prometheus))
     (folder / "scrape.yml").write_text(yaml.safe_dump({"scrape_configs": scrapes}))
     (folder / "alertmanager.yml").write_text(yaml.safe_dump(routing))
 
 
 @contextmanager
-def running(jobs: Mapping[str, str], *, hurry: float = 1) -> Iterator[Stack]:
+def running(jobs: Mapping[str, str], *, hurry: bool) -> Iterator[Stack]:
     """Run all three until the block ends. JOBS are scraped besides Prometheus and Alertmanager: name: host:port.
 
     Raises `MissingTool` where Prometheus or Alertmanager is not installed, `ServiceError` where one does not start.
@@ -117,7 +109,7 @@ def running(jobs: Mapping[str, str], *, hurry: float = 1) -> Iterator[Stack]:
         stack = Stack(f"http://{prometheus}", f"http://{alertmanager}", folder)
         receiver = cleanup.enter_context(serving(Receiver("127.0.0.1", 0, stack.alerts.append)))
         itself = {"prometheus": prometheus, "alertmanager": alertmanager}
-        configure(folder, {**itself, **jobs}, alertmanager, receiver, hurry)
+        configure(folder, {**itself, **jobs}, alertmanager, receiver, hurry=hurry)
         command: list[str | Path] = [
             require("alertmanager"),
             f"--config.file={folder}/alertmanager.yml",
@@ -135,7 +127,7 @@ def running(jobs: Mapping[str, str], *, hurry: float = 1) -> Iterator[Stack]:
             f"--web.listen-address={prometheus}",
             "--web.enable-lifecycle",
             "--enable-feature=exemplar-storage",
-            *(["--rules.alert.resend-delay=1s"] if hurry > 1 else []),
+            *(["--rules.alert.resend-delay=1s"] if hurry else []),
         ]
         inner = cleanup.enter_context(ExitStack())
         inner.enter_context(listening(command, {}, ready=f"{stack.prometheus}/-/ready", log=folder / "prometheus.log"))

@@ -12,7 +12,6 @@ from monitoring.stack import SAMPLE, Page, Stack, running, serving
 from tooling import service
 from tooling.postgres import postgres
 
-HURRY = 300
 ROUND_SECONDS = 1.0
 
 
@@ -30,7 +29,7 @@ def lively() -> Iterator[tuple[str, Stack]]:
         serving(Page(SAMPLE.read_text())) as cluster,
         running(
             {"task-api": url.removeprefix("http://"), "kube-state-metrics": cluster.removeprefix("http://")},
-            hurry=HURRY,
+            hurry=True,
         ) as stack,
         psycopg.connect(database, autocommit=True) as connection,
     ):

@@ -53,8 +53,8 @@ class Tool:
         if self.go:
             pinned = HOME / f"{self.name}-{self.version}" / self.name
             return pinned if pinned.exists() else None
-        beside = str(Path(sys.executable).parent)
-        found = shutil.which(self.program or self.name, path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
+        places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        found = shutil.which(self.name, path=places) or shutil.which(self.program or self.name, path=places)
         return Path(found) if found else None
 
 

@@ -9,27 +9,20 @@ from monitoring import stack
 from monitoring.receiver import Receiver
 
 
-@pytest.mark.parametrize(
-    ("duration", "least", "shorter"), [("5m", 0.0, "1000ms"), ("1h", 0.0, "12000ms"), ("1m", 5.0, "5000ms")]
-)
-def test_a_duration_is_divided_down_to_the_least(duration: str, least: float, shorter: str) -> None:
-    assert stack.divided(duration, 300, least=least) == shorter
-
-
 def rules(folder: Path) -> list[dict[str, str]]:
     groups = [group for path in sorted(folder.glob("*.yml")) for group in yaml.safe_load(path.read_text())["groups"]]
     return [rule for group in groups for rule in group["rules"]]
 
 
 def test_a_hurried_copy_differs_from_the_rules_in_nothing_but_how_long_a_condition_must_last(tmp_path: Path) -> None:
-    stack.configure(tmp_path, {"task-api": "127.0.0.1:1"}, "127.0.0.1:2", "http://127.0.0.1:3", 300)
+    stack.configure(tmp_path, {"task-api": "127.0.0.1:1"}, "127.0.0.1:2", "http://127.0.0.1:3", hurry=True)
     for original, copy in zip(rules(stack.RULES), rules(tmp_path / "rules"), strict=True):
         assert {**copy, "for": ""} == {**original, "for": ""}
         assert ("for" in copy) == ("for" in original)
 
 
 def test_an_unhurried_copy_has_the_rules_times(tmp_path: Path) -> None:
-    stack.configure(tmp_path, {}, "127.0.0.1:2", "http://127.0.0.1:3", 1)
+    stack.configure(tmp_path, {}, "127.0.0.1:2", "http://127.0.0.1:3", hurry=False)
     assert rules(tmp_path / "rules") == rules(stack.RULES)
     original = yaml.safe_load((stack.HERE / "prometheus" / "prometheus.yml").read_text())
     assert yaml.safe_load((tmp_path / "prometheus.yml").read_text())["global"] == original["global"]

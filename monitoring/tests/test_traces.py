@@ -73,7 +73,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
         }
         with (
             listening(task_api("serve"), settings, ready=f"{url}/readyz", log=folder / "log"),
-            running({"task-api": url.removeprefix("http://")}, hurry=300) as stack,
+            running({"task-api": url.removeprefix("http://")}, hurry=True) as stack,
         ):
             yield Traced(url, folder, collector, stack)
 
