@@ -1,0 +1,437 @@
+"""The parts of a deploy that need no cluster: what is judged, ordered, compared and said."""
+
+import json
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tooling.deploy import DeployError, cluster, kube, manifests, release, rollout, trust, verify
+from tooling.deploy.kube import Change, Object
+from tooling.deploy.steps import Steps
+from tooling.findings import Finding, Report, Scan, Severity
+
+IDENTITY = "sha256:" + "a" * 64
+
+
+def silent(_news: str) -> None:
+    """Take no interest in the progress."""
+
+
+def item(kind: str, name: str = "task-api", component: str = "", **more: Any) -> Object:
+    labels = {"app.kubernetes.io/component": component} if component else {}
+    return {
+        "apiVersion": "v1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": "task-api", "labels": labels},
+        **more,
+    }
+
+
+@dataclass(frozen=True)
+class Recorded(kube.Kube):
+    """A cluster that holds OBJECTS and keeps what is asked of it."""
+
+    context: str = "nowhere"
+    objects: list[Object] = field(default_factory=list)
+    applied: list[Object] = field(default_factory=list)
+    handed_over: list[str] = field(default_factory=list)
+    commands: list[tuple[str, ...]] = field(default_factory=list)
+
+    def run(self, *arguments: str, stdin: str | None = None) -> str:
+        self.commands.append(arguments)
+        return stdin or ""
+
+    def get(self, kind: str, name: str) -> Object | None:
+        matching = [
+            found for found in self.objects if (found["kind"].lower(), found["metadata"]["name"]) == (kind, name)
+        ]
+        return matching[0] if matching else None
+
+    def find(self, kind: str, selector: str = "") -> list[Object]:
+        del selector
+        return [found for found in self.objects if found["kind"].lower() == kind]
+
+    def apply(self, objects: Sequence[Object]) -> list[Change]:
+        self.applied.extend(objects)
+        return []
+
+    def hand_over_replicas(self, deployment: Object) -> None:
+        self.handed_over.append(deployment["metadata"]["name"])
+
+
+# What applying changed.
+
+
+def test_tells_created_changed_and_unchanged_objects_apart() -> None:
+    same, old, new = (
+        item("Service"),
+        item("ConfigMap", data={"LOG_LEVEL": "info"}),
+        item("ConfigMap", data={"LOG_LEVEL": "debug"}),
+    )
+    found = kube.changes([same, old], [same, new, item("Job")])
+    assert [(change.verb, change.name) for change in found] == [
+        ("unchanged", "service/task-api"),
+        ("changed", "configmap/task-api"),
+        ("created", "job/task-api"),
+    ]
+    assert "-  LOG_LEVEL: info" in found[1].diff
+    assert "+  LOG_LEVEL: debug" in found[1].diff
+
+
+def test_what_the_server_keeps_for_itself_is_no_change() -> None:
+    old, new = item("Service", status={"a": 1}), item("Service", status={"a": 2})
+    new["metadata"] = {**new["metadata"], "resourceVersion": "7", "managedFields": [{}]}
+    assert kube.changes([old], [new])[0].verb == "unchanged"
+
+
+@given(st.text(min_size=12))
+def test_a_secret_is_never_shown(value: str) -> None:
+    shown = kube.readable(item("Secret", data={"JWT_KEYS": value + "MARK"}))
+    assert "MARK" not in "\n".join(shown)
+
+
+# In which order.
+
+
+@pytest.mark.parametrize(
+    ("thing", "stage"),
+    [
+        (item("Job", component="migration"), "migration"),
+        (item("StatefulSet", "postgres", "database"), "database"),
+        (item("Deployment", component="api"), "service"),
+        (item("HorizontalPodAutoscaler"), "service"),
+        (item("StatefulSet", "prometheus", "monitoring"), "monitoring"),
+        (item("Service", "postgres", "database"), "foundation"),
+        (item("Secret"), "foundation"),
+        (item("Namespace"), "foundation"),
+    ],
+)
+def test_each_object_has_its_stage(thing: Object, stage: str) -> None:
+    assert manifests.stage(thing) == stage
+
+
+def test_every_image_is_found_wherever_its_pod_is() -> None:
+    pod = {"spec": {"containers": [{"image": "a:1"}, {"image": "b:2"}]}}
+    nested = item("CronJob", spec={"jobTemplate": {"spec": {"template": {"spec": {"containers": [{"image": "c:3"}]}}}}})
+    assert manifests.images([item("Deployment", spec={"template": pod}), nested, item("Service")]) == {
+        "a:1",
+        "b:2",
+        "c:3",
+    }
+
+
+SCALED = item("HorizontalPodAutoscaler", spec={"scaleTargetRef": {"name": "task-api"}})
+
+
+def test_the_first_deploy_says_how_many_pods_and_hands_the_number_over() -> None:
+    there = Recorded()
+    release.apply_service(there, [item("Deployment", spec={"replicas": 3}), SCALED], first=True)
+    assert there.applied[0]["spec"]["replicas"] == 3
+    assert there.handed_over == ["task-api"]
+
+
+def test_later_deploys_leave_the_number_of_pods_to_the_autoscaler() -> None:
+    there = Recorded()
+    release.apply_service(there, [item("Deployment", spec={"replicas": 3}), SCALED], first=False)
+    assert "replicas" not in there.applied[0]["spec"]
+    assert there.handed_over == []
+
+
+def test_settings_go_when_no_revision_uses_them() -> None:
+    template = {
+        "spec": {"containers": [{"envFrom": [{"configMapRef": {"name": "used"}}, {"secretRef": {"name": "kept"}}]}]}
+    }
+    there = Recorded(
+        objects=[
+            item("ReplicaSet", spec={"template": template}),
+            *(item("ConfigMap", name) for name in ("used", "old", "new")),
+            item("Secret", "kept"),
+        ]
+    )
+    assert release.prune(there, [item("ConfigMap", "new")]) == ["ConfigMap/old"]
+    assert there.commands == [("delete", "configmap", "old")]
+
+
+# Whether it is there, and why not.
+
+
+def deployment(**status: Any) -> Object:
+    thing = item("Deployment", spec={"replicas": 2, "selector": {"matchLabels": {}}}, status=status)
+    thing["metadata"]["generation"] = 1
+    return thing
+
+
+COMPLETE = {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2}
+
+
+@pytest.mark.parametrize(
+    ("status", "done", "failure"),
+    [
+        (COMPLETE, True, ""),
+        ({**COMPLETE, "observedGeneration": 0}, False, ""),
+        ({**COMPLETE, "updatedReplicas": 1}, False, ""),
+        ({**COMPLETE, "replicas": 3}, False, ""),
+        ({**COMPLETE, "availableReplicas": 1}, False, ""),
+        (
+            {
+                **COMPLETE,
+                "updatedReplicas": 1,
+                "conditions": [{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}],
+            },
+            False,
+            "exceeded quota",
+        ),
+        (
+            {
+                **COMPLETE,
+                "updatedReplicas": 1,
+                "conditions": [
+                    {
+                        "type": "Progressing",
+                        "status": "False",
+                        "reason": "ProgressDeadlineExceeded",
+                        "message": "no progress",
+                    }
+                ],
+            },
+            False,
+            "no progress",
+        ),
+    ],
+)
+def test_a_rollout_is_done_when_only_new_pods_are_there_and_available(status: Object, done: bool, failure: str) -> None:
+    state = rollout.workload_state(deployment(**status))
+    assert (state.done, state.failure) == (done, failure)
+
+
+def test_a_job_ends_well_or_badly() -> None:
+    good, bad = (
+        item("Job", spec={}, status={"conditions": [{"type": kind, "status": "True", "message": "why"}]})
+        for kind in ("Complete", "Failed")
+    )
+    assert rollout.workload_state(good).done
+    assert rollout.workload_state(bad).failure == "why"
+
+
+def pod(state: Object, *, restart: str = "Always", last: Object | None = None) -> Object:
+    container = {"name": "c", "ready": False, "state": state, "lastState": last or {}, "restartCount": 0}
+    return item("Pod", spec={"restartPolicy": restart}, status={"containerStatuses": [container]})
+
+
+@pytest.mark.parametrize("reason", sorted(rollout.HOPELESS))
+def test_a_pod_that_waits_in_vain_is_given_up_with_its_reason(reason: str) -> None:
+    waiting = pod(
+        {"waiting": {"reason": reason, "message": "details"}}, last={"terminated": {"exitCode": 2, "reason": "Error"}}
+    )
+    assert rollout.pod_failure(waiting) == f"{reason}: details; it ended with status 2 (Error)"
+
+
+@pytest.mark.parametrize("reason", ["ContainerCreating", "PodInitializing", "ErrImagePull"])
+def test_a_pod_that_may_still_come_is_waited_for(reason: str) -> None:
+    assert rollout.pod_failure(pod({"waiting": {"reason": reason}})) == ""
+
+
+def test_a_crash_ends_the_wait_only_where_nothing_starts_the_container_again() -> None:
+    ended = {"terminated": {"exitCode": 1, "reason": "Error"}}
+    assert rollout.pod_failure(pod(ended, restart="Never")) == "c ended with status 1 (Error)"
+    assert rollout.pod_failure(pod(ended)) == ""
+    assert rollout.pod_failure(pod({"terminated": {"exitCode": 0, "reason": "Completed"}}, restart="Never")) == ""
+
+
+def test_waiting_raises_at_once_with_events_and_log() -> None:
+    class Crashing(Recorded):
+        def run(self, *arguments: str, stdin: str | None = None) -> str:
+            del stdin
+            if arguments[0] == "logs":
+                return "THREADS: has to be at least 1\n"
+            event = {"type": "Warning", "reason": "BackOff", "message": "back-off restarting"}
+            return json.dumps({"items": [event]})
+
+    crashed = pod({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}})
+    there = Crashing(objects=[deployment(**{**COMPLETE, "availableReplicas": 0}), crashed])
+    with pytest.raises(DeployError, match="deployment/task-api: CrashLoopBackOff") as error:
+        rollout.wait(there, "deployment", "task-api", silent)
+    assert "back-off restarting" in error.value.evidence
+    assert "THREADS: has to be at least 1" in error.value.evidence
+
+
+def test_waiting_ends_after_its_time_and_says_how_far_it_came() -> None:
+    there = Recorded(objects=[deployment(**{**COMPLETE, "availableReplicas": 1})])
+    with pytest.raises(DeployError, match="not complete after 0 s: 2/2 updated, 1/2 available"):
+        rollout.wait(there, "deployment", "task-api", silent, timeout=0)
+
+
+# The way back.
+
+
+def revisions(*numbers: int, newest: int) -> list[Object]:
+    running = deployment(**COMPLETE)
+    running["metadata"]["annotations"] = {rollout.REVISION: str(newest)}
+    sets = []
+    for number in numbers:
+        labels = {"pod-template-hash": f"h{number}", "a": "b"}
+        spec = {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"of": number}},
+        }
+        replica_set = item("ReplicaSet", f"task-api-h{number}", spec=spec)
+        replica_set["metadata"]["annotations"] = {rollout.REVISION: str(number)}
+        sets.append(replica_set)
+    return [running, *sets]
+
+
+def test_going_back_brings_the_whole_template_of_the_revision_before() -> None:
+    there = Recorded(objects=revisions(1, 3, 4, newest=4))
+    assert rollout.roll_back(there, "task-api", silent) == 3
+    (applied,) = there.applied
+    assert applied["spec"]["template"] == {"metadata": {"labels": {"a": "b"}}, "spec": {"of": 3}}
+    assert "replicas" not in applied["spec"]
+
+
+def test_there_is_no_going_back_before_the_first_revision() -> None:
+    with pytest.raises(DeployError, match="no revision before this one"):
+        rollout.roll_back(Recorded(objects=revisions(1, newest=1)), "task-api", silent)
+
+
+def test_a_failed_first_deploy_has_nothing_to_go_back_to() -> None:
+    there = Recorded(objects=revisions(1, newest=1))
+    assert "first deploy" in release.go_back(there, 0, Steps("t"))
+    assert there.applied == []
+
+
+def test_a_deploy_that_changed_no_pod_is_not_taken_back() -> None:
+    there = Recorded(objects=revisions(1, 2, newest=2))
+    assert "nothing to go back to" in release.go_back(there, 2, Steps("t"))
+    assert there.applied == []
+
+
+# Which image.
+
+
+def report(*findings: Finding, problem: str = "", target: str = IDENTITY) -> Report:
+    scan = Scan(tool="trivy-image", version="1", targets=(target,), findings=findings, problem=problem)
+    return Report.of("build", [scan])
+
+
+FLAW = Finding(tool="trivy-image", rule="CVE-1", severity=Severity.CRITICAL, message="bad", path="openssl")
+
+
+def test_a_clean_image_may_be_deployed() -> None:
+    assert "clean" in trust.judged(report(), IDENTITY, accept_unassessed=False)
+
+
+@pytest.mark.parametrize("accept", [False, True])
+def test_an_image_with_findings_is_never_deployed(accept: bool) -> None:
+    with pytest.raises(DeployError, match="findings"):
+        trust.judged(report(FLAW), IDENTITY, accept_unassessed=accept)
+
+
+def test_an_image_that_was_not_assessed_needs_to_be_accepted_aloud() -> None:
+    unassessed = report(problem="there is no vulnerability database (DNS)")
+    with pytest.raises(DeployError, match="--accept-unassessed"):
+        trust.judged(unassessed, IDENTITY, accept_unassessed=False)
+    assert "NOT ASSESSED (there is no vulnerability database)" in trust.judged(
+        unassessed, IDENTITY, accept_unassessed=True
+    )
+
+
+def test_another_images_report_says_nothing() -> None:
+    with pytest.raises(DeployError, match="another image"):
+        trust.judged(report(target="sha256:" + "b" * 64), IDENTITY, accept_unassessed=False)
+
+
+def test_a_pushed_image_needs_a_digest() -> None:
+    with pytest.raises(DeployError, match="a tag can move"):
+        trust.pushed("registry.example/task-api:latest")
+
+
+# What is said before anything is done.
+
+
+def test_an_unknown_overlay_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(DeployError, match="eks, gke, kind"):
+        release.Target.of("nowhere")
+
+
+@pytest.mark.parametrize("overlay", ["eks", "gke"])
+def test_a_cloud_needs_its_context(overlay: str) -> None:
+    with pytest.raises(DeployError, match="kubectl config get-contexts"):
+        release.Target.of(overlay)
+
+
+def test_a_taken_port_is_named_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(cluster, "PORT", port)
+        with pytest.raises(DeployError, match=f"port {port} .* is taken: stop what listens there"):
+            cluster.check_port()
+    cluster.check_port()
+
+
+# Proof that it works.
+
+
+def autoscaler(**values: int) -> Object:
+    metrics = [
+        {"resource": {"name": name, "target": {"averageUtilization": target}}}
+        for name, target in (("cpu", 70), ("memory", 80))
+    ]
+    current = [
+        {"type": "Resource", "resource": {"name": name, "current": {"averageUtilization": value}}}
+        for name, value in values.items()
+    ]
+    return item("HorizontalPodAutoscaler", spec={"metrics": metrics}, status={"currentMetrics": current or None})
+
+
+def test_the_autoscaler_must_read_every_metric() -> None:
+    assert verify.autoscaler_text(autoscaler(cpu=12, memory=40)) == (True, "cpu: 12%/70%, memory: 40%/80%")
+    assert verify.autoscaler_text(autoscaler(cpu=12)) == (False, "cpu: 12%/70%, memory: <unknown>/80%")
+    assert verify.autoscaler_text(autoscaler())[0] is False
+    with pytest.raises(DeployError, match="<unknown>"):
+        verify.autoscaler_reads(Recorded(objects=[autoscaler(cpu=1)]), silent, timeout=0)
+
+
+def test_a_service_that_does_not_answer_is_named() -> None:
+    with pytest.raises(DeployError, match=r"http://127\.0\.0\.1:1/readyz"):
+        verify.answers("http://127.0.0.1:1", silent, timeout=0)
+
+
+# Progress.
+
+
+def test_the_record_holds_each_step_its_time_and_how_it_ended(tmp_path: Path) -> None:
+    steps = Steps("deploy")
+    with steps.step("first") as say:
+        say("half way")
+    steps.mark("first 200")
+    with pytest.raises(DeployError), steps.step("second"):
+        raise DeployError("no room <b>")
+    steps.write(tmp_path, "no room <b>")
+    record = json.loads((tmp_path / "deploy.json").read_text())
+    assert [(step["name"], step["outcome"], step["note"]) for step in record["steps"]] == [
+        ("first", "done", "half way"),
+        ("second", "failed", ""),
+    ]
+    assert 0 <= record["marks"]["first 200"] <= record["seconds"]
+    assert datetime.fromtimestamp(record["began_at"], UTC) <= datetime.now(UTC)
+    page = (tmp_path / "deploy.html").read_text()
+    assert "no room &lt;b&gt;" in page
+
+
+def test_news_is_printed_once_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with Steps("deploy").step("wait") as say:
+        say("1 of 3")
+        say("1 of 3")
+        say("2 of 3")
+    printed = capsys.readouterr().out
+    assert printed.count("wait: 1 of 3") == 1
+    assert printed.count("wait: 2 of 3") == 1
