@@ -12,7 +12,7 @@ from tooling.tools import MissingTool, Tool
 
 
 def test_a_missing_program_is_named_together_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tools, "known", lambda: {"kind": Tool("kind", program="no-such-program", get="install kind")})
+    monkeypatch.setattr(tools, "known", lambda: {"kind": Tool("no-such-program", get="install kind")})
     with pytest.raises(MissingTool, match="kind is missing: install kind"):
         tools.require("kind")
 
