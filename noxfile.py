@@ -147,6 +147,22 @@ def drills(session: nox.Session) -> None:
 
 
 @nox.session
+def manifests(session: nox.Session) -> None:
+    """The Kubernetes manifests: rendered, held to the schemas and to Trivy's checks. Needs kubectl."""
+    install(session, "manifests")
+    programs(session, "scanners")
+    session.run("pytest", "k8s/tests", *session.posargs)
+
+
+@nox.session
+def e2e(session: nox.Session) -> None:
+    """Deploy to a kind cluster, and prove what that promises: `nox -s e2e -- restore` for one proof."""
+    install(session, "load", service=True)
+    programs(session, "scanners")
+    session.run("python", "-m", "tooling.e2e", *session.posargs)
+
+
+@nox.session
 def lock(session: nox.Session) -> None:
     """Renew the locks: `nox -s lock` for all of them, `nox -s lock -- test --upgrade` for one."""
     install(session, "dev")
