@@ -23,6 +23,23 @@ pytestmark = pytest.mark.docker
 HARDENED = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--user=1000"]
 HARDENED += ["--tmpfs=/run/metrics:uid=1000"]
 PYTHON = "/usr/bin/python3"
+TRACE_RECEIVER = """
+import http.server
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            for scope in resource.scope_spans:
+                for span in scope.spans:
+                    print(self.path, span.trace_id.hex(), span.name, flush=True)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+http.server.HTTPServer(("0.0.0.0", 4318), Handler).serve_forever()
+"""
 
 
 def docker(*arguments: str) -> str:
@@ -35,11 +52,11 @@ def docker(*arguments: str) -> str:
 
 
 @contextmanager
-def running(image: str, volume: str, keys: str, **settings: str) -> Iterator[tuple[str, str]]:
+def running(image: str, volume: str, keys: str, network: str = "bridge", **settings: str) -> Iterator[tuple[str, str]]:
     """Run the image hardened, with its SQLite file in VOLUME; give the container and the address that is ready."""
     environment = {"AUTH": "on", "JWT_KEYS": keys, "RATE_LIMIT": "off", **settings}
     options = [f"--env={name}={value}" for name, value in environment.items()]
-    options += [f"--volume={volume}:/data", "--publish=127.0.0.1::5000"]
+    options += [f"--network={network}", f"--volume={volume}:/data", "--publish=127.0.0.1::5000"]
     container = docker("run", "--detach", *HARDENED, *options, image)
     try:
         address = f"http://{docker('port', container, '5000/tcp').splitlines()[0]}"
@@ -171,6 +188,36 @@ def test_works_with_tasks_and_keeps_them(
     with running(image, volume, keys) as (_, address):
         found = log_in(address, account).get("/tasks").json()
     assert [(task["title"], task["status"]) for task in found] == [("survive", "completed")]
+
+
+@pytest.fixture
+def trace_receiver(image: str) -> Iterator[tuple[str, str]]:
+    """An OTLP receiver that prints every span, in a network of its own: the container and the network."""
+    network = docker("network", "create", f"task-api-test-{secrets.token_hex(4)}")
+    command = [
+        f"--network={network}",
+        "--network-alias=trace-receiver",
+        f"--entrypoint={PYTHON}",
+        image,
+        "-c",
+        TRACE_RECEIVER,
+    ]
+    container = docker("run", "--detach", *HARDENED, *command)
+    yield container, network
+    docker("rm", "--force", container)
+    docker("network", "rm", network)
+
+
+def test_sends_the_spans_of_a_callers_trace(
+    image: str, volume: str, keys: str, trace_receiver: tuple[str, str]
+) -> None:
+    receiver, network = trace_receiver
+    trace = secrets.token_hex(16)
+    endpoint = "http://trace-receiver:4318"
+    with running(image, volume, keys, network, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as (container, address):
+        httpx.get(f"{address}/tasks", headers={"traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"}, timeout=10)
+        docker("stop", container)
+        assert f"/v1/traces {trace} GET /tasks" in docker("logs", receiver), docker("logs", container)
 
 
 def test_sigterm_under_load_loses_nothing(
