@@ -132,26 +132,32 @@ def drawn(stack: Stack, panel: dict[str, Any], seconds: float) -> dict[str, Any]
     return {**about, "figure": Markup(html)}  # plotly's own
 
 
+def html(stack: Stack, seconds: float) -> str:
+    """Give the page of all dashboards, with the last SECONDS of what Prometheus holds."""
+    boards = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
+    pages = [
+        {
+            "title": board["title"],
+            "description": board["description"],
+            "panels": [drawn(stack, panel, seconds) for panel in board["panels"]],
+        }
+        for board in boards
+    ]
+    template = Path(__file__).parent / "templates" / "dashboards.html"
+    return render(str(template), boards=pages, plotly=Markup(get_plotlyjs()))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the stack, draw, and say where."""
     parser = argparse.ArgumentParser(prog="python -m monitoring.preview", description=__doc__)
     parser.add_argument("seconds", nargs="?", type=float, default=90, help="how long to have traffic before drawing")
     seconds = parser.parse_args(arguments).seconds
+    output = REPORTS / "monitoring" / "dashboards.html"
+    output.parent.mkdir(parents=True, exist_ok=True)
     with lively() as (_, stack):
         print(f"traffic for {seconds:.0f} s", flush=True)
         time.sleep(seconds)
-        boards = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
-        pages = [
-            {
-                **{key: board[key] for key in ("title", "description")},
-                "panels": [drawn(stack, panel, seconds) for panel in board["panels"]],
-            }
-            for board in boards
-        ]
-    output = REPORTS / "monitoring" / "dashboards.html"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    template = Path(__file__).parent / "templates" / "dashboards.html"
-    output.write_text(render(str(template), boards=pages, plotly=Markup(get_plotlyjs())))  # plotly's own
+        output.write_text(html(stack, seconds))
     print(output.relative_to(ROOT))
     return 0
 
