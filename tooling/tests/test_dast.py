@@ -37,8 +37,7 @@ def document() -> dict[str, Any]:
     """The service's own document, with accounts on."""
     settings = Settings(auth="on", rate_limit=None, jwt_keys=(SigningKey("k", "nF7wqz0TzY5cVxk2L9bR4mJ8sH1dGpQe"),))
     app = create_app(settings, Database(settings))
-    decoded: dict[str, Any] = app.test_client().get("/openapi.json").json
-    return decoded
+    return dict(app.test_client().get("/openapi.json").get_json())
 
 
 def operation(roles: frozenset[str] | None = frozenset()) -> Operation:

@@ -6,8 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
-from itertools import count
-from typing import Concatenate, ParamSpec
+from typing import Concatenate, ParamSpec, Self
 from urllib.parse import urlsplit
 
 import psutil
@@ -41,6 +40,12 @@ class Client:
     def __init__(self, server: Server) -> None:
         self.connection = HTTPConnection(urlsplit(server.url).netloc, timeout=60)
         self.headers = {**server.headers, "Content-Type": "application/json"}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
 
     def request(self, method: str, path: str, body: object = None, *, expected: int = 200) -> tuple[bytes, str | None]:
         """Give the answer's body and Link header. Raises `UnexpectedAnswerError` for another status than EXPECTED."""
@@ -87,8 +92,8 @@ def fill(server: Server) -> None:
     """Create the tasks that are there before the mixed load."""
 
     def work(index: int) -> None:
-        client = Client(server)
-        server.owned[index] = [client.create(number) for number in range(TASKS_BEFORE // CONNECTIONS)]
+        with Client(server) as client:
+            server.owned[index] = [client.create(number) for number in range(TASKS_BEFORE // CONNECTIONS)]
 
     in_parallel(work)
 
@@ -97,34 +102,39 @@ def mixed(server: Server, requests: int, seed: int) -> None:
     """Send about REQUESTS requests of the mix, the same ones for the same SEED, over all connections at once."""
 
     def work(index: int) -> None:
-        client, ids = Client(server), server.owned[index]
-        chance = random.Random(f"{seed}/{index}")  # a repeatable load, no secret
+        ids = server.owned[index]
+        chance = random.Random(f"{seed}/{index}")
         kinds = chance.choices(list(MIX), list(MIX.values()), k=requests // CONNECTIONS)
-        for number, kind in zip(count(), kinds):
-            match kind:
-                case "get":
-                    client.request("GET", f"/tasks/{chance.choice(ids)}")
-                case "list":
-                    client.request("GET", "/tasks?limit=20")
-                case "create":
-                    ids.append(client.create(number))
-                case "update":
-                    client.request(
-                        "PUT", f"/tasks/{chance.choice(ids)}", {"status": chance.choice(("pending", "completed"))}
-                    )
-                case "delete":
-                    client.request("DELETE", f"/tasks/{ids.pop(chance.randrange(len(ids)))}")
+        with Client(server) as client:
+            for number, kind in enumerate(kinds):
+                send(client, kind, number, ids, chance)
 
     in_parallel(work)
+
+
+def send(client: Client, kind: str, number: int, ids: list[int], chance: random.Random) -> None:
+    """Send one request of the mix, about one of the tasks IDS."""
+    match kind:
+        case "get":
+            client.request("GET", f"/tasks/{chance.choice(ids)}")
+        case "list":
+            client.request("GET", "/tasks?limit=20")
+        case "create":
+            ids.append(client.create(number))
+        case "update":
+            status = chance.choice(("pending", "completed"))
+            client.request("PUT", f"/tasks/{chance.choice(ids)}", {"status": status})
+        case "delete":
+            client.request("DELETE", f"/tasks/{ids.pop(chance.randrange(len(ids)))}")
 
 
 def repeated(server: Server, requests: int, path: str) -> None:
     """GET the same PATH, REQUESTS times in all, over all connections at once."""
 
     def work(_index: int) -> None:
-        client = Client(server)
-        for _ in range(requests // CONNECTIONS):
-            client.request("GET", path)
+        with Client(server) as client:
+            for _ in range(requests // CONNECTIONS):
+                client.request("GET", path)
 
     in_parallel(work)
 

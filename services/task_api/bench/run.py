@@ -180,10 +180,11 @@ def lines(rows: int) -> Iterator[dict[str, Any]]:
 
 def middle(server: Server, rows: int) -> str:
     """Walk the pages by their cursors to the middle of all tasks and give that page's path."""
-    client, path = Client(server), "/tasks?limit=200"
-    for _ in range(rows // 2 // 200):
-        _, link = client.request("GET", path)
-        (path,) = re.findall(r'<([^>]*)>; rel="next"', link or "")
+    path = "/tasks?limit=200"
+    with Client(server) as client:
+        for _ in range(rows // 2 // 200):
+            _, link = client.request("GET", path)
+            (path,) = re.findall(r'<([^>]*)>; rel="next"', link or "")
     return re.sub(r"limit=\d+", "limit=20", path)
 
 

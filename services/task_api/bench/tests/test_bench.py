@@ -1,0 +1,114 @@
+"""The peers do the work that is measured, and the measures say what they must."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.task_api.bench import load, run
+from services.task_api.bench.load import MIX, Client, UnexpectedAnswerError, cost, cpu_seconds, fill, mixed
+from services.task_api.bench.run import FASTAPI, FLASK, Measure, peer, service
+
+SERVERS = {
+    "ours": lambda folder: service(folder / "ours"),
+    "fastapi": lambda folder: peer("FastAPI", FASTAPI, folder / "fastapi"),
+    "flask": lambda folder: peer("Flask", FLASK, folder / "flask"),
+}
+FIELDS = {"id", "title", "description", "status", "priority", "due_at", "created_at", "updated_at"}
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_all_that_are_measured_do_the_same_work(name: str, tmp_path: Path) -> None:
+    with SERVERS[name](tmp_path) as server, Client(server) as client:
+        number = client.create(7)
+        task = json.loads(client.request("GET", f"/tasks/{number}")[0])
+        assert set(task) == FIELDS
+        assert (task["title"], task["priority"], task["status"]) == ("Write report 7", "high", "pending")
+        changed = json.loads(client.request("PUT", f"/tasks/{number}", {"status": "completed"})[0])
+        assert (changed["title"], changed["status"]) == ("Write report 7", "completed")
+        for other in range(24):
+            client.create(other)
+        assert len(json.loads(client.request("GET", "/tasks?limit=20")[0])) == 20
+        assert len(json.loads(client.request("GET", "/tasks?limit=20&status=completed")[0])) == 1
+        client.request("POST", "/tasks", {"title": ""}, expected=422 if name == "fastapi" else 400)
+        client.request("DELETE", f"/tasks/{number}")
+        client.request("GET", f"/tasks/{number}", expected=404)
+
+
+def test_the_mix_is_sent_and_paid_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "TASKS_BEFORE", 40)
+    sent: Counter[str] = Counter()
+    real = Client.request
+
+    def counted(self: Client, method: str, path: str, *arguments: Any, **more: Any) -> Any:
+        sent[method if method != "GET" else "LIST" if path.endswith("limit=20") else "GET"] += 1
+        return real(self, method, path, *arguments, **more)
+
+    with peer("Flask", FLASK, tmp_path / "flask") as server:
+        fill(server)
+        monkeypatch.setattr(Client, "request", counted)
+        before = cpu_seconds(server.pid)
+        spent = cost(mixed, server, 400, 1)
+        assert 0 < spent <= cpu_seconds(server.pid) - before
+    assert sent.total() == 400
+    named = {"get": "GET", "list": "LIST", "create": "POST", "update": "PUT", "delete": "DELETE"}
+    assert all(abs(sent[named[kind]] / 4 - share) < 8 for kind, share in MIX.items())
+
+
+def test_a_wrong_answer_stops_the_measure(tmp_path: Path) -> None:
+    with peer("Flask", FLASK, tmp_path / "flask") as server:
+        server.owned = [[999_999] for _ in server.owned]
+        with pytest.raises(UnexpectedAnswerError, match="was answered 404"):
+            mixed(server, 40, 1)
+
+
+def test_a_measure_is_kept_up_to_its_bound() -> None:
+    assert Measure.median("m", [1.0, 9.0, 2.0], 2.0).kept
+    assert not Measure.median("m", [1.0, 9.0, 2.1], 2.0).kept
+
+
+@pytest.mark.parametrize("rows", [100, 1000])
+def test_the_tasks_to_search_are_as_many_in_every_database(rows: int) -> None:
+    *tasks, end = run.lines(rows)
+    assert end == {"type": "end", "accounts": 0, "tasks": rows}
+    assert len({task["id"] for task in tasks}) == rows
+    assert sum("zebra" in task["title"] for task in tasks) == run.RARE
+    assert sum(task["status"] == "in_progress" for task in tasks) == run.RARE
+
+
+def test_the_middle_is_found_by_walking_the_cursors(tmp_path: Path) -> None:
+    with service(tmp_path / "ours") as server, Client(server) as client:
+        run.import_tasks(tmp_path / "ours", 1000)
+        page = json.loads(client.request("GET", run.middle(server, 1000))[0])
+        assert [task["id"] for task in page] == list(range(401, 421))
+
+
+@pytest.mark.parametrize(("values", "status"), [([0.9, 1.0], 0), ([1.2, 1.3], 1)])
+def test_a_missed_bound_fails_the_run(
+    values: list[float], status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "REPORTS", tmp_path)
+    monkeypatch.setattr(run, "MEASURES", {"cpu": lambda _folder: [Measure.median("of <a peer>", values, 1.0)]})
+    assert run.main([]) == status
+    written = json.loads((tmp_path / "bench.json").read_text())
+    assert [measure["kept"] for measure in written["measures"]] == [status == 0]
+    assert "of &lt;a peer&gt;" in (tmp_path / "bench.html").read_text()
+
+
+def test_a_measure_that_cannot_be_taken_is_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_folder: Path) -> list[Measure]:
+        raise UnexpectedAnswerError("GET /tasks was answered 500")
+
+    monkeypatch.setattr(run, "MEASURES", {"cpu": broken})
+    assert run.main(["cpu"]) == 2
+    assert "could not be taken: GET /tasks was answered 500" in capsys.readouterr().err
+
+
+def test_an_unknown_measure_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["cpus"])
+    assert "no such measure: cpus; there are cpu, pages, memory, start" in capsys.readouterr().err
