@@ -255,8 +255,12 @@ def deployed(root: Path, overlay: str, folder: Path) -> Path:
 
 
 def trivy_config(root: Path, dockerfiles: Sequence[str], overlays: Sequence[str]) -> Scan:
-    """Look for misconfiguration with Trivy: in Dockerfiles, and in overlays as kustomize renders them for a cluster."""
+    """Look for misconfiguration with Trivy: in Dockerfiles, and in overlays as kustomize renders them for a cluster.
+
+    What several overlays have in common is looked at once, as the first one's.
+    """
     findings: list[Finding] = []
+    seen: set[str] = set()
     with TemporaryDirectory() as folder:
         for file in dockerfiles:
             copy = Path(folder, file)
@@ -265,7 +269,9 @@ def trivy_config(root: Path, dockerfiles: Sequence[str], overlays: Sequence[str]
         for overlay in overlays:
             rendered = Path(folder, f"{overlay}.yaml")
             rendered.parent.mkdir(parents=True, exist_ok=True)
-            rendered.write_text(call("kubectl", "kustomize", deployed(root, overlay, Path(folder)), cwd=root))
+            documents = call("kubectl", "kustomize", deployed(root, overlay, Path(folder)), cwd=root).split("\n---\n")
+            rendered.write_text("\n---\n".join(document for document in documents if document not in seen))
+            seen.update(documents)
         arguments: tuple[str, ...] = (
             "config",
             "--quiet",
