@@ -85,15 +85,17 @@ class Load:
     def running(self, rate: float) -> Iterator["Load"]:
         """Load at RATE requests a second until the block ends, and wait for the last answers."""
         self.rate, self._stop = rate, False
-        thread = threading.Thread(target=lambda: asyncio.run(self._drive()))
+        started = threading.Event()
+        thread = threading.Thread(target=lambda: asyncio.run(self._drive(started)))
         thread.start()
+        started.wait()
         try:
             yield self
         finally:
             self._stop = True
             thread.join()
 
-    async def _drive(self) -> None:
+    async def _drive(self, started: threading.Event) -> None:
         pool = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         alone = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         async with (
@@ -103,6 +105,7 @@ class Load:
         ):
             flusher = group.create_task(self._flush_often())
             due = time.monotonic()
+            started.set()
             while not self._stop:
                 due += 1 / self.rate
                 await asyncio.sleep(max(due - time.monotonic(), 0))
