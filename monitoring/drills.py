@@ -35,7 +35,7 @@ from tooling.page import render
 from tooling.postgres import postgres
 from tooling.tools import MissingTool, version
 
-AT_ONCE = 2  # most of a drill is waiting
+AT_ONCE = 4  # most of a drill is waiting
 WATCHDOG = "Watchdog"
 TLS = ssl.create_default_context()  # httpx would make one for each client, which takes longer than a request
 QUIET_SECONDS = 20
