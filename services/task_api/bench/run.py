@@ -131,7 +131,7 @@ def measure_cpu(folder: Path) -> list[Measure]:
     detail = "; ".join(f"{name} {statistics.median(ms):.3f} ms CPU a request" for name, ms in spent.items())
     return [
         Measure.median(
-            f"CPU a request, of {other.name}",
+            f"CPU a request, held against {other.name}",
             [a / b for a, b in zip(spent[ours.name], spent[other.name], strict=True)],
             bound,
             detail=detail,
