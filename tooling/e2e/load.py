@@ -123,7 +123,7 @@ class Load:
             identity = list(account.tasks.values())[-1]
             await self._send(client, "GET", f"/tasks/{identity}", "GET /tasks/<id>", due, headers)
         else:
-            await self._send(client, "GET", "/tasks?limit=10&sort=-id", "GET /tasks", due, headers)
+            await self._send(client, "GET", f"/tasks?limit={PAGE}&sort=-id", "GET /tasks", due, headers)
 
     async def _write(
         self, account: Account, title: str, due: float, client: httpx.AsyncClient, headers: dict[str, str]
