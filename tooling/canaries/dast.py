@@ -102,9 +102,9 @@ def alg_none(folder: Path) -> Scan:
 
 
 FOR_EVER = """
-import jwt
-real = jwt.decode
-jwt.decode = lambda *arguments, **more: real(*arguments, **more | {"options": more["options"] | {"verify_exp": False}})
+from types import SimpleNamespace
+from task_api.accounts import tokens
+tokens.time = SimpleNamespace(time=lambda: 0.0)
 """
 
 
