@@ -16,15 +16,16 @@ from task_api.tasks.model import TaskQuery
 BY_HAND = ("tasks_search", "search_tasks_", "alembic_version")
 """What migrations make and the metadata cannot say: full-text search, indexes of expressions, Alembic's own table."""
 
+AT = "'2026-01-02 03:04:05.000006+00:00'"
 INSERTS = {
     "0001": "INSERT INTO tasks (title, description, status, created_at, updated_at)"
-    " VALUES ('of 0001', 'old words', 'completed', '2026-01-02 03:04:05.000006', '2026-01-02 03:04:05.000006')",
+    f" VALUES ('of 0001', 'old words', 'completed', {AT}, {AT})",
     "0002": "INSERT INTO tasks (title, description, status, created_at, updated_at, owner_id)"
-    " VALUES ('of 0002', 'old words', 'pending', '2026-01-02 03:04:05.000006', '2026-01-02 03:04:05.000006', 0)",
+    f" VALUES ('of 0002', 'old words', 'pending', {AT}, {AT}, 0)",
     "0003": "INSERT INTO tasks (title, description, status, created_at, updated_at, owner_id, priority,"
     " due_at, version)"
-    " VALUES ('of 0003', 'old words', 'pending', '2026-01-02 03:04:05.000006', '2026-01-02 03:04:05.000006', 0, 2,"
-    " '2027-01-01 00:00:00', 5)",
+    f" VALUES ('of 0003', 'old words', 'pending', {AT}, {AT}, 0, 2,"
+    " '2027-01-01 00:00:00.000000+00:00', 5)",
 }
 INSERTS["0004"] = INSERTS["0003"].replace("of 0003", "of 0004")
 

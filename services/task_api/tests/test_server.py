@@ -109,7 +109,7 @@ def test_counts_survive_the_death_of_a_worker_and_its_gauges_do_not(tmp_path: Pa
 
 
 def test_sigterm_under_load_drops_no_request_and_readiness_falls_first(tmp_path: Path, log: Path) -> None:
-    url, settings = serve(tmp_path, DRAIN_SECONDS="1.5")
+    url, settings = serve(tmp_path, DRAIN_SECONDS="6")
     outcomes: Counter[str] = Counter()
     acknowledged: list[int] = []
     stop = threading.Event()
@@ -133,8 +133,8 @@ def test_sigterm_under_load_drops_no_request_and_readiness_falls_first(tmp_path:
             client.start()
         time.sleep(1)
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.7)
-        assert httpx.get(f"{url}/readyz").status_code == 503
+        while httpx.get(f"{url}/readyz").status_code == 200:
+            time.sleep(0.05)
         assert httpx.get(f"{url}/tasks").status_code == 200
         assert process.wait(30) == 0
         stop.set()

@@ -126,10 +126,10 @@ def create_admin(email: str, password: str) -> None:
 @click.argument("file", type=click.File("wb"), default="-")
 def export_command(file: BinaryIO) -> None:
     """Write all accounts and tasks as JSON lines, to standard output by default."""
-    from task_api.store.database import Database  # noqa: PLC0415
     from task_api.transfer import export  # noqa: PLC0415
 
-    file.writelines(export(Database(_settings())))
+    with _database() as database:
+        file.writelines(export(database))
 
 
 @main.command("import")

@@ -17,6 +17,7 @@ from task_api.store.database import Database
 from task_api.store.schema import accounts, tasks
 
 BATCH = 500
+SNAPSHOT = {"sqlite": "BEGIN", "postgresql": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
 
 
 class AccountLine(msgspec.Struct, tag="account", tag_field="type", forbid_unknown_fields=True):
@@ -56,14 +57,10 @@ class TransferError(Exception):
 
 
 def export(database: Database) -> Iterator[bytes]:
-    """Lines of JSON, of one moment, however long it takes. On PostgreSQL by a repeatable-read snapshot."""
+    """Lines of JSON, all of one moment, however long it takes."""
     encode = msgspec.json.Encoder().encode
     with database.engine.connect() as connection:
-        if database.dialect == "postgresql":
-            connection = connection.execution_options(isolation_level="REPEATABLE READ")  # noqa: PLW2901
-        else:
-            connection = connection.execution_options(reading=True)  # noqa: PLW2901
-            connection.exec_driver_sql("BEGIN")
+        connection.exec_driver_sql(SNAPSHOT[database.dialect])
         counts = {"accounts": 0, "tasks": 0}
         for row in account_store.every(connection):
             counts["accounts"] += 1

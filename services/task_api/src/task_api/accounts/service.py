@@ -1,9 +1,11 @@
 """Registering, logging in, and the family of tokens that a login begins."""
 
 import secrets
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from mmap import mmap
 from typing import Any, Literal, cast
 
 from sqlalchemy import Connection
@@ -30,6 +32,10 @@ from task_api.store.database import Database
 FAILURES_OF_AN_ADDRESS = 5
 """How many times the login limit of one account a network address has, which many people may share."""
 
+REMEMBERED_SECONDS = 1.0
+SESSIONS_REMEMBERED = 10_000
+REVOCATION_SIZE = 8
+
 Failure = Literal["invalid", "expired", "revoked", "reused", "bad_credentials", "throttled"]
 
 
@@ -50,6 +56,39 @@ def register(database: Database, registration: Registration, role: Role = "user"
     return Account(identity, registration.email, role, now)
 
 
+class Sessions:
+    """Whose a session is, remembered for a second.
+
+    A session revoked by this service is forgotten at once, by all workers: they share the memory that says when one was
+    revoked, made before they are forked. Replicas elsewhere go by the second.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[str, tuple[Account, float, bytes]] = {}
+        self._revoked = mmap(-1, REVOCATION_SIZE)
+
+    def account(self, session_id: str) -> Account:
+        """The account of a session. Raises BadToken where it was revoked."""
+        revoked, now = self._revoked[:REVOCATION_SIZE], time.monotonic()
+        known = self._known.get(session_id)
+        if known and known[1] > now and known[2] == revoked:
+            return known[0]
+        with self._database.read() as connection:
+            row = store.by_session(connection, session_id)
+        if row is None:
+            raise BadToken("revoked")
+        account = Account(row.id, row.email, cast("Role", row.role), row.created_at)
+        if len(self._known) >= SESSIONS_REMEMBERED:
+            self._known.clear()
+        self._known[session_id] = (account, now + REMEMBERED_SECONDS, revoked)
+        return account
+
+    def forget(self) -> None:
+        """Let every worker ask the database again."""
+        self._revoked[:REVOCATION_SIZE] = secrets.token_bytes(REVOCATION_SIZE)
+
+
 class Accounts:
     """Logging in and out over one database, with the keys and lives that the settings give."""
 
@@ -57,6 +96,7 @@ class Accounts:
         self, settings: Settings, database: Database, failed: Callable[[Failure], None] = lambda _: None
     ) -> None:
         self._database = database
+        self._sessions = Sessions(database)
         self._issuer = TokenIssuer(settings.jwt_keys, settings.access_token_seconds)
         self._refresh_life = timedelta(seconds=settings.refresh_token_seconds)
         self._limit = settings.login_limit
@@ -66,14 +106,10 @@ class Accounts:
         """The account and session of an access token. Raises BadToken."""
         try:
             session_id = self._issuer.verify(token)
-            with self._database.read() as connection:
-                row = store.by_session(connection, session_id)
-            if row is None:
-                raise BadToken("revoked")
+            return self._sessions.account(session_id), session_id
         except BadToken as error:
             self._failed(error.reason)
             raise
-        return Account(row.id, row.email, cast("Role", row.role), row.created_at), session_id
 
     def login(self, login: Login, address: str) -> Tokens:
         """Begin a session. Raises LoginFailed, and Throttled after too many failures of the account or the address."""
@@ -83,7 +119,7 @@ class Accounts:
         if not passwords.verify(row.password_hash if row else None, login.password):
             self._failed("bad_credentials")
             raise LoginFailed("wrong address or password")
-        assert row is not None  # noqa: S101 - verify is False without a hash
+        assert row is not None  # verify is False without a hash
         session_id = secrets.token_hex(16)
         with self._database.write() as connection:
             for client, ends_at in attempts:
@@ -110,6 +146,7 @@ class Accounts:
                 return self._tokens(connection, row.account_id, row.session_id, now)
             if fault == "reused" and row is not None:
                 store.revoke_session(connection, row.session_id, now)
+        self._sessions.forget()
         self._failed(fault or "invalid")
         raise BadToken(fault or "invalid")
 
@@ -117,6 +154,7 @@ class Accounts:
         """End a session."""
         with self._database.write() as connection:
             store.revoke_session(connection, session_id, datetime.now(UTC))
+        self._sessions.forget()
 
     @staticmethod
     def _fault(row: Any, unspent: bool, now: datetime) -> Literal["invalid", "expired", "revoked", "reused"] | None:

@@ -5,8 +5,8 @@ import secrets
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
-import structlog
 from flask import Flask, Response, current_app, g, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -18,7 +18,7 @@ from task_api.http.rate_limit import RateLimiter
 from task_api.store.database import Database
 from task_api.store.schema import LOCAL_ACCOUNT
 from task_api.telemetry import metrics
-from task_api.telemetry.logs import log
+from task_api.telemetry.logs import about, log
 from task_api.telemetry.traces import Tracer, incoming_trace_id
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -29,7 +29,7 @@ UNMATCHED = "(unmatched)"
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-HEADERS = [
+ALWAYS = [
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "no-referrer"),
@@ -77,26 +77,38 @@ def install(app: Flask, settings: Settings) -> None:
     if settings.auth == "off":
         # a web page must not reach us by a name of its own (DNS rebinding)
         app.config["TRUSTED_HOSTS"] = [*LOOPBACK, "[::1]"]
+    app.wsgi_app = _with_headers(app.wsgi_app)  # type: ignore[method-assign]
     app.before_request(_begin)
     app.after_request(_finish)
 
 
+def _with_headers(application: Any) -> Any:
+    def answer(environment: Any, start_response: Any) -> Any:
+        def start(status: str, headers: list[tuple[str, str]], *failure: Any) -> Any:
+            return start_response(status, headers + ALWAYS, *failure)
+
+        return application(environment, start)
+
+    return answer
+
+
 def _begin() -> None:
-    g.started = time.perf_counter()
+    here, asked = g._get_current_object(), request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
+    here.started = time.perf_counter()
     metrics.in_flight.inc()
-    headers = request.headers
+    headers = asked.headers
     given = headers.get("X-Request-ID", "")
-    g.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-    g.account = g.rate = g.span = None
-    g.trace_id = incoming_trace_id(headers.get("traceparent"))
+    here.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+    here.account = here.rate = here.span = None
+    here.trace_id = incoming_trace_id(headers.get("traceparent"))
     around = services()
     if around.tracer:
-        g.span, g.trace_id = around.tracer.start(request.method, request.path, headers)
-    structlog.contextvars.bind_contextvars(request_id=g.request_id, trace_id=g.trace_id)
-    if request.endpoint not in OUTSIDE_LIMITS:
+        here.span, here.trace_id = around.tracer.start(asked.method, asked.path, headers)
+    about.set({"request_id": here.request_id, "trace_id": here.trace_id})
+    if asked.endpoint not in OUTSIDE_LIMITS:
         refusal = _identify(around.accounts)
         _limit(around.limiter)
-        if refusal and request.endpoint not in FOR_ANYBODY:
+        if refusal and asked.endpoint not in FOR_ANYBODY:
             raise refusal
 
 
@@ -129,27 +141,26 @@ def _limit(limiter: RateLimiter | None) -> None:
 
 
 def _finish(response: Response) -> Response:
-    seconds = time.perf_counter() - g.started
+    here, asked = g._get_current_object(), request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
+    seconds = time.perf_counter() - here.started
     metrics.in_flight.dec()
-    route = request.url_rule.rule if request.url_rule else UNMATCHED
-    method = request.method if request.method in METHODS else "(other)"
+    route = asked.url_rule.rule if asked.url_rule else UNMATCHED
+    method = asked.method if asked.method in METHODS else "(other)"
     status = response.status_code
-    metrics.observe(route, method, status, seconds, g.trace_id)
+    metrics.observe(route, method, status, seconds, here.trace_id)
     headers = response.headers
-    headers.extend(HEADERS)
     headers.setdefault("Content-Security-Policy", NOTHING_MAY_LOAD)
     headers.setdefault("Cache-Control", "no-store")
-    headers["X-Request-ID"] = g.request_id
-    if g.rate:
-        headers.extend(g.rate.headers)
-    if request.is_secure:
+    headers["X-Request-ID"] = here.request_id
+    if here.rate:
+        headers.extend(here.rate.headers)
+    if asked.is_secure:
         headers["Strict-Transport-Security"] = "max-age=31536000"
-    tracer = services().tracer
-    if g.span and tracer:
-        tracer.finish(g.span, method, route, status)
+    if here.span:
+        services().tracer.finish(here.span, method, route, status)  # type: ignore[union-attr]
     write = log.debug if route in QUIET else log.info
-    account_id = g.account.id if g.account else None
+    account_id = here.account.id if here.account else None
     duration = round(seconds * 1000, 3)
     write("request", method=method, route=route, status=status, duration_ms=duration, account=account_id)
-    structlog.contextvars.clear_contextvars()
+    about.set({})
     return response

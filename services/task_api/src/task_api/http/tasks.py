@@ -1,7 +1,5 @@
 """The routes under /tasks."""
 
-from urllib.parse import urlencode
-
 from flask import Blueprint, Response, request, url_for
 from sqlalchemy import Connection
 
@@ -27,6 +25,15 @@ blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
 ONE = "/<int:task_id>"
 
 
+def _links(path: str, query_string: str, cursor: str | None) -> str:
+    """Links to the first page and the next (RFC 8288), with the same filters."""
+    same = [part for part in query_string.split("&") if part and not part.startswith("cursor=")]
+    links = [f'<{"?".join(filter(None, (path, "&".join(same))))}>; rel="first"']
+    if cursor:
+        links.append(f'<{path}?{"&".join([*same, f"cursor={cursor}"])}>; rel="next"')
+    return ", ".join(links)
+
+
 @blueprint.get("")
 @documented(query=TaskQuery, answers=Answers(ok=list[Task], problems=(400,), not_modified=True))
 def list_tasks() -> Response:
@@ -38,11 +45,7 @@ def list_tasks() -> Response:
     with database().read() as connection:
         tasks, cursor = service.page(connection, account().scope, wanted)
     response = respond([versioned.task for versioned in tasks])
-    same = {name: value for name, value in request.args.items() if name != "cursor"}
-    links = [f'<{request.path}{"?" if same else ""}{urlencode(same)}>; rel="first"']
-    if cursor:
-        links.append(f'<{request.path}?{urlencode({**same, "cursor": cursor})}>; rel="next"')
-    response.headers["Link"] = ", ".join(links)
+    response.headers["Link"] = _links(request.path, request.query_string.decode("latin-1"), cursor)
     return conditional(response)
 
 

@@ -24,6 +24,10 @@ SERVER_SETTINGS = {
     "timezone": "UTC",
 }
 
+BEGIN = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "BEGIN"}
+"""Connections commit each statement by themselves; this begins what is to be committed as one. On SQLite it waits for
+other writers at once: a transaction that read before it wrote could not wait, it would fail."""
+
 UNAVAILABLE = (OperationalError, PoolTimeoutError)
 """What is raised when the database cannot be reached or does not answer: worth another try later."""
 
@@ -38,17 +42,18 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         self.engine = _postgresql(settings) if settings.postgresql else _sqlite(settings)
         self.dialect = self.engine.dialect.name
-        self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT", reading=True)
 
     def read(self) -> Connection:
         """A connection for statements that change nothing, each its own transaction."""
-        return self._reading.connect()
+        return self.engine.connect()
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A connection in a transaction that is committed at the end, and rolled back on an exception."""
-        with self.engine.begin() as connection:
+        with self.engine.connect() as connection:
+            connection.exec_driver_sql(BEGIN[self.dialect])
             yield connection
+            connection.commit()
 
     def check(self) -> None:
         """Raise one of UNAVAILABLE when the database does not answer, SchemaBehind when it has to be migrated first."""
@@ -94,12 +99,6 @@ def _sqlite(settings: Settings) -> Engine:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # IMMEDIATE: a transaction that read before it wrote could not wait for another writer, it would fail
-        if not connection.get_execution_options().get("reading"):
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-
     return engine
 
 
@@ -107,6 +106,7 @@ def _postgresql(settings: Settings) -> Engine:
     url = make_url(settings.database_url).set(drivername="postgresql+psycopg")
     return create_engine(
         url,
+        isolation_level="AUTOCOMMIT",
         connect_args={
             "connect_timeout": BUSY_SECONDS // 2,
             "application_name": "task-api",

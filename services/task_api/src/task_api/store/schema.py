@@ -7,6 +7,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     DateTime,
     Dialect,
     ForeignKey,
@@ -22,7 +23,7 @@ from sqlalchemy import (
     literal_column,
     text,
 )
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """Every migration, oldest first. The service is ready at the last one, and at any newer than it knows."""
@@ -43,19 +44,24 @@ metadata = MetaData(
 Key = BigInteger().with_variant(Integer, "sqlite")
 
 
+class _Rfc3339(String):
+    """SQLite's instants: text in UTC that sorts as time does, and that datetime reads without a detour."""
+
+    def bind_processor(self, dialect: Dialect) -> Any:  # noqa: ARG002
+        return lambda value: value and value.astimezone(UTC).isoformat(" ", "microseconds")
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:  # noqa: ARG002
+        return lambda value: value and datetime.fromisoformat(value)
+
+
 class Instant(TypeDecorator[datetime]):
-    """A point in time, aware and in UTC on both databases (SQLite keeps no zone)."""
+    """A point in time, aware and in UTC on both databases."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return value.astimezone(UTC).replace(tzinfo=None) if value and dialect.name == "sqlite" else value
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return _Rfc3339() if dialect.name == "sqlite" else super().load_dialect_impl(dialect)
 
 
 accounts = Table(
@@ -107,10 +113,10 @@ tasks = Table(
     sqlite_autoincrement=True,
 )
 
-LAST_INSTANT = "'9999-12-31 23:59:59.999999'"
-due_order: dict[str, Any] = {
+LAST_INSTANT = "'9999-12-31 23:59:59.999999+00:00'"
+due_order: dict[str, ColumnElement[datetime]] = {
     "sqlite": func.coalesce(tasks.c.due_at, literal_column(LAST_INSTANT), type_=Instant),
-    "postgresql": func.coalesce(tasks.c.due_at, literal_column(f"TIMESTAMPTZ {LAST_INSTANT[:-1]}+00'"), type_=Instant),
+    "postgresql": func.coalesce(tasks.c.due_at, literal_column(f"TIMESTAMPTZ {LAST_INSTANT}"), type_=Instant),
 }
 """What `due_at` is sorted by: tasks without one come last. Literal, so that the indexes of migration 0003 serve it."""
 

@@ -6,7 +6,7 @@ A word is a run of letters and digits, case aside; a task matches when it has ev
 import re
 from typing import Any
 
-from sqlalchemy import ColumnElement, column, func, literal_column, table
+from sqlalchemy import ColumnElement, String, bindparam, column, func, literal_column, table
 
 from task_api.store.schema import tasks
 
@@ -40,14 +40,16 @@ INDEX_SQLITE = (
 INDEX_POSTGRESQL = (f"CREATE INDEX search_tasks_text ON tasks USING gin (({POSTGRESQL_DOCUMENT}))",)
 
 
-def matching(dialect: str, text: str) -> tuple[Any, ColumnElement[bool], ColumnElement[int]]:
-    """(what to select from, the condition, the id to sort and page by) for tasks that have every word of the text."""
+def query(dialect: str, text: str) -> str:
+    """The text as the database's full-text search takes it: every word of it."""
     words = WORD.findall(text)
+    return " ".join(f'"{word}"' for word in words) if dialect == "sqlite" else " & ".join(words)
+
+
+def matching(dialect: str) -> tuple[Any, ColumnElement[bool], ColumnElement[int]]:
+    """What to select from, the condition that `words` (see `query`) match, and the id to sort and page by."""
+    words = bindparam("words", type_=String)
     if dialect == "sqlite":
-        query = " ".join(f'"{word}"' for word in words)
-        joined = index.join(tasks, tasks.c.id == index.c.rowid)
-        return joined, index.c.tasks_search.op("MATCH")(query), index.c.rowid
-    condition = literal_column(POSTGRESQL_DOCUMENT).op("@@")(
-        func.to_tsquery(literal_column("'simple'::regconfig"), " & ".join(words))
-    )
-    return tasks, condition, tasks.c.id
+        return index.join(tasks, tasks.c.id == index.c.rowid), index.c.tasks_search.op("MATCH")(words), index.c.rowid
+    searched = func.to_tsquery(literal_column("'simple'::regconfig"), words)
+    return tasks, literal_column(POSTGRESQL_DOCUMENT).op("@@")(searched), tasks.c.id

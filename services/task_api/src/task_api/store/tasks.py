@@ -4,15 +4,14 @@
 """
 
 from collections.abc import Mapping
-from datetime import datetime
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    RowMapping,
+    Integer,
     Select,
-    and_,
     bindparam,
     delete,
     insert,
@@ -22,7 +21,7 @@ from sqlalchemy import (
 )
 
 from task_api.store import search
-from task_api.store.schema import due_order, tasks
+from task_api.store.schema import Instant, due_order, tasks
 
 LISTED = (
     tasks.c.id,
@@ -62,7 +61,7 @@ def find(connection: Connection, task_id: int, owner_id: int | None, *, lock: bo
 
 def change(connection: Connection, task_id: int, values: Mapping[str, Any]) -> None:
     """Set columns of a task."""
-    connection.execute(_UPDATE.values(dict(values)), {"task_id": task_id})
+    connection.execute(_UPDATE, {"task_id": task_id, **values})
 
 
 def remove(connection: Connection, task_id: int) -> None:
@@ -70,47 +69,59 @@ def remove(connection: Connection, task_id: int) -> None:
     connection.execute(_DELETE, {"task_id": task_id})
 
 
-def page(
-    connection: Connection,
-    *,
-    owner_id: int | None,
-    equal: Mapping[str, Any],
-    due_before: datetime | None,
-    due_after: datetime | None,
-    words: str | None,
-    sort: str,
-    descending: bool,
-    after: tuple[Any, int] | None,
-    limit: int,
-) -> list[Row]:
-    """At most `limit` rows behind the key `after` (the sort column's value and the id), in the order asked for."""
+class Shape(NamedTuple):
+    """What kind of listing is asked for; the values come with it."""
+
+    filters: frozenset[str]
+    """Of `owner_id`, `status`, `priority`, `due_before`, `due_after`, `words`."""
+    sort: str
+    descending: bool
+    continued: bool
+
+
+def page(connection: Connection, shape: Shape, values: Mapping[str, Any], limit: int) -> list[Row]:
+    """At most `limit` rows, for a continued listing those behind the key (`after_value`, `after_id`)."""
+    words = {"words": search.query(connection.dialect.name, values["words"])} if "words" in values else {}
+    statement = _page(connection.dialect.name, shape)
+    return list(connection.execute(statement, {**values, **words, "limit": limit}).all())
+
+
+@cache
+def _page(dialect: str, shape: Shape) -> Select[Any]:
     source: Any = tasks
     identity: ColumnElement[int] = tasks.c.id
-    conditions: list[ColumnElement[bool]] = [tasks.c[name] == value for name, value in equal.items()]
-    if owner_id is not None:
-        conditions.append(tasks.c.owner_id == owner_id)
-    due = due_order[connection.dialect.name]
-    if due_before is not None:
-        conditions.append(and_(tasks.c.due_at.is_not(None), due < due_before))
-    if due_after is not None:
-        conditions.append(and_(tasks.c.due_at.is_not(None), due > due_after))
-    if words is not None:
-        source, matches, identity = search.matching(connection.dialect.name, words)
+    due = due_order[dialect]
+    conditions: list[ColumnElement[bool]] = [
+        tasks.c[name] == bindparam(name) for name in ("owner_id", "status", "priority") if name in shape.filters
+    ]
+    if {"due_before", "due_after"} & shape.filters:
+        conditions.append(tasks.c.due_at.is_not(None))
+    if "due_before" in shape.filters:
+        conditions.append(due < bindparam("due_before", type_=Instant))
+    if "due_after" in shape.filters:
+        conditions.append(due > bindparam("due_after", type_=Instant))
+    if "words" in shape.filters:
+        source, matches, identity = search.matching(dialect)
         conditions.append(matches)
-    key: ColumnElement[Any] | None = None if sort == "id" else due if sort == "due_at" else tasks.c[sort]
-    if after is not None:
+    keys: dict[str, ColumnElement[Any]] = {
+        "due_at": due,
+        "updated_at": tasks.c.updated_at,
+        "priority": tasks.c.priority,
+    }
+    key = keys.get(shape.sort)
+    if shape.continued:
         left: Any = identity if key is None else tuple_(key, identity)
-        right: Any = after[1] if key is None else tuple_(bindparam(None, after[0], type_=key.type), after[1])
-        conditions.append(left < right if descending else left > right)
+        after_id = bindparam("after_id", type_=tasks.c.id.type)
+        right: Any = after_id if key is None else tuple_(bindparam("after_value", type_=key.type), after_id)
+        conditions.append(left < right if shape.descending else left > right)
     order = [identity] if key is None else [key, identity]
-    statement: Select[Any] = (
+    return (
         select(*LISTED)
         .select_from(source)
         .where(*conditions)
-        .order_by(*(column.desc() if descending else column.asc() for column in order))
-        .limit(limit)
+        .order_by(*(column.desc() if shape.descending else column.asc() for column in order))
+        .limit(bindparam("limit", type_=Integer))
     )
-    return list(connection.execute(statement).all())
 
 
 def every(connection: Connection) -> Any:
@@ -122,8 +133,3 @@ def every(connection: Connection) -> Any:
 def restore(connection: Connection, rows: list[dict[str, Any]]) -> None:
     """Insert tasks as they were, ids and times included. Raises IntegrityError where an id is taken."""
     connection.execute(insert(tasks), rows)
-
-
-def as_mapping(connection: Connection, task_id: int) -> RowMapping | None:
-    """All columns of one task."""
-    return connection.execute(select(tasks).where(tasks.c.id == task_id)).mappings().one_or_none()

@@ -30,7 +30,7 @@ from task_api.tasks.model import (
     Versioned,
 )
 
-_LAST = datetime.fromisoformat(LAST_INSTANT.strip("'")).replace(tzinfo=UTC)
+_LAST = datetime.fromisoformat(LAST_INSTANT.strip("'"))
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
@@ -101,26 +101,24 @@ def page(connection: Connection, owner_id: int | None, query: TaskQuery) -> tupl
     Pages are by key, not by offset: a task that is there from the first page to the last is on exactly one of them,
     whatever is created or deleted meanwhile (and, for an order by a field, unless that field of it is changed).
     """
-    descending = query.sort.startswith("-")
     sort = query.sort.lstrip("-")
-    equal: dict[str, Any] = {}
-    if query.status is not None:
-        equal["status"] = query.status
-    if query.priority is not None:
-        equal["priority"] = PRIORITIES.index(query.priority)
-    cursor = _decode(query.cursor, query.sort) if query.cursor is not None else None
-    rows = store.page(
-        connection,
-        owner_id=owner_id,
-        equal=equal,
-        due_before=query.due_before,
-        due_after=query.due_after,
-        words=query.q,
-        sort=sort,
-        descending=descending,
-        after=(cursor.value, cursor.id) if cursor else None,
-        limit=query.limit + 1,
-    )
+    values: dict[str, Any] = {
+        name: value
+        for name, value in (
+            ("owner_id", owner_id),
+            ("status", query.status),
+            ("priority", query.priority and PRIORITIES.index(query.priority)),
+            ("due_before", query.due_before),
+            ("due_after", query.due_after),
+            ("words", query.q),
+        )
+        if value is not None
+    }
+    shape = store.Shape(frozenset(values), sort, query.sort.startswith("-"), query.cursor is not None)
+    if query.cursor is not None:
+        cursor = _decode(query.cursor, query.sort)
+        values |= {"after_value": cursor.value, "after_id": cursor.id}
+    rows = store.page(connection, shape, values, query.limit + 1)
     tasks = [_versioned(row) for row in rows[: query.limit]]
     if len(rows) <= query.limit:
         return tasks, None

@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
@@ -23,8 +25,18 @@ def render(_logger: WrappedLogger, _name: str, event: EventDict) -> bytes:
         return _encode({**ordered, "message": repr(ordered.get("message")), "fields": repr(event)})
 
 
+about: ContextVar[Mapping[str, Any]] = ContextVar("about", default={})  # noqa: B039 - it is never changed, only replaced
+"""What each line of the request in hand says beside its own: set when it begins."""
+
+
+def _merge(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    for name, value in about.get().items():
+        event.setdefault(name, value)
+    return event
+
+
 _SHARED: list[Any] = [
-    structlog.contextvars.merge_contextvars,
+    _merge,
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
     structlog.processors.format_exc_info,
