@@ -115,7 +115,7 @@ class Load:
         self._flush(None)
 
     async def _one(self, number: int, due: float, client: httpx.AsyncClient) -> None:
-        account = self.accounts[number // 2 % len(self.accounts)]
+        account = self.accounts[number // (2 * WRITE_EVERY) % len(self.accounts)]
         headers = {"Authorization": f"Bearer {account.token}"}
         if number // 2 % WRITE_EVERY == 0:
             await self._write(account, f"e2e {self.run} {number}", due, client, headers)
