@@ -23,15 +23,6 @@ def run_now(kube: Kube, cron_job: str, say: Say, environment: dict[str, str] | N
     return kube.run("logs", f"job/{name}").strip()
 
 
-def migrate(kube: Kube, job: Object, say: Say) -> None:
-    """Run the migration to its end. Raises `DeployError`, with what it said, when it fails."""
-    name = job["metadata"]["name"]
-    kube.run("delete", "job", name, "--ignore-not-found", "--cascade=foreground", "--wait")
-    kube.apply([job])
-    wait(kube, "job", name, say)
-    say(kube.run("logs", f"job/{name}", "--tail=1").strip())
-
-
 def restore(kube: Kube, say: Say, backup: str = "") -> str:
     """Put back a backup, the newest unless named. What was written since it was made is lost."""
     if "/" in backup:

@@ -89,7 +89,7 @@ def create(say: Say) -> None:
 
 def load(images: Iterable[str], say: Say) -> None:
     """Copy the images that this machine's engine holds into the workers; the cluster pulls the others itself."""
-    held = [image for image in sorted(images) if _held(image)]
+    held = [image for image in sorted(images) if "@" not in image and _held(image)]
     workers = [node for node in run("kind", "get", "nodes", "--name", NAME).split() if "control-plane" not in node]
     missing = [image for image in held if not all(_has(node, image) for node in workers)]
     if missing:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tooling.deploy import DeployError, backup, cluster, manifests, rollout, verify
+from tooling.deploy import DeployError, cluster, manifests, rollout, verify
 from tooling.deploy.kube import Change, Kube, Object
 from tooling.deploy.steps import Say, Steps
 
@@ -53,8 +53,9 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
         with steps.step("copy images into the cluster") as say:
             cluster.load(manifests.images(objects), say)
         cluster.install_metrics_server()
-        cluster.free_backup_volume(kube)
     wait_for_the_end_of(kube, steps)
+    if target.local:
+        cluster.free_backup_volume(kube)
     with steps.step("namespace, settings, secrets, network policies") as say:
         show(steps, kube.apply([item for item in objects if item["kind"] == "Namespace"]))
         show(
@@ -69,7 +70,7 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
             wait_for(kube, database, say)
     for job in manifests.of_stage(objects, "migration"):
         with steps.step("migration") as say:
-            backup.migrate(kube, job, say)
+            run_migration(kube, job, say)
     if target.local:
         with steps.step("metrics-server") as say:
             cluster.serve_metrics(say)
@@ -89,10 +90,21 @@ def migrate(target: Target, say: Say) -> None:
     if deployment is None:
         raise DeployError("nothing is deployed, so there is no version to migrate for")
     image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
-    for job in manifests.of_stage(
-        manifests.render(target.kube, target.overlay, image, generate_secrets=target.local), "migration"
-    ):
-        backup.migrate(target.kube, job, say)
+    objects = manifests.render(target.kube, target.overlay, image, generate_secrets=target.local)
+    for job in manifests.of_stage(objects, "migration"):
+        run_migration(target.kube, job, say)
+
+
+def run_migration(kube: Kube, job: Object, say: Say) -> None:
+    """Run the migration to its end. Raises `DeployError`, with what it said, when it fails."""
+    name = job["metadata"]["name"]
+    kube.run("delete", "job", name, "--ignore-not-found", "--cascade=foreground", "--wait")
+    kube.apply([job])
+    try:
+        rollout.wait(kube, "job", name, say)
+    except DeployError as error:
+        raise DeployError(f"{error}\nno pod was changed: what served before still serves", error.evidence) from error
+    say(kube.run("logs", f"job/{name}", "--tail=1").strip())
 
 
 def wait_for_the_end_of(kube: Kube, steps: Steps) -> None:
