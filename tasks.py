@@ -191,7 +191,7 @@ def deploy(
         finally:
             steps.write(REPORTS, problem)
         print(
-            f"\n{target.url()} serves {checked}, first 200 after {steps.marks['first 200']:.0f} s; {REPORTS}/deploy.html"
+            f"\n{target.url()} serves {checked} (first 200 after {steps.marks['first 200']:.0f} s); see reports/deploy"
         )
 
 

@@ -143,7 +143,7 @@ def roll_out(target: Target, objects: Sequence[Object], steps: Steps) -> None:
 
 
 def apply_service(kube: Kube, objects: Sequence[Object], *, first: bool) -> list[Change]:
-    """Apply the workloads. The manifest says how many pods a scaled one has the first time, the autoscaler ever after."""
+    """Apply the workloads. The first time the manifest says how many pods, ever after the autoscaler does."""
     scaled = {item["spec"]["scaleTargetRef"]["name"] for item in objects if item["kind"] == "HorizontalPodAutoscaler"}
     deployments = [item for item in objects if item["kind"] == "Deployment" and item["metadata"]["name"] in scaled]
     if first:
