@@ -141,7 +141,7 @@ def monitoring(session: nox.Session) -> None:
 
 @nox.session
 def drills(session: nox.Session) -> None:
-    """Each alert's condition caused for real, and the alert seen at its webhook; `nox -s drills -- TaskApiDown` for one."""
+    """Each alert's condition caused for real, the alert seen at its webhook; `nox -s drills -- TaskApiDown` for one."""
     install(session, "monitoring", service=True)
     session.run("python", "-m", "monitoring.drills", *session.posargs)
 
