@@ -159,7 +159,7 @@ def no_start(folder: Path) -> Scan:
 
 NO_NOSNIFF = """
 from task_api.http import context
-context.HEADERS[:] = [header for header in context.HEADERS if header[0] != "X-Content-Type-Options"]
+context.ALWAYS[:] = [header for header in context.ALWAYS if header[0] != "X-Content-Type-Options"]
 """
 
 
