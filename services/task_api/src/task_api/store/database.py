@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from task_api.config import Settings
@@ -28,7 +28,7 @@ BEGIN = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "BEGIN"}
 """Connections commit each statement by themselves; this begins what is to be committed as one. On SQLite it waits for
 other writers at once: a transaction that read before it wrote could not wait, it would fail."""
 
-UNAVAILABLE = (OperationalError, PoolTimeoutError)
+UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError)
 """What is raised when the database cannot be reached or does not answer: worth another try later."""
 
 

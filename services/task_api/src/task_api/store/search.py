@@ -6,7 +6,7 @@ A word is a run of letters and digits, case aside; a task matches when it has ev
 import re
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, bindparam, column, func, literal_column, table
+from sqlalchemy import ColumnElement, Integer, String, bindparam, column, func, literal_column, table
 
 from task_api.store.schema import tasks
 
@@ -16,7 +16,7 @@ POSTGRESQL_DOCUMENT = (
     "to_tsvector('simple'::regconfig, regexp_replace(title || ' ' || description, '[^[:alnum:]]+', ' ', 'g'))"
 )
 
-index = table("tasks_search", column("rowid"), column("tasks_search"))
+index = table("tasks_search", column("rowid", Integer), column("tasks_search"))
 """SQLite's index; its own name as a column is how FTS5 is asked to match."""
 
 _FORGET_OLD = (

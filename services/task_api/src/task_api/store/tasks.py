@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -16,7 +16,6 @@ from sqlalchemy import (
     delete,
     insert,
     select,
-    tuple_,
     update,
 )
 
@@ -76,14 +75,31 @@ class Shape(NamedTuple):
     """Of `owner_id`, `status`, `priority`, `due_before`, `due_after`, `words`."""
     sort: str
     descending: bool
-    continued: bool
+    begin: Literal["first", "tied", "beyond"] = "first"
+    """At the first row, or behind a key: among the rows tied with it, which have greater ids, or beyond those."""
 
 
 def page(connection: Connection, shape: Shape, values: Mapping[str, Any], limit: int) -> list[Row]:
-    """At most `limit` rows, for a continued listing those behind the key (`after_value`, `after_id`)."""
-    words = {"words": search.query(connection.dialect.name, values["words"])} if "words" in values else {}
-    statement = _page(connection.dialect.name, shape)
-    return list(connection.execute(statement, {**values, **words, "limit": limit}).all())
+    """At most `limit` rows, from the first, or behind the key (`after_value`, `after_id`) where the values have one.
+
+    What is behind a key is asked for in two statements: each is a range of an index on both databases, which a
+    comparison of (value, id) as a row is not.
+    """
+    dialect = connection.dialect.name
+    if "words" in values:
+        values = {**values, "words": search.query(dialect, values["words"])}
+    rows: list[Row] = []
+    for begin in _begins(shape, values):
+        if len(rows) < limit:
+            statement = _page(dialect, shape._replace(begin=begin))
+            rows += connection.execute(statement, {**values, "limit": limit - len(rows)}).all()
+    return rows
+
+
+def _begins(shape: Shape, values: Mapping[str, Any]) -> tuple[Literal["first", "tied", "beyond"], ...]:
+    if "after_id" not in values:
+        return ("first",)
+    return ("beyond",) if shape.sort == "id" else ("tied", "beyond")
 
 
 @cache
@@ -109,10 +125,12 @@ def _page(dialect: str, shape: Shape) -> Select[Any]:
         "priority": tasks.c.priority,
     }
     key = keys.get(shape.sort)
-    if shape.continued:
-        left: Any = identity if key is None else tuple_(key, identity)
-        after_id = bindparam("after_id", type_=tasks.c.id.type)
-        right: Any = after_id if key is None else tuple_(bindparam("after_value", type_=key.type), after_id)
+    if shape.begin == "tied" and key is not None:
+        conditions.append(key == bindparam("after_value", type_=key.type))
+    if shape.begin != "first":
+        ties = key is None or shape.begin == "tied"
+        left: Any = identity if ties else key
+        right = bindparam("after_id" if ties else "after_value", type_=left.type)
         conditions.append(left < right if shape.descending else left > right)
     order = [identity] if key is None else [key, identity]
     return (

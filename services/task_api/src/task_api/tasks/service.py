@@ -114,7 +114,7 @@ def page(connection: Connection, owner_id: int | None, query: TaskQuery) -> tupl
         )
         if value is not None
     }
-    shape = store.Shape(frozenset(values), sort, query.sort.startswith("-"), query.cursor is not None)
+    shape = store.Shape(frozenset(values), sort, query.sort.startswith("-"))
     if query.cursor is not None:
         cursor = _decode(query.cursor, query.sort)
         values |= {"after_value": cursor.value, "after_id": cursor.id}
