@@ -109,8 +109,9 @@ def run(
 
 
 def last_words(done: subprocess.CompletedProcess[str]) -> str:
-    """Give the end of what a program said, errors first."""
-    return "; ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-3:])
+    """Give the end of what a program said, errors first; of a traceback, the error alone."""
+    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return "; ".join(lines[-1 if any(line.startswith("Traceback") for line in lines) else -3 :])
 
 
 def call(name: str, *arguments: str | Path, expect: Collection[int] = (0,), cwd: Path = ROOT, **env: str) -> str:
