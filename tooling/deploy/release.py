@@ -49,9 +49,10 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
         with steps.step("kind cluster") as say:
             cluster.create(say)
     objects = manifests.render(kube, target.overlay, image, generate_secrets=target.local)
+    monitoring = manifests.of_stage(objects, "monitoring")
     if target.local:
         with steps.step("copy images into the cluster") as say:
-            cluster.load(manifests.images(objects), say)
+            cluster.load(manifests.images([item for item in objects if item not in monitoring]), say)
         cluster.install_metrics_server()
     wait_for_the_end_of(kube, steps)
     if target.local:
@@ -62,8 +63,6 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
             steps,
             kube.apply([item for item in manifests.of_stage(objects, "foundation") if item["kind"] != "Namespace"]),
         )
-    monitoring = manifests.of_stage(objects, "monitoring")
-    show(steps, kube.apply(monitoring))  # it starts while the rest goes on
     if database := manifests.of_stage(objects, "database"):
         with steps.step("PostgreSQL") as say:
             show(steps, kube.apply(database))
@@ -77,6 +76,9 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
     roll_out(target, manifests.of_stage(objects, "service"), steps)
     if monitoring:
         with steps.step("monitoring") as say:
+            if target.local:
+                cluster.load(manifests.images(monitoring), say)
+            show(steps, kube.apply(monitoring))
             wait_for(kube, monitoring, say)
             verify.scraped(kube, say)
     with steps.step("remove settings that no revision uses") as say:
