@@ -91,7 +91,10 @@ def load(images: Iterable[str], say: Say) -> None:
     """Copy the images that this machine's engine holds into the workers; the cluster pulls the others itself."""
     held = [image for image in sorted(images) if "@" not in image and _held(image)]
     workers = [node for node in run("kind", "get", "nodes", "--name", NAME).split() if "control-plane" not in node]
-    missing = [image for image in held if not all(_has(node, image) for node in workers)]
+    known = [
+        run("docker", "exec", node, "ctr", "--namespace=k8s.io", "images", "ls", "--quiet").split() for node in workers
+    ]
+    missing = [image for image in held if not all(_among(names, image) for names in known)]
     if missing:
         run("kind", "load", "docker-image", *missing, "--name", NAME, "--nodes", ",".join(workers), say=say)
     say(f"{len(missing)} copied, {len(held) - len(missing)} there already")
@@ -101,9 +104,9 @@ def _held(image: str) -> bool:
     return bool(run("docker", "image", "ls", "--quiet", image).strip())
 
 
-def _has(node: str, image: str) -> bool:
-    known = run("docker", "exec", node, "ctr", "--namespace=k8s.io", "images", "ls", "--quiet")
-    return any(line == image or line.endswith(f"/{image}") for line in known.split())
+def _among(names: Iterable[str], image: str) -> bool:
+    """Tell whether an image is among names as containerd writes them, registry and all."""
+    return any(name == image or name.endswith(f"/{image}") for name in names)
 
 
 def install_metrics_server() -> None:
