@@ -124,6 +124,19 @@ def logout(folder: Path) -> Scan:
     return matrix(folder, NO_LOGOUT)
 
 
+FORGETFUL = """
+from task_api.accounts.service import Sessions
+Sessions.forget = lambda self: self._known.clear()
+"""
+
+
+@canary(
+    "dast/authorization", "a logout that one worker alone knows of", rule="lingering-token", path="POST /auth/logout"
+)
+def lingering(folder: Path) -> Scan:
+    return matrix(folder, FORGETFUL)
+
+
 NEW_ROUTE = """
 from task_api.http import auth, tasks
 from task_api.http.messages import respond
