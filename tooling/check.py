@@ -21,17 +21,19 @@ from tooling.tools import report, run
 
 def formatting(root: Path) -> Scan:
     """Check that every Python file is as ruff formats it."""
-    said = run("ruff", "format", "--check", "--output-format=json", "--preview", ".", expect=(0, 1), cwd=root)
+    said = run("ruff", "format", "--check", ".", expect=(0, 1), cwd=root)
     findings = [
         Finding(
             tool="format",
             rule="unformatted",
             severity=Severity.LOW,
             message="ruff would format it otherwise: run `ruff format`",
-            path=str(Path(result["filename"]).relative_to(root)),
+            path=path,
         )
-        for result in json.loads(said.stdout)
+        for path in re.findall(r"^Would reformat: (.+)$", said.stdout, re.MULTILINE)
     ]
+    if bool(said.returncode) != bool(findings):
+        raise NotAssessed(f"ruff broke: {tools.last_words(said)}")
     return Scan(tool="format", version=tools.version("ruff"), targets=files(root), findings=tuple(findings))
 
 
@@ -60,25 +62,25 @@ def lint(root: Path) -> Scan:
 
 def types(root: Path) -> Scan:
     """Check types with mypy --strict, by the settings in pyproject.toml."""
-    said = run("mypy", "--output=json", expect=(0, 1), cwd=root)
-    results = [json.loads(line) for line in said.stdout.splitlines() if line.startswith("{")]
+    plain = ("--no-pretty", "--no-color-output", "--hide-error-context", "--show-error-codes")
+    said = run("mypy", *plain, expect=(0, 1), cwd=root)
     findings = [
         Finding(
             tool="types",
-            rule=result["code"] or "error",
+            rule=code or "error",
             severity=Severity.LOW,
-            message=result["message"],
-            path=result["file"],
-            line=max(result["line"], 1),
+            message=message,
+            path=path,
+            line=int(line),
         )
-        for result in results
-        if result["severity"] == "error"
+        for path, line, message, code in re.findall(
+            r"^(.+?):(\d+): error: (.*?)(?:  \[([\w-]+)\])?$", said.stdout, re.MULTILINE
+        )
     ]
-    checked = re.search(r"no issues found in (\d+ source files?)", said.stdout)
-    if not findings and not checked:
+    checked = re.search(r"(?:no issues found in|checked) (\d+ source files?)", said.stdout)
+    if not checked or bool(said.returncode) != bool(findings):
         raise NotAssessed(f"mypy broke: {tools.last_words(said)}")
-    targets = (checked.group(1),) if checked else tuple(sorted({finding.path for finding in findings}))
-    return Scan(tool="types", version=tools.version("mypy"), targets=targets, findings=tuple(findings))
+    return Scan(tool="types", version=tools.version("mypy"), targets=(checked.group(1),), findings=tuple(findings))
 
 
 def run_tests(root: Path, *arguments: str, output: Path = REPORTS / "test") -> Scan:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tooling import canaries, check, sast, scan_image
+from tooling import canaries, check, sast, scan_image, tools
 from tooling.canaries import Canary, trivy_database
 from tooling.findings import ROOT, Finding, NotAssessed, Scan, Severity, Unreachable
 
@@ -58,6 +58,34 @@ def test_coverage_below_what_is_asked_names_the_worst_files(tmp_path: Path) -> N
     assert "b.py lacks 9 lines, a.py lacks 1 lines" in finding.message
     measured.write_text(json.dumps({"totals": {"percent_covered": 97.0}, "files": files}))
     assert check.coverage(tmp_path, measured) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "expected"),
+    [
+        (0, "Success: no issues found in 3 source files\n", []),
+        (
+            1,
+            "a.py:7: error: Wrong  [return-value]\nFound 1 error in 1 file (checked 3 source files)\n",
+            [("return-value", 7)],
+        ),
+        (1, "Found 1 error in 1 file (errors prevented further checking)\n", None),
+        (0, "", None),
+    ],
+)
+def test_mypy_is_clean_only_where_it_says_that_it_checked(
+    monkeypatch: pytest.MonkeyPatch, code: int, said: str, expected: list[tuple[str, int]] | None
+) -> None:
+    done = subprocess.CompletedProcess(["mypy"], code, said, "")
+    monkeypatch.setattr(check, "run", lambda *_, **__: done)
+    monkeypatch.setattr(tools, "version", lambda _: "2")
+    if expected is None:
+        with pytest.raises(NotAssessed, match="mypy broke"):
+            check.types(Path())
+    else:
+        scan = check.types(Path())
+        assert scan.targets == ("3 source files",)
+        assert [(finding.rule, finding.line) for finding in scan.findings] == expected
 
 
 def planted(rule: str = "B602", *, path: str = "a.py", blocks: bool = True, problem: str = "") -> Scan:
