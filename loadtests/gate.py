@@ -5,6 +5,7 @@ run's seconds, error rates with the exact binomial one; a limit inside the inter
 """
 
 import enum
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from loadtests import histogram
 from loadtests.record import Durations, Entry, Event, Requests, Run, Sample
 
 RESAMPLES = 999
+MOST_BLOCKS = 200
 PERCENTILES = {"p50_ms": 50.0, "p95_ms": 95.0, "p99_ms": 99.0}
 SERVER_PERCENT = 95
 
@@ -134,35 +136,47 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measured:
-    """A record's requests, sorted by endpoint and second, without the time before the run's last start and warm-up."""
+    """The requests of a record's last run without its warm-up, by endpoint and block of time.
+
+    A block is a second, or as many as keep a long run's blocks at two hundred; the bootstrap draws blocks.
+    """
 
     def __init__(self, entries: Iterable[Entry], warmup: float = 0) -> None:
         self.entries = _last_run(entries)
         requests = [entry for entry in self.entries if isinstance(entry, Requests)]
         self.start = min((entry.at for entry in requests), default=0) + warmup
         kept = [entry for entry in requests if entry.at >= self.start]
-        self.seconds = sorted({entry.at for entry in kept})
-        self.length = self.seconds[-1] - self.seconds[0] + 1 if self.seconds else 0.0
-        places = {second: place for place, second in enumerate(self.seconds)}
-        shape = (len(self.seconds), len(histogram.MILLISECONDS))
+        last = max((entry.at for entry in kept), default=self.start - 1)
+        self.length = last - min((entry.at for entry in kept), default=last) + 1 if kept else 0.0  # seconds
+        width = max(math.ceil(self.length / MOST_BLOCKS), 1)
+        decoded = [
+            (target, entry.endpoint, int(entry.at - self.start) // width, histogram.decode(encoded))
+            for entry in kept
+            for target, encoded in (("latency", entry.latency), ("intended", entry.intended))
+            if encoded
+        ]
+        used = np.zeros(len(histogram.MILLISECONDS), dtype=bool)
+        for *_, counts in decoded:
+            used |= counts > 0
+        self.milliseconds = histogram.MILLISECONDS[used]
+        self._shape = (int(last - self.start) // width + 1, len(self.milliseconds))
         self.failures: dict[str, int] = defaultdict(int)
-        self.latency: dict[str, histogram.Counts] = {}
-        self.intended: dict[str, histogram.Counts] = {}
         for entry in kept:
             self.failures[entry.endpoint] += entry.failures
-            for target, encoded in ((self.latency, entry.latency), (self.intended, entry.intended)):
-                if encoded:
-                    counts = target.setdefault(entry.endpoint, np.zeros(shape, dtype=np.int64))
-                    counts[places[entry.at]] += histogram.decode(encoded)
+        self.latency: dict[str, histogram.Counts] = defaultdict(self._empty)
+        self.intended: dict[str, histogram.Counts] = defaultdict(self._empty)
+        for target, endpoint, block, counts in decoded:
+            (self.intended if target == "intended" else self.latency)[endpoint][block] += counts[used]
+
+    def _empty(self) -> histogram.Counts:
+        return np.zeros(self._shape, dtype=np.int64)
 
     def judged(self, endpoint: str | None) -> histogram.Counts:
-        """Give an endpoint's (None: all endpoints') counts by second, from the intended start in open-loop runs."""
+        """Give an endpoint's (None: all endpoints') counts by block, from the intended start in open-loop runs."""
         source = self.intended or self.latency
         if endpoint is not None:
-            return source.get(endpoint, np.zeros((len(self.seconds), len(histogram.MILLISECONDS)), dtype=np.int64))
-        total: histogram.Counts = sum(
-            source.values(), np.zeros((len(self.seconds), len(histogram.MILLISECONDS)), np.int64)
-        )
+            return source.get(endpoint, self._empty())
+        total: histogram.Counts = sum(source.values(), self._empty())
         return total
 
     def summaries(self) -> list[Summary]:
@@ -172,12 +186,13 @@ class Measured:
         found = []
         for endpoint in [*endpoints, "all"] if endpoints else []:
             names = endpoints if endpoint == "all" else [endpoint]
-            latency = histogram.add(self.latency[name].sum(axis=0) for name in names)
-            intended = histogram.add(self.intended[name].sum(axis=0) for name in names if name in self.intended)
-            percentiles = {f"p{p}": histogram.percentile(latency, p) for p in (50, 95, 99)}
-            if intended.any():
-                percentiles |= {f"intended_p{p}": histogram.percentile(intended, p) for p in (50, 95, 99)}
-            number = int(latency.sum())
+            percentiles: dict[str, float] = {}
+            for prefix, source in (("", self.latency), ("intended_", self.intended)):
+                counts = sum((source[name].sum(axis=0) for name in names if name in source), self._empty()[0])
+                if counts.any():
+                    found_at = {p: histogram.percentile(counts, p, self.milliseconds) for p in (50, 95, 99)}
+                    percentiles |= {f"{prefix}p{p}": value for p, value in found_at.items()}
+            number = int(sum(self.latency[name].sum() for name in names))
             found.append(
                 Summary(
                     endpoint=endpoint,
@@ -234,11 +249,11 @@ def redraws(places: int, number: int, source: np.random.Generator) -> histogram.
     return source.multinomial(places, [1 / places] * places, size=number)
 
 
-def interval(seconds: int, statistic: Callable[[histogram.Counts], histogram.Milliseconds]) -> tuple[float, float]:
-    """Give a statistic's 95 % interval by bootstrap: it gets redraws of the seconds and gives a value for each."""
-    if seconds < 2:  # noqa: PLR2004 - one second says nothing about how seconds differ
+def interval(blocks: int, statistic: Callable[[histogram.Counts], histogram.Milliseconds]) -> tuple[float, float]:
+    """Give a statistic's 95 % interval by bootstrap: it gets redraws of the blocks and gives a value for each."""
+    if blocks < 2:  # noqa: PLR2004 - one block says nothing about how blocks differ
         return 0.0, float("inf")
-    values = statistic(redraws(seconds, RESAMPLES, np.random.default_rng(1)))
+    values = statistic(redraws(blocks, RESAMPLES, np.random.default_rng(1)))
     low, high = np.quantile(values, [0.025, 0.975], method="inverted_cdf")
     return float(low), float(high)
 
@@ -283,7 +298,7 @@ class _Judge:
         self._yardstick = measured.judged(objectives.yardstick.endpoint) if objectives.yardstick else None
         self._slow = ""
         if objectives.yardstick and self._yardstick is not None and self._yardstick.any():
-            p95 = histogram.percentile(self._yardstick.sum(axis=0), 95)
+            p95 = histogram.percentile(self._yardstick.sum(axis=0), 95, measured.milliseconds)
             if p95 > objectives.yardstick.slow_p95_ms:
                 yardstick = objectives.yardstick
                 self._slow = f"slow machine: P95 of {yardstick.endpoint} is {p95:.1f} ms, not {yardstick.slow_p95_ms:g}"
@@ -327,9 +342,9 @@ class _Judge:
         self, endpoint: str, objective: str, counts: histogram.Counts, limit: float, *, excusable: bool
     ) -> Check:
         percent = PERCENTILES[objective]
-        value = histogram.percentile(counts.sum(axis=0), percent)
-        rows, milliseconds = histogram.used(counts)
-        low, high = interval(len(rows), lambda drawn: histogram.percentiles(drawn @ rows, percent, milliseconds))
+        milliseconds = self._measured.milliseconds
+        value = histogram.percentile(counts.sum(axis=0), percent, milliseconds)
+        low, high = interval(len(counts), lambda drawn: histogram.percentiles(drawn @ counts, percent, milliseconds))
         said = f"P{percent:g} is {value:.2f} ms ({low:.2f} to {high:.2f}), the limit {limit:g}"
         return self._timed(endpoint, objective, limit, value, bounds=(low, high), said=said, excusable=excusable)
 
@@ -339,14 +354,13 @@ class _Judge:
             reason = "the yardstick got no requests, so there is no ratio"
             return self._check(endpoint, "p95_ratio", limit, Outcome.INCONCLUSIVE, None, reason=reason)
 
-        rows, milliseconds = histogram.used(counts)
-        others, other_milliseconds = histogram.used(yardstick)
+        milliseconds = self._measured.milliseconds
 
         def ratio(drawn: histogram.Counts) -> histogram.Milliseconds:
-            own = histogram.percentiles(drawn @ rows, 95, milliseconds)
-            return own / histogram.percentiles(drawn @ others, 95, other_milliseconds)
+            own, other = (histogram.percentiles(drawn @ rows, 95, milliseconds) for rows in (counts, yardstick))
+            return own / other
 
-        value = float(ratio(np.ones((1, len(rows)), dtype=np.int64))[0])
+        value = float(ratio(np.ones((1, len(counts)), dtype=np.int64))[0])
         low, high = interval(len(counts), ratio)
         said = f"P95 is {value:.2f} times the yardstick's ({low:.2f} to {high:.2f}), the limit {limit:g}"
         return self._timed(endpoint, "p95_ratio", limit, value, bounds=(low, high), said=said, excusable=False)
@@ -386,7 +400,7 @@ class _Judge:
             )
             return self._check(endpoint, "server_p95_ms", limit, Outcome.INCONCLUSIVE, None, reason=reason)
         share = binomtest(min(within, total), total).proportion_ci()
-        value, low, high = (100 * number for number in (within / total, share.low, share.high))
+        value, low, high = (100 * float(number) for number in (within / total, share.low, share.high))
         said = f"{value:.1f} % ({low:.1f} to {high:.1f}) took at most {limit:g} ms in the service, 95 % have to"
         bounds = (100 - high, 100 - low)
         check = self._timed(
@@ -400,7 +414,7 @@ class _Judge:
         failures = self._measured.failures
         failed = sum(failures.values()) if endpoint == "all" else failures[endpoint]
         found = binomtest(failed, number).proportion_ci()
-        value, low, high = (100 * share for share in (failed / number, found.low, found.high))
+        value, low, high = (100 * float(share) for share in (failed / number, found.low, found.high))
         outcome = _decide(low, high, limit) if limit else (Outcome.FAIL if failed else Outcome.PASS)
         said = f"{failed} of {number} requests failed, {value:.2f} % ({low:.2f} to {high:.2f}), the limit {limit:g}"
         if outcome is Outcome.INCONCLUSIVE:

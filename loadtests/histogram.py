@@ -75,9 +75,3 @@ def percentiles(rows: Counts, percent: float, milliseconds: Milliseconds) -> Mil
     ranks = np.maximum(np.ceil(totals * percent / 100), 1)
     places = (np.cumsum(rows, axis=1) >= ranks).argmax(axis=1)
     return np.where(totals[:, 0] > 0, milliseconds[places], np.inf)
-
-
-def used(counts: Counts) -> tuple[Counts, Milliseconds]:
-    """Give the places of rows of counts that are not empty in all rows, and what they stand for."""
-    places = counts.any(axis=0)
-    return counts[:, places], MILLISECONDS[places]

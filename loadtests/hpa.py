@@ -173,6 +173,8 @@ class Controller:
         unready, missing = [], []
         for pod in pods:
             used = pod.cpu if resource == "cpu" else pod.memory
+            if resource == "cpu" and used is not None:
+                used = math.ceil(used * 1000 - 1e-6) / 1000  # the controller counts begun thousandths of a core
             if pod.deleting or pod.phase == "Failed":
                 continue
             if pod.phase == "Pending" or (used is not None and resource == "cpu" and self._unready(pod, at)):
@@ -286,15 +288,21 @@ def syncs(states: Sequence[Cluster]) -> list[float]:
 def replay(entries: Iterable[Entry]) -> Replay:
     """Hold the simulator against a record, sync by sync. Raises NothingToReplayError and UnsupportedError."""
     states = _states(entries)
-    controller = Controller(Settings.from_spec(states[0].autoscaler), states[0].at, states[0].replicas)
+    settings = Settings.from_spec(states[0].autoscaler)
+    # What was recommended before the record began is unknown: nothing, or always as many as there were. As long as that
+    # makes a difference, it is not the simulator's decision that would be held against the controller's.
+    controllers = [Controller(settings, states[0].at - age, states[0].replicas) for age in (0, math.inf)]
     moments = np.array([state.at for state in states])
     times = syncs(states)
     steps = []
     for at, following in zip(times, [*times[1:], states[-1].at], strict=True):
         seen = states[max(int(np.searchsorted(moments, at, side="left")) - 1, 0)]
         after = states[max(int(np.searchsorted(moments, following, side="left")) - 1, 0)]
-        decision = controller.decide(at, seen.replicas, seen.pods)
-        controller.scaled(at, seen.replicas, after.replicas)
+        decision, other = (controller.decide(at, seen.replicas, seen.pods) for controller in controllers)
+        for controller in controllers:
+            controller.scaled(at, seen.replicas, after.replicas)
+        if decision.replicas != other.replicas:
+            continue
         steps.append(
             Step(
                 at=at,

@@ -24,6 +24,7 @@ from loadtests import data
 ONE = "/tasks/<int:task_id>"
 NEXT_PAGE = re.compile(r'<([^>]+)>; rel="next"')
 SEEDED = 30
+RECONNECT_EVERY = 20  # requests, on average
 READ_OK = (HTTPStatus.OK, HTTPStatus.NOT_MODIFIED)
 
 
@@ -126,6 +127,8 @@ class Client(FastHttpUser):
     def send(self, method: str, route: str, *, expect: tuple[int, ...] = (200,), **request: Any) -> FastResponse:
         """Send a request; any status but the expected ones is a failure. Gives the answer either way."""
         request["headers"] = {**self.headers, **request.get("headers", {})}
+        if self.random.random() < 1 / RECONNECT_EVERY:  # clients come and go, and so reach pods that are new
+            request["headers"]["Connection"] = "close"
         path = request.pop("path", route)
         with self.client.request(method, path, name=route, catch_response=True, **request) as answer:
             if answer.status_code not in expect:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,11 +36,16 @@ def test_a_percentile_is_the_raw_one_to_three_digits(milliseconds: list[float], 
     assert histogram.percentile(counted(milliseconds), percent) == pytest.approx(raw, rel=0.001, abs=0.0006)
 
 
-@given(LATENCIES, st.floats(0, 100))
-def test_leaving_out_empty_places_changes_no_percentile(milliseconds: list[float], percent: float) -> None:
-    rows, values = histogram.used(counted(milliseconds)[None, :])
-    whole = histogram.percentile(counted(milliseconds), percent)
-    assert histogram.percentile(rows.sum(axis=0), percent, values) == whole
+@given(st.lists(LATENCIES, min_size=1, max_size=5), st.floats(0, 100))
+def test_the_percentiles_of_rows_are_those_of_each(rows: list[list[float]], percent: float) -> None:
+    counts = np.array([counted(row) for row in rows])
+    found = histogram.percentiles(counts, percent, histogram.MILLISECONDS)
+    assert found.tolist() == [histogram.percentile(row, percent) for row in counts]
+
+
+def test_a_row_without_requests_has_an_infinite_percentile() -> None:
+    empty = histogram.add([])[None, :]
+    assert histogram.percentiles(empty, 95, histogram.MILLISECONDS).tolist() == [math.inf]
 
 
 @pytest.mark.parametrize(("given_ms", "kept_ms"), [(0, 0.001), (-3, 0.001), (1e12, 3_600_000)])

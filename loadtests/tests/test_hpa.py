@@ -84,6 +84,10 @@ def test_replicas_follow_the_ratio_of_use_to_target(used: tuple[float, ...], exp
     assert decide(pods(*used), len(used)) == expected
 
 
+def test_begun_thousandths_of_a_core_count_whole() -> None:
+    assert decide(pods(0.856, 1.256), 2) == 4  # 86 + 126 of 200 thousandths are 106 %, 105.6 would be 105
+
+
 def test_a_step_up_is_limited_to_the_larger_of_double_and_four_more() -> None:
     assert decide(pods(*[2.0] * 3), 3, replace(SETTINGS, targets={"cpu": 20}, most=100)) == 7
     assert decide(pods(*[2.0] * 6), 6, replace(SETTINGS, targets={"cpu": 20}, most=100)) == 12
@@ -267,6 +271,14 @@ def test_a_record_without_a_cluster_is_refused(
 def test_a_missing_record_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert hpa.main([str(tmp_path / "none.jsonl")]) == 2
     assert "none.jsonl" in capsys.readouterr().err
+
+
+def test_what_depends_on_the_time_before_the_record_is_not_held_against_anybody() -> None:
+    idle = pods(0.1, 0.1, 0.1)
+    states = [Cluster(START + 2 * n, 3 if n < 10 else 2, idle[: 3 if n < 10 else 2], SPEC, START) for n in range(60)]
+    found = hpa.replay(states)
+    assert (found.match, found.rescales) == (1, 0)  # 3 to 2 came of recommendations that nobody saw
+    assert len(found.steps) < len(hpa.syncs(states))
 
 
 def test_a_controller_that_decided_otherwise_is_found_out() -> None:
