@@ -21,7 +21,7 @@ from tooling.tools import report, run
 
 def formatting(root: Path) -> Scan:
     """Check that every Python file is as ruff formats it."""
-    said = run("ruff", "format", "--check", ".", expect=(0, 1), cwd=root)
+    said = run("ruff", "format", "--check", "--output-format=concise", ".", expect=(0, 1), cwd=root)
     findings = [
         Finding(
             tool="format",
@@ -30,7 +30,7 @@ def formatting(root: Path) -> Scan:
             message="ruff would format it otherwise: run `ruff format`",
             path=path,
         )
-        for path in re.findall(r"^Would reformat: (.+)$", said.stdout, re.MULTILINE)
+        for path in re.findall(r"^(.+?):\d+:\d+: unformatted: ", said.stdout, re.MULTILINE)
     ]
     if bool(said.returncode) != bool(findings):
         raise NotAssessed(f"ruff broke: {tools.last_words(said)}")
