@@ -131,6 +131,7 @@ def figure(flights: Sequence[Flight]) -> go.Figure:
         dash = ("solid", "dash", "dot", "dashdot")[number % 4]
         _Pen(chart, flight, _of(flight, flights), dash).draw(series, measured)
     chart.update_layout(
+        shapes=_lines(flights),
         height=total,
         margin={"l": 60, "r": 10, "t": 40, "b": 40},
         paper_bgcolor="rgba(0,0,0,0)",
@@ -220,12 +221,26 @@ class _Pen:
                 showlegend=False,
             )
             self.chart.add_trace(trace, row=1, col=1)
-        if len(self.flight.events) <= MOST_LINES:
-            for event in self.flight.events:
-                line = {"color": KINDS.get(event.kind, INK), "width": 0.7, "dash": "dot"}
-                self.chart.add_vline(
-                    x=self.flight.moment(event.at), line=line, row="all", col=1, exclude_empty_subplots=False
-                )
+
+
+def _lines(flights: Sequence[Flight]) -> list[dict[str, Any]]:
+    """Give a line through all charts for each event, where there are not too many to see anything else."""
+    if sum(len(flight.events) for flight in flights) > MOST_LINES:
+        return []
+    return [
+        {
+            "type": "line",
+            "xref": "x",
+            "x0": flight.moment(event.at),
+            "x1": flight.moment(event.at),
+            "yref": "paper",
+            "y0": 0,
+            "y1": 1,
+            "line": {"color": KINDS.get(event.kind, INK), "width": 0.7, "dash": "dot"},
+        }
+        for flight in flights
+        for event in flight.events
+    ]
 
 
 def _of(flight: Flight, flights: Sequence[Flight]) -> str:
