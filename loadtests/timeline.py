@@ -116,7 +116,9 @@ def figure(flights: Sequence[Flight]) -> go.Figure:
     rows = ["events"]
     if measured:
         latencies = [f"latency, ms{_of(flight, flights)}" for flight in measured]
-        rows += ["requests per second", *latencies, "failures per second"]
+        rows += ["requests per second", *latencies]
+    failing = any(place.failures.total() for flight in measured for place in flight.bins.values())
+    rows += ["failures per second"] if failing else []
     rows += [_with_unit(name, flights) for name in series]
     heights = [max(1, len({e.kind for f in flights for e in f.events})) * 22 + 20] + [190] * (len(rows) - 1)
     total = sum(heights) + 60 * len(rows)
@@ -129,7 +131,7 @@ def figure(flights: Sequence[Flight]) -> go.Figure:
     )
     for number, flight in enumerate(flights):
         dash = ("solid", "dash", "dot", "dashdot")[number % 4]
-        _Pen(chart, flight, _of(flight, flights), dash).draw(series, measured)
+        _Pen(chart, flight, _of(flight, flights), dash, failing).draw(series, measured)
     chart.update_layout(
         shapes=_lines(flights),
         height=total,
@@ -161,6 +163,7 @@ class _Pen:
     flight: Flight
     suffix: str
     dash: str
+    failing: bool  # there is a chart of failures
 
     def draw(self, series: list[str], measured: list[Flight]) -> None:
         self._events()
@@ -168,7 +171,7 @@ class _Pen:
         if measured:
             if self.flight.bins:
                 self._requests(row, row + 1 + measured.index(self.flight), row + 1 + len(measured))
-            row += 2 + len(measured)
+            row += 1 + len(measured) + self.failing
         for offset, name in enumerate(series):
             lines = self.flight.series.get(name, {})
             for colour, (subject, samples) in zip(cycle(COLOURS), lines.items(), strict=False):
