@@ -127,8 +127,9 @@ def loadtest(session: nox.Session) -> None:
 @nox.session
 def load_canaries(session: nox.Session) -> None:
     """Each verdict of the load gate, from a service that deserves it: slow, failing, stalled, silent."""
-    install(session, "load", service=True)
+    install(session, "test", service=True)
     session.run("python", "-m", "loadtests.canaries")
+    session.run("pytest", "-m", "load", "loadtests", *session.posargs)
 
 
 @nox.session

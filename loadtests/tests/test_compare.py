@@ -6,6 +6,8 @@ from loadtests.compare import Difference, TooLittleError, compare
 from loadtests.record import Entry
 from loadtests.tests.conftest import START, MakeRun
 
+pytestmark = pytest.mark.load
+
 NAMES = ("v1", "v2")
 PAIRS = 10
 

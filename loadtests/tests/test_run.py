@@ -16,6 +16,8 @@ from loadtests import histogram
 from loadtests.record import Event, Requests, Run, read
 from tooling.service import running
 
+pytestmark = pytest.mark.load
+
 ROOT = Path(__file__).parent.parent.parent
 LAX = """
 warmup_seconds: 1
