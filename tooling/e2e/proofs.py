@@ -31,8 +31,8 @@ RECOVERY = 10.0  # seconds that the service may refuse while PostgreSQL restarts
 PODS, SECONDS = 5, 60.0  # so many ready pods within so many seconds of the step
 CALM = 40.0  # requests a second before the step, by which its size is found
 # Cores, by what a request costs in the calm: more than the 0.4 that two pods may use. Requests get cheaper when there
-# are more of them (3.1 ms at 20 a second, 1.7 ms at 124), so that it comes to less.
-STEP_CPU = 0.5
+# are more of them (3.4 ms at 40 a second, 1.8 ms at 150), so that it comes to about 0.37.
+STEP_CPU = 0.7
 
 
 @dataclass
