@@ -221,11 +221,14 @@ def autoscaling(bench: Bench, proof: Proof) -> None:
                 pass
             cost = cpu_used(kube) / CALM
             load.rate = STEP_CPU / cost
-            proof.notes.append(
-                f"{cost * 1000:.2f} ms of CPU a request; the step is to {load.rate:.0f} requests a second"
-            )
-            with proof.phase(f"step to {load.rate:.0f} requests a second", load, settle=20) as say:
+            with proof.phase("step of load", load, settle=20) as say:
                 seconds = until_ready(kube, PODS, say, timeout=120)
+            step = proof.phases[-1]
+            sent = step.requests / (step.end - step.start)
+            proof.notes.append(
+                f"{cost * 1000:.2f} ms of CPU a request in the calm; the step asks for {load.rate:.0f} a second"
+                f" and the clients came to {sent:.0f}; where that is less, this machine has no more CPU for them"
+            )
             load.rate = STEADY
             with proof.phase("after the step", load) as say:
                 scaled_to(kube, 2, say, timeout=300)
