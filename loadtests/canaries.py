@@ -71,7 +71,7 @@ CANARIES = [
         Faults(stall_after=8, stall_seconds=5),
         Outcome.PASS,
         "",
-        ("--think=0.3",),
+        ("--users=10", "--think=0.15"),
     ),
     Canary(
         "nobody asks the endpoint", Faults(), Outcome.INCONCLUSIVE, "too few requests: 0", ("--users=2", "--think=900")
