@@ -1,5 +1,6 @@
 """What a person asks for. `./dev` lists the tasks."""
 
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -32,9 +33,9 @@ def plain_errors() -> Iterator[None]:
 
 
 @task
-def serve(context: Context) -> None:
+def serve(_context: Context) -> None:
     """Serve tasks on http://127.0.0.1:5000 with the embedded database; settings by environment."""
-    context.run("task-api serve", pty=False)
+    os.execvp("task-api", ["task-api", "serve"])  # in our place, so that signals reach it
 
 
 @task(
