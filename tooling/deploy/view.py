@@ -43,13 +43,14 @@ def row(pod: Object) -> tuple[str, str, str, str, str, str]:
     containers = pod["status"].get("containerStatuses", [])
     started = pod["status"].get("startTime")
     age = duration((datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds()) if started else ""
+    ending = "to end" if "deletionTimestamp" in pod["metadata"] else ""
     return (
         pod["metadata"]["name"],
         pod["spec"].get("nodeName", ""),
         f"{sum(container['ready'] for container in containers)}/{len(pod['spec']['containers'])}",
         str(sum(container["restartCount"] for container in containers)),
         age,
-        rollout.pod_failure(pod) or rollout.pod_news([pod]),
+        ending or rollout.pod_failure(pod) or rollout.pod_news([pod]),
     )
 
 
