@@ -1,5 +1,6 @@
 """The road to production, stage by stage. `./dev` lists the sessions; `./dev test` runs one."""
 
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -14,6 +15,9 @@ nox.options.default_venv_backend = "uv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
 nox.options.sessions = ["test", "sast", "build", "dast", "notify"]
+
+# The stages start Python some hundred times: where this is set, each start would compile its libraries anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 ROOT = Path(__file__).parent
 GROUPS = list(tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"])

@@ -59,12 +59,13 @@ def listening(
         )
     try:
         deadline = time.monotonic() + START_SECONDS
-        while not answers(ready):
-            if process.poll() is not None:
-                raise fail(f"ended with status {process.returncode} before it was ready")
-            if time.monotonic() > deadline:
-                raise fail(f"was not ready after {START_SECONDS:.0f} s ({ready} never answered 200)")
-            time.sleep(0.05)
+        with httpx.Client(timeout=2) as client:
+            while not answers(client, ready):
+                if process.poll() is not None:
+                    raise fail(f"ended with status {process.returncode} before it was ready")
+                if time.monotonic() > deadline:
+                    raise fail(f"was not ready after {START_SECONDS:.0f} s ({ready} never answered 200)")
+                time.sleep(0.05)
         yield process
         process.send_signal(signal.SIGTERM)
         try:
@@ -83,10 +84,10 @@ def listening(
                 process.wait()
 
 
-def answers(url: str) -> bool:
+def answers(client: httpx.Client, url: str) -> bool:
     """Tell whether URL answers 200 now."""
     try:
-        return httpx.get(url, timeout=2).status_code == httpx.codes.OK
+        return client.get(url).status_code == httpx.codes.OK
     except httpx.TransportError:
         return False
 

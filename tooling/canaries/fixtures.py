@@ -54,7 +54,7 @@ def answering(answers: dict[str, Any], *, status: int = 200) -> Iterator[str]:
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     """Serve on a free loopback port; give its address, `127.0.0.1:PORT`."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         try:
             yield f"127.0.0.1:{server.server_port}"
         finally:

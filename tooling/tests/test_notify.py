@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+import stamina
 
 from tooling import findings, notify
 from tooling.canaries.fixtures import serving
@@ -112,7 +113,7 @@ def test_a_webhook_without_a_secret_is_not_signed() -> None:
 
 @pytest.mark.parametrize("busy", [429, 500, 503])
 def test_a_busy_receiver_is_tried_again(busy: int) -> None:
-    with receiving(busy, 200) as (url, received):
+    with receiving(busy, 200) as (url, received), stamina.set_testing(True, attempts=2):  # no waits between
         deliver(url, {})
     assert len(received) == 2
 

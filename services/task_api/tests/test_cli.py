@@ -91,7 +91,8 @@ def test_the_health_check_fails_where_nothing_listens() -> None:
     assert run("healthcheck", env={"PORT": "9"}).exit_code == 1
 
 
-def test_progress_of_a_long_import_is_told(environment: dict[str, str], tmp_path: Path) -> None:
+def test_progress_of_a_long_import_is_told(tmp_path: Path) -> None:
+    environment = {"DB_PATH": str(tmp_path / "tasks.db")}
     run("migrate", env=environment)
     task = {
         "type": "task",
