@@ -11,16 +11,14 @@ from sqlalchemy import text
 
 from task_api.config import Settings
 from task_api.store.database import Database
-from task_api.store.migrations import migrate
 from task_api.transfer import EndLine, TransferError, export, import_lines
 
 from .conftest import KEY, Client, client_of, log_in
 
 
 @pytest.fixture
-def fresh(empty_settings: Settings) -> Iterator[Database]:
-    database = Database(empty_settings)
-    migrate(database)
+def fresh(other_settings: Settings) -> Iterator[Database]:
+    database = Database(other_settings)
     yield database
     database.engine.dispose()
 
