@@ -152,7 +152,9 @@ def test_sigterm_under_load_drops_no_request_and_readiness_falls_first(
         process.send_signal(signal.SIGTERM)
         while http.get(f"{url}/readyz").status_code == 200:
             time.sleep(0.05)
-        assert http.get(f"{url}/tasks").status_code == 200
+        while_draining = http.get(f"{url}/tasks")
+        assert while_draining.status_code == 200
+        assert while_draining.headers["connection"] == "close"  # so that clients go elsewhere before the end
         assert process.wait(30) == 0
         stop.set()
         for client in clients:

@@ -1,8 +1,10 @@
 """Running under gunicorn: threads in several processes, JSON logs, and an end that drops no request."""
 
 import atexit
+import gc
 import mmap
 import os
+import select
 import shutil
 import socket
 import tempfile
@@ -24,6 +26,9 @@ from task_api.telemetry import metrics
 from task_api.telemetry.logs import log
 from task_api.telemetry.traces import Tracer
 
+LINGER_MS = 5
+"""How long a thread waits for the next request of its connection before it gives the connection back."""
+
 _draining = mmap.mmap(-1, 1)  # anonymous and shared: what the parent writes after the fork, its workers read
 
 
@@ -38,10 +43,26 @@ class _Logger(glogging.Logger):  # type: ignore[misc]
         pass
 
 
+def _readable(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(LINGER_MS))
+
+
 class _Worker(ThreadWorker):  # type: ignore[misc]
-    """Answers what is already in the queue of new connections before it leaves them, which would reset them."""
+    """gunicorn's threads, with less handing over and with nothing dropped at the end."""
+
+    def handle(self, conn: Any) -> Any:
+        """Answer a request, and the next ones of its connection too while there is a thread for every connection."""
+        if _draining[0]:
+            self.cfg.set("keepalive", 0)  # answers say Connection: close, so that clients go elsewhere
+        kept = super().handle(conn)
+        while kept is True and not _draining[0] and self.nr_conns <= self.cfg.threads and _readable(conn.sock):
+            kept = super().handle(conn)
+        return kept
 
     def set_accept_enabled(self, enabled: bool) -> None:
+        """Answer what is already in the queue of new connections before leaving them, which would reset them."""
         super().set_accept_enabled(enabled)
         if not enabled and not self.alive:
             for listener in self.sockets:
@@ -106,8 +127,11 @@ class Server(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> Any:
-        """The application, once, in the parent."""
-        return create_app(self.settings, self.database)
+        """The application, once, in the parent. What is there by now is never garbage, and workers share its pages."""
+        application = create_app(self.settings, self.database)
+        gc.collect()
+        gc.freeze()
+        return application
 
     def start_worker(self) -> None:
         """What a worker needs of its own: connections, metrics, and the thread that sends traces."""
@@ -118,7 +142,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         for key in self.settings.jwt_keys[:1]:
             metrics.signing_key(key.kid)
         if self.settings.otel_exporter_otlp_endpoint:
-            services.tracer = Tracer(__version__, self.database.engine)
+            services.tracer = Tracer(__version__, self.database.watched())
             atexit.register(services.tracer.close)
 
     def run(self) -> None:

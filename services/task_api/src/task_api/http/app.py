@@ -1,5 +1,8 @@
 """The application: routes and what stands around them."""
 
+from collections.abc import Callable
+from typing import Any
+
 from flask import Flask
 
 from task_api.config import Settings
@@ -7,9 +10,16 @@ from task_api.http import auth, context, operations, problems, tasks
 from task_api.store.database import Database
 
 
+class _App(Flask):
+    """Flask, spared the question whether each function is a coroutine."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        return func
+
+
 def create_app(settings: Settings, database: Database) -> Flask:
     """The WSGI application. Connects to nothing yet, so it may be made before a fork."""
-    app = Flask("task_api", static_folder=None)
+    app = _App("task_api", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.url_map.strict_slashes = False
     app.extensions["task_api"] = context.Services(settings, database)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, current_app, g, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from task_api.accounts.model import Account, BadToken
@@ -35,7 +35,11 @@ ALWAYS = [
     ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
 ]
-NOTHING_MAY_LOAD = "default-src 'none'; frame-ancestors 'none'"
+UNLESS_GIVEN = [
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Cache-Control", "no-store"),
+]
+HTTPS_ONLY = [("Strict-Transport-Security", "max-age=31536000")]
 
 
 class Services:
@@ -77,90 +81,90 @@ def install(app: Flask, settings: Settings) -> None:
     if settings.auth == "off":
         # a web page must not reach us by a name of its own (DNS rebinding)
         app.config["TRUSTED_HOSTS"] = [*LOOPBACK, "[::1]"]
-    app.wsgi_app = _with_headers(app.wsgi_app)  # type: ignore[method-assign]
+    app.wsgi_app = _finished(app.wsgi_app)  # type: ignore[method-assign]
     app.before_request(_begin)
-    app.after_request(_finish)
 
 
-def _with_headers(application: Any) -> Any:
+def _finished(application: Any) -> Any:
+    """The WSGI application, each of whose answers is finished on its way out, whatever made it."""
+
     def answer(environment: Any, start_response: Any) -> Any:
         def start(status: str, headers: list[tuple[str, str]], *failure: Any) -> Any:
-            return start_response(status, headers + ALWAYS, *failure)
+            more = _finish(environment, int(status[:3]), {name for name, _ in headers})
+            return start_response(status, headers + more, *failure)
 
-        return application(environment, start)
+        with metrics.in_flight():
+            return application(environment, start)
 
     return answer
 
 
 def _begin() -> None:
     here, asked = g._get_current_object(), request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
+    here.request = asked
     here.started = time.perf_counter()
-    metrics.in_flight.inc()
     headers = asked.headers
     given = headers.get("X-Request-ID", "")
     here.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
     here.account = here.rate = here.span = None
     here.trace_id = incoming_trace_id(headers.get("traceparent"))
-    around = services()
+    around = here.services = services()
     if around.tracer:
         here.span, here.trace_id = around.tracer.start(asked.method, asked.path, headers)
     about.set({"request_id": here.request_id, "trace_id": here.trace_id})
     if asked.endpoint not in OUTSIDE_LIMITS:
-        refusal = _identify(around.accounts)
-        _limit(around.limiter)
+        refusal = _identify(here, around.accounts)
+        if around.limiter:
+            _limit(here, around.limiter)
         if refusal and asked.endpoint not in FOR_ANYBODY:
             raise refusal
 
 
-def _identify(accounts: Accounts | None) -> Exception | None:
+def _identify(here: Any, accounts: Accounts | None) -> Exception | None:
     """Set the request's account; gives why not, where there is a token and it is no good."""
     if accounts is None:
-        g.account = LOCAL
+        here.account = LOCAL
         return None
-    authorization = request.headers.get("Authorization")
+    authorization = here.request.headers.get("Authorization")
     if not authorization:
         return None
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer":
         return Refusal(401, "the Authorization header has to be: Bearer, a space, and a token", bearer())
     try:
-        g.account, g.session_id = accounts.authenticate(token.strip())
+        here.account, here.session_id = accounts.authenticate(token.strip())
     except BadToken as error:
         return error
     return None
 
 
-def _limit(limiter: RateLimiter | None) -> None:
-    if limiter is None:
-        return
-    g.rate = limiter.hit(f"account:{g.account.id}" if g.account else f"address:{request.remote_addr}")
-    if not g.rate.allowed:
+def _limit(here: Any, limiter: RateLimiter) -> None:
+    here.rate = limiter.hit(f"account:{here.account.id}" if here.account else f"address:{here.request.remote_addr}")
+    if not here.rate.allowed:
         metrics.rate_limited()
-        wait = str(g.rate.reset)
+        wait = str(here.rate.reset)
         raise Refusal(429, f"too many requests: try again in {wait} seconds", {"Retry-After": wait})
 
 
-def _finish(response: Response) -> Response:
-    here, asked = g._get_current_object(), request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
+def _finish(environment: Any, status: int, given: set[str]) -> list[tuple[str, str]]:
+    """Count and log the request's answer; gives the headers that it has beside those given."""
+    here = g._get_current_object()  # noqa: SLF001
     seconds = time.perf_counter() - here.started
-    metrics.in_flight.dec()
+    asked = here.request
     route = asked.url_rule.rule if asked.url_rule else UNMATCHED
     method = asked.method if asked.method in METHODS else "(other)"
-    status = response.status_code
     metrics.observe(route, method, status, seconds, here.trace_id)
-    headers = response.headers
-    headers.setdefault("Content-Security-Policy", NOTHING_MAY_LOAD)
-    headers.setdefault("Cache-Control", "no-store")
-    headers["X-Request-ID"] = here.request_id
-    if here.rate:
-        headers.extend(here.rate.headers)
-    if asked.is_secure:
-        headers["Strict-Transport-Security"] = "max-age=31536000"
     if here.span:
-        services().tracer.finish(here.span, method, route, status)  # type: ignore[union-attr]
+        here.services.tracer.finish(here.span, method, route, status)
     write = log.debug if route in QUIET else log.info
     account_id = here.account.id if here.account else None
     duration = round(seconds * 1000, 3)
     write("request", method=method, route=route, status=status, duration_ms=duration, account=account_id)
     about.set({})
-    return response
+    return [
+        *ALWAYS,
+        *(header for header in UNLESS_GIVEN if header[0] not in given),
+        *(here.rate.headers if here.rate else ()),
+        *(HTTPS_ONLY if environment["wsgi.url_scheme"] == "https" else ()),
+        ("X-Request-ID", here.request_id),
+    ]

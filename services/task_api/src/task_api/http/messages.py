@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Mapping
 from functools import cache
+from http import HTTPStatus
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -23,7 +24,7 @@ def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
 
 def body(kind: type[T], content_type: str = JSON) -> T:
     """The request's body as that type. Raises Refusal 415, and msgspec's errors, which are answered by 400."""
-    if request.mimetype != content_type:
+    if request.environ.get("CONTENT_TYPE") != content_type != request.mimetype:
         offer = {"Accept-Patch" if request.method == "PATCH" else "Accept": content_type}
         raise Refusal(415, f"the body has to be sent as Content-Type: {content_type}", offer)
     decoded: T = _decoder(cast("Hashable", kind)).decode(request.get_data(cache=True))
@@ -43,6 +44,16 @@ def query(kind: type[T]) -> T:
     return msgspec.convert(given, kind, strict=False)
 
 
+class _Whole(Response):
+    """An answer in one piece, which needs nothing of what streams, redirects and relative locations do."""
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        start_response(self.status, self.headers.to_wsgi_list())
+        return (
+            [] if environ["REQUEST_METHOD"] == "HEAD" or self.status_code == HTTPStatus.NOT_MODIFIED else self.response
+        )
+
+
 def respond(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """An answer in JSON."""
-    return Response(_encode(content), status, headers, content_type=JSON)
+    return _Whole(_encode(content), status, headers, content_type=JSON)

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -12,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, Program
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from task_api.config import Settings
+from task_api.store.prepared import WATCHED
 from task_api.store.schema import REVISIONS
 
 BUSY_SECONDS = 10
@@ -42,6 +44,8 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         self.engine = _postgresql(settings) if settings.postgresql else _sqlite(settings)
         self.dialect = self.engine.dialect.name
+        self._turn: AbstractContextManager[Any] = nullcontext() if settings.postgresql else Lock()
+        """SQLite has one writer at a time: threads wait for theirs here, where SQLite would sleep and look again."""
 
     def read(self) -> Connection:
         """A connection for statements that change nothing, each its own transaction."""
@@ -50,7 +54,7 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A connection in a transaction that is committed at the end, and rolled back on an exception."""
-        with self.engine.connect() as connection:
+        with self._turn, self.engine.connect() as connection:
             connection.exec_driver_sql(BEGIN[self.dialect])
             yield connection
             connection.commit()
@@ -74,6 +78,11 @@ class Database:
                 raise
             return found
 
+    def watched(self) -> Engine:
+        """The engine, for one who listens to its statements: from now on it tells of every one."""
+        self.engine.update_execution_options(**{WATCHED: True})
+        return self.engine
+
     def close(self) -> None:
         """Give every connection back, as a child process must before its first use."""
         self.engine.dispose(close=False)
@@ -83,6 +92,7 @@ def _sqlite(settings: Settings) -> Engine:
     Path(settings.db_path).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
         f"sqlite+pysqlite:///{settings.db_path}",
+        paramstyle="named",
         connect_args={
             "timeout": BUSY_SECONDS,
             "isolation_level": None,

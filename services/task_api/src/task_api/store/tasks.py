@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 
 from task_api.store import search
+from task_api.store.prepared import Row, rows
 from task_api.store.schema import Instant, due_order, tasks
 
 LISTED = (
@@ -36,10 +37,10 @@ LISTED = (
 )
 """The columns of a row as these functions give it, in this order."""
 
-Row = tuple[Any, ...]
-
 _BY_ID = select(*LISTED).where(tasks.c.id == bindparam("task_id"))
 _BY_ID_AND_OWNER = _BY_ID.where(tasks.c.owner_id == bindparam("owner"))
+_HELD = _BY_ID.with_for_update()
+_HELD_OF_OWNER = _BY_ID_AND_OWNER.with_for_update()
 _INSERT = insert(tasks).returning(tasks.c.id)
 _UPDATE = update(tasks).where(tasks.c.id == bindparam("task_id"))
 _DELETE = delete(tasks).where(tasks.c.id == bindparam("task_id"))
@@ -47,25 +48,27 @@ _DELETE = delete(tasks).where(tasks.c.id == bindparam("task_id"))
 
 def add(connection: Connection, values: Mapping[str, Any]) -> int:
     """Insert a task and give its id."""
-    return int(connection.execute(_INSERT, dict(values)).scalar_one())
+    return int(rows(connection, _INSERT, values)[0][0])
 
 
 def find(connection: Connection, task_id: int, owner_id: int | None, *, lock: bool = False) -> Row | None:
     """The row of a task, held against other writers until the transaction ends where `lock` is asked."""
-    statement = _BY_ID if owner_id is None else _BY_ID_AND_OWNER
-    if lock and connection.dialect.name == "postgresql":
-        statement = statement.with_for_update()
-    return connection.execute(statement, {"task_id": task_id, "owner": owner_id}).one_or_none()
+    if owner_id is None:
+        found = rows(connection, _HELD if lock else _BY_ID, {"task_id": task_id})
+    else:
+        statement = _HELD_OF_OWNER if lock else _BY_ID_AND_OWNER
+        found = rows(connection, statement, {"task_id": task_id, "owner": owner_id})
+    return found[0] if found else None
 
 
 def change(connection: Connection, task_id: int, values: Mapping[str, Any]) -> None:
     """Set columns of a task."""
-    connection.execute(_UPDATE, {"task_id": task_id, **values})
+    rows(connection, _UPDATE, {"task_id": task_id, **values})
 
 
 def remove(connection: Connection, task_id: int) -> None:
     """Delete a task."""
-    connection.execute(_DELETE, {"task_id": task_id})
+    rows(connection, _DELETE, {"task_id": task_id})
 
 
 class Shape(NamedTuple):
@@ -88,12 +91,12 @@ def page(connection: Connection, shape: Shape, values: Mapping[str, Any], limit:
     dialect = connection.dialect.name
     if "words" in values:
         values = {**values, "words": search.query(dialect, values["words"])}
-    rows: list[Row] = []
+    found: list[Row] = []
     for begin in _begins(shape, values):
-        if len(rows) < limit:
+        if len(found) < limit:
             statement = _page(dialect, shape._replace(begin=begin))
-            rows += connection.execute(statement, {**values, "limit": limit - len(rows)}).all()
-    return rows
+            found += rows(connection, statement, {**values, "limit": limit - len(found)})
+    return found
 
 
 def _begins(shape: Shape, values: Mapping[str, Any]) -> tuple[Literal["first", "tied", "beyond"], ...]:

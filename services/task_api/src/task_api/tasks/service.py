@@ -11,6 +11,7 @@ from msgspec import UNSET
 from sqlalchemy import Connection
 
 from task_api.store import tasks as store
+from task_api.store.prepared import Row
 from task_api.store.schema import LAST_INSTANT
 from task_api.tasks.model import (
     CHANGEABLE,
@@ -41,7 +42,7 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
     id: int
 
 
-def _versioned(row: store.Row) -> Versioned:
+def _versioned(row: Row) -> Versioned:
     identity, title, description, status, priority, due_at, created_at, updated_at, version, owner_id = row
     task = Task(identity, title, description, status, PRIORITIES[priority], due_at, created_at, updated_at)
     return Versioned(task, version, owner_id)

@@ -9,7 +9,8 @@ import platform
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ _key_created = Gauge(
 )
 _draining = Gauge("task_api_draining", "1 from SIGTERM until the process ends.", multiprocess_mode="livemax")
 
-in_flight = _in_flight
+_answering: set[int] = set()
+"""The threads that answer a request now."""
 auth_failed: Callable[[str], None] = lambda reason: _auth_failures.labels(reason).inc()  # noqa: E731
 rate_limited = _rate_limited.inc
 set_draining = _draining.set
@@ -67,6 +69,17 @@ def observe(endpoint: str, method: str, status: int, seconds: float, trace_id: s
         _exemplars[endpoint, method, bucket] = Exemplar({"trace_id": trace_id}, seconds, time.time())
 
 
+@contextmanager
+def in_flight() -> Iterator[None]:
+    """Count a request as being answered in this thread, for as long as the block."""
+    thread = threading.get_ident()
+    _answering.add(thread)
+    try:
+        yield
+    finally:
+        _answering.discard(thread)
+
+
 def start_worker(version: str, revision: str, threads: int, pool: Any) -> None:
     """Publish what is running and watch the database pool (SQLAlchemy's QueuePool); once in each worker."""
     _threads.set(threads)
@@ -76,6 +89,7 @@ def start_worker(version: str, revision: str, threads: int, pool: Any) -> None:
 
     def sample() -> None:
         while True:
+            _in_flight.set(len(_answering))
             in_use.set(pool.checkedout())
             idle.set(pool.checkedin())
             time.sleep(1)
@@ -124,6 +138,7 @@ class _WithExemplars(MultiProcessCollector):
 
 def expose(accept: str) -> tuple[bytes, str]:
     """(body, content type) of a scrape: OpenMetrics with exemplars where that is accepted, else Prometheus' text."""
+    _in_flight.set(len(_answering))
     registry = CollectorRegistry()
     if "application/openmetrics-text" in accept:
         _WithExemplars(registry)  # type: ignore[no-untyped-call]

@@ -1,0 +1,75 @@
+"""Statements of SQLAlchemy Core that nearly every request needs, compiled once and run on the driver's own cursor.
+
+`Connection.execute` would do the same, and costs more than the rest of a request together: it is for all other
+statements.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Dialect
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql.expression import ClauseElement
+
+Row = tuple[Any, ...]
+Processor = Callable[[Any], Any]
+WATCHED = "watched"
+"""The execution option of an engine whose statements are listened to: they go by `Connection.execute`, which tells."""
+
+
+class _Compiled(NamedTuple):
+    sql: str
+    constants: dict[str, Any]
+    binds: dict[str, Processor]
+    columns: list[tuple[int, Processor]]
+
+
+@lru_cache(maxsize=1024)
+def _compile(statement: Any, dialect: Dialect, names: tuple[str, ...]) -> _Compiled:
+    compiled = statement.compile(dialect=dialect, column_keys=names)
+    binds = {name: bind.type.dialect_impl(dialect).bind_processor(dialect) for name, bind in compiled.binds.items()}
+    columns = [
+        column.type.dialect_impl(dialect).result_processor(dialect, None)
+        for column in getattr(statement, "exported_columns", ())
+    ]
+    return _Compiled(
+        compiled.string,
+        {name: value for name, value in compiled.params.items() if value is not None},
+        {name: processor for name, processor in binds.items() if processor},
+        [(index, processor) for index, processor in enumerate(columns) if processor],
+    )
+
+
+def rows(connection: Connection, statement: ClauseElement, parameters: Mapping[str, Any]) -> list[Row]:
+    """Run a statement that is kept for good, and give its rows.
+
+    `parameters` has every bind of the statement, and the columns to set of an INSERT or UPDATE. Raises what
+    `Connection.execute` raises.
+    """
+    if connection.get_execution_options().get(WATCHED):
+        result: Any = connection.execute(statement, parameters)  # type: ignore[call-overload]
+        return [tuple(row) for row in result] if result.returns_rows else []
+    dialect = connection.dialect
+    sql, constants, binds, columns = _compile(statement, dialect, tuple(parameters))
+    values = {**constants, **parameters}
+    for name, process in binds.items():
+        values[name] = process(values[name])
+    driver: Any = connection.connection.driver_connection
+    try:
+        cursor = driver.execute(sql, values)
+        found = cursor.fetchall() if cursor.description else []
+    except dialect.loaded_dbapi.Error as error:
+        lost = dialect.is_disconnect(error, driver, None)
+        if lost:
+            connection.invalidate(error)
+        base = dialect.loaded_dbapi.Error
+        raise DBAPIError.instance(sql, None, error, base, connection_invalidated=lost, dialect=dialect) from error
+    return [_processed(row, columns) for row in found] if columns else found
+
+
+def _processed(row: Row, columns: list[tuple[int, Processor]]) -> Row:
+    values = list(row)
+    for index, process in columns:
+        values[index] = process(values[index])
+    return tuple(values)
