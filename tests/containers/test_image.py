@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any
@@ -134,6 +135,29 @@ def test_the_service_cannot_change_its_own_code(files: dict[PurePosixPath, tarfi
     assert code
     assert {entry.uid for entry in code.values()} == {0}
     assert not [path for path, entry in code.items() if not entry.issym() and entry.mode & 0o022]
+
+
+def memory(container: str) -> float:
+    """The MiB that the container's processes hold for themselves."""
+    script = (
+        "import pathlib, re; print(sum(int(n) for p in pathlib.Path('/proc').glob('[0-9]*/status')"
+        " for n in re.findall(r'RssAnon:\\s*(\\d+)', p.read_text())))"
+    )
+    return int(docker("exec", container, PYTHON, "-c", script)) / 1024
+
+
+def test_logins_leave_no_memory_behind(image: str, volume: str, keys: str) -> None:
+    with running(image, volume, keys, LOGIN_LIMIT="off") as (container, address):
+        account = {"email": "ada@example.org", "password": secrets.token_urlsafe(12)}
+        httpx.post(f"{address}/auth/register", json=account).raise_for_status()
+        before = memory(container)
+
+        def log_in(_number: int) -> int:
+            return httpx.post(f"{address}/auth/login", json=account).status_code
+
+        with ThreadPoolExecutor(8) as clients:
+            assert set(clients.map(log_in, range(40))) == {200}
+        assert memory(container) - before < 19  # what one hash takes, while it is made
 
 
 def test_says_what_it_is_and_where_it_comes_from(image: str) -> None:
