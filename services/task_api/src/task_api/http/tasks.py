@@ -1,5 +1,7 @@
 """The routes under /tasks."""
 
+from functools import partial
+
 from flask import Blueprint, Response, request, url_for
 from sqlalchemy import Connection
 
@@ -82,6 +84,14 @@ def get_task(task_id: int) -> Response:
     return conditional(respond(found.task), entity_tag(found))
 
 
+_change_of = partial(
+    documented,
+    answers=Answers(ok=Task, problems=(400, 404, 412, 413, 415), entity_tag=True),
+    path=TASK_ID,
+    if_match=True,
+)
+
+
 def _change(task_id: int, changes: TaskChanges) -> Response:
     with database().write() as connection:
         held = _held(connection, task_id)
@@ -96,24 +106,14 @@ def _held(connection: Connection, task_id: int) -> Versioned:
 
 
 @blueprint.put(ONE)
-@documented(
-    json=TaskChanges,
-    answers=Answers(ok=Task, problems=(400, 404, 412, 413, 415), entity_tag=True),
-    path=TASK_ID,
-    if_match=True,
-)
+@_change_of(json=TaskChanges)
 def put_task(task_id: int) -> Response:
     """Change a task: fields that the body leaves out stay as they are."""
     return _change(task_id, body(TaskChanges))
 
 
 @blueprint.patch(ONE)
-@documented(
-    json=TaskMergePatch,
-    answers=Answers(ok=Task, problems=(400, 404, 412, 413, 415), entity_tag=True),
-    path=TASK_ID,
-    if_match=True,
-)
+@_change_of(json=TaskMergePatch)
 def patch_task(task_id: int) -> Response:
     """Change a task by a JSON Merge Patch (RFC 7396): null takes a field back to its default."""
     patch = body(TaskMergePatch, MERGE_PATCH)
