@@ -25,7 +25,8 @@ from tooling.service import environment, free_port, listening, running, task_api
 
 from .conftest import KEY
 
-QUIET = {"LOG_LEVEL": "warning", "RATE_LIMIT": "off"}
+MEASURED = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+QUIET = {"LOG_LEVEL": "warning", "RATE_LIMIT": "off", **MEASURED}
 CLOSE = {"Connection": "close"}
 
 
