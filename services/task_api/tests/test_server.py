@@ -26,7 +26,7 @@ from tooling.service import environment, free_port, listening, running, task_api
 from .conftest import KEY
 
 MEASURED = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
-QUIET = {"LOG_LEVEL": "warning", "RATE_LIMIT": "off", **MEASURED}
+QUIET = {"LOG_LEVEL": "warning", "RATE_LIMIT": "off"}
 CLOSE = {"Connection": "close"}
 
 
@@ -91,7 +91,13 @@ def log(tmp_path: Path) -> Path:
 
 def serve(tmp_path: Path, **settings: str) -> tuple[str, dict[str, str]]:
     port = free_port()
-    return f"http://127.0.0.1:{port}", {**QUIET, "PORT": str(port), "DB_PATH": str(tmp_path / "tasks.db"), **settings}
+    return f"http://127.0.0.1:{port}", {
+        **QUIET,
+        **MEASURED,
+        "PORT": str(port),
+        "DB_PATH": str(tmp_path / "tasks.db"),
+        **settings,
+    }
 
 
 def test_counts_survive_the_death_of_a_worker_and_its_gauges_do_not(
@@ -172,7 +178,9 @@ def test_sigterm_under_load_drops_no_request_and_readiness_falls_first(
     assert acknowledged <= kept
 
 
-def test_what_is_no_http_is_answered_with_a_problem(tmp_path: Path, log: Path) -> None:
+def test_what_is_no_http_is_answered_with_a_problem_and_the_health_check_asks_the_running_service(
+    tmp_path: Path, log: Path
+) -> None:
     url, settings = serve(tmp_path)
     with listening(task_api("serve"), settings, ready=f"{url}/readyz", log=log):
         port = int(url.rpartition(":")[2])
@@ -181,10 +189,15 @@ def test_what_is_no_http_is_answered_with_a_problem(tmp_path: Path, log: Path) -
             answer = b""
             while chunk := connection.recv(4096):
                 answer += chunk
+        asked = subprocess.run(
+            task_api("healthcheck"), env=environment(settings), capture_output=True, text=True, check=False
+        )
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400")
     assert b"application/problem+json" in head
     assert json.loads(body)["status"] == 400
+    assert asked.returncode == 0
+    assert json.loads(asked.stdout)["status"] == "alive"
 
 
 def test_the_logs_of_a_running_service_are_json_lines_and_say_what_is_weaker(
@@ -200,16 +213,6 @@ def test_the_logs_of_a_running_service_are_json_lines_and_say_what_is_weaker(
     assert any(message.startswith("AUTH=off") for message in weaker)
     assert any(message.startswith("RATE_LIMIT=off") for message in weaker)
     assert [line["route"] for line in lines if line["message"] == "request"] == ["/tasks", "/health"]
-
-
-def test_the_health_check_of_the_command_line_asks_the_running_service(tmp_path: Path, log: Path) -> None:
-    url, settings = serve(tmp_path)
-    with listening(task_api("serve"), settings, ready=f"{url}/readyz", log=log):
-        asked = subprocess.run(
-            task_api("healthcheck"), env=environment(settings), capture_output=True, text=True, check=False
-        )
-    assert asked.returncode == 0
-    assert json.loads(asked.stdout)["status"] == "alive"
 
 
 @pytest.fixture
