@@ -1,6 +1,6 @@
-"""The image's inventory and its known vulnerabilities: `python -m tooling.scan_image [IMAGE]` writes reports/build/.
+"""The image: its size, inventory and known vulnerabilities. `python -m tooling.scan_image` writes reports/build/.
 
-Both gates read what the image holds, not what it was built from. Nothing is pushed before they are clean (push_image).
+The gates read what the image holds, not what it was built from. Nothing is pushed before they are clean (push_image).
 """
 
 import json
@@ -29,6 +29,16 @@ RUNTIME = {"python_version": "3.13", "python_full_version": "3.13.0", "sys_platf
 def identity(reference: str) -> str:
     """Give the image's id, `sha256:...`, the digest of its configuration; raise `NotAssessed` without such an image."""
     return call("docker", "image", "inspect", "--format={{.Id}}", reference).strip()
+
+
+def size(reference: str, most: float = image.MOST_MEGABYTES) -> Scan:
+    """Hold the image to MOST megabytes."""
+    found = image.inspect(reference)["Size"] / image.MEGABYTE
+    findings = []
+    if found > most:
+        message = f"{found:.1f} MB are more than the {most:.0f} MB it may have: reports/image/size.html shows of what"
+        findings.append(Finding(tool="size", rule="too-large", severity=Severity.MEDIUM, message=message, path="image"))
+    return Scan(tool="size", version=tools.version("docker"), targets=(reference,), findings=tuple(findings))
 
 
 def locked(lock: Path) -> set[str]:
@@ -176,7 +186,11 @@ def trivy_image(reference: str, cache: Path = CACHE, *, refresh: bool = True) ->
 
 def gates(reference: str) -> dict[str, Gate]:
     """Give the stage's gates for one image."""
-    return {"trivy-image": lambda: trivy_image(reference), "sbom": lambda: sbom(reference)}
+    return {
+        "sbom": lambda: sbom(reference),
+        "trivy-image": lambda: trivy_image(reference),
+        "size": lambda: size(reference),
+    }
 
 
 GATES = gates(image.NAME)

@@ -110,6 +110,17 @@ def hidden_package(folder: Path) -> Scan:
         return scan_image.sbom(name, lock, folder / "sbom.cdx.json")
 
 
+@canary("build/size", "an image that is too large", rule="too-large", path="image")
+def large_image(folder: Path) -> Scan:  # noqa: ARG001 - a canary's shape
+    with planted_image({"flask": "3.1.3"}, {}) as name:
+        return scan_image.size(name, most=0.0001)
+
+
+@canary("build/size", "an image that is not there", problem="No such image")
+def no_image(folder: Path) -> Scan:  # noqa: ARG001
+    return scan_image.size("127.0.0.1:9/canary")
+
+
 IMAGE = "sha256:" + "1" * 64
 
 
