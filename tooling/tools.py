@@ -42,6 +42,7 @@ class Tool:
     go: str | None = None
     version: str | None = None
     least: str | None = None
+    below: str | None = None
     arguments: tuple[str, ...] = ("--version",)
     get: str = "run `./dev tools`"
 
@@ -66,10 +67,12 @@ def known() -> dict[str, Tool]:
 
 
 def require(name: str) -> Path:
-    """Give the program's path, or raise `MissingTool` with a message that says how to get it, or a newer one."""
+    """Give the program's path, or raise `MissingTool` with a message that says how to get it, or another version."""
     path, tool = find(name), known()[name]
     if tool.least and numbers(version(name)) < numbers(tool.least):
         raise MissingTool(f"{name} is {version(name)}, older than {tool.least}: {tool.get}")
+    if tool.below and numbers(version(name)) >= numbers(tool.below):
+        raise MissingTool(f"{name} is {version(name)}, which is not below {tool.below}: {tool.get}")
     return path
 
 

@@ -32,6 +32,23 @@ def test_of_a_go_program_only_the_pinned_version_counts(tmp_path: Path, monkeypa
     assert Tool("git", go="example.org/git", version="1").path() == tmp_path / "git-1" / "git"
 
 
+@pytest.mark.parametrize(
+    ("found", "problem"),
+    [("1.32.9", "older than 1.33"), ("1.36.0", "not below 1.36"), ("1.33.0", None), ("1.35.4", None)],
+)
+def test_a_program_outside_its_versions_is_refused(
+    monkeypatch: pytest.MonkeyPatch, found: str, problem: str | None
+) -> None:
+    allowed = Tool("fake", program=sys.executable, least="1.33", below="1.36", get="install it")
+    monkeypatch.setattr(tools, "known", lambda: {"fake": allowed})
+    monkeypatch.setattr(tools, "version", lambda _name: found)
+    if problem:
+        with pytest.raises(MissingTool, match=f"fake is {found}, .*{problem}: install it"):
+            tools.require("fake")
+    else:
+        assert tools.require("fake")
+
+
 def program(monkeypatch: pytest.MonkeyPatch, code: str) -> tuple[str, str]:
     """Make a Python program known as `fake`; give its name and arguments."""
     monkeypatch.setattr(tools, "known", lambda: {"fake": Tool("fake", program=sys.executable)})
