@@ -12,7 +12,7 @@ from tooling import tools
 from tooling.dast.target import Account, Target
 from tooling.findings import ROOT, Finding, NotAssessed, Scan, Severity
 
-EXAMPLES = 10
+EXAMPLES = 6
 SEED = 1
 CONFIGURATION = """
 hooks = "tooling.dast.schemathesis_hooks"
