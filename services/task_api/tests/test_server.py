@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -176,6 +177,30 @@ def test_sigterm_under_load_drops_no_request_and_readiness_falls_first(
             page = http.get(f"{url}{following['url']}")
             kept.update(task["id"] for task in page.json())
     assert acknowledged <= kept
+
+
+SLOW_START = """
+import time
+from task_api import cli, server
+start = server.Server.start_worker
+server.Server.start_worker = lambda self: (print("forked", flush=True), time.sleep(1), start(self))
+cli.main(["serve"])
+"""
+
+
+def test_a_sigterm_to_workers_that_are_still_starting_is_not_lost(tmp_path: Path) -> None:
+    _, settings = serve(tmp_path, GRACEFUL_TIMEOUT="25")
+    command = [sys.executable, "-c", SLOW_START]
+    with subprocess.Popen(command, env=environment(settings), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line == "forked\n":
+                break
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert process.wait(40) == 0
+        process.stdout.read()
+    assert time.monotonic() - began < 20
 
 
 def test_what_is_no_http_is_answered_with_a_problem_and_the_health_check_asks_the_running_service(

@@ -6,6 +6,7 @@ import mmap
 import os
 import select
 import shutil
+import signal
 import socket
 import tempfile
 import time
@@ -28,6 +29,8 @@ from task_api.telemetry.traces import Tracer
 
 LINGER_MS = 5
 """How long a thread waits for the next request of its connection before it gives the connection back."""
+
+ENDING = {signal.SIGTERM, signal.SIGQUIT, signal.SIGINT}
 
 _draining = mmap.mmap(-1, 1)  # anonymous and shared: what the parent writes after the fork, its workers read
 
@@ -61,6 +64,10 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
             kept = super().handle(conn)
         return kept
 
+    def init_signals(self) -> None:
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+
     def set_accept_enabled(self, enabled: bool) -> None:
         """Answer what is already in the queue of new connections before leaving them, which would reset them."""
         super().set_accept_enabled(enabled)
@@ -76,6 +83,14 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
 
 class _Arbiter(Arbiter):  # type: ignore[misc]
     """Lets readiness fall, and requests come in for a while yet, before the listening sockets are closed."""
+
+    def spawn_worker(self) -> Any:
+        """Start a worker. A signal to end that it gets before it can act on it is kept for it, not lost."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
     def stop(self, graceful: bool = True) -> None:
         if graceful and not _draining[0]:
