@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 import noxfile  # noqa: F401 - reading it fills in the stages
-from tooling import stages
+from tooling import scan_image, stages
 from tooling.findings import ROOT
+from tooling.sast import SERVICE
 
 Document = dict[Any, Any]
 PIPELINE = ROOT / ".github" / "workflows" / "pipeline.yml"
@@ -67,7 +68,8 @@ def stage_drift(jobs: Document) -> Iterator[str]:
         if runs != [f"./dev {name}"]:
             yield f"job {name}: it runs {runs}, not its session alone"
         uploads = [step["with"] for step in job["steps"] if step.get("uses", "").startswith("actions/upload-artifact@")]
-        if uploads != [{"name": name, "path": f"reports/{name}"}]:
+        kept = "${{ matrix.report }}" if "strategy" in job else name
+        if uploads != [{"name": kept, "path": f"reports/{name}"}]:
             yield f"job {name}: its report is not kept"
         needs = tuple(job.get("needs", ()))
         if name != "notify" and needs != stages.NEEDS.get(name):
@@ -87,9 +89,17 @@ def step_drift(found: Workflows) -> Iterator[str]:
             yield f"`{run}` holds logic"
         if uses.startswith("actions/checkout@") and step["with"].get("persist-credentials") is not False:
             yield "a checkout leaves the token behind"
-    versions = {step["with"]["python-version"] for step in steps(found.prepare) if "setup-python@" in step["uses"]}
-    if versions != {python_version()}:
-        yield f"CI has Python {versions}, the locks are made for {python_version()}"
+    given = {step["with"]["python-version"] for step in steps(found.prepare) if "setup-python@" in step["uses"]}
+    default = found.prepare["inputs"]["python"]["default"]
+    if given != {"${{ inputs.python }}"} or default != python_version():
+        yield f"CI has Python {default}, the locks are made for {python_version()}"
+    tested = found.pipeline["jobs"].get("test", {}).get("strategy", {}).get("matrix", {}).get("include", [])
+    wanted = [
+        {"python": python_version(), "report": "test"},
+        {"python": image_python(), "report": f"test-{image_python()}"},
+    ]
+    if tested != wanted:
+        yield f"job test: it runs {tested}, not {wanted}: the oldest Python, and the image's"
     sast = found.pipeline["jobs"].get("sast", {"steps": []})["steps"]
     if not any(step.get("with", {}).get("fetch-depth") == 0 for step in sast):
         yield "job sast: secrets are looked for in every commit, but not every commit is fetched"
@@ -131,6 +141,13 @@ def python_version() -> str:
     return str(versions.pop())
 
 
+def image_python() -> str:
+    """Give the Python that the image is built with, and that its scan takes it to have."""
+    (built,) = re.findall(r"^ARG BUILDER=python:([\d.]+)", (ROOT / SERVICE / "Dockerfile").read_text(), re.MULTILINE)
+    assert scan_image.RUNTIME["python_version"] == built
+    return str(built)
+
+
 def test_the_workflows_run_what_a_laptop_runs() -> None:
     assert drift(Workflows.of_checkout()) == []
 
@@ -160,7 +177,9 @@ DRIFTS: dict[str, tuple[Callable[[Workflows], object], str]] = {
     "a summary of successes alone": (lambda w: job(w, "notify").pop("if"), "whatever became of them"),
     "an unpinned action": (lambda w: job(w, "test")["steps"][0].update(uses="actions/checkout@v6"), "not pinned"),
     "an unpinned action inside": (lambda w: python(w).update(uses="actions/setup-python@v6"), "not pinned"),
-    "another Python": (lambda w: python(w)["with"].update({"python-version": "3.12"}), "CI has Python"),
+    "another Python": (lambda w: w.prepare["inputs"]["python"].update(default="3.12"), "CI has Python"),
+    "a Python of its own": (lambda w: python(w)["with"].update({"python-version": "3.12"}), "CI has Python"),
+    "not the image's Python": (lambda w: job(w, "test")["strategy"]["matrix"]["include"].pop(), "the image's"),
     "a right too many": (lambda w: job(w, "dast")["permissions"].update(packages="write"), "needs packages: write"),
     "rights for all": (lambda w: w.pipeline.update(permissions={"contents": "write"}), "granted to every job"),
     "a token left behind": (lambda w: job(w, "dast")["steps"][0]["with"].clear(), "leaves the token behind"),
