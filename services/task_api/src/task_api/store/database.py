@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, Program
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from task_api.config import Settings
-from task_api.store.prepared import WATCHED
+from task_api.store.prepared import WATCHED, command
 from task_api.store.schema import REVISIONS
 
 BUSY_SECONDS = 10
@@ -55,9 +55,9 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """A connection in a transaction that is committed at the end, and rolled back on an exception."""
         with self._turn, self.engine.connect() as connection:
-            connection.exec_driver_sql(BEGIN[self.dialect])
+            command(connection, BEGIN[self.dialect])
             yield connection
-            connection.commit()
+            command(connection, "COMMIT")
 
     def check(self) -> None:
         """Raise one of UNAVAILABLE when the database does not answer, SchemaBehind when it has to be migrated first."""

@@ -50,22 +50,34 @@ def rows(connection: Connection, statement: ClauseElement, parameters: Mapping[s
     if connection.get_execution_options().get(WATCHED):
         result: Any = connection.execute(statement, parameters)  # type: ignore[call-overload]
         return [tuple(row) for row in result] if result.returns_rows else []
-    dialect = connection.dialect
-    sql, constants, binds, columns = _compile(statement, dialect, tuple(parameters))
+    sql, constants, binds, columns = _compile(statement, connection.dialect, tuple(parameters))
     values = {**constants, **parameters}
     for name, process in binds.items():
         values[name] = process(values[name])
+    found = _run(connection, sql, values)
+    return [_processed(row, columns) for row in found] if columns else found
+
+
+def command(connection: Connection, sql: str) -> None:
+    """Run a statement of the database's own language that has no parameters and gives nothing, such as COMMIT."""
+    if connection.get_execution_options().get(WATCHED):
+        connection.exec_driver_sql(sql)
+    else:
+        _run(connection, sql, None)
+
+
+def _run(connection: Connection, sql: str, values: Mapping[str, Any] | None) -> list[Row]:
     driver: Any = connection.connection.driver_connection
+    dialect = connection.dialect
     try:
-        cursor = driver.execute(sql, values)
-        found = cursor.fetchall() if cursor.description else []
+        cursor = driver.execute(sql, values) if values else driver.execute(sql)
+        return cursor.fetchall() if cursor.description else []
     except dialect.loaded_dbapi.Error as error:
         lost = dialect.is_disconnect(error, driver, None)
         if lost:
             connection.invalidate(error)
         base = dialect.loaded_dbapi.Error
         raise DBAPIError.instance(sql, None, error, base, connection_invalidated=lost, dialect=dialect) from error
-    return [_processed(row, columns) for row in found] if columns else found
 
 
 def _processed(row: Row, columns: list[tuple[int, Processor]]) -> Row:
