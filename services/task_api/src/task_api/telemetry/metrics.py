@@ -81,7 +81,7 @@ def in_flight() -> Iterator[None]:
 
 
 def start_worker(version: str, revision: str, threads: int, pool: Any) -> None:
-    """Publish what is running and watch the database pool (SQLAlchemy's QueuePool); once in each worker."""
+    """Publish what is running; watch requests and the database pool (SQLAlchemy's QueuePool). Once in each worker."""
     _threads.set(threads)
     _build.labels(version, revision, platform.python_version()).set(1)
     _pool_size.set(pool.size())
@@ -94,7 +94,7 @@ def start_worker(version: str, revision: str, threads: int, pool: Any) -> None:
             idle.set(pool.checkedin())
             time.sleep(1)
 
-    threading.Thread(target=sample, name="pool-metrics", daemon=True).start()
+    threading.Thread(target=sample, name="sampled-metrics", daemon=True).start()
 
 
 def signing_key(kid: str) -> None:
