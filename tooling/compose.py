@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-import httpx
 from rich.console import Console
 from rich.table import Table
 
@@ -51,12 +50,6 @@ def up(*, grafana: bool = True, traces: bool = False) -> dict[str, str]:
             "  a container fails: `docker compose ps --all` and `docker compose logs NAME`"
         )
     found = addresses()
-    try:
-        httpx.get(f"{found['task-api']}/readyz", timeout=10).raise_for_status()
-    except httpx.HTTPError as error:
-        raise ComposeError(
-            f"the service lives, and is not ready: {error}; see `docker compose logs task-api`"
-        ) from error
     show(found, left_out=[] if grafana else ["grafana"])
     return found
 

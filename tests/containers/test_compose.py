@@ -106,6 +106,19 @@ def test_prometheus_scrapes_every_target_each_ten_seconds_and_keeps_fifteen_days
 
 
 @pytest.mark.usefixtures("stack")
+def test_the_service_is_unhealthy_while_its_database_is_away() -> None:
+    def health() -> str:
+        return str(containers()["task-api"]["State"]["Health"]["Status"])
+
+    docker_compose("stop", "postgres")
+    try:
+        assert wait_for(lambda: health() == "unhealthy", 120)
+    finally:
+        docker_compose("start", "postgres")
+    assert wait_for(lambda: health() == "healthy", 60)
+
+
+@pytest.mark.usefixtures("stack")
 def test_an_alert_goes_all_the_way_to_the_receiver() -> None:
     # Prometheus drops what it has to say before it has found Alertmanager, and says it again after a minute.
     assert wait_for(lambda: "Watchdog" in docker_compose("logs", "--no-log-prefix", "alert-receiver"), 150)
