@@ -19,9 +19,9 @@ from task_api.store.database import Database
 from tooling.dast import authorization, headers, log, schemathesis, wapiti
 from tooling.dast.authorization import CALLERS, WORTHLESS, due, value_at
 from tooling.dast.samples import NoSampleError, Sampler
-from tooling.dast.schemathesis_hooks import whole
 from tooling.dast.target import Operation, Target
 from tooling.findings import NotAssessed, Severity
+from tooling.schemathesis_hooks import whole
 from tooling.service import ServiceError, environment, free_port, listening, running
 
 
