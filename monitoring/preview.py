@@ -8,6 +8,7 @@ Grafana's own.
 import argparse
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -31,10 +32,9 @@ INK = "#808890"  # readable on light and on dark
 
 
 def legend(template: str, metric: dict[str, str]) -> str:
-    """Fill a legend's {{label}}s from a series' labels, as Grafana does."""
-    for label, value in metric.items():
-        template = template.replace(f"{{{{{label}}}}}", value)
-    return template or ", ".join(value for label, value in metric.items() if label != "__name__") or "value"
+    """Fill a legend's {{label}}s from a series' labels, as Grafana does: with nothing for one that the series lacks."""
+    filled = re.sub(r"\{\{(\w+)\}\}", lambda found: metric.get(found[1], ""), template)
+    return filled or ", ".join(value for label, value in metric.items() if label != "__name__") or "value"
 
 
 def series(stack: Stack, panel: dict[str, Any], seconds: float) -> Iterator[tuple[str, list[float], list[float]]]:

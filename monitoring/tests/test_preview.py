@@ -23,7 +23,7 @@ def test_legends_are_filled_from_labels() -> None:
     metric = {"__name__": "up", "status": "500", "endpoint": "/tasks"}
     assert preview.legend("{{status}} {{endpoint}}", metric) == "500 /tasks"
     assert preview.legend("", metric) == "500, /tasks"
-    assert preview.legend("", {}) == "value"
+    assert preview.legend("", {}) == preview.legend("{{pod}}", {}) == "value"
 
 
 @pytest.mark.parametrize(
