@@ -27,6 +27,12 @@ def test_a_service_has_no_rights_and_no_port_beyond_this_machine(name: str) -> N
 
 
 @pytest.mark.parametrize("name", SERVICES)
+def test_a_service_that_goes_on_running_says_whether_it_is_healthy(name: str) -> None:
+    service = SERVICES[name]
+    assert ("test" in service["healthcheck"]) == (service["restart"] == "unless-stopped")
+
+
+@pytest.mark.parametrize("name", SERVICES)
 def test_no_secret_stands_in_the_file(name: str) -> None:
     settings = SERVICES[name].get("environment", {})
     assert not [setting for setting in settings if re.search("PASSWORD|SECRET|KEY|TOKEN|DATABASE_URL", setting)]
