@@ -58,6 +58,7 @@ def sbom(reference: str, lock: Path = LOCK, output: Path = SBOM) -> Scan:
         "--quiet",
         f"--output=cyclonedx-json={output}",
         SYFT_CHECK_FOR_APP_UPDATE="false",
+        SYFT_FILE_METADATA_SELECTION="none",  # digests of files, which CycloneDX has no place for
     )
     components = [c for c in json.loads(output.read_text()).get("components", []) if c.get("purl")]
     python = {canonicalize_name(c["name"]) for c in components if c["purl"].startswith("pkg:pypi/")}
