@@ -12,6 +12,7 @@ from loadtests.gate import (
     Outcome,
     Verdict,
     Yardstick,
+    binomial_interval,
     judge,
     load_objectives,
 )
@@ -67,6 +68,14 @@ def test_no_error_in_few_requests_does_not_prove_a_low_rate(make_run: MakeRun) -
     verdict = judge(objectives(Limits(error_percent=0.1)), make_run({READ: 5}, seconds=20, per_second=10))
     assert verdict.exit_code == 2
     assert "too few requests to tell: 0 of 180 requests failed" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("count", "number", "low", "high"),
+    [(0, 10, 0, 0.3084971), (3, 10, 0.0667395, 0.6524529), (10, 10, 0.6915029, 1), (999, 1000, 0.9944411, 0.9999747)],
+)
+def test_the_interval_of_a_share_is_clopper_and_pearsons(count: int, number: int, low: float, high: float) -> None:
+    assert binomial_interval(count, number) == pytest.approx((low, high), abs=1e-7)
 
 
 def test_one_error_fails_a_limit_of_zero(make_run: MakeRun) -> None:

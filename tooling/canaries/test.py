@@ -39,23 +39,34 @@ def project(folder: Path, code: str = CODE, tests: str = BOTH_WAYS) -> Path:
     return folder
 
 
-@canary("test/tests", "a rule that is wrong", rule="failed-test", path="test_planted.py")
+WRONG = CODE.replace("a > b", "a < b")
+NO_TESTS = "import planted\n\nplanted.larger(1, 2), planted.larger(2, 1)\n"
+
+
+@canary("test/service-tests", "a rule of the service that is wrong", rule="failed-test", path="test_planted.py")
 def wrong_rule(folder: Path) -> Scan:
-    return check.run_tests(project(folder, CODE.replace("a > b", "a < b")), "-q", output=folder / "report")
+    return check.run_measured_tests(project(folder, WRONG), "-q", output=folder / "report")
 
 
-@canary("test/tests", "a branch that no test takes any more", rule="coverage", path="pyproject.toml")
+@canary("test/service-tests", "a branch that no test takes any more", rule="coverage", path="pyproject.toml")
 def coverage_drop(folder: Path) -> Scan:
-    return check.run_tests(project(folder, tests=BOTH_WAYS.replace("2, 1", "1, 2")), "-q", output=folder / "report")
+    untaken = BOTH_WAYS.replace("2, 1", "1, 2")
+    return check.run_measured_tests(project(folder, tests=untaken), "-q", output=folder / "report")
 
 
-@canary("test/tests", "no test at all", problem="no failed test tells why")
-def no_tests(folder: Path) -> Scan:
-    return check.run_tests(
-        project(folder, tests="import planted\n\nplanted.larger(1, 2), planted.larger(2, 1)\n"),
-        "-q",
-        output=folder / "report",
-    )
+@canary("test/service-tests", "no test of the service", problem="no failed test tells why")
+def no_service_tests(folder: Path) -> Scan:
+    return check.run_measured_tests(project(folder, tests=NO_TESTS), "-q", output=folder / "report")
+
+
+@canary("test/road-tests", "a rule of the road that is wrong", rule="failed-test", path="test_planted.py")
+def wrong_rule_of_the_road(folder: Path) -> Scan:
+    return check.run_tests(project(folder, WRONG), "-q", output=folder / "report")
+
+
+@canary("test/road-tests", "no test of the road", problem="no failed test tells why")
+def no_road_tests(folder: Path) -> Scan:
+    return check.run_tests(project(folder, tests=NO_TESTS), "-q", output=folder / "report")
 
 
 @canary("test/types", "a number given where a text is promised", rule="return-value", path="planted.py")

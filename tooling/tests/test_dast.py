@@ -10,7 +10,7 @@ import httpx
 import jsonschema
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from task_api.config import Settings, SigningKey
@@ -139,7 +139,6 @@ schemas = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(schemas)
 def test_a_sample_is_valid_whatever_the_schema(schema: dict[str, Any]) -> None:
     samples = Sampler({}, {}).alternatives(schema)
@@ -259,7 +258,6 @@ def test_schemathesis_that_broke_is_not_assessed() -> None:
             schemathesis.read(target_of(PATHS), broken)
 
 
-@settings(deadline=None)
 @given(st.recursive(st.integers() | st.text() | st.none(), st.lists))
 def test_whole_numbers_are_written_whole(value: Any) -> None:
     floated = json.loads(json.dumps(value), parse_int=lambda digits: float(digits) if len(digits) < 15 else int(digits))

@@ -54,10 +54,10 @@ def test_coverage_below_what_is_asked_names_the_worst_files(tmp_path: Path) -> N
     measured = tmp_path / "coverage.json"
     files = {name: {"summary": {"missing_lines": lacking}} for name, lacking in (("a.py", 1), ("b.py", 9))}
     measured.write_text(json.dumps({"totals": {"percent_covered": 96.99}, "files": files}))
-    (finding,) = check.coverage(tmp_path, measured)
+    (finding,) = check.coverage(tmp_path, measured, "tests")
     assert "b.py lacks 9 lines, a.py lacks 1 lines" in finding.message
     measured.write_text(json.dumps({"totals": {"percent_covered": 97.0}, "files": files}))
-    assert check.coverage(tmp_path, measured) == []
+    assert check.coverage(tmp_path, measured, "tests") == []
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from sqlalchemy import create_engine, delete, insert, text
 from task_api.accounts import passwords
 from task_api.config import Settings, SigningKey
 from task_api.http.app import create_app
+from task_api.http.context import Services
 from task_api.store.database import Database
 from task_api.store.migrations import migrate
 from task_api.store.schema import LOCAL_ACCOUNT, accounts, metadata
@@ -56,7 +58,7 @@ def cheap_passwords() -> Iterator[None]:
     cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(passwords, "_hasher", cheap)
-        patch.setattr(passwords, "_UNKNOWN", cheap.hash("no account has this password"))
+        passwords._unknown.cache_clear()
         yield
 
 
@@ -96,6 +98,12 @@ def empty_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     return Settings(database_url=request.getfixturevalue("empty_postgresql")())
 
 
+@cache
+def connected(url: str) -> Database:
+    """A PostgreSQL database whose connections outlive a test: to make one takes longer than most tests."""
+    return Database(Settings(database_url=url))
+
+
 Migrated = Callable[[str, str, Path], Settings]
 
 
@@ -107,25 +115,25 @@ def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """
     made: dict[str, Database] = {}
 
-    def once(name: str, settings: Callable[[], Settings]) -> Database:
+    def once(name: str, create: Callable[[], Database]) -> Database:
         if name not in made:
-            made[name] = Database(settings())
+            made[name] = create()
             migrate(made[name])
         return made[name]
 
     def give(kind: str, name: str, folder: Path) -> Settings:
         if kind == "sqlite":
             template = tmp_path_factory.getbasetemp() / "template.db"
-            once("sqlite", lambda: Settings(db_path=str(template))).engine.dispose()
+            once("sqlite", lambda: Database(Settings(db_path=str(template)))).engine.dispose()
             path = folder / f"{name}.db"
             path.write_bytes(template.read_bytes())
             return Settings(db_path=str(path), rate_limit=None)
         server = request.getfixturevalue("postgresql_server")
         url = url_of(server, name)
 
-        def create() -> Settings:
+        def create() -> Database:
             _execute(server, f"CREATE DATABASE {name}")
-            return Settings(database_url=url)
+            return connected(url)
 
         empty(once(name, create))
         return Settings(database_url=url, rate_limit=None)
@@ -158,9 +166,12 @@ def other_settings(request: pytest.FixtureRequest, migrated: Migrated, tmp_path:
 
 @pytest.fixture
 def database(settings: Settings) -> Iterator[Database]:
-    database = Database(settings)
-    yield database
-    database.engine.dispose()
+    if settings.postgresql:
+        yield connected(settings.database_url)
+    else:
+        database = Database(settings)
+        yield database
+        database.engine.dispose()
 
 
 class Client(Protocol):
@@ -202,16 +213,41 @@ def serve(settings: Settings) -> Iterator[Serve]:
         database.engine.dispose()
 
 
+@pytest.fixture(scope="session")
+def applications() -> dict[str, Flask]:
+    """Applications that tests use one after the other: to add all routes takes longer than most tests."""
+    nowhere = Settings(rate_limit=None)
+    guarded = msgspec.structs.replace(nowhere, auth="on", jwt_keys=(KEY,))
+    return {settings.auth: create_app(settings, Database(settings)) for settings in (nowhere, guarded)}
+
+
+Lend = Callable[..., Client]
+
+
 @pytest.fixture
-def client(serve: Serve) -> Client:
+def lend(applications: dict[str, Flask], settings: Settings, database: Database) -> Lend:
+    """Gives a client of one of these applications, over the test's database."""
+
+    def lent(**changes: Any) -> Client:
+        changed = msgspec.structs.replace(settings, **changes)
+        application = applications[changed.auth]
+        application.extensions["task_api"] = Services(changed, database)
+        client: Client = application.test_client()
+        return client
+
+    return lent
+
+
+@pytest.fixture
+def client(lend: Lend) -> Client:
     """A client of the service without accounts."""
-    return serve()
+    return lend()
 
 
 @pytest.fixture
-def guarded(serve: Serve) -> Client:
+def guarded(lend: Lend) -> Client:
     """A client of the service with accounts."""
-    return serve(auth="on", jwt_keys=(KEY,))
+    return lend(auth="on", jwt_keys=(KEY,))
 
 
 def log_in(client: Client, email: str = "ada@example.org") -> dict[str, str]:

@@ -187,7 +187,7 @@ def test_logging_out_takes_all_tokens_of_the_session(guarded: Client) -> None:
     assert guarded.post("/auth/refresh", json={"refresh_token": tokens["refresh_token"]}).status_code == 401
 
 
-@hypothesis_settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from(["refresh", "logout"]), st.integers(0, 5)), max_size=7))
 def test_a_family_of_tokens_lives_until_one_is_reused_or_it_is_logged_out(
     database: Database, settings: Settings, steps: list[tuple[str, int]]

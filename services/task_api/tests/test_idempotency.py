@@ -132,7 +132,7 @@ def test_many_at_once_with_one_key_do_it_once(client: Client) -> None:
     assert len(client.get("/tasks").json) == 1
 
 
-@hypothesis_settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from("kl"), st.sampled_from("ab")), max_size=8))
 def test_any_sequence_does_each_first_request_of_a_key_once(client: Client, requests: list[tuple[str, str]]) -> None:
     run = uuid4()

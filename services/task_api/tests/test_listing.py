@@ -153,7 +153,7 @@ tasks_given = st.lists(
 )
 
 
-@hypothesis_settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     before=tasks_given, between=st.lists(tasks_given, max_size=4), sort=st.sampled_from(SORTS), limit=st.integers(1, 5)
 )

@@ -185,7 +185,7 @@ def test_a_title_is_trimmed_and_measured_after_that(title: str) -> None:
         assert 1 <= len(task.title) <= 200
 
 
-@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.fixed_dictionaries({"title": titles}, optional={k: v for k, v in fields.items() if k != "title"}))
 def test_what_is_written_is_read_back_the_same_from_either_database(client: Client, body: dict[str, object]) -> None:
     created = client.post("/tasks", json=body)

@@ -116,7 +116,7 @@ def test_many_lines_come_in_by_batches_with_progress(fresh: Database) -> None:
     assert len(io.BytesIO(b"".join(export(fresh))).readlines()) == 1204
 
 
-@hypothesis_settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=50),
     st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)),

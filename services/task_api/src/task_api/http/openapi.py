@@ -1,19 +1,25 @@
 """The OpenAPI 3.1 document, made from the types that the handlers decode and encode."""
 
 import copy
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
 from flask import current_app
-from spectree import Response as Declared
-from spectree import SpecTree
-from spectree.model_adapter import get_msgspec_model_adapter
-from spectree.plugins.flask_plugin import FlaskPlugin
 
 from task_api import __version__
 from task_api.http.problems import CONTENT_TYPE, Problem
 from task_api.tasks.model import LARGEST_ID
+
+sys.modules["offapi"] = None  # type: ignore[assignment]  # whose scripts spectree would read at each start, for no use
+try:
+    from spectree import Response as Declared
+    from spectree import SpecTree
+    from spectree.model_adapter import get_msgspec_model_adapter
+    from spectree.plugins.flask_plugin import FlaskPlugin
+finally:
+    del sys.modules["offapi"]
 
 View = TypeVar("View", bound=Callable[..., Any])
 BEARER = "bearer"
