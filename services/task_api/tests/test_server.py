@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
-from tooling.service import environment, free_port, listening, running, task_api
+from tooling.service import NO_AUTHORITIES, environment, free_port, listening, running, task_api
 
 from .conftest import KEY, Migrated
 
@@ -43,7 +43,7 @@ def base(request: pytest.FixtureRequest, migrated: Migrated, tmp_path_factory: p
 @pytest.fixture(scope="module")
 def http() -> Iterator[httpx.Client]:
     """Opens a connection for every request, so that any worker may get it."""
-    with httpx.Client(timeout=60, headers=CLOSE) as client:
+    with httpx.Client(timeout=60, headers=CLOSE, verify=NO_AUTHORITIES) as client:
         yield client
 
 
@@ -64,7 +64,7 @@ def test_eight_clients_that_write_at_once_get_no_5xx_and_lose_nothing_and_metric
     base: str, http: httpx.Client
 ) -> None:
     def write(number: int) -> list[int]:
-        with httpx.Client(base_url=base, timeout=60) as client:
+        with httpx.Client(base_url=base, timeout=60, verify=NO_AUTHORITIES) as client:
             answers = [client.post("/tasks", json={"title": f"{number}-{count}"}) for count in range(25)]
             assert {answer.status_code for answer in answers} == {201}
             return [answer.json()["id"] for answer in answers]
