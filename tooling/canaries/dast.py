@@ -259,7 +259,15 @@ def wapiti_nowhere(_folder: Path) -> Scan:
         "info": {"title": "", "version": "1"},
         "paths": {"/": {"get": {"responses": {}}}},
     }
-    return wapiti.attack(gone, "token")
+    return wapiti.attack(gone, "token", gone.document)
+
+
+@canary("dast/wapiti", "requests that the service refuses", problem="its attacks reach nothing")
+def wapiti_refused(folder: Path) -> Scan:
+    with planted(folder, "") as target:
+        return wapiti.attack(
+            target, "of nobody", wapiti.concrete(target, target.tokens(target.join("some"))["access_token"])
+        )
 
 
 @canary("dast/wapiti", "a tool that crashes", problem="left no report")

@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import jwt
 
-from tooling.dast.samples import NoSampleError, Sampler
-from tooling.dast.target import Account, Operation, Target
+from tooling.dast.samples import NoSampleError, Sampler, value_at
+from tooling.dast.target import Operation, Target
 from tooling.findings import Finding, NotAssessed, Scan, Severity
 
 LIVE = ("owner", "other", "admin")
@@ -148,7 +148,7 @@ class Matrix:
             self.report(logout, "lingering-token", "a token is still taken by a worker after its session has ended")
         for operation in self.operations:
             try:
-                count = len(list(self.bodies(operation, Sampler(self.target.document, {ID: 0}))))
+                count = len(list(operation.bodies(Sampler(self.target.document, {ID: 0}))))
                 for number, caller in itertools.product(range(count), CALLERS):
                     self.ask(
                         operation, caller, number, f"{operation.label} #{number + 1}" if count > 1 else operation.label
@@ -177,8 +177,8 @@ class Matrix:
 
     def ask(self, operation: Operation, caller: str, number: int, label: str) -> None:
         """Send the request with the NUMBERth body of an operation as CALLER."""
-        maker, expression = self.maker(operation)
-        given: dict[str, Any] = dict(self.credentials(operation))
+        maker, expression = self.target.maker(operation)
+        given: dict[str, Any] = self.target.credentials(operation, self.target.accounts["other"])
         if maker:
             made = self.make(maker)
             given[ID] = value_at(made.json(), expression)
@@ -189,7 +189,7 @@ class Matrix:
                 raise NoSampleError(f"no link of the document says where its parameter {parameter['name']} comes from")
             path = path.replace(f"{{{parameter['name']}}}", str(given[ID]))
         query = {p["name"]: sampler.alternatives(p["schema"])[0] for p in operation.parameters("query")}
-        content_type, body = list(self.bodies(operation, sampler))[number]
+        content_type, body = list(operation.bodies(sampler))[number]
         content = None if content_type is None else json.dumps(body)
         owned = path != operation.path or json.dumps({ID: given.get(ID)})[1:-1] in (content or "")
         headers = self.callers.headers(caller) | ({"Content-Type": content_type} if content_type else {})
@@ -221,52 +221,10 @@ class Matrix:
             answer = self.target.client.get(following, headers=headers)
             yield answer.text
 
-    def credentials(self, operation: Operation) -> dict[str, str]:
-        """Give what an operation for everybody may ask for: a new address where it makes an account."""
-        if operation.roles is not None:
-            return {}
-        known = self.target.accounts["other"]
-        makes = "201" in operation.declared["responses"]
-        account = Account(f"new-{secrets.token_hex(4)}@example.com") if makes else known
-        given = {"email": account.email, "password": account.password}
-        if "refresh_token" in json.dumps(self.body_schema(operation)):
-            given["refresh_token"] = self.target.tokens(known)["refresh_token"]
-        return given
-
-    def body_schema(self, operation: Operation) -> dict[str, Any]:
-        """Give the schema of an operation's body, references followed once."""
-        for content in operation.declared.get("requestBody", {}).get("content", {}).values():
-            return dict(Sampler(self.target.document, {}).resolve(content["schema"]))
-        return {}
-
-    def bodies(self, operation: Operation, sampler: Sampler) -> Iterator[tuple[str | None, Any]]:
-        """Give each body that is to be tried, with its content type; one of None where the operation takes none."""
-        content = operation.declared.get("requestBody", {}).get("content", {})
-        if not content:
-            yield None, None
-        for content_type, media in content.items():
-            for body in sampler.alternatives(media["schema"]):
-                yield content_type, body
-
-    def maker(self, operation: Operation) -> tuple[Operation | None, str]:
-        """Give the operation that makes what this one is about, and the link's expression for its id.
-
-        A link of the document says so; for an operation without one, a link from what its path is under does.
-        """
-        nearest: tuple[Operation | None, str] = (None, "")
-        for maker in self.operations:
-            for link in maker.declared["responses"].get("201", {}).get("links", {}).values():
-                for expression in link.get("parameters", {}).values():
-                    if link["operationId"] == operation.declared["operationId"]:
-                        return maker, expression
-                    if f"{operation.path}/".startswith(f"{maker.path}/") and maker.roles is not None:
-                        nearest = maker, expression
-        return nearest
-
     def make(self, maker: Operation) -> httpx.Response:
         """Make an object of the owner's whose texts hold the secret."""
         sampler = Sampler(self.target.document, {}, text=self.secret)
-        _, body = next(self.bodies(maker, sampler))
+        _, body = next(maker.bodies(sampler))
         made = self.target.client.request(maker.method, maker.path, json=body, headers=self.callers.headers("owner"))
         if not made.is_success:
             raise NoSampleError(f"{maker.label} makes nothing: {made.status_code} {made.text[:200]}")
@@ -276,10 +234,3 @@ class Matrix:
         """Give what the owner sees of an object."""
         answer = self.target.client.get(made.headers["Location"], headers=self.callers.headers("owner"))
         return answer.status_code, answer.text
-
-
-def value_at(body: Any, expression: str) -> Any:
-    """Evaluate a runtime expression of OpenAPI, `$response.body#/POINTER`, on a body."""
-    for part in expression.removeprefix("$response.body#/").split("/"):
-        body = body[int(part)] if isinstance(body, list) else body[part]
-    return body

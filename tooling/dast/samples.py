@@ -68,3 +68,42 @@ class Sampler:
                 choices[name] = self.alternatives(schema["properties"][name])
         count = max(map(len, choices.values()), default=1)
         return [{name: values[min(i, len(values) - 1)] for name, values in choices.items()} for i in range(count)]
+
+    def full(self, schema: Mapping[str, Any]) -> Any:
+        """Give one value that has all that may be in it, of the first alternatives. Raises `NoSampleError`."""
+        schema = self.resolve(schema)
+        for word in ("anyOf", "oneOf"):
+            if word in schema:
+                return self.full(schema[word][0])
+        match schema.get("type"):
+            case "object":
+                written = {
+                    name: each for name, each in schema.get("properties", {}).items() if not each.get("readOnly")
+                }
+                return {
+                    name: self.given[name] if name in self.given else self.full(each) for name, each in written.items()
+                }
+            case "array":
+                return [self.full(schema["items"])]
+        return self.alternatives(schema)[0]
+
+
+def constant(value: Any) -> dict[str, Any]:
+    """Give a schema by which a tool that makes values of schemas makes this one."""
+    match value:
+        case dict():
+            return {"type": "object", "properties": {name: constant(each) for name, each in value.items()}}
+        case list():
+            return {"type": "array", "items": constant(value[0])}
+        case bool():
+            return {"type": "boolean", "default": value}
+        case int():
+            return {"type": "integer", "default": value}
+    return {"type": "string", "default": value}
+
+
+def value_at(body: Any, expression: str) -> Any:
+    """Evaluate a runtime expression of OpenAPI, `$response.body#/POINTER`, on a body."""
+    for part in expression.removeprefix("$response.body#/").split("/"):
+        body = body[int(part)] if isinstance(body, list) else body[part]
+    return body

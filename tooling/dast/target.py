@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 
+from tooling.dast.samples import Sampler
 from tooling.findings import NotAssessed
 from tooling.postgres import postgres
 from tooling.service import ServiceError, environment, running
@@ -54,6 +55,15 @@ class Operation:
         """Its required parameters in PLACE: path, query or header."""
         found = self.declared.get("parameters", [])
         return [parameter for parameter in found if parameter["in"] == place and parameter.get("required")]
+
+    def bodies(self, sampler: Sampler) -> Iterator[tuple[str | None, Any]]:
+        """Give each body that is to be tried, with its content type; one of None where it takes none."""
+        content = self.declared.get("requestBody", {}).get("content", {})
+        if not content:
+            yield None, None
+        for content_type, media in content.items():
+            for body in sampler.alternatives(media["schema"]):
+                yield content_type, body
 
 
 @dataclass(frozen=True)
@@ -111,6 +121,33 @@ class Target:
             raise NotAssessed(f"{account.email} cannot log in: {answer.status_code} {answer.text[:200]}")
         tokens: dict[str, str] = answer.json()
         return tokens
+
+    def credentials(self, operation: Operation, known: Account) -> dict[str, Any]:
+        """Give what an operation for everybody may ask for: of the account KNOWN, or new where it makes one."""
+        if operation.roles is not None:
+            return {}
+        makes = "201" in operation.declared["responses"]
+        account = Account(f"new-{secrets.token_hex(4)}@example.com") if makes else known
+        given = {"email": account.email, "password": account.password}
+        schemas = [media["schema"] for media in operation.declared.get("requestBody", {}).get("content", {}).values()]
+        if "refresh_token" in json.dumps([Sampler(self.document, {}).resolve(schema) for schema in schemas]):
+            given["refresh_token"] = self.tokens(known)["refresh_token"]
+        return given
+
+    def maker(self, operation: Operation) -> tuple[Operation | None, str]:
+        """Give the operation that makes what this one is about, and the link's expression for its id.
+
+        A link of the document says so; for an operation without one, a link from what its path is under does.
+        """
+        nearest: tuple[Operation | None, str] = (None, "")
+        for maker in self.operations:
+            for link in maker.declared["responses"].get("201", {}).get("links", {}).values():
+                for expression in link.get("parameters", {}).values():
+                    if link["operationId"] == operation.declared["operationId"]:
+                        return maker, expression
+                    if f"{operation.path}/".startswith(f"{maker.path}/") and maker.roles is not None:
+                        nearest = maker, expression
+        return nearest
 
     def join(self, name: str) -> Account:
         """Register a new account."""

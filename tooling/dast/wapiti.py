@@ -1,18 +1,24 @@
 """Injections, sought by Wapiti from the OpenAPI document, as a user who is logged in."""
 
+from collections import defaultdict
 from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
 from tooling import tools
-from tooling.dast.target import Target
+from tooling.dast.samples import Sampler, constant, value_at
+from tooling.dast.target import Operation, Target
 from tooling.findings import Finding, NotAssessed, Scan, Severity
 
 MODULES = "csp,cookieflags,crlf,exec,file,http_headers,permanentxss,redirect,sql,xss"
 """Those that need no server of the attacker's on the Internet."""
+
+
+WAPITIS_BODIES = {"application/json", "application/x-www-form-urlencoded"}
 
 
 class Entry(msgspec.Struct):
@@ -63,14 +69,60 @@ class Document(msgspec.Struct):
 
 def scan(target: Target) -> Scan:
     """Attack the service with Wapiti, as a user of its own."""
-    return attack(target, target.tokens(target.join("wapiti"))["access_token"])
+    token = target.tokens(target.join("wapiti"))["access_token"]
+    return attack(target, token, concrete(target, token))
 
 
-def attack(target: Target, token: str) -> Scan:
+def concrete(target: Target, token: str) -> dict[str, Any]:
+    """Give the document with a good value in the place of each schema, for the user of this token.
+
+    Wapiti's own values are poor, most are the word `default`: they would be refused before they reach anything.
+    """
+    known = target.join("wapiti-knows")
+    paths: dict[str, dict[str, Any]] = defaultdict(dict)
+    for operation in target.operations:
+        sampler = Sampler(target.document, target.credentials(operation, known))
+        declared = operation.declared
+        content = declared.get("requestBody", {}).get("content", {})
+        bodies = {kind: {"schema": constant(sampler.full(media["schema"]))} for kind, media in content.items()}
+        paths[operation.path][operation.method.lower()] = {
+            "responses": declared["responses"],
+            "parameters": [
+                {"name": name, "in": place, "required": True, "schema": constant(value)}
+                for place in ("path", "query")
+                for name, value in values(target, operation, place, sampler, token).items()
+            ],
+            **({"requestBody": {"content": bodies}} if bodies else {}),
+        }
+    return {name: target.document[name] for name in ("openapi", "info")} | {"paths": paths}
+
+
+def values(target: Target, operation: Operation, place: str, sampler: Sampler, token: str) -> dict[str, str]:
+    """Give values of an operation's parameters in its path or its query.
+
+    A parameter of the query whose value is refused, one that only the service can make, is left out.
+    """
+    found = [each for each in operation.declared.get("parameters", []) if each["in"] == place]
+    headers = {"Authorization": f"Bearer {token}"}
+    given = {each["name"]: str(sampler.full(each["schema"])) for each in found}
+    if place == "path" and found:
+        maker, expression = target.maker(operation)
+        if maker:
+            _, body = next(maker.bodies(sampler))
+            made = target.client.request(maker.method, maker.path, json=body, headers=headers)
+            given[found[0]["name"]] = str(value_at(made.json(), expression))
+    if place == "query" and operation.method == "GET":
+        for name, value in list(given.items()):
+            if target.client.get(operation.path, params={name: value}, headers=headers).is_client_error:
+                del given[name]
+    return given
+
+
+def attack(target: Target, token: str, openapi: dict[str, Any]) -> Scan:
     """Run Wapiti; logging out is left out, since it would end the attacker's session."""
     with TemporaryDirectory(prefix="wapiti-") as folder:
         output, document = Path(folder, "report.json"), Path(folder, "openapi.json")
-        document.write_bytes(msgspec.json.encode({**target.document, "servers": [{"url": target.url}]}))
+        document.write_bytes(msgspec.json.encode({**openapi, "servers": [{"url": target.url}]}))
         arguments = ["--url", f"{target.url}/", "--swagger", str(document), "--module", MODULES]
         arguments += ["--exclude", f"{target.url}/auth/logout", "--header", f"Authorization: Bearer {token}"]
         arguments += ["--flush-session", "--no-bugreport", "--store-session", folder, "--store-config", folder]
@@ -79,8 +131,13 @@ def attack(target: Target, token: str) -> Scan:
         return read(target, output)
 
 
+def formable(operation: Operation) -> bool:
+    """Tell whether Wapiti can ask for an operation: its bodies are JSON or a form."""
+    return set(operation.declared.get("requestBody", {}).get("content", ["application/json"])) <= WAPITIS_BODIES
+
+
 def read(target: Target, output: Path) -> Scan:
-    """Read Wapiti's report. Raises `NotAssessed` where there is none, or where nothing was crawled."""
+    """Read Wapiti's report. Raises `NotAssessed` where there is none, nothing was crawled, or good requests refused."""
     try:
         document = msgspec.json.decode(output.read_bytes(), type=Document)
     except (OSError, msgspec.DecodeError) as error:
@@ -91,9 +148,12 @@ def read(target: Target, output: Path) -> Scan:
         target.place(page.request.method, urlsplit(page.request.url).path): page.response.status_code
         for page in document.infos.crawled_pages
     }
-    secured = {operation.label for operation in target.operations if operation.roles is not None}
-    if not any(place in secured and status < HTTPStatus.BAD_REQUEST for place, status in pages.items()):
-        raise NotAssessed("wapiti crawled no page that asks for a login: its token was not accepted")
+    formed = {operation.label for operation in target.operations if formable(operation)}
+    refused = [
+        f"{place}: {status}" for place, status in pages.items() if place in formed and status >= HTTPStatus.BAD_REQUEST
+    ]
+    if refused:
+        raise NotAssessed(f"wapiti's requests were refused, so its attacks reach nothing: {', '.join(refused)}")
     findings = [
         Finding(
             tool="wapiti",

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from task_api.config import Settings, SigningKey
 from task_api.http.app import create_app
 from task_api.store.database import Database
-from tooling.dast import authorization, headers, log, schemathesis, wapiti
-from tooling.dast.authorization import CALLERS, WORTHLESS, due, value_at
-from tooling.dast.samples import NoSampleError, Sampler
+from tooling.dast import headers, log, schemathesis, wapiti
+from tooling.dast.authorization import CALLERS, WORTHLESS, due
+from tooling.dast.samples import NoSampleError, Sampler, constant, value_at
 from tooling.dast.target import Operation, Target
 from tooling.findings import NotAssessed, Severity
 from tooling.schemathesis_hooks import whole
@@ -147,6 +147,37 @@ def test_a_sample_is_valid_whatever_the_schema(schema: dict[str, Any]) -> None:
         jsonschema.Draft202012Validator(schema).validate(sample)
 
 
+@given(schemas)
+def test_a_full_sample_is_valid_whatever_the_schema(schema: dict[str, Any]) -> None:
+    jsonschema.Draft202012Validator(schema).validate(Sampler({}, {}).full(schema))
+
+
+def test_a_full_sample_has_all_that_a_client_may_write(document: dict[str, Any]) -> None:
+    new = {"$ref": "#/components/schemas/NewTask"}
+    full = Sampler(document, {"title": "given"}).full(new)
+    assert set(full) == {"title", "description", "status", "priority", "due_at"}
+    assert full["title"] == "given"
+
+
+def test_a_constant_schema_gives_its_value_in_every_place() -> None:
+    assert constant({"text": "a", "many": [{"number": 1, "yes": True}]}) == {
+        "type": "object",
+        "properties": {
+            "text": {"type": "string", "default": "a"},
+            "many": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "number": {"type": "integer", "default": 1},
+                        "yes": {"type": "boolean", "default": True},
+                    },
+                },
+            },
+        },
+    }
+
+
 def test_a_schema_that_is_not_understood_says_so() -> None:
     with pytest.raises(NoSampleError, match="no value is known"):
         Sampler({}, {}).alternatives({"type": "unheard-of"})
@@ -157,9 +188,8 @@ def test_an_expression_of_a_link_finds_its_value() -> None:
 
 
 def test_an_operation_is_about_what_a_link_or_its_path_says(document: dict[str, Any]) -> None:
-    matrix = object.__new__(authorization.Matrix)
-    matrix.operations = target_of(document).operations
-    makers = {found.label: maker and maker.label for found in matrix.operations for maker, _ in [matrix.maker(found)]}
+    target = target_of(document)
+    makers = {found.label: maker and maker.label for found in target.operations for maker, _ in [target.maker(found)]}
     assert makers["PUT /tasks/{task_id}"] == makers["POST /tasks/bulk"] == makers["GET /tasks"] == "POST /tasks"
     assert makers["GET /auth/me"] is None
 
@@ -216,7 +246,7 @@ def test_wapitis_findings_are_named_by_operation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("pages", "problem"),
-    [([], "crawled no page"), ([("http://h/things/1", 401)], "token was not accepted")],
+    [([], "crawled no page"), ([("http://h/things/1", 401)], "attacks reach nothing: GET /things/{id}: 401")],
 )
 def test_wapiti_that_saw_nothing_is_not_assessed(tmp_path: Path, pages: list[tuple[str, int]], problem: str) -> None:
     with pytest.raises(NotAssessed, match=problem):
