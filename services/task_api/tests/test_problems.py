@@ -75,7 +75,9 @@ def test_a_server_that_is_not_there_is_503_and_not_ready() -> None:
     database = Database(Settings(database_url="postgresql://nobody@127.0.0.1:9/none"))
     client = client_of(Settings(rate_limit=None), database)
     assert client.get("/tasks").status_code == 503
-    assert client.get("/readyz").status_code == 503
+    unready = client.get("/readyz")
+    assert (unready.status_code, unready.headers["Retry-After"]) == (503, "2")
+    assert unready.json["detail"] == "the database does not answer: try again"  # whose name and address the log has
     assert client.get("/livez").status_code == 200
     assert client.get("/health").json["status"] == "healthy"
 

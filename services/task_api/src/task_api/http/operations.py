@@ -11,7 +11,7 @@ from task_api.http import problems
 from task_api.http.context import database, services
 from task_api.http.messages import respond
 from task_api.http.openapi import Answers, document, documented
-from task_api.store.database import UNAVAILABLE, SchemaBehind
+from task_api.store.database import SchemaBehind
 from task_api.telemetry import metrics
 
 DOCS_ASSETS = ("swagger_bundle.js", "swagger_style.css")
@@ -73,8 +73,8 @@ def readyz() -> Response:
         return problems.respond(503, "draining: this process is about to end", retry)
     try:
         database().check()
-    except (*UNAVAILABLE, SchemaBehind) as error:
-        return problems.respond(503, str(getattr(error, "orig", None) or error), retry)
+    except SchemaBehind as error:
+        return problems.respond(503, str(error), retry)
     return respond(Readiness("ready"))
 
 
