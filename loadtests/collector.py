@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from loadtests import histogram
 from loadtests.record import Durations, Entry, Event, Recorder, Requests, Sample
+from loadtests.seconds import Seconds
 
 SCRAPE_SECONDS = 5
 DURATIONS = "api_request_duration_seconds"
@@ -31,21 +32,12 @@ def status(url: str) -> int:
         return 0
 
 
-class _Cell:
-    """One second of one endpoint."""
-
-    def __init__(self) -> None:
-        self.latency = histogram.new()
-        self.intended = histogram.new()
-        self.failures = 0
-
-
 class Generator:
     """Collects in a process that makes requests."""
 
     def __init__(self, environment: Any) -> None:
         self._environment = environment
-        self._cells: dict[tuple[int, str], _Cell] = defaultdict(_Cell)
+        self._seconds = Seconds()
         self._lags = histogram.new()
         self._errors: list[Event] = []
         self._taken = (time.perf_counter(), time.process_time())
@@ -63,10 +55,9 @@ class Generator:
         **_: Any,
     ) -> None:
         """Count one request, as Locust reports it."""
-        cell = self._cells[int(time.time()), f"{request_type} {name}"]
-        histogram.record(cell.latency, response_time)
-        histogram.record(cell.intended, response_time + context.get("lateness", 0))
-        cell.failures += exception is not None
+        late = context.get("lateness", 0) if self._environment.parsed_options.rate else None
+        endpoint = f"{request_type} {name}"
+        self._seconds.add(endpoint, time.time(), response_time, late=late, failed=exception is not None)
         if "lag" in context:
             histogram.record(self._lags, context["lag"])
 
@@ -79,14 +70,9 @@ class Generator:
         now = time.time()
         (wall, cpu), self._taken = self._taken, (time.perf_counter(), time.process_time())
         used = 100 * (self._taken[1] - cpu) / max(self._taken[0] - wall, 1e-6)
-        options = self._environment.parsed_options
-        cells, self._cells = self._cells, defaultdict(_Cell)
         lags, self._lags = self._lags, histogram.new()
         errors, self._errors = self._errors, []
-        entries: list[Entry] = [*errors]
-        for (second, endpoint), cell in cells.items():
-            intended = histogram.encode(cell.intended) if options.rate else ""
-            entries.append(Requests(second, endpoint, cell.failures, histogram.encode(cell.latency), intended))
+        entries: list[Entry] = [*errors, *self._seconds.take()]
         if lags.get_total_count():
             runner = self._environment.runner
             process = f"process {runner.worker_index}" if isinstance(runner, WorkerRunner) else "process"

@@ -41,10 +41,11 @@ class Sample(msgspec.Struct, frozen=True, tag="sample", tag_field="type", omit_d
 
 
 class Requests(msgspec.Struct, frozen=True, tag="requests", tag_field="type", omit_defaults=True):
-    """The requests to one endpoint that ended within the second starting at `at`, as one generator process saw them.
+    """The requests to one endpoint of the second starting at `at`, as one generator process saw them.
 
-    `latency` and `intended` are histograms in HDR's compressed base64 form (`histogram.py`): the time since the request
-    was sent, and, in open-loop runs alone, since it should have been sent. Entries add up, over processes and time.
+    `latency` and `intended` are histograms in HDR's compressed base64 form (`histogram.py`): of the requests that ended
+    within the second, the time since they were sent; in open-loop runs alone, of those that should have been sent
+    within it, the time since then. `failures` counts what ended. Entries add up, over processes and time.
     """
 
     at: float

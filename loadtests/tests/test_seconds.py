@@ -1,0 +1,29 @@
+"""Where a request is counted."""
+
+import pytest
+
+from loadtests import histogram
+from loadtests.seconds import Seconds
+
+
+def p95(encoded: str) -> float:
+    return histogram.percentile(histogram.decode(encoded), 95)
+
+
+def test_a_late_answer_is_filed_where_it_came_and_where_it_should_have_been_asked_for() -> None:
+    seconds = Seconds()
+    seconds.add("GET /tasks", 1000.5, 1000, late=4000, failed=True)
+    found = {entry.at: entry for entry in seconds.take()}
+    assert {at: entry.failures for at, entry in found.items()} == {1000: 1, 995: 0}
+    assert p95(found[1000].latency) == pytest.approx(1000, rel=0.01)
+    assert p95(found[995].intended) == pytest.approx(5000, rel=0.01)
+    assert not found[1000].intended
+    assert not histogram.decode(found[995].latency).any()
+    assert seconds.take() == []
+
+
+def test_a_closed_loop_has_no_intended_starts() -> None:
+    seconds = Seconds()
+    seconds.add("GET /tasks", 1000.5, 1000, late=None, failed=False)
+    (entry,) = seconds.take()
+    assert (entry.at, entry.endpoint, entry.failures, entry.intended) == (1000, "GET /tasks", 0, "")
