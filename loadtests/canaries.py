@@ -35,7 +35,7 @@ MISSED = 3  # times: what the closed loop has to overlook
 
 @dataclass(frozen=True)
 class Canary:
-    """A defect, the verdict it deserves (or one of two), and a word that the reason has to contain."""
+    """A defect, the verdict it deserves, and a word that the reason has to contain."""
 
     defect: str
     faults: Faults
@@ -75,11 +75,7 @@ CANARIES = [
         ("--users=10", "--think=0.15"),
     ),
     Canary(
-        "nobody asks the endpoint",
-        Faults(),
-        Outcome.INCONCLUSIVE,
-        "too few requests: 0",
-        ("--users=2", "--think=900"),
+        "nobody asks the endpoint", Faults(), Outcome.INCONCLUSIVE, "too few requests: 0", ("--users=2", "--think=900")
     ),
 ]
 
@@ -122,11 +118,7 @@ def main() -> int:
             sent, intended = (_milliseconds(verdict, kind) for kind in ("p95", "intended_p95"))
             seen = f"P95 {sent:.0f} ms, from the intended start {intended:.0f} ms"
             table.add_row(
-                canary.defect,
-                canary.outcome,
-                verdict.outcome,
-                f"{reasons}\n{seen}",
-                "yes" if right else "NO",
+                canary.defect, canary.outcome, verdict.outcome, f"{reasons}\n{seen}", "yes" if right else "NO"
             )
     Console(width=None if sys.stdout.isatty() else 150).print(table)
     return 0 if caught == len(CANARIES) else 1

@@ -262,12 +262,16 @@ def wapiti_nowhere(_folder: Path) -> Scan:
     return wapiti.attack(gone, "token", gone.document)
 
 
-@canary("dast/wapiti", "requests that the service refuses", problem="its attacks reach nothing")
+@canary("dast/wapiti", "a token that is not accepted", problem="its token was not accepted")
+def wapiti_nobody(folder: Path) -> Scan:
+    with planted(folder) as target:
+        return wapiti.attack(target, "of nobody", target.document)
+
+
+@canary("dast/wapiti", "values of Wapiti's own, which the service refuses", problem="its attacks reach nothing")
 def wapiti_refused(folder: Path) -> Scan:
-    with planted(folder, "") as target:
-        return wapiti.attack(
-            target, "of nobody", wapiti.concrete(target, target.tokens(target.join("some"))["access_token"])
-        )
+    with planted(folder) as target:
+        return wapiti.attack(target, target.tokens(target.join("wapiti"))["access_token"], target.document)
 
 
 @canary("dast/wapiti", "a tool that crashes", problem="left no report")

@@ -56,12 +56,17 @@ class Operation:
         found = self.declared.get("parameters", [])
         return [parameter for parameter in found if parameter["in"] == place and parameter.get("required")]
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """What its body may be, by content type; empty where it takes none."""
+        found: dict[str, Any] = self.declared.get("requestBody", {}).get("content", {})
+        return found
+
     def bodies(self, sampler: Sampler) -> Iterator[tuple[str | None, Any]]:
         """Give each body that is to be tried, with its content type; one of None where it takes none."""
-        content = self.declared.get("requestBody", {}).get("content", {})
-        if not content:
+        if not self.content:
             yield None, None
-        for content_type, media in content.items():
+        for content_type, media in self.content.items():
             for body in sampler.alternatives(media["schema"]):
                 yield content_type, body
 
@@ -129,8 +134,8 @@ class Target:
         makes = "201" in operation.declared["responses"]
         account = Account(f"new-{secrets.token_hex(4)}@example.com") if makes else known
         given = {"email": account.email, "password": account.password}
-        schemas = [media["schema"] for media in operation.declared.get("requestBody", {}).get("content", {}).values()]
-        if "refresh_token" in json.dumps([Sampler(self.document, {}).resolve(schema) for schema in schemas]):
+        resolve = Sampler(self.document, {}).resolve
+        if "refresh_token" in json.dumps([resolve(media["schema"]) for media in operation.content.values()]):
             given["refresh_token"] = self.tokens(known)["refresh_token"]
         return given
 

@@ -82,11 +82,11 @@ def concrete(target: Target, token: str) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
     for operation in target.operations:
         sampler = Sampler(target.document, target.credentials(operation, known))
-        declared = operation.declared
-        content = declared.get("requestBody", {}).get("content", {})
-        bodies = {kind: {"schema": constant(sampler.full(media["schema"]))} for kind, media in content.items()}
+        bodies = {
+            kind: {"schema": constant(sampler.full(media["schema"]))} for kind, media in operation.content.items()
+        }
         paths[operation.path][operation.method.lower()] = {
-            "responses": declared["responses"],
+            "responses": operation.declared["responses"],
             "parameters": [
                 {"name": name, "in": place, "required": True, "schema": constant(value)}
                 for place in ("path", "query")
@@ -133,7 +133,7 @@ def attack(target: Target, token: str, openapi: dict[str, Any]) -> Scan:
 
 def formable(operation: Operation) -> bool:
     """Tell whether Wapiti can ask for an operation: its bodies are JSON or a form."""
-    return set(operation.declared.get("requestBody", {}).get("content", ["application/json"])) <= WAPITIS_BODIES
+    return set(operation.content) <= WAPITIS_BODIES
 
 
 def read(target: Target, output: Path) -> Scan:
@@ -148,6 +148,9 @@ def read(target: Target, output: Path) -> Scan:
         target.place(page.request.method, urlsplit(page.request.url).path): page.response.status_code
         for page in document.infos.crawled_pages
     }
+    secured = {operation.label for operation in target.operations if operation.roles is not None}
+    if not any(place in secured and status < HTTPStatus.BAD_REQUEST for place, status in pages.items()):
+        raise NotAssessed("wapiti crawled no page that asks for a login: its token was not accepted")
     formed = {operation.label for operation in target.operations if formable(operation)}
     refused = [
         f"{place}: {status}" for place, status in pages.items() if place in formed and status >= HTTPStatus.BAD_REQUEST

@@ -224,7 +224,8 @@ def test_a_missing_header_is_named(name: str) -> None:
     assert [rule for rule, _ in headers.faults("/tasks", answer)] == [name.lower()]
 
 
-PATHS = {"security": [{"bearer": []}], "paths": {"/things/{id}": {"get": {"responses": {}}}}}
+GET = {"get": {"responses": {}}}
+PATHS = {"security": [{"bearer": []}], "paths": {"/things/{id}": GET, "/things": GET}}
 
 
 def wapiti_report(folder: Path, pages: list[tuple[str, int]], **more: Any) -> Path:
@@ -246,7 +247,11 @@ def test_wapitis_findings_are_named_by_operation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("pages", "problem"),
-    [([], "crawled no page"), ([("http://h/things/1", 401)], "attacks reach nothing: GET /things/{id}: 401")],
+    [
+        ([], "crawled no page"),
+        ([("http://h/things/1", 401)], "token was not accepted"),
+        ([("http://h/things/1", 200), ("http://h/things", 400)], "attacks reach nothing: GET /things: 400"),
+    ],
 )
 def test_wapiti_that_saw_nothing_is_not_assessed(tmp_path: Path, pages: list[tuple[str, int]], problem: str) -> None:
     with pytest.raises(NotAssessed, match=problem):
