@@ -1,9 +1,12 @@
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from werkzeug.serving import make_server
+from werkzeug.wrappers import Request, Response
 
 from task_api import cli
 from task_api.config import Settings
@@ -89,6 +92,23 @@ def test_a_database_server_that_is_not_there_is_named_and_exits_with_1() -> None
 
 def test_the_health_check_fails_where_nothing_listens() -> None:
     assert run("healthcheck", env={"PORT": "9"}).exit_code == 1
+
+
+def test_a_service_that_lives_without_its_database_is_healthy_but_not_ready() -> None:
+    @Request.application
+    def answer(request: Request) -> Response:
+        return Response(status={"/livez": 200, "/readyz": 503}[request.path])
+
+    server = make_server("127.0.0.1", 0, answer)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    alive, ready = (run("healthcheck", *asked, env={"PORT": str(server.server_port)}) for asked in ((), ("--ready",)))
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    assert alive.exit_code == 0
+    assert ready.exit_code == 1
+    assert "503" in ready.output
 
 
 def test_progress_of_a_long_import_is_told(tmp_path: Path) -> None:

@@ -152,11 +152,16 @@ def import_command(file: BinaryIO) -> None:
 
 
 @main.command()
-def healthcheck() -> None:
+@click.option("--ready", is_flag=True, help="Ask whether it is ready for requests, its database included.")
+def healthcheck(ready: bool) -> None:
     """Ask the service on this machine whether it lives; exit 1 where it does not."""
     settings = _settings()
+    probe = "readyz" if ready else "livez"
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{settings.port}/livez", timeout=3) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{settings.port}/{probe}", timeout=3) as response:
             click.echo(response.read().decode())
-    except (urllib.error.URLError, OSError) as error:
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            _fail(f"{refusal}: {refusal.read().decode()}")
+    except OSError as error:
         _fail(error)
