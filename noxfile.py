@@ -110,7 +110,7 @@ def lint(session: nox.Session) -> None:
 def containers(session: nox.Session) -> None:
     """The image and the Compose stack: run hardened, killed under load, lost and restored. Needs Docker."""
     install(session, "test", service=True)
-    session.run("pytest", "-m", "docker", "tests/containers", *session.posargs)
+    session.run("pytest", "-m", "docker", "tests/containers", "tooling/tests", *session.posargs)
 
 
 @nox.session

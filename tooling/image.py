@@ -9,6 +9,7 @@ import collections
 import hashlib
 import io
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -82,6 +83,8 @@ def build(*, fresh: bool = False, tags: Iterable[str] = ("latest",)) -> str:
         "REVISION": source.revision,
         "CREATED": source.created,
     }
+    for base in bases():
+        _pull(base)
     command = ["buildx", "build", f"--file={DOCKERFILE}", f"--tag={image}", "--provenance=false", "--load"]
     command += [f"--build-arg={name}={value}" for name, value in arguments.items()]
     if subprocess.run([require("docker"), *command, *["--no-cache"] * fresh, "."], cwd=ROOT, check=False).returncode:
@@ -90,6 +93,20 @@ def build(*, fresh: bool = False, tags: Iterable[str] = ("latest",)) -> str:
     for tag in tags:
         _run("docker", "tag", image, f"{NAME}:{tag}")
     return image
+
+
+def bases() -> list[str]:
+    """List the images that the Dockerfile begins with."""
+    stages = re.findall(r"^FROM (\S+)(?: AS (\S+))?", (ROOT / DOCKERFILE).read_text(), re.MULTILINE)
+    return [image for image, _ in stages if image not in {name for _, name in stages}]
+
+
+def _pull(base: str) -> None:
+    """Have a base image in the engine: a build alone leaves none there whose digest the provenance could name."""
+    try:
+        inspect(base)
+    except ImageError:
+        _run("docker", "pull", base)
 
 
 def _set_dates(image: str, created: str) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 from tooling import image, provenance, scan_image
 from tooling.findings import (
     REPORTS,
-    ROOT,
     Finding,
     Gate,
     NotAssessed,
@@ -60,9 +59,10 @@ def materials() -> list[dict[str, Any]]:
     origin = os.environ.get("GITHUB_REPOSITORY")
     uri = f"git+{os.environ.get('GITHUB_SERVER_URL')}/{origin}" if origin else "git+local"
     found: list[dict[str, Any]] = [{"uri": uri, "digest": {"gitCommit": source.revision}}]
-    for name, base in re.findall(r"^ARG (BUILDER|RUNTIME)=(\S+)", (ROOT / image.DOCKERFILE).read_text(), re.MULTILINE):
-        digest = scan_image.identity(base).removeprefix("sha256:")
-        found.append({"name": name.lower(), "uri": f"docker:{base}", "digest": {"sha256": digest}})
+    for base in image.bases():
+        known = image.inspect(base)
+        identity = known["RepoDigests"][0].partition("@")[2] if known["RepoDigests"] else known["Id"]
+        found.append({"uri": f"docker:{base}", "digest": {"sha256": identity.removeprefix("sha256:")}})
     return found
 
 
@@ -88,12 +88,15 @@ def main() -> int:
         if objections := fit(report, scan_image.identity(image.NAME), revision()).findings:
             raise provenance.Untrusted("; ".join(finding.message for finding in objections))
         key = provenance.signing_key()
-        source = image.Source.of_checkout()
-        digest = push(repository, image.NAME, tags(source.version, source.revision))
-        said = provenance.statement(repository, digest, report, materials(), scan_image.SBOM)
+        source, made_of = image.Source.of_checkout(), materials()
+        commit, *releases = tags(source.version, source.revision)
+        digest = push(repository, image.NAME, [commit])
+        said = provenance.statement(repository, digest, report, made_of, scan_image.SBOM)
         (REPORTS / "build" / "provenance.json").write_text(json.dumps(said, indent=2))
         provenance.attach(repository, digest, provenance.sign(said, key))
         provenance.verify(f"{repository}@{digest}", revision=report.revision)
+        if releases:  # people pull by these names: only what can be verified gets them
+            push(repository, image.NAME, releases)
     except provenance.Untrusted as error:
         print(f"push: {error}", file=sys.stderr)
         return 1

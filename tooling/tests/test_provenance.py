@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tooling import provenance, push_image
+from tooling import image, provenance, push_image
 from tooling.canaries.fixtures import oci_registry
 from tooling.findings import Database, NotAssessed, Report, Scan, Unreachable
 from tooling.provenance import Untrusted
@@ -196,3 +197,31 @@ def test_an_image_is_pushed_by_digest_and_its_provenance_lies_beside_it(registry
         assert found["subject"][0]["digest"]["sha256"] == digest.removeprefix("sha256:")
     finally:
         call("docker", "image", "rm", name, f"{repository}:1.2.3", f"{repository}:1.2")
+
+
+@pytest.mark.docker
+def test_the_base_images_are_named_by_the_digests_that_the_engine_has() -> None:
+    commit, *bases = push_image.materials()
+    assert re.fullmatch(r"[0-9a-f]{40}", commit["digest"]["gitCommit"])
+    assert [base["uri"] for base in bases] == [f"docker:{name}" for name in image.bases()]
+    for base in bases:
+        engine = json.loads(call("docker", "image", "inspect", base["uri"].removeprefix("docker:")))[0]
+        assert base["digest"]["sha256"] in json.dumps([engine["Id"], engine["RepoDigests"]])
+
+
+def test_a_base_image_is_one_that_no_stage_of_the_dockerfile_makes() -> None:
+    assert [base.partition(":")[0] for base in image.bases()] == ["gcr.io/distroless/python3-debian13", "python"]
+
+
+@pytest.mark.docker
+def test_a_base_image_that_is_not_here_is_pulled_before_the_build(registry: str, tmp_path: Path) -> None:
+    name = f"{registry}/base:1"
+    archive = subprocess.run(["tar", "-c", "-C", str(tmp_path), "registry.yml"], check=True, capture_output=True).stdout
+    subprocess.run(["docker", "import", "-", name], input=archive, check=True, capture_output=True)
+    call("docker", "push", name)
+    call("docker", "image", "rm", name)
+    image._pull(name)
+    try:
+        assert image.inspect(name)["RepoDigests"]
+    finally:
+        call("docker", "image", "rm", name)
