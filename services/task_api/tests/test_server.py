@@ -23,6 +23,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
+from task_api.config import Settings
+from task_api.server import Server
 from tooling.service import NO_AUTHORITIES, environment, free_port, listening, running, task_api
 
 from .conftest import KEY, Migrated
@@ -284,6 +286,10 @@ def test_one_request_is_one_trace_whose_id_is_in_the_log(
     assert [line["status"] for line in lines if line.get("trace_id") == trace] == [201]
     listed = next(line for line in lines if line.get("method") == "GET" and line.get("route") == "/tasks")
     assert re.fullmatch(r"[0-9a-f]{32}", listed["trace_id"])
+
+
+def test_an_idle_connection_is_kept_for_as_long_as_a_load_balancer_needs(tmp_path: Path) -> None:
+    assert Server(Settings(db_path=str(tmp_path / "tasks.db"), keepalive_seconds=620)).cfg.keepalive == 620
 
 
 def test_without_an_endpoint_opentelemetry_is_not_even_loaded(tmp_path: Path) -> None:

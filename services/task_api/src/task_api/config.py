@@ -90,6 +90,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: Annotated[
         float, Meta(ge=0, le=300, description="between SIGTERM, when readiness falls, and closing the port")
     ] = 0
+    keepalive_seconds: Annotated[
+        int,
+        Meta(
+            ge=1, le=3600, description="seconds an idle connection is kept: longer than a load balancer before it does"
+        ),
+    ] = 75
     graceful_timeout: Annotated[int, Meta(ge=1, le=300, description="seconds for requests in flight to finish")] = 30
     db_path: Annotated[str, Meta(min_length=1, description="SQLite file, made if missing")] = "data/tasks.db"
     database_url: Annotated[str, Meta(description="postgresql://… instead of SQLite")] = ""
