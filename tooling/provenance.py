@@ -2,7 +2,8 @@
 
 It is an in-toto statement with SLSA's provenance (v1), in a DSSE envelope signed with Ed25519, an OCI artifact tagged
 `sha256-DIGEST.att` in the image's own repository. `python -m tooling.provenance REPOSITORY@sha256:DIGEST` verifies one;
-`--make-key` makes this machine's key. CI signs with the secret PROVENANCE_KEY; who deploys sets PROVENANCE_PUBLIC_KEY.
+`--make-key` makes this machine's key. CI signs with the secret PROVENANCE_KEY; who deploys sets PROVENANCE_PUBLIC_KEY,
+and PROVENANCE_BUILDER to accept images of one builder alone: how its id begins.
 
 Exit codes: 0 trusted, 1 not to be trusted, 2 could not assess.
 """
@@ -204,11 +205,15 @@ def fetch(repository: str, digest: str) -> dict[str, Any] | None:
     return envelope
 
 
-def objections(said: dict[str, Any], digest: str, revision: str | None) -> list[tuple[str, str]]:
-    """List what speaks against deploying DIGEST by a statement whose signature is good: rule and message."""
+def objections(said: dict[str, Any], digest: str, revision: str | None, builder: str = "") -> list[tuple[str, str]]:
+    """List what speaks against deploying DIGEST by a statement whose signature is good: rule and message.
+
+    It has to be of REVISION where one is given, and of a builder whose id begins with BUILDER.
+    """
     try:
         subjects = [subject["digest"]["sha256"] for subject in said["subject"]]
         built = said["predicate"]["buildDefinition"]["externalParameters"]["revision"]
+        builder_id = said["predicate"]["runDetails"]["builder"]["id"]
         products = {product["name"]: product for product in said["predicate"]["runDetails"]["byproducts"]}
         scan = products["scan"]["annotations"]
         fixtures = [gate["name"] for gate in scan["gates"] if gate["fixture"]]
@@ -222,6 +227,8 @@ def objections(said: dict[str, Any], digest: str, revision: str | None) -> list[
         found.append(("other-image", "the provenance speaks of another image"))
     if revision and built != revision:
         found.append(("other-revision", f"the image was built from {built}, not from {revision}"))
+    if not builder_id.startswith(builder):
+        found.append(("other-builder", f"the image was built by {builder_id}, not by {builder}"))
     if built.endswith("+"):
         found.append(("uncommitted", f"the image was built from {built}: with changes that no commit holds"))
     if verdict != Verdict.CLEAN:
@@ -242,7 +249,7 @@ def check(reference: str, *, revision: str | None = None, key: Ed25519PublicKey 
         found = [("no-provenance", "the registry has no provenance for this image")]
     else:
         try:
-            found = objections(opened(envelope, key), digest, revision)
+            found = objections(opened(envelope, key), digest, revision, os.environ.get("PROVENANCE_BUILDER", ""))
         except Untrusted as error:
             found = [("bad-signature", str(error))]
     findings = tuple(

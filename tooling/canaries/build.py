@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
+from unittest.mock import patch
 from uuid import uuid4
 
 import msgspec
@@ -204,6 +206,13 @@ def fixture(folder: Path) -> Scan:
 @canary("build/provenance", "an image of another commit", rule="other-revision", path="task-api")
 def other_commit(folder: Path) -> Scan:
     return attested(folder, msgspec.structs.replace(scanned(), revision="def"))
+
+
+@canary("build/provenance", "an image of another builder", rule="other-builder", path="task-api")
+def other_builder(folder: Path) -> Scan:
+    pipeline = "https://github.com/owner/repository/.github/workflows/pipeline.yml@"
+    with patch.dict(os.environ, PROVENANCE_BUILDER=pipeline):
+        return attested(folder, scanned())
 
 
 @canary("build/provenance", "a tag instead of a digest", problem="names no digest")

@@ -99,6 +99,16 @@ def test_an_image_of_uncommitted_changes_is_an_objection(sbom: Path) -> None:
     assert [rule for rule, _ in provenance.objections(said, DIGEST, None)] == ["uncommitted"]
 
 
+def test_the_builder_may_be_asked_for(sbom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_RUN_ID", "1")
+    monkeypatch.setenv("GITHUB_SERVER_URL", "https://github.com")
+    monkeypatch.setenv("GITHUB_WORKFLOW_REF", "o/r/.github/workflows/pipeline.yml@refs/heads/main")
+    said = provenance.statement("r", DIGEST, report(), [], sbom)
+    workflow = "https://github.com/o/r/.github/workflows/pipeline.yml@refs/"
+    assert provenance.objections(said, DIGEST, None, workflow) == []
+    assert [rule for rule, _ in provenance.objections(said, DIGEST, None, f"{workflow}tags/")] == ["other-builder"]
+
+
 def test_without_a_key_nothing_is_signed_and_nothing_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PROVENANCE_KEY", raising=False)
     monkeypatch.delenv("PROVENANCE_PUBLIC_KEY", raising=False)
