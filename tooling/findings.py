@@ -250,6 +250,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     scans: tuple[Scan, ...]
     waivers: tuple[Waiver, ...]
     strict: bool
+    excused: tuple[str, ...] = ()
+    """Gates that may be unable to reach their service also where that is strict: UNREACHABLE_OK names them."""
 
     @classmethod
     def of(
@@ -284,7 +286,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             scans=tuple(judged),
             waivers=tuple(waivers),
             strict=strict,
+            excused=tuple(os.environ.get("UNREACHABLE_OK", "").split()),
         )
+
+    def breaks(self, scan: Scan) -> bool:
+        """Tell whether a scan could not assess what it had to, and that is an error here."""
+        return bool(scan.problem) and not (scan.unreachable and (not self.strict or scan.tool in self.excused))
 
     @property
     def findings(self) -> list[Finding]:
@@ -304,8 +311,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """0 clean, 1 findings, 2 could not assess; 0, with a warning, where a laptop could not reach a service."""
         if self.verdict is Verdict.FINDINGS:
             return FINDINGS
-        broken = not self.scans or any(scan.problem and (self.strict or not scan.unreachable) for scan in self.scans)
-        return NOT_ASSESSED if broken else CLEAN
+        return NOT_ASSESSED if not self.scans or any(map(self.breaks, self.scans)) else CLEAN
 
     @property
     def fixtures(self) -> list[str]:
@@ -338,7 +344,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             console.print(f"[yellow]fixture[/]: {names}: proves the gate, says nothing about the real state")
         for scan in self.scans:
             if scan.problem:
-                console.print(f"[yellow]not assessed[/] {scan.tool}: {escape(scan.problem)}")
+                excuse = " (excused by UNREACHABLE_OK)" if self.strict and not self.breaks(scan) else ""
+                console.print(f"[yellow]not assessed[/] {scan.tool}: {escape(scan.problem)}{excuse}")
             for finding in scan.findings:
                 if finding.fails:
                     line = f"{finding.tool} {finding.rule} {finding.place}: {finding.message} ({finding.fingerprint})"

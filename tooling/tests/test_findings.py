@@ -97,6 +97,21 @@ def test_an_unreachable_service_warns_on_a_laptop_and_fails_in_ci(monkeypatch: p
     assert (on_a_laptop.exit_code, in_ci.exit_code) == (CLEAN, NOT_ASSESSED)
 
 
+@pytest.mark.parametrize(("unreachable", "code"), [(True, CLEAN), (False, NOT_ASSESSED)])
+def test_a_gate_may_be_excused_in_ci_for_a_service_that_it_cannot_reach_and_for_nothing_else(
+    unreachable: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setenv("UNREACHABLE_OK", "safety other")
+    report = Report.of("sast", [a_scan(tool="safety", problem="no key", unreachable=unreachable)])
+    report.print()
+    assert report.verdict is Verdict.NOT_ASSESSED
+    assert report.exit_code == code
+    assert ("excused by UNREACHABLE_OK" in capsys.readouterr().out) == unreachable
+    others = [a_scan(tool="pip-audit", problem="no network", unreachable=True)]
+    assert Report.of("sast", others).exit_code == NOT_ASSESSED
+
+
 def test_a_finding_counts_more_than_a_gate_that_could_not_assess() -> None:
     assert judged(a_scan(a_finding()), a_scan(problem="it broke")).exit_code == FINDINGS
 
