@@ -129,6 +129,7 @@ def roll_out(target: Target, objects: Sequence[Object], steps: Steps) -> None:
     kube = target.kube
     before = kube.get("deployment", DEPLOYMENT)
     revision = rollout.revision(before) if before else 0
+    account = verify.account(kube)
     try:
         with steps.step("roll out") as say:
             show(steps, apply_service(kube, objects, first=before is None))
@@ -137,7 +138,7 @@ def roll_out(target: Target, objects: Sequence[Object], steps: Steps) -> None:
             verify.answers(target.url(), say)
         steps.mark("first 200")
         with steps.step("write and read a task") as say:
-            verify.task_round(target.url(), say)
+            verify.task_round(target.url(), account, say)
         with steps.step("autoscaler reads real numbers") as say:
             verify.autoscaler_reads(kube, say)
     except DeployError as error:

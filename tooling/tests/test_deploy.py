@@ -1,23 +1,30 @@
 """The parts of a deploy that need no cluster: what is judged, ordered, compared and said."""
 
 import json
+import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tooling.canaries.fixtures import serving
 from tooling.deploy import DeployError, cluster, kube, manifests, release, rollout, trust, verify
 from tooling.deploy.kube import Change, Object
 from tooling.deploy.steps import Steps
 from tooling.findings import Finding, Report, Scan, Severity
+from tooling.service import running
 
 IDENTITY = "sha256:" + "a" * 64
+ACCOUNTS = {"AUTH": "on", "JWT_KEYS": f"k1:{secrets.token_urlsafe(32)}", "LOG_LEVEL": "warning"}
 
 
 def silent(_news: str) -> None:
@@ -398,6 +405,96 @@ def test_the_autoscaler_must_read_every_metric() -> None:
     assert verify.autoscaler_text(autoscaler())[0] is False
     with pytest.raises(DeployError, match="<unknown>"):
         verify.autoscaler_reads(Recorded(objects=[autoscaler(cpu=1)]), silent, timeout=0)
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[str]:
+    with running({**ACCOUNTS, "LOGIN_LIMIT": "2/hour"}, workers=1) as address:
+        yield address
+
+
+def told(url: str, credentials: dict[str, str]) -> str:
+    """Check with these credentials, and give what is said of it."""
+    news: list[str] = []
+    verify.task_round(url, credentials, news.append)
+    return news[-1]
+
+
+def test_every_checkout_checks_with_the_account_that_the_cluster_keeps(served: str) -> None:
+    there = Recorded()
+    first = verify.account(there)
+    assert first == verify.account(Recorded(objects=there.applied))
+    assert first != verify.account(Recorded())
+    assert "written, read and removed" in told(served, first)
+    assert "written, read and removed" in told(served, first)
+
+
+def test_the_cleaning_up_spares_the_account() -> None:
+    there = Recorded()
+    verify.account(there)
+    assert "labels" not in there.applied[0]["metadata"]
+
+
+def test_an_incomplete_account_is_named_with_a_remedy() -> None:
+    with pytest.raises(DeployError, match="deploy-check has no 'password': put it in"):
+        verify.account(Recorded(objects=[item("Secret", verify.ACCOUNT, data={"email": "YUBiLmM="})]))
+
+
+def test_an_account_with_another_password_is_no_reason_to_roll_back(served: str) -> None:
+    account = verify.account(Recorded())
+    told(served, account)
+    assert "409: the account has another password than the Secret deploy-check says" in told(
+        served, {**account, "password": "never the right one"}
+    )
+
+
+def test_a_strangers_wrong_logins_are_no_reason_to_roll_back(served: str) -> None:
+    account = verify.account(Recorded())
+    told(served, account)
+    for _ in range(3):
+        httpx.post(f"{served}/auth/login", json={**account, "password": "never the right one"})
+    assert told(served, account).startswith("WARNING: no task was written and read: /auth/login answers 429")
+
+
+def test_closed_registration_is_no_reason_to_roll_back_and_has_a_remedy() -> None:
+    with running({**ACCOUNTS, "REGISTRATION": "closed"}, workers=1) as address:
+        assert "into the Secret deploy-check" in told(address, verify.account(Recorded()))
+
+
+@pytest.mark.parametrize("broken", ["/auth/login", "/tasks"])
+def test_a_wrong_answer_fails(broken: str) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            content = b'{"access_token": "t"}'
+            self.send_response(500 if self.path == broken else 200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the parent's name for it
+            pass
+
+    with serving(Handler) as address, pytest.raises(DeployError, match=f"{broken} answers 500"):
+        verify.task_round(f"http://{address}", {}, silent)
+
+
+def test_a_connection_that_breaks_fails() -> None:
+    with pytest.raises(DeployError, match=r"http://127\.0\.0\.1:1/auth/login"):
+        verify.task_round("http://127.0.0.1:1", {}, silent)
+
+
+@pytest.mark.parametrize(("answer", "problem"), [("2", ""), ("1", "Prometheus scrapes 1 of 2 pods"), ("", "0 of 2")])
+def test_prometheus_is_asked_in_its_own_pod(answer: str, problem: str) -> None:
+    class Watched(Recorded):
+        def run(self, *arguments: str, stdin: str | None = None) -> str:
+            super().run(*arguments, stdin=stdin)
+            return json.dumps([{"metric": {}, "value": [1.5, answer]}] if answer else [])
+
+    there = Watched(objects=[deployment(readyReplicas=2)])
+    with pytest.raises(DeployError, match=problem) if problem else nullcontext():
+        verify.scraped(there, silent, timeout=0)
+    assert there.commands[0][:4] == ("exec", "statefulset/prometheus", "--", "promtool")
 
 
 def test_a_service_that_does_not_answer_is_named() -> None:
