@@ -24,7 +24,11 @@ def run_now(kube: Kube, cron_job: str, say: Say, environment: dict[str, str] | N
 
 
 def restore(kube: Kube, say: Say, backup: str = "") -> str:
-    """Put back a backup, the newest unless named. What was written since it was made is lost."""
+    """Put back a backup, the newest unless named; one of an older schema has to be migrated afterwards.
+
+    All that is there is replaced: what was written since the backup was made is lost. A job that fails has changed
+    nothing, and raises `DeployError`.
+    """
     if "/" in backup:
         raise DeployError(f"name the backup's file alone, not a path: {backup}")
     return run_now(kube, "task-api-restore", say, {"BACKUP": backup})
