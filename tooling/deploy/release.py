@@ -9,6 +9,8 @@ from tooling.deploy.kube import Change, Kube, Object
 from tooling.deploy.steps import Say, Steps
 
 DEPLOYMENT = "task-api"
+KNOWN_SECONDS, NEW_SECONDS = 60, 900
+"""How long an address may take to answer that has answered before, and one that has not."""
 
 
 @dataclass(frozen=True)
@@ -130,12 +132,13 @@ def roll_out(target: Target, objects: Sequence[Object], steps: Steps) -> None:
     before = kube.get("deployment", DEPLOYMENT)
     revision = rollout.revision(before) if before else 0
     account = verify.account(kube)
+    timeout = patience(target)
     try:
         with steps.step("roll out") as say:
             show(steps, apply_service(kube, objects, first=before is None))
             wait_for(kube, objects, say)
         with steps.step("first answer from outside") as say:
-            verify.answers(target.url(), say)
+            verify.answers(target.url(), say, timeout=timeout)
         steps.mark("first 200")
         with steps.step("write and read a task") as say:
             verify.task_round(target.url(), account, say)
@@ -143,6 +146,17 @@ def roll_out(target: Target, objects: Sequence[Object], steps: Steps) -> None:
             verify.autoscaler_reads(kube, say)
     except DeployError as error:
         raise DeployError(f"{error}\n{go_back(kube, revision, steps)}", error.evidence) from error
+
+
+def patience(target: Target) -> float:
+    """Give the seconds in which the address has to answer: new load balancers, certificates and names take minutes."""
+    if target.local:
+        return KNOWN_SECONDS
+    try:
+        verify.answers(target.url(), lambda _news: None, timeout=0)
+    except DeployError:
+        return NEW_SECONDS
+    return KNOWN_SECONDS
 
 
 def apply_service(kube: Kube, objects: Sequence[Object], *, first: bool) -> list[Change]:

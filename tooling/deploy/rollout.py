@@ -21,6 +21,14 @@ HOPELESS = {
 }
 """Reasons of a waiting container that no further waiting mends."""
 
+JOB_SECONDS = 3600
+"""How long a Job may take that does not say so itself."""
+
+STATEFUL_SECONDS = 300
+"""How long each pod of a StatefulSet may take, which has no deadline of its own: to find a volume, to get its image."""
+
+MARGIN = 60  # until a controller has noted that the time is up
+
 LOG_LINES = 15
 EVENTS = 8
 
@@ -126,12 +134,23 @@ def evidence(kube: Kube, pod: Object) -> str:
     return "\n".join(lines)
 
 
-def wait(kube: Kube, kind: str, name: str, say: Say, *, timeout: float = 180) -> None:
+def patience(item: Object) -> float:
+    """Give the seconds after which nobody need wait on: a little more than the cluster itself gives a workload.
+
+    A Deployment's deadline is one for each of its pods, which are replaced one after another.
+    """
+    spec = item["spec"]
+    if item["kind"] == "Job":
+        return float(spec.get("activeDeadlineSeconds", JOB_SECONDS) + MARGIN)
+    return float(spec.get("progressDeadlineSeconds", STATEFUL_SECONDS) * spec["replicas"] + MARGIN)
+
+
+def wait(kube: Kube, kind: str, name: str, say: Say) -> None:
     """Wait until a Deployment, StatefulSet or Job is complete.
 
-    Raises `DeployError` as soon as a pod cannot come up or the workload has failed, and after TIMEOUT seconds.
+    Raises `DeployError` as soon as a pod cannot come up or the workload has failed, and when `patience` is at its end.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     while True:
         item = kube.get(kind, name)
         if item is None:
@@ -143,8 +162,8 @@ def wait(kube: Kube, kind: str, name: str, say: Say, *, timeout: float = 180) ->
         pods = pods_of(kube, item)
         reasons = {reason: pod for pod in pods if (reason := pod_failure(pod))}
         failure = next(iter(reasons), state.failure)
-        if not failure and time.monotonic() > deadline:
-            failure = f"not complete after {timeout:.0f} s: {state.text}; {pod_news(pods) or 'no pod is waiting'}"
+        if not failure and (waited := time.monotonic() - began) > patience(item):
+            failure = f"not complete after {waited:.0f} s: {state.text}; {pod_news(pods) or 'no pod is waiting'}"
         if failure:
             witnesses = list(reasons.values()) or [pod for pod in pods if not ready(pod)]
             raise DeployError(f"{kind}/{name}: {failure}", "\n".join(evidence(kube, pod) for pod in witnesses[:1]))

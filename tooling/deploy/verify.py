@@ -39,7 +39,7 @@ def until(condition: Callable[[], str], say: Say, *, timeout: float) -> None:
         time.sleep(1)
 
 
-def answers(url: str, say: Say, *, timeout: float = 60) -> None:
+def answers(url: str, say: Say, *, timeout: float) -> None:
     """Wait for the first 200 of /readyz from outside the cluster."""
 
     def problem() -> str:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tooling.canaries.fixtures import serving
 from tooling.deploy import DeployError, cluster, kube, manifests, release, rollout, trust, verify
 from tooling.deploy.kube import Change, Object
-from tooling.deploy.steps import Steps
+from tooling.deploy.steps import Say, Steps
 from tooling.findings import Finding, Report, Scan, Severity
 from tooling.service import running
 
@@ -269,10 +269,82 @@ def test_waiting_raises_at_once_with_events_and_log() -> None:
     assert "THREADS: has to be at least 1" in error.value.evidence
 
 
-def test_waiting_ends_after_its_time_and_says_how_far_it_came() -> None:
-    there = Recorded(objects=[deployment(**{**COMPLETE, "availableReplicas": 1})])
-    with pytest.raises(DeployError, match="not complete after 0 s: 2/2 updated, 1/2 available"):
-        rollout.wait(there, "deployment", "task-api", silent, timeout=0)
+@dataclass
+class Clock:
+    """Time that passes only by sleeping."""
+
+    now: float = 0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    there = Clock()
+    monkeypatch.setattr(rollout, "time", there)
+    return there
+
+
+def test_pods_that_are_replaced_one_after_another_are_waited_for(clock: Clock) -> None:
+    class Rolling(Recorded):
+        def get(self, kind: str, name: str) -> Object:
+            del kind, name
+            done = min(int(clock.now // 100), 10)
+            status = {**COMPLETE, "replicas": 10, "updatedReplicas": done, "availableReplicas": done}
+            rolling = deployment(**status)
+            rolling["spec"] |= {"replicas": 10, "progressDeadlineSeconds": 120}
+            return rolling
+
+    rollout.wait(Rolling(), "deployment", "task-api", silent)
+    assert clock.now == pytest.approx(1000, abs=1)
+
+
+@pytest.mark.parametrize("seconds", [600, 3600])
+def test_a_job_is_waited_for_as_long_as_it_may_run(clock: Clock, seconds: int) -> None:
+    spec = {"activeDeadlineSeconds": seconds, "selector": {"matchLabels": {}}}
+
+    class Running(Recorded):
+        def get(self, kind: str, name: str) -> Object:
+            del kind, name
+            ended = {"conditions": [{"type": "Complete", "status": "True"}]} if clock.now > seconds else {}
+            return item("Job", spec=spec, status=ended)
+
+    rollout.wait(Running(), "job", "task-api", silent)
+    with pytest.raises(DeployError, match=f"not complete after {seconds + 60} s: 0 running"):
+        rollout.wait(Recorded(objects=[item("Job", spec=spec)]), "job", "task-api", silent)
+
+
+def test_waiting_for_a_database_ends_and_says_how_far_it_came(clock: Clock) -> None:
+    thing = deployment(**{**COMPLETE, "availableReplicas": 1}) | {"kind": "StatefulSet"}
+    with pytest.raises(DeployError, match=r"not complete after \d+ s: 2/2 updated, 1/2 available"):
+        rollout.wait(Recorded(objects=[thing]), "statefulset", "task-api", silent)
+    assert clock.now <= 15 * 60
+
+
+@pytest.mark.parametrize(
+    ("local", "answered", "seconds"), [(True, False, 60), (False, True, 60), (False, False, 15 * 60)]
+)
+def test_only_a_clouds_new_address_has_a_quarter_of_an_hour_to_answer(
+    monkeypatch: pytest.MonkeyPatch, local: bool, answered: bool, seconds: float
+) -> None:
+    timeouts: list[float] = []
+
+    def answers(_url: str, _say: Say, *, timeout: float) -> None:
+        timeouts.append(timeout)
+        if not (answered or timeout):
+            raise DeployError("no such name")
+
+    monkeypatch.setattr(verify, "answers", answers)
+    monkeypatch.setattr(verify, "task_round", lambda *_: None)
+    monkeypatch.setattr(verify, "autoscaler_reads", lambda *_: None)
+    ingress = item("Ingress", spec={"rules": [{"host": "tasks.example.com"}]})
+    target = release.Target(Path(), Recorded(objects=[ingress]), local)
+    release.roll_out(target, [], Steps("deploy"))
+    assert timeouts == [*([] if local else [0]), seconds]
 
 
 # The way back.
