@@ -13,11 +13,15 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from task_api.config import Settings, SigningKey
+from task_api.http.app import create_app
+from task_api.store.database import Database
 from tooling.canaries.fixtures import serving
-from tooling.deploy import DeployError, cluster, kube, manifests, release, rollout, trust, verify
+from tooling.deploy import K8S, DeployError, cluster, kube, manifests, release, rollout, trust, verify
 from tooling.deploy.kube import Change, Object
 from tooling.deploy.steps import Say, Steps
 from tooling.findings import Finding, Report, Scan, Severity
@@ -389,6 +393,25 @@ def test_a_deploy_that_changed_no_pod_is_not_taken_back() -> None:
     there = Recorded(objects=revisions(1, 2, newest=2))
     assert "nothing to go back to" in release.go_back(there, 2, Steps("t"))
     assert there.applied == []
+
+
+# What clients may reach.
+
+
+def test_the_ingress_leads_to_every_route_but_the_metrics() -> None:
+    settings = Settings(auth="on", jwt_keys=(SigningKey("k1", "s" * 32),))
+    routes = {rule.rule for rule in create_app(settings, Database(settings)).url_map.iter_rules()}
+    (rule,) = yaml.safe_load((K8S / "components" / "cloud" / "ingress.yaml").read_text())["spec"]["rules"]
+    reached = {
+        path["path"]: {
+            route
+            for route in routes
+            if route == path["path"] or (path["pathType"] == "Prefix" and route.startswith(path["path"] + "/"))
+        }
+        for path in rule["http"]["paths"]
+    }
+    assert set().union(*reached.values()) == routes - {"/metrics"}
+    assert all(reached.values())
 
 
 # Which image.
