@@ -104,25 +104,42 @@ def restore(file: Path) -> None:
     """Put the database of a backup in the place of the present one, and start the service on it.
 
     The backup is read whole, into a database beside the present one, before anything is changed; the present one is
-    kept as tasks_replaced until the next restore. A backup of an older schema is migrated. Raises `ComposeError`.
+    kept as tasks_replaced until the next restore. Sessions that are open in it, such as a person's psql, are ended. A
+    backup of an older schema is migrated. Raises `ComposeError`, which says which database is there now; the service
+    is started in any case.
     """
     if not file.is_file() or not _tables(file):
         raise ComposeError(f"{file} is not a backup that `./dev backup` wrote, or PostgreSQL does not run (`./dev up`)")
-    _sql("DROP DATABASE IF EXISTS tasks_restored", "CREATE DATABASE tasks_restored")
+    _sql("DROP DATABASE IF EXISTS tasks_restored WITH (FORCE)", "CREATE DATABASE tasks_restored")
     with file.open("rb") as source:
         options = ["--exit-on-error", "--single-transaction", "--no-owner", "--dbname=tasks_restored"]
         if _run(*_in_postgres("pg_restore"), *options, source=source):
             raise ComposeError(f"{file} could not be restored: see above; the present database is untouched")
-    if _run("stop", "task-api"):
-        raise ComposeError("the service could not be stopped; the present database is untouched")
-    _sql(
-        "DROP DATABASE IF EXISTS tasks_replaced WITH (FORCE)",
-        f"ALTER DATABASE {DATABASE} RENAME TO tasks_replaced",
-        f"ALTER DATABASE tasks_restored RENAME TO {DATABASE}",
-    )
-    if _run("up", "--no-recreate", "--detach", "--wait", f"--wait-timeout={START_SECONDS}", "task-api"):
-        raise ComposeError("restored, but the service does not start on it: `docker compose logs migrate task-api`")
+    _sql("DROP DATABASE IF EXISTS tasks_replaced WITH (FORCE)")
+    try:
+        if _run("stop", "task-api"):
+            raise ComposeError("the service could not be stopped: see above")
+        _sql(
+            "BEGIN",
+            f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{DATABASE}'",
+            f"ALTER DATABASE {DATABASE} RENAME TO tasks_replaced",
+            f"ALTER DATABASE tasks_restored RENAME TO {DATABASE}",
+            "COMMIT",
+        )
+    except ComposeError as error:
+        runs = "runs on it again" if _start() else "does not start on it: `docker compose logs migrate task-api`"
+        raise ComposeError(f"{error}\nnot restored: the present database is untouched; the service {runs}") from error
+    if not _start():
+        raise ComposeError(
+            "restored, but the service does not start on it: `docker compose logs migrate task-api`; what was there "
+            "before is the database tasks_replaced"
+        )
     print(f"restored from {file}; what was there before is the database tasks_replaced")
+
+
+def _start() -> bool:
+    """Start the service, the migration first, and tell whether it is healthy."""
+    return not _run("up", "--no-recreate", "--detach", "--wait", f"--wait-timeout={START_SECONDS}", "task-api")
 
 
 def _in_postgres(program: str) -> list[str]:
@@ -138,7 +155,8 @@ def _tables(file: Path) -> int:
 
 def _sql(*statements: str) -> None:
     commands = [f"--command={statement}" for statement in ("SET client_min_messages = warning", *statements)]
-    if _run(*_in_postgres("psql"), "--quiet", "--set=ON_ERROR_STOP=1", "--dbname=postgres", *commands):
+    options = ["--quiet", "--output=/dev/null", "--set=ON_ERROR_STOP=1", "--dbname=postgres"]
+    if _run(*_in_postgres("psql"), *options, *commands):
         raise ComposeError(f"PostgreSQL refused: {'; '.join(statements)}")
 
 

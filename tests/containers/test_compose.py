@@ -26,6 +26,12 @@ def docker_compose(*arguments: str) -> str:
     return done.stdout
 
 
+def psql(command: str) -> str:
+    """Give what PostgreSQL answers."""
+    options = ["--username=task_api", "--dbname=postgres", "--tuples-only", "--no-align", f"--command={command}"]
+    return docker_compose("exec", "--no-TTY", "postgres", "psql", *options).strip()
+
+
 def containers() -> dict[str, dict[str, Any]]:
     """What the engine knows of each container, by the service's name."""
     names = docker_compose("ps", "--all", "--quiet").split()
@@ -149,6 +155,51 @@ def test_a_lost_database_comes_back_from_its_backup(
     compose.restore(saved)
     stack.update(compose.addresses())
     assert all_tasks(log_in(stack["task-api"], account)) == before
+
+
+def test_a_restore_ends_the_sessions_that_are_open(
+    stack: dict[str, str],
+    tmp_path: Path,
+    sign_up: Callable[[str], dict[str, str]],
+    log_in: Callable[[str, dict[str, str]], httpx.Client],
+) -> None:
+    account = sign_up(stack["task-api"])
+    log_in(stack["task-api"], account).post("/tasks", json={"title": "saved"}).raise_for_status()
+    saved = compose.backup(tmp_path / "tasks.dump")
+    sleep = ["--dbname=tasks", "--command=SELECT pg_sleep(600)"]
+    docker_compose("exec", "--detach", "postgres", "psql", "--username=task_api", *sleep)
+    assert wait_for(lambda: psql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "1", 30)
+    compose.restore(saved)
+    stack.update(compose.addresses())
+    tasks = log_in(stack["task-api"], account).get("/tasks").raise_for_status().json()
+    assert [task["title"] for task in tasks] == ["saved"]
+    assert psql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "0"
+
+
+def test_a_restore_that_fails_at_the_last_step_says_so_and_the_service_runs_on_what_was_there(
+    stack: dict[str, str],
+    tmp_path: Path,
+    sign_up: Callable[[str], dict[str, str]],
+    log_in: Callable[[str, dict[str, str]], httpx.Client],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    account = sign_up(stack["task-api"])
+    saved = compose.backup(tmp_path / "tasks.dump")
+    log_in(stack["task-api"], account).post("/tasks", json={"title": "after the backup"}).raise_for_status()
+    run = compose._run
+
+    def interfered(*arguments: str, **options: Any) -> int:
+        if arguments[0] == "stop":
+            psql("ALTER DATABASE tasks_restored RENAME TO tasks_elsewhere")
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(compose, "_run", interfered)
+    with pytest.raises(compose.ComposeError, match="untouched; the service runs on it again"):
+        compose.restore(saved)
+    psql("DROP DATABASE tasks_elsewhere")
+    stack.update(compose.addresses())
+    tasks = log_in(stack["task-api"], account).get("/tasks").raise_for_status().json()
+    assert [task["title"] for task in tasks] == ["after the backup"]
 
 
 def test_a_damaged_backup_is_refused_and_changes_nothing(
