@@ -456,12 +456,12 @@ def objectives() -> Dashboard:
 
 
 def kubernetes() -> Dashboard:
-    """Build the dashboard of the cluster's side: the autoscaler, and the pods it moves."""
+    """Build the dashboard of the cluster's side: the autoscaler, the pods it moves, and the backups."""
     restarts = 'kube_pod_container_status_restarts_total{container="task-api"}'
     return page(
         "task-api-kubernetes",
         "Task API: autoscaling",
-        "The HorizontalPodAutoscaler and its pods, as kube-state-metrics tells them.",
+        "The HorizontalPodAutoscaler, its pods, and the backups, as kube-state-metrics tells them.",
         [
             (
                 "Autoscaler",
@@ -529,6 +529,26 @@ def kubernetes() -> Dashboard:
                         "none",
                         "Restarts of containers within 15 minutes.",
                         query(f"sum by (pod) (increase({restarts}[15m]))", "{{pod}}"),
+                    ),
+                ],
+            ),
+            (
+                "Backups",
+                [
+                    limited(
+                        chart(
+                            "Since the last backup",
+                            "s",
+                            "Time since a backup of the database last succeeded, or since the CronJob is there; "
+                            "one is made each night.",
+                            query(
+                                'time() - (kube_cronjob_status_last_successful_time{cronjob="task-api-backup"}'
+                                ' or kube_cronjob_created{cronjob="task-api-backup"})',
+                                "age",
+                            ),
+                        ),
+                        (None, "green"),
+                        (26 * 3600, "red"),
                     ),
                 ],
             ),

@@ -27,7 +27,7 @@ import psycopg
 import yaml
 from rich.console import Console
 
-from monitoring.stack import RULES, SAMPLE, NotSeen, Page, Stack, running, serving, wait
+from monitoring.stack import HOUR, RULES, NotSeen, Page, Stack, cluster_metrics, running, serving, wait
 from tooling import service
 from tooling.findings import REPORTS
 from tooling.page import render
@@ -308,16 +308,21 @@ def task_api_signing_key_old() -> float:
 
 
 def in_cluster(alert: str, before: str, after: str) -> float:
-    """Have the sample of kube-state-metrics say AFTER in the place of BEFORE, and wait for ALERT."""
-    sample = SAMPLE.read_text()
-    if before not in sample:
+    """Have kube-state-metrics' stand-in say AFTER in the place of BEFORE, and wait for ALERT."""
+    metrics = cluster_metrics()
+    if before not in metrics:
         raise NotSeen(f"the sample does not hold {before!r}")
-    page = Page(sample)
+    return becoming(alert, metrics, metrics.replace(before, after))
+
+
+def becoming(alert: str, before: str, after: str) -> float:
+    """Have kube-state-metrics' stand-in serve BEFORE and then AFTER, and wait for ALERT."""
+    page = Page(before)
     with serving(page) as url, watched(kube_state_metrics=url) as stack:
         wait(lambda: stack.ask("query", query='count(up{job="kube-state-metrics"} == 1)')["result"], "the first scrape")
         if alert in others(stack):
             raise NotSeen("it came before anything was done")
-        page.text = sample.replace(before, after)
+        page.text = after
         return arrival(stack, alert)
 
 
@@ -349,6 +354,12 @@ def task_api_restarting() -> float:
 
 
 @drill
+def task_api_backup_stale() -> float:
+    """The last backup was an hour ago, then 27 hours (kube-state-metrics: sample)."""
+    return becoming("TaskApiBackupStale", cluster_metrics(), cluster_metrics(backup_age=27 * HOUR))
+
+
+@drill
 def watchdog() -> float:
     """Nothing is wrong: it arrives over and over. Then Prometheus ends, and it must stop arriving."""
     with watched() as stack:
@@ -374,7 +385,7 @@ def beats(stack: Stack) -> list[dict[str, str]]:
 def target_down() -> float:
     """kube-state-metrics ends."""
     with ExitStack() as up:
-        url = up.enter_context(serving(Page(SAMPLE.read_text())))
+        url = up.enter_context(serving(Page(cluster_metrics())))
         with watched(kube_state_metrics=url) as stack:
             up.close()
             return arrival(stack, "TargetDown")
@@ -418,7 +429,7 @@ def quiet() -> float:
     """The control: a healthy service with readers, writers and probes has no alert."""
     with (
         on_postgres() as (url, _),
-        serving(Page(SAMPLE.read_text())) as cluster,
+        serving(Page(cluster_metrics())) as cluster,
         watched(url, kube_state_metrics=cluster) as stack,
     ):
         end = time.monotonic() + QUIET_SECONDS

@@ -5,6 +5,7 @@ scrapes and evaluations come each second, every `for:` is 10 s, and every delay 
 expressions, their windows and thresholds are never touched.
 """
 
+import re
 import shutil
 import tempfile
 import threading
@@ -27,6 +28,7 @@ HERE = Path(__file__).parent
 RULES = HERE / "prometheus" / "rules"
 HURRIED_FOR = "10s"  # Prometheus begins to scrape some 6 s after its start, and until then every series is absent
 SAMPLE = HERE / "samples" / "kube-state-metrics.prom"
+HOUR = 3600
 
 
 class NotSeen(Exception):
@@ -148,8 +150,14 @@ def serving(server: ThreadingHTTPServer) -> Iterator[str]:
         thread.join()
 
 
+def cluster_metrics(backup_age: float = HOUR) -> str:
+    """Give SAMPLE, with BACKUP_AGE seconds since the last backup: a recorded time would be older with each day."""
+    succeeded = r"(?m)^(kube_cronjob_status_last_successful_time{.*}) .*$"
+    return re.sub(succeeded, rf"\1 {time.time() - backup_age:.0f}", SAMPLE.read_text())
+
+
 class Page(ThreadingHTTPServer):
-    """Answers every GET with `text`, as the stand-in for kube-state-metrics does with SAMPLE."""
+    """Answers every GET with `text`, as the stand-in for kube-state-metrics does with `cluster_metrics`."""
 
     def __init__(self, text: str) -> None:
         super().__init__(("127.0.0.1", 0), _PageHandler)

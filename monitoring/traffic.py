@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import httpx
 import psycopg
 
-from monitoring.stack import SAMPLE, Page, Stack, running, serving
+from monitoring.stack import Page, Stack, cluster_metrics, running, serving
 from tooling import service
 from tooling.postgres import postgres
 
@@ -26,7 +26,7 @@ def lively() -> Iterator[tuple[str, Stack]]:
     with (
         postgres() as database,
         service.running({"DATABASE_URL": database, **settings}) as url,
-        serving(Page(SAMPLE.read_text())) as cluster,
+        serving(Page(cluster_metrics())) as cluster,
         running(
             {"task-api": url.removeprefix("http://"), "kube-state-metrics": cluster.removeprefix("http://")},
             hurry=True,

@@ -1,3 +1,4 @@
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -5,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from monitoring import drills
+from monitoring import drills, queries
 from monitoring.stack import HERE, RULES
 from tooling.tools import require
 
@@ -70,6 +71,17 @@ def test_no_runbook_outlives_its_alert() -> None:
 
 def test_every_alert_has_a_drill_and_every_drill_an_alert() -> None:
     assert set(drills.DRILLS) == set(drills.expected()) == {alert["alert"] for alert in ALERTS}
+
+
+def test_kube_state_metrics_watches_every_kind_that_a_query_reads() -> None:
+    manifest = ROOT / "k8s" / "components" / "monitoring" / "kube-state-metrics.yaml"
+    found = {each["kind"]: each for each in yaml.safe_load_all(manifest.read_text())}
+    (options,) = found["Deployment"]["spec"]["template"]["spec"]["containers"]
+    (watched,) = [each.partition("=")[2] for each in options["args"] if each.startswith("--resources=")]
+    kinds = {kind for query in queries.every() for kind in re.findall(r"\bkube_([a-z]+)_", query.expression)}
+    assert kinds
+    assert {f"{kind}s" for kind in kinds} <= set(watched.split(","))
+    assert set(watched.split(",")) == {kind for rule in found["Role"]["rules"] for kind in rule["resources"]}
 
 
 @pytest.mark.prometheus
