@@ -16,9 +16,10 @@ from task_api.accounts.model import BadToken, Login, Registration
 from task_api.accounts.service import Accounts, register
 from task_api.accounts.tokens import TokenIssuer
 from task_api.config import Rate, Settings, SigningKey
+from task_api.store import rates
 from task_api.store.database import Database
 from task_api.store.schema import accounts as accounts_table
-from task_api.store.schema import refresh_tokens
+from task_api.store.schema import rate_windows, refresh_tokens
 
 from .conftest import KEY, PASSWORD, Client, Serve, log_in
 
@@ -141,6 +142,32 @@ def test_an_address_is_throttled_over_all_accounts(serve: Serve) -> None:
     assert [attempt.status_code for attempt in attempts] == [401] * 10 + [429]
 
 
+def test_an_address_that_is_throttled_locks_no_account(serve: Serve) -> None:
+    client = serve(auth="on", jwt_keys=(KEY,), login_limit=Rate(2, 86400))
+    client.post("/auth/register", json=CREDENTIALS)
+    guesses = [f"u{number}@example.org" for number in range(10)] + [CREDENTIALS["email"]] * 5
+    attempts = [client.post("/auth/login", json={"email": email, "password": "x"}) for email in guesses]
+    assert [attempt.status_code for attempt in attempts] == [401] * 10 + [429] * 5
+    elsewhere = {"REMOTE_ADDR": "192.0.2.1"}
+    assert client.post("/auth/login", json=CREDENTIALS, environ_overrides=elsewhere).status_code == 200
+
+
+def test_failures_of_an_account_that_is_locked_count_against_the_address(serve: Serve) -> None:
+    client = serve(auth="on", jwt_keys=(KEY,), login_limit=Rate(2, 86400))
+    guesses = [CREDENTIALS["email"]] * 10 + ["bob@example.org"]
+    attempts = [client.post("/auth/login", json={"email": email, "password": "x"}) for email in guesses]
+    assert [attempt.status_code for attempt in attempts] == [401] * 2 + [429] * 9
+
+
+def test_a_login_clears_windows_of_long_ago(serve: Serve, database: Database) -> None:
+    with database.write() as connection:
+        rates.take(connection, "gone", int(time.time()) - 2 * 86400, 1, 1)
+    client = serve(auth="on", jwt_keys=(KEY,), login_limit=Rate(2, 86400))
+    client.post("/auth/login", json=CREDENTIALS)
+    with database.read() as connection:
+        assert "gone" not in connection.scalars(select(rate_windows.c.client)).all()
+
+
 def test_logins_that_succeed_do_not_count(serve: Serve) -> None:
     client = serve(auth="on", jwt_keys=(KEY,), login_limit=Rate(2, 86400))
     client.post("/auth/register", json=CREDENTIALS)
@@ -253,7 +280,12 @@ def test_without_a_good_token_there_is_a_challenge(guarded: Client, authorizatio
     headers = {} if authorization is None else {"Authorization": authorization}
     refused = guarded.get("/tasks", headers=headers)
     assert refused.status_code == 401
-    assert refused.headers["WWW-Authenticate"].startswith("Bearer realm=task-api")
+    assert refused.headers["WWW-Authenticate"].startswith('Bearer realm="task-api"')
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/tasks"), ("GET", "/tasks?x=1"), ("PUT", "/tasks/1")])
+def test_nothing_of_a_strangers_request_is_looked_at(guarded: Client, method: str, path: str) -> None:
+    assert guarded.open(path, method=method, data=b"\xff", content_type="text/plain").status_code == 401
 
 
 def forged(**changes: Any) -> str:
@@ -289,6 +321,10 @@ def test_a_forged_token_is_worth_nothing(changes: dict[str, object], reason: str
         TokenIssuer((KEY,), 60).verify(forged(**changes))
     assert refused.value.reason == reason
     assert TokenIssuer((KEY,), 60).verify(forged()) == "s"
+
+
+def test_a_replica_whose_clock_is_behind_believes_a_fresh_token() -> None:
+    assert TokenIssuer((KEY,), 60).verify(forged(iat=datetime.now(UTC) + timedelta(seconds=5))) == "s"
 
 
 def test_keys_rotate_without_logging_anybody_out() -> None:

@@ -178,15 +178,16 @@ class Accounts:
         if self._limit is None:
             return []
         account = sha256(email.encode()).hexdigest()[:32]  # known or not: the answer must not tell
-        limits = {
-            f"login:account:{account}": self._limit.limit,
+        limits = {  # an address that may not go on takes nothing of an account's: it could lock any number of them
             f"login:address:{address}": self._limit.limit * FAILURES_OF_AN_ADDRESS,
+            f"login:account:{account}": self._limit.limit,
         }
         now = int(datetime.now(UTC).timestamp())
         ends_at = window_end(self._limit, now)
         with self._database.write() as connection:
-            taken = [rates.take(connection, client, ends_at, limit, limit)[0] for client, limit in limits.items()]
-        if not all(taken):
+            allowed = all(rates.take(connection, client, ends_at, limit, limit)[0] for client, limit in limits.items())
+        rates.clear(self._database)
+        if not allowed:
             self._failed("throttled")
             raise Throttled(ends_at - now)
         return [(client, ends_at) for client in limits]

@@ -69,6 +69,7 @@ class RateLimiter:
                 with self._database.write() as connection:
                     taken, allowance.used = rates.take(connection, client, ends_at, self._rate.limit, SHARE)
                 allowance.left = taken
+                rates.clear(self._database)
             allowed = allowance.left > 0
             allowance.left -= allowed
             return Verdict(self._rate, self._rate.limit - allowance.used + allowance.left, reset, allowed=allowed)

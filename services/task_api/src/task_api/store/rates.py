@@ -1,11 +1,26 @@
 """How much of a rate limit's window each client has used, shared by all workers and replicas of one database."""
 
+import math
+import time
+from contextlib import suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, case, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
 
+from task_api.store.database import Database
 from task_api.store.schema import rate_windows
+
+KEPT_SECONDS = 86400
+"""How long a window is kept after its end."""
+
+CLEARED_EVERY_SECONDS = 60.0
+CLEARED_AT_ONCE = 5_000
+
+_cleared: WeakKeyDictionary[Database, float] = WeakKeyDictionary()
+"""When this process last cleared each database, by `time.monotonic`."""
 
 
 def take(connection: Connection, client: str, ends_at: int, limit: int, share: int) -> tuple[int, int]:
@@ -15,17 +30,17 @@ def take(connection: Connection, client: str, ends_at: int, limit: int, share: i
     ends, in Unix seconds.
     """
     dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
-    new = dialect.insert(rate_windows).values(client=client, ends_at=ends_at, used=0)
-    connection.execute(new.on_conflict_do_nothing())
-    this_client = rate_windows.c.client == client
-    row = connection.execute(
-        select(rate_windows.c.ends_at, rate_windows.c.used).where(this_client).with_for_update()
-    ).one()
-    used = row.used if row.ends_at == ends_at else 0
-    if used == 0:
-        connection.execute(delete(rate_windows).where(rate_windows.c.ends_at < ends_at - 86400))
-    taken = 0 if used >= limit else max(1, (limit - used) // share)
-    connection.execute(update(rate_windows).where(this_client).values(ends_at=ends_at, used=used + taken))
+    # one statement, so that the row is there and is this transaction's whoever clears meanwhile
+    hold = dialect.insert(rate_windows).values(client=client, ends_at=ends_at, used=0)
+    hold = hold.on_conflict_do_update(
+        index_elements=[rate_windows.c.client],
+        set_={"ends_at": ends_at, "used": case((rate_windows.c.ends_at == ends_at, rate_windows.c.used), else_=0)},
+    )
+    used: int = connection.execute(hold.returning(rate_windows.c.used)).scalar_one()
+    if used >= limit:
+        return 0, used
+    taken = max(1, (limit - used) // share)
+    connection.execute(update(rate_windows).where(rate_windows.c.client == client).values(used=used + taken))
     return taken, used + taken
 
 
@@ -33,3 +48,22 @@ def give_back(connection: Connection, client: str, ends_at: int) -> None:
     """Return one that was taken."""
     this_window = (rate_windows.c.client == client, rate_windows.c.ends_at == ends_at, rate_windows.c.used > 0)
     connection.execute(update(rate_windows).where(*this_window).values(used=rate_windows.c.used - 1))
+
+
+def clear(database: Database) -> None:
+    """Forget windows that ended a day ago: some thousands once a minute in each process, otherwise nothing.
+
+    To be called outside of a transaction. Never fails: what was not cleared is cleared another time.
+    """
+    now = time.monotonic()
+    if now - _cleared.get(database, -math.inf) < CLEARED_EVERY_SECONDS:
+        return
+    _cleared[database] = now
+    old = (
+        select(rate_windows.c.client)
+        .where(rate_windows.c.ends_at < time.time() - KEPT_SECONDS)
+        .limit(CLEARED_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
+    with suppress(SQLAlchemyError), database.write() as connection:
+        connection.execute(delete(rate_windows).where(rate_windows.c.client.in_(old)))
