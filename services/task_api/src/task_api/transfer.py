@@ -4,17 +4,20 @@ The last line counts the others, so that a file that was cut off is told from a 
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 from sqlalchemy import Connection, func, insert, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError
 
+from task_api.accounts.model import Email, Role
 from task_api.store import accounts as account_store
 from task_api.store import tasks as task_store
 from task_api.store.database import Database
-from task_api.store.schema import accounts, tasks
+from task_api.store.schema import LOCAL_ACCOUNT, accounts, tasks
+from task_api.tasks.model import Description, Due, Id, Status, Title, trimmed, utc
 
 BATCH = 500
 SNAPSHOT = {"sqlite": "BEGIN", "postgresql": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
@@ -23,26 +26,26 @@ SNAPSHOT = {"sqlite": "BEGIN", "postgresql": "BEGIN ISOLATION LEVEL REPEATABLE R
 class AccountLine(msgspec.Struct, tag="account", tag_field="type", forbid_unknown_fields=True):
     """An account as it is kept."""
 
-    id: int
+    id: Id
     email: str
-    password_hash: str | None
-    role: str
-    created_at: datetime
+    password_hash: Annotated[str, Meta(pattern=r"^\$argon2id\$[!-~]+$")] | None
+    role: Role
+    created_at: Due
 
 
 class TaskLine(msgspec.Struct, tag="task", tag_field="type", forbid_unknown_fields=True):
     """A task as it is kept."""
 
-    id: int
-    title: str
-    description: str
-    status: str
-    created_at: datetime
-    updated_at: datetime
-    owner_id: int
-    priority: int
-    due_at: datetime | None
-    version: int
+    id: Id
+    title: Title
+    description: Description
+    status: Status
+    created_at: Due
+    updated_at: Due
+    owner_id: Id
+    priority: Literal[0, 1, 2]
+    due_at: Due | None
+    version: Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
 
 class EndLine(msgspec.Struct, tag="end", tag_field="type", forbid_unknown_fields=True):
@@ -57,7 +60,8 @@ class TransferError(Exception):
 
 
 def export(database: Database) -> Iterator[bytes]:
-    """Lines of JSON, all of one moment, however long it takes."""
+    """Lines of JSON, all of one moment, however long it takes. Raises SchemaBehind."""
+    database.check()
     encode = msgspec.json.Encoder().encode
     with database.engine.connect() as connection:
         connection.exec_driver_sql(SNAPSHOT[database.dialect])
@@ -76,84 +80,108 @@ def import_lines(
 ) -> EndLine:
     """Take in what `export` gave, in one transaction; what is there already, just so, is passed over.
 
-    Raises TransferError, naming the line, for one that cannot be read, an id or address that is taken by another, and a
-    file that was cut off.
+    Other writers wait until it is done. Raises SchemaBehind, and TransferError, naming the line, for one that cannot be
+    read or that the service could not have written, an id or address that is taken by another, and a file that was cut
+    off.
     """
+    database.check()
     decode = msgspec.json.Decoder(AccountLine | TaskLine | EndLine).decode
     seen = EndLine(0, 0)
-    waiting: list[dict[str, Any]] = []
+    waiting: dict[int, dict[str, Any]] = {}
     number, end = 0, None
-    with database.write() as connection:
-        for number, line in enumerate(lines, 1):
-            if end is not None:
-                raise TransferError(f"line {number}: there is something behind the end")
-            try:
-                record = decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise TransferError(f"line {number}: {error}") from error
-            if isinstance(record, EndLine):
-                end = record
-                continue
-            if isinstance(record, AccountLine):
-                seen.accounts += 1
-                _account(connection, record, number)
-            else:
-                seen.tasks += 1
-                waiting.append(_aware(record))
-                if len(waiting) == BATCH:
-                    _tasks(connection, waiting, number)
-                    waiting = []
-            progress(number)
-        _tasks(connection, waiting, number)
-        if end != seen:
-            told = f"it tells of {end.accounts} accounts and {end.tasks} tasks" if end else "its last line is missing"
-            raise TransferError(
-                f"the file was cut off: {told}; {seen.accounts} accounts and {seen.tasks} tasks were read"
-            )
-        _restart_identities(connection)
+    try:
+        with database.write() as connection:
+            _hold(connection)
+            for number, line in enumerate(lines, 1):
+                if end is not None:
+                    raise TransferError(f"line {number}: there is something behind the end")
+                try:
+                    record = decode(line)
+                    values = _values(record)
+                except (ValueError, RecursionError) as error:  # msgspec's and Unicode's errors are ValueErrors
+                    raise TransferError(f"line {number}: {error}") from error
+                if isinstance(record, EndLine):
+                    end = record
+                    continue
+                if isinstance(record, AccountLine):
+                    seen.accounts += 1
+                    _account(connection, values, number)
+                else:
+                    seen.tasks += 1
+                    waiting[number] = values
+                    if len(waiting) == BATCH:
+                        _tasks(connection, waiting)
+                        waiting = {}
+                progress(number)
+            _tasks(connection, waiting)
+            if end != seen:
+                told = (
+                    f"it tells of {end.accounts} accounts and {end.tasks} tasks" if end else "its last line is missing"
+                )
+                raise TransferError(
+                    f"the file was cut off behind line {number}: {told};"
+                    f" {seen.accounts} accounts and {seen.tasks} tasks were read"
+                )
+            _advance_identities(connection)
+    except DBAPIError as error:
+        raise TransferError(f"line {number} or some before: {error.orig}") from error
     return seen
 
 
-def _aware(record: AccountLine | TaskLine) -> dict[str, Any]:
+def _hold(connection: Connection) -> None:
+    """Let others write when we are done, lest one takes an id that a line will have; on SQLite they wait anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("LOCK TABLE accounts, tasks IN SHARE ROW EXCLUSIVE MODE"))
+
+
+def _values(record: AccountLine | TaskLine | EndLine) -> dict[str, Any]:
+    """The columns of a line. Raises ValueError for what the types do not tell."""
+    if isinstance(record, AccountLine) and record.id != LOCAL_ACCOUNT:
+        msgspec.convert(record.email, Email)
+        if record.email != record.email.lower():
+            raise ValueError("an address is kept in small letters")
+    if isinstance(record, TaskLine) and record.title != trimmed(record.title):
+        raise ValueError("a title has no space around it")
     values = msgspec.structs.asdict(record)
-    return {name: value.astimezone(UTC) if isinstance(value, datetime) else value for name, value in values.items()}
+    return {name: utc(value) if isinstance(value, datetime) else value for name, value in values.items()}
 
 
-def _account(connection: Connection, record: AccountLine, number: int) -> None:
-    held = connection.execute(
-        select(accounts).where((accounts.c.id == record.id) | (accounts.c.email == record.email))
-    ).mappings()
-    found = [dict(row) for row in held]
+def _account(connection: Connection, values: dict[str, Any], number: int) -> None:
+    same = (accounts.c.id == values["id"]) | (accounts.c.email == values["email"])
+    found = [dict(row) for row in connection.execute(select(accounts).where(same)).mappings()]
     if not found:
-        connection.execute(insert(accounts), _aware(record))
-    elif record.id != 0 and found != [_aware(record)]:
+        connection.execute(insert(accounts), values)
+    elif values["id"] != LOCAL_ACCOUNT and found != [values]:
         raise TransferError(
-            f"line {number}: account {record.id} or its address is taken by another: import into an empty database"
+            f"line {number}: account {values['id']} or its address is taken by another: import into an empty database"
         )
 
 
-def _tasks(connection: Connection, waiting: list[dict[str, Any]], number: int) -> None:
-    if not waiting:
-        return
-    ids = [task["id"] for task in waiting]
+def _tasks(connection: Connection, waiting: dict[int, dict[str, Any]]) -> None:
+    """Insert tasks, each under the number of its line."""
+    ids, owners = ({task[name] for task in waiting.values()} for name in ("id", "owner_id"))
     held = {row["id"]: dict(row) for row in connection.execute(select(tasks).where(tasks.c.id.in_(ids))).mappings()}
-    for task in waiting:
-        if task["id"] in held and held[task["id"]] != task:
-            raise TransferError(
-                f"line {number} or before: task {task['id']} is another here: import into an empty database"
-            )
-    new = [task for task in waiting if task["id"] not in held]
-    try:
-        if new:
-            task_store.restore(connection, new)
-    except IntegrityError as error:
-        raise TransferError(f"line {number} or before: {error.orig}") from error
+    known = set(connection.scalars(select(accounts.c.id).where(accounts.c.id.in_(owners))))
+    new = []
+    for number, task in waiting.items():
+        if task["owner_id"] not in known:
+            raise TransferError(f"line {number}: its owner, account {task['owner_id']}, was on no line before")
+        if task["id"] not in held:
+            held[task["id"]] = task
+            new.append(task)
+        elif held[task["id"]] != task:
+            raise TransferError(f"line {number}: task {task['id']} is another here: import into an empty database")
+    if new:
+        task_store.restore(connection, new)
 
 
-def _restart_identities(connection: Connection) -> None:
-    """Let new ids follow the imported ones."""
+def _advance_identities(connection: Connection) -> None:
+    """Let new ids follow the imported ones, and never one that was given before; SQLite does so by itself."""
     if connection.dialect.name == "postgresql":
         for table in (accounts, tasks):
-            last = connection.scalar(select(func.max(table.c.id))) or 0
-            sequence = text("SELECT setval(pg_get_serial_sequence(:table, 'id'), :last, :used)")
-            connection.execute(sequence, {"table": table.name, "last": max(last, 1), "used": last > 0})
+            advance = text(
+                "SELECT setval(sequence::regclass, :last) FROM pg_get_serial_sequence(:table, 'id') AS sequence"
+                " WHERE :last > coalesce(pg_sequence_last_value(sequence::regclass), 0)"
+            )
+            last = connection.scalar(select(func.max(table.c.id)))
+            connection.execute(advance, {"table": table.name, "last": last})
