@@ -66,6 +66,20 @@ def test_an_import_that_fails_says_why_and_exits_with_1(environment: dict[str, s
     assert "task-api: line 1:" in refused.output
 
 
+@pytest.mark.parametrize("command", ["export", "import"])
+def test_a_database_that_is_not_migrated_or_not_there_is_told_of_and_exits_with_1(
+    environment: dict[str, str], command: str
+) -> None:
+    for database, message in (
+        (environment, "the schema is at nothing and 0005 is needed: run `task-api migrate`"),
+        ({"DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none"}, "connection"),
+    ):
+        refused = run(command, env=database)
+        assert (refused.exit_code, type(refused.exception)) == (1, SystemExit)
+        assert "task-api: " in refused.output
+        assert message in refused.output
+
+
 @pytest.mark.parametrize(("email", "password"), [("nobody", "a long enough one"), ("root@example.org", "short")])
 def test_an_administrator_needs_an_address_and_a_good_password(
     environment: dict[str, str], email: str, password: str

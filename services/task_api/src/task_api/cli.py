@@ -28,11 +28,13 @@ def _settings() -> config.Settings:
 
 @contextmanager
 def _database() -> Iterator["Database"]:
-    from task_api.store.database import Database  # noqa: PLC0415
+    from task_api.store.database import UNAVAILABLE, Database, SchemaBehind  # noqa: PLC0415
 
     database = Database(_settings())
     try:
         yield database
+    except (SchemaBehind, *UNAVAILABLE) as error:
+        _fail(getattr(error, "orig", None) or error)
     finally:
         database.engine.dispose()
 
