@@ -20,7 +20,7 @@ REMEDIES: dict[int, str] = {
     " or deploy once with REGISTRATION=open",
     httpx.codes.CONFLICT: f"the account has another password than the Secret {ACCOUNT} says: delete the Secret, and the"
     " next deploy makes another account",
-    httpx.codes.TOO_MANY_REQUESTS: "too many attempts from here: the next deploy tries again",
+    httpx.codes.TOO_MANY_REQUESTS: "too many attempts to log in: a later deploy tries again",
 }
 """What to do when the service refuses the account of these checks."""
 
