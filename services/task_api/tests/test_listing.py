@@ -75,6 +75,74 @@ def test_filters_order_and_search(client: Client, query: str, expected: list[int
     assert [task["id"] for task in client.get(f"/tasks?{query}").json] == expected
 
 
+def found(database: Database, q: str) -> list[str]:
+    """Titles of the tasks that a search finds."""
+    with database.read() as connection:
+        return [versioned.task.title for versioned in service.page(connection, None, TaskQuery(q=q))[0]]
+
+
+def write(database: Database, *titles: str) -> None:
+    """Let there be tasks of these titles and no others."""
+    with database.write() as connection:
+        connection.execute(text("DELETE FROM tasks"))
+        for title in titles:
+            service.create(connection, 0, NewTask(title=title))
+
+
+@pytest.mark.parametrize(
+    ("title", "other"),
+    [
+        ("हिन्दी", "हिन"),
+        ("עִבְרִית", "עברית"),
+        ("مُحَمَّد", "محمد"),
+        ("½ cup", "1 cup"),
+        ("x² y", "x³ y"),
+        ("１２", "１３"),
+        ("٣", "٤"),
+        ("cafe\u0301", "cafe"),
+        ("\ue000 x", "\ue001 x"),
+        ("Ⓐbc", "bcd"),
+        ("a\u02b9b", "a"),
+        ("ice🥑cream", "ice"),
+        ("日本語", "日本"),
+        ("can't stop-it", "cant"),
+    ],
+)
+def test_a_task_is_found_by_its_own_title_in_any_script(database: Database, title: str, other: str) -> None:
+    write(database, other, title)
+    assert found(database, title) == [title]
+
+
+@hypothesis_settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40))
+def test_a_task_is_found_by_each_word_of_its_own_title_whatever_the_text(database: Database, title: str) -> None:
+    write(database, f"- {title} -")
+    for word in title.split():
+        if re.search(r"[^\W_]", word):
+            assert found(database, word), word
+
+
+LETTERS = "aAbBéÉжЖλΛ中文٪ب0189-_.,!?'/@#:&|*()<>\"\\ \t"
+
+
+@hypothesis_settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.text(LETTERS, max_size=12), max_size=4), st.text(LETTERS, max_size=6))
+def test_letters_digits_and_punctuation_mean_the_same_in_both_databases(
+    database: Database, titles: list[str], q: str
+) -> None:
+    def words(words: str) -> set[str]:
+        return set(re.findall(r"[^\W_]+", words.lower()))
+
+    write(database, *titles)
+    if words(q):
+        assert found(database, q) == [title for title in titles if words(q) <= words(title)]
+
+
+def test_a_search_may_hold_any_character(client: Client) -> None:
+    fill(client)
+    assert [task["id"] for task in client.get("/tasks?q=%00milk%00%22buy%22*").json] == [3]
+
+
 def test_search_follows_changes_and_deletions(client: Client) -> None:
     fill(client)
     client.put("/tasks/1", json={"title": "Write the novel"})
@@ -105,6 +173,7 @@ def test_search_follows_changes_and_deletions(client: Client) -> None:
         "sort=-id&cursor=WyJpZCIsbnVsbCwxXQ",
         "sort=priority&cursor=WyJwcmlvcml0eSIsbnVsbCwxXQ",
         "sort=priority&cursor=WyJwcmlvcml0eSIsOSwxXQ",
+        "sort=due_at&cursor=WyJkdWVfYXQiLCIwMDAxLTAxLTAxVDAwOjAwOjAwKzIzOjU5IiwxXQ",
     ],
 )
 def test_a_query_that_makes_no_sense_is_400_and_says_why(client: Client, query: str) -> None:

@@ -39,8 +39,13 @@ class TestWrites:
         assert client.get("/tasks/1").json["status"] == "pending"
 
     @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
-    def test_are_refused_with_an_if_match_that_is_no_entity_tag(self, client: Client, method: str) -> None:
-        assert write(client, method, {"If-Match": ""}).status_code == 400
+    def test_do_not_happen_when_one_of_two_conditions_fails(self, client: Client, method: str) -> None:
+        assert write(client, method, {"If-Match": '"1"', "If-None-Match": '"1"'}).status_code == 412
+
+    @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+    @pytest.mark.parametrize("tag", ["", "1", '"1', '1, "2"'])
+    def test_are_refused_with_an_if_match_that_is_no_entity_tag(self, client: Client, method: str, tag: str) -> None:
+        assert write(client, method, {"If-Match": tag}).status_code == 400
 
     def test_give_a_new_entity_tag_that_the_next_one_needs(self, client: Client) -> None:
         first = client.put("/tasks/1", json={"title": "b"}, headers={"If-Match": '"1"'})
@@ -49,6 +54,12 @@ class TestWrites:
 
     def test_without_conditions_are_done(self, client: Client) -> None:
         assert write(client, "PUT", {}).status_code == 200
+
+
+@pytest.mark.usefixtures("task")
+@pytest.mark.parametrize(("tag", "status"), [('"1"', 200), ("*", 200), ('"2"', 412), ("1", 400)])
+def test_a_task_is_read_only_as_if_match_has_it(client: Client, tag: str, status: int) -> None:
+    assert client.get("/tasks/1", headers={"If-Match": tag}).status_code == status
 
 
 @pytest.mark.parametrize("condition", ['"1"', 'W/"1"', "*", '"9", "1"'])

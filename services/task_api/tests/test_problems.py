@@ -1,5 +1,9 @@
+from io import BytesIO
+
+import msgspec
 import pytest
 from sqlalchemy.exc import OperationalError
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from task_api.config import Settings
 from task_api.store.database import Database
@@ -23,6 +27,9 @@ JSON = {"Content-Type": "application/json"}
         ("POST", "/tasks", b"\xff\xfe", JSON, 400),
         ("POST", "/tasks", b'{"title": "\\ud800"}', JSON, 400),
         ("POST", "/tasks", b"[" * 100_000, JSON, 400),
+        ("POST", "/tasks", b'{"title":"\xe9"}', JSON, 400),
+        ("POST", "/tasks", b'{"title":"a","id":' + b"[" * 2000 + b"]" * 2000 + b"}", JSON, 400),
+        ("POST", "/tasks", b'{"title":"a"}', {**JSON, "Content-Encoding": "gzip"}, 415),
         ("POST", "/tasks", b"title=a", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
         ("POST", "/tasks", b"{}", {}, 415),
         ("PUT", "/tasks/1", b"<a/>", {"Content-Type": "application/xml"}, 415),
@@ -40,6 +47,38 @@ def test_every_refusal_is_a_problem_document(
     assert problem["title"]
     assert problem["detail"]
     assert problem["request_id"] == refused.headers["X-Request-ID"]
+
+
+def test_a_chunked_body_over_the_limit_is_refused_and_not_cut(client: Client) -> None:
+    body = BytesIO(b'{"title":"cut"}' + b" " * (1 << 20) + b"garbage")
+    chunked = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+    refused = client.post("/tasks", input_stream=body, headers=JSON, environ_overrides=chunked)
+    assert refused.status_code == 413
+    assert client.get("/tasks").json == []
+
+
+def test_a_body_that_ends_too_early_is_refused(client: Client) -> None:
+    body = b'{"title":"truncated"}'
+    short = {"wsgi.input_terminated": True, "CONTENT_LENGTH": "100"}
+    refused = client.post("/tasks", input_stream=BytesIO(body), headers=JSON, environ_overrides=short)
+    assert refused.status_code == 400
+    assert "ended after 21 of 100 bytes" in refused.json["detail"]
+    assert client.get("/tasks").json == []
+
+
+def test_a_request_of_http_1_1_needs_a_host(client: Client) -> None:
+    environment = EnvironBuilder(path="/tasks", environ_overrides={"SERVER_PROTOCOL": "HTTP/1.1"}).get_environ()
+    del environment["HTTP_HOST"]
+    _, status, _ = run_wsgi_app(client.application.wsgi_app, environment)
+    assert status.startswith("400 ")
+
+
+def test_a_schema_that_is_not_there_yet_is_503(empty_settings: Settings) -> None:
+    database = Database(empty_settings)
+    refused = client_of(msgspec.structs.replace(empty_settings, rate_limit=None), database).get("/tasks")
+    database.engine.dispose()
+    assert refused.status_code == 503
+    assert refused.headers["Retry-After"]
 
 
 def test_a_wrong_method_is_told_the_right_ones(client: Client) -> None:

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import httpx
@@ -23,8 +23,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
+from task_api import server
 from task_api.config import Settings
-from task_api.server import Server
+from task_api.http.problems import TooSlow
 from tooling.service import NO_AUTHORITIES, environment, free_port, listening, running, task_api
 
 from .conftest import KEY, Migrated
@@ -220,6 +221,56 @@ def test_a_sigterm_to_workers_that_are_still_starting_is_not_lost(tmp_path: Path
     assert time.monotonic() - began < 20
 
 
+IMPATIENT = """
+from task_api import cli, server
+server.SILENCE_SECONDS = 1
+cli.main(["serve"])
+"""
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"GET /livez HTTP/1.1\r\n",
+        b"POST /tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
+    ],
+)
+def test_requests_that_do_not_come_in_stop_the_service_for_a_moment_alone(
+    begun: bytes, tmp_path: Path, log: Path, http: httpx.Client
+) -> None:
+    url, settings = serve(tmp_path)
+    command = [sys.executable, "-c", IMPATIENT]
+    with listening(command, settings, ready=f"{url}/readyz", log=log), ExitStack() as stack:
+        port = int(settings["PORT"])
+        attackers = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(16)]
+        for attacker in attackers:
+            attacker.sendall(begun)
+        assert http.get(f"{url}/livez").status_code == 200
+        for attacker in attackers:
+            attacker.settimeout(30)
+            assert attacker.recv(4096).startswith(b"HTTP/1.1 408 ")
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_request_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "REQUEST_SECONDS", 0)
+    client, served = socket.socketpair()
+    with client, served:
+        reader = server._Unreader(served)
+        client.sendall(b"G")
+        with pytest.raises(TooSlow, match="took more than"):
+            reader.chunk()
+
+
+def test_a_client_that_takes_nothing_of_its_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SILENCE_SECONDS", 1)
+    client, served = socket.socketpair()
+    with client, served:
+        server._Unreader(served)
+        with pytest.raises(ConnectionResetError):
+            server._send(served, b"x" * 10_000_000)
+
+
 def test_the_logs_of_a_running_service_are_json_lines_and_say_what_is_weaker(
     tmp_path: Path, log: Path, http: httpx.Client
 ) -> None:
@@ -245,11 +296,11 @@ def collector() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
         received.append(ExportTraceServiceRequest.FromString(request.get_data()))
         return Response(status=200)
 
-    server = make_server("127.0.0.1", free_port(), receive, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    listener = make_server("127.0.0.1", free_port(), receive, threaded=True)
+    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", received
-    server.shutdown()
+    yield f"http://127.0.0.1:{listener.server_port}", received
+    listener.shutdown()
     thread.join()
 
 
@@ -289,7 +340,7 @@ def test_one_request_is_one_trace_whose_id_is_in_the_log(
 
 
 def test_an_idle_connection_is_kept_for_as_long_as_a_load_balancer_needs(tmp_path: Path) -> None:
-    assert Server(Settings(db_path=str(tmp_path / "tasks.db"), keepalive_seconds=620)).cfg.keepalive == 620
+    assert server.Server(Settings(db_path=str(tmp_path / "tasks.db"), keepalive_seconds=620)).cfg.keepalive == 620
 
 
 def test_without_an_endpoint_opentelemetry_is_not_even_loaded(tmp_path: Path) -> None:

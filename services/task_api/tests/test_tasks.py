@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import pytest
@@ -244,3 +245,15 @@ def test_an_id_beyond_what_a_database_keeps_is_just_not_found(client: Client) ->
         assert client.get(path).status_code == 404
         assert client.put(path, json={}).status_code == 404
         assert client.delete(path).status_code == 404
+
+
+def test_bulk_updates_in_opposite_orders_do_not_stop_each_other(client: Client) -> None:
+    ids = [client.post("/tasks", json={"title": "a"}).json["id"] for _ in range(6)]
+
+    def update(order: int) -> int:
+        operations = [{"op": "update", "id": number, "changes": {"title": "b"}} for number in ids[::order]]
+        status: int = client.application.test_client().post("/tasks/bulk", json={"operations": operations}).status_code
+        return status
+
+    with ThreadPoolExecutor(8) as clients:
+        assert set(clients.map(update, [1, -1] * 12)) == {200}

@@ -1,6 +1,7 @@
 """Running under gunicorn: threads in several processes, JSON logs, and an end that drops no request."""
 
 import atexit
+import errno
 import gc
 import mmap
 import os
@@ -8,6 +9,7 @@ import select
 import shutil
 import signal
 import socket
+import struct
 import tempfile
 import time
 from typing import Any
@@ -15,14 +17,15 @@ from typing import Any
 from gunicorn import glogging, util
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
-from gunicorn.http import wsgi
+from gunicorn.http import parser, wsgi
+from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import ThreadWorker
 
 from task_api import __version__
 from task_api.config import Settings
 from task_api.http.app import create_app
 from task_api.http.context import Services
-from task_api.http.problems import CONTENT_TYPE, encode_problem
+from task_api.http.problems import CONTENT_TYPE, TooSlow, encode_problem
 from task_api.store.database import Database
 from task_api.telemetry import metrics
 from task_api.telemetry.logs import log
@@ -30,6 +33,12 @@ from task_api.telemetry.traces import Tracer
 
 LINGER_MS = 5
 """How long a thread waits for the next request of its connection before it gives the connection back."""
+
+SILENCE_SECONDS = 10
+"""How long a client may be silent within its request, and how long it may take nothing of its answer."""
+
+REQUEST_SECONDS = 30
+"""How long a request may take to come in, however it trickles: it holds a thread."""
 
 ENDING = {signal.SIGTERM, signal.SIGQUIT, signal.SIGINT}
 
@@ -53,6 +62,37 @@ def _readable(sock: socket.socket) -> bool:
     return bool(poll.poll(LINGER_MS))
 
 
+class _Unreader(SocketUnreader):  # type: ignore[misc]
+    """Reads requests, but waits for no client for ever. The system keeps the time: that costs a request nothing."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any) -> None:
+        super().__init__(sock, *arguments)
+        silence = struct.pack("ll", SILENCE_SECONDS, 0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, silence)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, silence)
+        self.begin()
+
+    def begin(self) -> None:
+        """A request is about to come in."""
+        self.deadline = time.monotonic() + REQUEST_SECONDS
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        try:
+            data: bytes = super().chunk(size_hint)
+        except BlockingIOError:
+            raise TooSlow(f"nothing came for {SILENCE_SECONDS} seconds") from None
+        if time.monotonic() > self.deadline:
+            raise TooSlow(f"the request took more than {REQUEST_SECONDS} seconds to come in")
+        return data
+
+
+def _send(sock: socket.socket, data: bytes, *, chunked: bool = False) -> None:
+    try:
+        util.write(sock, data, chunked)
+    except BlockingIOError:
+        raise ConnectionResetError(errno.ECONNRESET, "the client takes nothing of its answer") from None
+
+
 class _Response(wsgi.Response):  # type: ignore[misc]
     """Sends an answer's head together with its body: one system call and one packet instead of two."""
 
@@ -67,14 +107,14 @@ class _Response(wsgi.Response):  # type: ignore[misc]
 
     def _emit_body(self, data: bytes) -> None:
         head, self._head = self._head, b""
-        util.write(self.sock, head if self.chunked else head + data)
+        _send(self.sock, head if self.chunked else head + data)
         if self.chunked:
-            util.write(self.sock, data, chunked=True)
+            _send(self.sock, data, chunked=True)
 
     def close(self) -> None:
         self.send_headers()
         if self._head:
-            util.write(self.sock, self._head)
+            _send(self.sock, self._head)
         super().close()
 
 
@@ -85,10 +125,28 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
         """Answer a request, and the next ones of its connection too while there is a thread for every connection."""
         if _draining[0]:
             self.cfg.set("keepalive", 0)  # answers say Connection: close, so that clients go elsewhere
-        kept = super().handle(conn)
+        kept = self._answer(conn)
         while kept is True and not _draining[0] and self.nr_conns <= self.cfg.threads and _readable(conn.sock):
-            kept = super().handle(conn)
+            kept = self._answer(conn)
         return kept
+
+    def _answer(self, conn: Any) -> Any:
+        if conn.parser:
+            conn.parser.unreader.begin()
+        return super().handle(conn)
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
+        if not isinstance(exc, TooSlow):
+            super().handle_error(req, client, addr, exc)
+        elif req is None:  # else it has had its answer
+            self.log.info("request given up: %s", exc)
+            _write_problem(client, 408, "Request Timeout", str(exc))
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Wait at the end no longer for connections on which nothing has come yet than for idle ones."""
+        super()._cap_keepalive(deadline)
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, deadline)
 
     def init_signals(self) -> None:
         super().init_signals()
@@ -192,6 +250,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         """Serve until told to end."""
         util.write_error = _write_problem
         wsgi.Response = _Response
+        parser.SocketUnreader = _Unreader
         _Arbiter(self).run()
 
 

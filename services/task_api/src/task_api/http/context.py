@@ -112,6 +112,8 @@ def _begin() -> None:
     if around.tracer:
         here.span, here.trace_id = around.tracer.start(asked.method, asked.path, headers)
     about.set({"request_id": here.request_id, "trace_id": here.trace_id})
+    if "HTTP_HOST" not in asked.environ and asked.environ["SERVER_PROTOCOL"] == "HTTP/1.1":
+        raise Refusal(400, "HTTP/1.1 asks for a Host header (RFC 9112, section 3.2)")
     if asked.endpoint not in OUTSIDE_LIMITS:
         refusal = _identify(here, around.accounts)
         if around.limiter:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 from flask import Response, request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from task_api.http.problems import Refusal
 
@@ -23,11 +24,27 @@ def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
 
 
 def body(kind: type[T], content_type: str = JSON) -> T:
-    """The request's body as that type. Raises Refusal 415, and msgspec's errors, which are answered by 400."""
+    """The request's body as that type.
+
+    Raises Refusal 415 and 400, RequestEntityTooLarge, and msgspec's errors, which are answered by 400.
+    """
     if request.environ.get("CONTENT_TYPE") != content_type != request.mimetype:
         offer = {"Accept-Patch" if request.method == "PATCH" else "Accept": content_type}
         raise Refusal(415, f"the body has to be sent as Content-Type: {content_type}", offer)
-    decoded: T = _decoder(cast("Hashable", kind)).decode(request.get_data(cache=True))
+    if request.environ.get("HTTP_CONTENT_ENCODING", "identity") != "identity":
+        raise Refusal(415, "the body has to be sent without a Content-Encoding", {"Accept-Encoding": "identity"})
+    data, announced = request.get_data(cache=True), request.content_length
+    if announced is None:  # a chunked body is read up to the limit, and no further
+        if len(data) >= cast("int", request.max_content_length):
+            raise RequestEntityTooLarge
+    elif len(data) < announced:
+        raise Refusal(400, f"the body ended after {len(data)} of {announced} bytes (Content-Length)")
+    try:
+        decoded: T = _decoder(cast("Hashable", kind)).decode(data)
+    except UnicodeDecodeError:
+        raise Refusal(400, "the body has to be JSON in UTF-8") from None
+    except RecursionError:
+        raise Refusal(400, "the body is nested too deeply") from None
     return decoded
 
 

@@ -224,7 +224,7 @@ def _responses(operation: dict[str, Any], extra: Operation) -> None:
             response["content"] = {"text/plain": {"schema": {"type": "string"}}}
         names = {
             "ETag": status in {"200", "201", "304"}
-            and (extra.answers.entity_tag or extra.answers.not_modified or status == "201"),
+            and (extra.answers.entity_tag or extra.answers.not_modified or (status == "201" and extra.idempotent)),
             "Location": status == "201",
             "Link": status == "200" and operation["operationId"] == "list_tasks",
             "Retry-After": status in {"429", "503"},

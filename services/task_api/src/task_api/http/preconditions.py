@@ -1,5 +1,6 @@
 """Entity tags and conditional requests (RFC 9110, sections 8.8.3 and 13): no update is lost, nothing is sent twice."""
 
+import re
 from hashlib import blake2b
 
 from flask import Response, request
@@ -7,24 +8,36 @@ from flask import Response, request
 from task_api.http.problems import Refusal
 from task_api.tasks.model import VersionConflict, Versioned
 
+TAGS = re.compile(r'\s*(\*|(W/)?"[^"]*"(\s*,\s*(W/)?"[^"]*")*)\s*')
+"""What If-Match may hold."""
+
 
 def entity_tag(versioned: Versioned) -> str:
     """The strong entity tag of a task."""
     return f'"{versioned.version}"'
 
 
-def check_write(held: Versioned) -> None:
-    """Hold the request's If-Match and If-None-Match against the task that is about to change.
+def check_match(held: Versioned) -> None:
+    """Hold the request's If-Match against the task that it is about.
 
     Raises VersionConflict (412), and Refusal 400 for an If-Match that is no list of entity tags.
     """
-    if "If-Match" in request.headers:
-        wanted = request.if_match
-        if not wanted.star_tag and not wanted.as_set(include_weak=True):
-            raise Refusal(400, 'If-Match has to be * or entity tags in quotes, such as "3"')
-        if not wanted.contains(str(held.version)):
-            raise VersionConflict(held)
-    elif "If-None-Match" in request.headers and request.if_none_match.contains_weak(str(held.version)):
+    given = request.headers.get("If-Match")
+    if given is None:
+        return
+    if not TAGS.fullmatch(given):
+        raise Refusal(400, 'If-Match has to be * or entity tags in quotes, such as "3"')
+    if not request.if_match.contains(str(held.version)):
+        raise VersionConflict(held)
+
+
+def check_write(held: Versioned) -> None:
+    """Hold the request's If-Match and If-None-Match against the task that is about to change.
+
+    Raises as `check_match` does.
+    """
+    check_match(held)
+    if "If-None-Match" in request.headers and request.if_none_match.contains_weak(str(held.version)):
         raise VersionConflict(held)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 from flask import Flask, Response, current_app, g, request
-from werkzeug.datastructures import WWWAuthenticate
+from sqlalchemy.exc import ProgrammingError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from task_api.accounts.model import BadToken, EmailTaken, LoginFailed, Throttled
@@ -28,6 +28,10 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
     instance: str = ""
     request_id: str = ""
+
+
+class TooSlow(Exception):
+    """A request that does not come in, or trickles. No OSError, which would be taken for a client that has gone."""
 
 
 class Refusal(Exception):
@@ -56,15 +60,19 @@ def respond(status: int, detail: str, headers: Mapping[str, str] | None = None) 
 
 def bearer(error: str = "", **more: str) -> dict[str, str]:
     """The WWW-Authenticate header (RFC 6750)."""
-    parameters: dict[str, str | None] = {"realm": "task-api"}
-    if error:
-        parameters |= {"error": error, **more}
-    return {"WWW-Authenticate": WWWAuthenticate("bearer", parameters).to_header()}
+    parameters = {"realm": "task-api", **({"error": error} if error else {}), **more}
+    return {"WWW-Authenticate": "Bearer " + ", ".join(f'{name}="{value}"' for name, value in parameters.items())}
 
 
 def _unavailable(error: Exception) -> Response:
     log.error("database unavailable", error=str(getattr(error, "orig", None) or error))
     return respond(503, "the database does not answer: try again", {"Retry-After": str(RETRY_SECONDS)})
+
+
+def _statement_failed(error: ProgrammingError) -> Response:
+    """A table or column that is missing comes with the migration: that is worth another try."""
+    missing = getattr(error.orig, "sqlstate", "") in {"42P01", "42703"}
+    return _unavailable(error) if missing else _unforeseen(error)
 
 
 def _http_error(error: HTTPException) -> Response:
@@ -82,6 +90,7 @@ def _unforeseen(_error: Exception) -> Response:
 
 ANSWERS: dict[type[Exception], Callable[[Any], Response]] = {
     Refusal: lambda error: respond(error.status, error.detail, error.headers),
+    TooSlow: lambda error: respond(408, str(error)),
     msgspec.ValidationError: lambda error: respond(400, str(error)),
     msgspec.DecodeError: lambda error: respond(400, str(error)),
     BadCursor: lambda error: respond(400, str(error)),
@@ -93,6 +102,7 @@ ANSWERS: dict[type[Exception], Callable[[Any], Response]] = {
     Throttled: lambda error: respond(429, str(error), {"Retry-After": str(error.retry_after)}),
     BadToken: lambda error: respond(401, str(error), bearer("invalid_token", error_description=str(error))),
     **dict.fromkeys((*UNAVAILABLE, SchemaBehind), _unavailable),
+    ProgrammingError: _statement_failed,
     HTTPException: _http_error,
     Exception: _unforeseen,
 }

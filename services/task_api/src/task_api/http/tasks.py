@@ -9,7 +9,7 @@ from task_api.http.context import account, database
 from task_api.http.idempotency import once
 from task_api.http.messages import MERGE_PATCH, body, query, respond
 from task_api.http.openapi import TASK_ID, Answers, documented
-from task_api.http.preconditions import check_write, conditional, entity_tag
+from task_api.http.preconditions import check_match, check_write, conditional, entity_tag
 from task_api.tasks import service
 from task_api.tasks.model import (
     Bulk,
@@ -25,6 +25,12 @@ from task_api.tasks.model import (
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
 ONE = "/<int:task_id>"
+
+
+@blueprint.before_request
+def _who() -> None:
+    if request.method != "OPTIONS":
+        account()  # before anything of the request is looked at
 
 
 def _links(path: str, query_string: str, cursor: str | None) -> str:
@@ -76,11 +82,12 @@ def bulk_tasks() -> Response:
 
 
 @blueprint.get(ONE)
-@documented(answers=Answers(ok=Task, problems=(404,), not_modified=True, entity_tag=True), path=TASK_ID)
+@documented(answers=Answers(ok=Task, problems=(400, 404, 412), not_modified=True, entity_tag=True), path=TASK_ID)
 def get_task(task_id: int) -> Response:
     """Get a task."""
     with database().read() as connection:
         found = service.get(connection, account().scope, task_id)
+    check_match(found)
     return conditional(respond(found.task), entity_tag(found))
 
 

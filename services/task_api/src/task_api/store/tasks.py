@@ -3,7 +3,7 @@
 `owner_id` None means: whoever owns it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
@@ -61,6 +61,11 @@ def find(connection: Connection, task_id: int, owner_id: int | None, *, lock: bo
     return found[0] if found else None
 
 
+def lock(connection: Connection, task_ids: Collection[int]) -> None:
+    """Lock tasks in the order of their ids, so that no two requests for several wait for each other."""
+    connection.execute(select(tasks.c.id).where(tasks.c.id.in_(task_ids)).order_by(tasks.c.id).with_for_update())
+
+
 def change(connection: Connection, task_id: int, values: Mapping[str, Any]) -> None:
     """Set columns of a task."""
     rows(connection, _UPDATE, {"task_id": task_id, **values})
@@ -75,7 +80,7 @@ class Shape(NamedTuple):
     """What kind of listing is asked for; the values come with it."""
 
     filters: frozenset[str]
-    """Of `owner_id`, `status`, `priority`, `due_before`, `due_after`, `words`."""
+    """Of `owner_id`, `status`, `priority`, `due_before`, `due_after`, and those of `search.query`."""
     sort: str
     descending: bool
     begin: Literal["first", "tied", "beyond"] = "first"
@@ -90,7 +95,9 @@ def page(connection: Connection, shape: Shape, values: Mapping[str, Any], limit:
     """
     dialect = connection.dialect.name
     if "words" in values:
-        values = {**values, "words": search.query(dialect, values["words"])}
+        searched = search.query(dialect, values["words"])
+        values = {**values, **searched}
+        shape = shape._replace(filters=shape.filters | searched.keys())
     found: list[Row] = []
     for begin in _begins(shape, values):
         if len(found) < limit:
@@ -120,7 +127,7 @@ def _page(dialect: str, shape: Shape) -> Select[Any]:
     if "due_after" in shape.filters:
         conditions.append(due > bindparam("due_after", type_=Instant))
     if "words" in shape.filters:
-        source, matches, identity = search.matching(dialect)
+        source, matches, identity = search.matching(dialect, exact="exact" in shape.filters)
         conditions.append(matches)
     keys: dict[str, ColumnElement[Any]] = {
         "due_at": due,

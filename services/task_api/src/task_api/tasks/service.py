@@ -29,6 +29,7 @@ from task_api.tasks.model import (
     Update,
     VersionConflict,
     Versioned,
+    utc,
 )
 
 _LAST = datetime.fromisoformat(LAST_INSTANT.strip("'"))
@@ -154,7 +155,10 @@ def _decode(text: str, sort: str) -> Cursor:
     )
     if cursor.sort != sort or not isinstance(cursor.value, kind) or not aware or not in_range:
         raise BadCursor
-    return cursor
+    try:
+        return Cursor(sort, utc(cursor.value) if isinstance(cursor.value, datetime) else cursor.value, cursor.id)
+    except ValueError:
+        raise BadCursor from None
 
 
 class BulkFailure(Exception):
@@ -172,6 +176,9 @@ def bulk(connection: Connection, owner_id: int, scope: int | None, operations: B
 
 
 def _bulk(connection: Connection, owner_id: int, scope: int | None, operations: Bulk) -> Iterator[BulkResult]:
+    touched = {operation.id for operation in operations.operations if not isinstance(operation, Create)}
+    if len(touched) > 1:
+        store.lock(connection, touched)
     for index, operation in enumerate(operations.operations):
         if isinstance(operation, Create):
             task = create(connection, owner_id, operation.task).task
