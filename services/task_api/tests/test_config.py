@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +36,7 @@ def test_without_any_setting_it_is_the_embedded_service_on_loopback() -> None:
         ("LOG_LEVEL", "loud"),
         ("AUTH", "maybe"),
         ("DRAIN_SECONDS", "long"),
+        ("DATABASE_URL", "postgresql://me:pw@host:port/tasks"),
         ("RATE_LIMIT", "many"),
         ("RATE_LIMIT", "0/minute"),
         ("LOGIN_LIMIT", "5"),
@@ -111,6 +114,24 @@ def test_the_description_has_every_setting_and_no_secret() -> None:
     assert GOOD_SECRET not in shown
     assert "hunter22" not in shown
     assert all(meaning for _, _, meaning in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgresql://db/tasks?user=me&password=hunter22"),
+        ("DATABASE_URL", "postgresql://db/tasks?sslpassword=hunter22&user=me"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://me:hunter22@collector:4318"),
+    ],
+)
+def test_a_password_in_a_url_is_not_shown_wherever_it_stands(name: str, value: str) -> None:
+    assert "hunter22" not in repr(config.describe(config.load({**GOOD, name: value})))
+
+
+def test_the_metrics_folder_may_not_be_the_databases(tmp_path: Path) -> None:
+    environment = {"DB_PATH": str(tmp_path / "tasks.db"), "PROMETHEUS_MULTIPROC_DIR": f"{tmp_path}/."}
+    with pytest.raises(ConfigurationError, match="PROMETHEUS_MULTIPROC_DIR: name a folder of its own"):
+        config.load(environment)
 
 
 def test_what_is_weaker_is_said() -> None:

@@ -2,8 +2,10 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 from hypothesis import given
@@ -11,10 +13,12 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
+from task_api.config import Settings
+from task_api.store.database import Database
 from task_api.telemetry import logs, metrics
 from task_api.telemetry.traces import incoming_trace_id
 
-from .conftest import KEY, PASSWORD, Client, log_in
+from .conftest import KEY, PASSWORD, Client, client_of, log_in
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
@@ -181,6 +185,24 @@ def test_openmetrics_carry_the_trace_id_as_exemplar(client: Client) -> None:
         if family.name == "api_request_duration_seconds" and sample.exemplar
     ]
     assert TRACE in exemplars
+
+
+def test_what_a_former_run_counted_is_removed_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    for name in ("counter_12.db", "histogram_12.db", "gauge_livesum_12.db", "tasks.db", "counter_of_sheep.db"):
+        (tmp_path / name).touch()
+    metrics.prepare_folder()
+    assert {path.name for path in tmp_path.iterdir()} == {"tasks.db", "counter_of_sheep.db"}
+
+
+def test_what_people_wrote_is_not_in_a_failed_statements_log(output: Output, empty_settings: Settings) -> None:
+    settings = msgspec.structs.replace(empty_settings, rate_limit=None)
+    database = Database(settings)
+    client_of(settings, database).post("/tasks", json={"title": "hunter22"})
+    database.engine.dispose()
+    logged = json.dumps(output.lines())
+    assert "tasks" in logged
+    assert "hunter22" not in logged
 
 
 def test_in_flight_counts_the_request_that_asks_and_no_other(client: Client) -> None:

@@ -160,7 +160,8 @@ def healthcheck(ready: bool) -> None:
     settings = _settings()
     probe = "readyz" if ready else "livez"
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{settings.port}/{probe}", timeout=3) as response:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(f"http://127.0.0.1:{settings.port}/{probe}", timeout=3) as response:
             click.echo(response.read().decode())
     except urllib.error.HTTPError as refusal:
         with refusal:

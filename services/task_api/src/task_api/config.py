@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -192,11 +193,24 @@ def _conflicts(settings: Settings, known: set[str]) -> list[str]:
         problems.append(
             "DATABASE_URL: expected postgresql://user:password@host:port/database, or unset it to use SQLite"
         )
+    if settings.database_url and "DATABASE_URL" not in known:
+        try:
+            urlsplit(settings.database_url).port  # noqa: B018 - reading it checks it
+        except ValueError as error:
+            problems.append(f"DATABASE_URL: {error}")
     if settings.otel_exporter_otlp_endpoint and not re.match(r"https?://.+", settings.otel_exporter_otlp_endpoint):
         problems.append("OTEL_EXPORTER_OTLP_ENDPOINT: expected http://host:4318 or https://…")
     if not settings.database_url and Path(settings.db_path).is_dir():
         problems.append(f"DB_PATH: {settings.db_path!r} is a folder; name a file in it")
+    folder = settings.prometheus_multiproc_dir
+    if folder and not settings.database_url and Path(folder).resolve() == Path(settings.db_path).parent.resolve():
+        problems.append("PROMETHEUS_MULTIPROC_DIR: name a folder of its own: this one holds the database, DB_PATH")
     return problems
+
+
+def _masked(url: str) -> str:
+    without = re.sub(r"(//[^:/@]*:)[^@]*@", r"\1…@", url)
+    return re.sub(r"([?&]\w*password=)[^&]*", r"\1…", without)
 
 
 def describe(settings: Settings) -> list[tuple[str, str, str]]:
@@ -208,8 +222,8 @@ def describe(settings: Settings) -> list[tuple[str, str, str]]:
             text = f"{value.limit}/{value.seconds}seconds"
         elif field.name == "jwt_keys":
             text = ",".join(f"{key.kid}:…" for key in value)
-        elif field.name == "database_url":
-            text = re.sub(r"(//[^:/@]*:)[^@]*@", r"\1…@", value)
+        elif field.name in {"database_url", "otel_exporter_otlp_endpoint"}:
+            text = _masked(value)
         elif isinstance(value, tuple):
             text = ",".join(value)
         else:

@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -91,7 +91,8 @@ class Database:
 def _sqlite(settings: Settings) -> Engine:
     Path(settings.db_path).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
-        f"sqlite+pysqlite:///{settings.db_path}",
+        URL.create("sqlite+pysqlite", database=settings.db_path),
+        hide_parameters=True,  # errors are logged, and hold what people wrote
         paramstyle="named",
         connect_args={
             "timeout": BUSY_SECONDS,
@@ -116,9 +117,14 @@ def _postgresql(settings: Settings) -> Engine:
     url = make_url(settings.database_url).set(drivername="postgresql+psycopg")
     return create_engine(
         url,
+        hide_parameters=True,
         isolation_level="AUTOCOMMIT",
         connect_args={
             "connect_timeout": BUSY_SECONDS // 2,
+            "tcp_user_timeout": BUSY_SECONDS * 1000,  # a server that has vanished is not waited for
+            "keepalives_idle": BUSY_SECONDS,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
             "application_name": "task-api",
             "options": " ".join(f"-c {name}={value}" for name, value in SERVER_SETTINGS.items()),
         },

@@ -6,6 +6,7 @@ worker answers.
 
 import os
 import platform
+import re
 import tempfile
 import threading
 import time
@@ -45,6 +46,9 @@ _key_created = Gauge(
     multiprocess_mode="livemax",
 )
 _draining = Gauge("task_api_draining", "1 from SIGTERM until the process ends.", multiprocess_mode="livemax")
+
+_OWN_FILE = re.compile(r"(counter|histogram|summary|gauge_[a-z]+)_\d+\.db")
+"""How prometheus-client names what it keeps."""
 
 _answering: set[int] = set()
 """The threads that answer a request now."""
@@ -116,7 +120,8 @@ def prepare_folder() -> None:
     folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
     folder.mkdir(parents=True, exist_ok=True)
     for file in folder.glob("*.db"):
-        file.unlink()
+        if _OWN_FILE.fullmatch(file.name):
+            file.unlink()
 
 
 class _WithExemplars(MultiProcessCollector):
