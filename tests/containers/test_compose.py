@@ -26,9 +26,9 @@ def docker_compose(*arguments: str) -> str:
     return done.stdout
 
 
-def psql(command: str) -> str:
+def psql(command: str, database: str = "postgres") -> str:
     """Give what PostgreSQL answers."""
-    options = ["--username=task_api", "--dbname=postgres", "--tuples-only", "--no-align", f"--command={command}"]
+    options = ["--username=task_api", f"--dbname={database}", "--tuples-only", "--no-align", f"--command={command}"]
     return docker_compose("exec", "--no-TTY", "postgres", "psql", *options).strip()
 
 
@@ -174,6 +174,15 @@ def test_a_restore_ends_the_sessions_that_are_open(
     tasks = log_in(stack["task-api"], account).get("/tasks").raise_for_status().json()
     assert [task["title"] for task in tasks] == ["saved"]
     assert psql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "0"
+
+
+def test_a_backup_of_an_older_schema_is_migrated(stack: dict[str, str], tmp_path: Path) -> None:
+    newest = psql("SELECT version_num FROM alembic_version", "tasks")
+    psql("DROP TABLE idempotency_keys, rate_windows; UPDATE alembic_version SET version_num = '0004'", "tasks")
+    compose.restore(compose.backup(tmp_path / "tasks.dump"))
+    stack.update(compose.addresses())
+    assert psql("SELECT version_num FROM alembic_version", "tasks") == newest
+    assert psql("SELECT count(*) FROM idempotency_keys", "tasks") == "0"
 
 
 def test_a_restore_that_fails_at_the_last_step_says_so_and_the_service_runs_on_what_was_there(
