@@ -17,7 +17,7 @@ from tooling import image, secrets
 from tooling.tools import ROOT, require
 
 BACKUPS = ROOT / "backups"
-USER, DATABASE = "task_api", "tasks"
+USER = "task_api"
 START_SECONDS = 300
 PAGES = {  # service: its port, and what a person finds there
     "task-api": (5000, "the service; its documentation is /docs"),
@@ -91,7 +91,7 @@ def backup(file: Path | None = None) -> Path:
     part.unlink(missing_ok=True)
     part.touch(mode=0o600)
     with part.open("wb") as target:
-        failed = _run(*_in_postgres("pg_dump"), "--format=custom", DATABASE, target=target)
+        failed = _run(*_in_postgres("pg_dump"), "--format=custom", "tasks", target=target)
     if failed or not _tables(part):
         part.unlink()
         raise ComposeError("no backup was written: see above; is it running (`./dev up`)?")
@@ -121,9 +121,9 @@ def restore(file: Path) -> None:
             raise ComposeError("the service could not be stopped: see above")
         _sql(
             "BEGIN",
-            f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{DATABASE}'",
-            f"ALTER DATABASE {DATABASE} RENAME TO tasks_replaced",
-            f"ALTER DATABASE tasks_restored RENAME TO {DATABASE}",
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = 'tasks'",
+            "ALTER DATABASE tasks RENAME TO tasks_replaced",
+            "ALTER DATABASE tasks_restored RENAME TO tasks",
             "COMMIT",
         )
     except ComposeError as error:

@@ -340,7 +340,7 @@ def test_one_request_is_one_trace_whose_id_is_in_the_log(
 
 
 def test_an_idle_connection_is_kept_for_as_long_as_a_load_balancer_needs(tmp_path: Path) -> None:
-    assert server.Server(Settings(db_path=str(tmp_path / "tasks.db"), keepalive_seconds=620)).cfg.keepalive == 620
+    assert server.Server(Settings(db_path=str(tmp_path / "tasks.db"), idle_seconds=620)).cfg.keepalive == 620
 
 
 def test_without_an_endpoint_opentelemetry_is_not_even_loaded(tmp_path: Path) -> None:

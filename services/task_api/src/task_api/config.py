@@ -91,7 +91,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: Annotated[
         float, Meta(ge=0, le=300, description="between SIGTERM, when readiness falls, and closing the port")
     ] = 0
-    keepalive_seconds: Annotated[
+    idle_seconds: Annotated[
         int,
         Meta(
             ge=1, le=3600, description="seconds an idle connection is kept: longer than a load balancer before it does"

@@ -213,7 +213,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,
             "graceful_timeout": self.settings.graceful_timeout,
             "timeout": 60,
-            "keepalive": self.settings.keepalive_seconds,
+            "keepalive": self.settings.idle_seconds,
             "preload_app": True,
             "loglevel": self.settings.log_level,
             "logger_class": _Logger,
