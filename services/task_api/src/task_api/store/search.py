@@ -1,20 +1,22 @@
-"""Full-text search over title and description: FTS5 in SQLite, tsvector in PostgreSQL, with one meaning.
+"""Full-text search over title and description: FTS5 in SQLite, tsvector in PostgreSQL.
 
-A word is a run of letters and digits, case aside; a task matches when it has every word asked for.
+A word is a run of letters and digits, case aside; a task matches when it has every word asked for. On what else is part
+of a word the databases differ (marks, such as vowel signs; numbers other than 0 to 9, such as ² and ٣; symbols younger
+than Unicode 6.1): each splits the query as it splits the text, and so a task is found by all that its text has between
+spaces.
 """
 
-import re
+import unicodedata
+from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, String, bindparam, column, func, literal_column, table
+from sqlalchemy import ColumnElement, Integer, String, bindparam, column, func, literal_column, or_, table
 
 from task_api.store.schema import tasks
 
-WORD = re.compile(r"[^\W_]+")
-
-POSTGRESQL_DOCUMENT = (
-    "to_tsvector('simple'::regconfig, regexp_replace(title || ' ' || description, '[^[:alnum:]]+', ' ', 'g'))"
-)
+_TEXT = "title || ' ' || description"
+_NO_WORD = "'[^[:alnum:]]+', ' ', 'g'"
+POSTGRESQL_DOCUMENT = f"to_tsvector('simple'::regconfig, regexp_replace({_TEXT}, {_NO_WORD}))"
 
 index = table("tasks_search", column("rowid", Integer), column("tasks_search"))
 """SQLite's index; its own name as a column is how FTS5 is asked to match."""
@@ -40,16 +42,38 @@ INDEX_SQLITE = (
 INDEX_POSTGRESQL = (f"CREATE INDEX search_tasks_text ON tasks USING gin (({POSTGRESQL_DOCUMENT}))",)
 
 
-def query(dialect: str, text: str) -> str:
-    """The text as the database's full-text search takes it: every word of it."""
-    words = WORD.findall(text)
-    return " ".join(f'"{word}"' for word in words) if dialect == "sqlite" else " & ".join(words)
+def query(dialect: str, text: str) -> dict[str, str]:
+    """The values that `matching` needs to find a text: `words`, and `exact` where PostgreSQL may leave some out."""
+    text = text.replace("\0", " ")
+    if dialect == "sqlite":
+        apart = "".join(" " if _parts_words(char) else char for char in text)
+        return {"words": " ".join(f'"{word}"' for word in apart.split())}
+    runs = ["".join(run) for caseless, run in groupby(text, _caseless) if caseless]
+    exact = [f"%{run}%" for run in runs if not run.isalpha()]
+    return {"words": text, "exact": " ".join(exact)} if exact else {"words": text}
 
 
-def matching(dialect: str) -> tuple[Any, ColumnElement[bool], ColumnElement[int]]:
-    """What to select from, the condition that `words` (see `query`) match, and the id to sort and page by."""
+def _parts_words(char: str) -> bool:
+    """Whether FTS5 surely takes the character as none of a word's; it takes all that it does not know as letters."""
+    categories = (unicodedata.category, unicodedata.ucd_3_2_0.category)
+    return char.isspace() or all(category(char)[0] in "PSZ" for category in categories)
+
+
+def _caseless(char: str) -> bool:
+    """Whether the character can be part of a word and is the same in all its places."""
+    category = unicodedata.category(char)
+    return not char.isascii() and (category[0] in "LMN" or category == "Co") and char.lower() == char.upper()
+
+
+def matching(dialect: str, *, exact: bool) -> tuple[Any, ColumnElement[bool], ColumnElement[int]]:
+    """What to select from, the condition that the values of `query` match, and the id to sort and page by."""
     words = bindparam("words", type_=String)
     if dialect == "sqlite":
         return index.join(tasks, tasks.c.id == index.c.rowid), index.c.tasks_search.op("MATCH")(words), index.c.rowid
-    searched = func.to_tsquery(literal_column("'simple'::regconfig"), words)
-    return tasks, literal_column(POSTGRESQL_DOCUMENT).op("@@")(searched), tasks.c.id
+    split = func.regexp_replace(words, literal_column(_NO_WORD))
+    searched = func.plainto_tsquery(literal_column("'simple'::regconfig"), split)
+    matches: ColumnElement[bool] = literal_column(POSTGRESQL_DOCUMENT).op("@@")(searched)
+    if exact:
+        runs = func.string_to_array(bindparam("exact", type_=String), literal_column("' '"))
+        matches = or_(matches, func.numnode(searched) == 0) & literal_column(f"({_TEXT})").like(func.all(runs))
+    return tasks, matches, tasks.c.id

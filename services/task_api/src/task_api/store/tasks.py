@@ -97,7 +97,7 @@ def page(connection: Connection, shape: Shape, values: Mapping[str, Any], limit:
     if "words" in values:
         searched = search.query(dialect, values["words"])
         values = {**values, **searched}
-        shape = shape._replace(filters=shape.filters | searched.keys())
+        shape = shape._replace(filters=shape.filters.union(searched))
     found: list[Row] = []
     for begin in _begins(shape, values):
         if len(found) < limit:
