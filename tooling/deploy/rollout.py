@@ -21,6 +21,9 @@ HOPELESS = {
 }
 """Reasons of a waiting container that no further waiting mends."""
 
+PASSING = "failed to sync"
+"""What a kubelet says that has not got a ConfigMap or Secret yet: it tries again."""
+
 JOB_SECONDS = 3600
 """How long a Job may take that does not say so itself."""
 
@@ -71,7 +74,7 @@ def pod_failure(pod: Object) -> str:
     status = pod.get("status", {})
     for container in status.get("initContainerStatuses", []) + status.get("containerStatuses", []):
         waiting = container["state"].get("waiting", {})
-        if waiting.get("reason") in HOPELESS:
+        if waiting.get("reason") in HOPELESS and PASSING not in waiting.get("message", ""):
             ended = container.get("lastState", {}).get("terminated", {})
             how = f"; it ended with status {ended['exitCode']} ({ended['reason']})" if ended else ""
             return f"{waiting['reason']}: {waiting.get('message', 'no message')}{how}"

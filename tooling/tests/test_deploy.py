@@ -249,6 +249,11 @@ def test_a_pod_that_may_still_come_is_waited_for(reason: str) -> None:
     assert rollout.pod_failure(pod({"waiting": {"reason": reason}})) == ""
 
 
+def test_a_pod_whose_settings_are_only_late_is_waited_for() -> None:
+    late = {"reason": "CreateContainerConfigError", "message": "failed to sync configmap cache: timed out"}
+    assert rollout.pod_failure(pod({"waiting": late})) == ""
+
+
 def test_a_crash_ends_the_wait_only_where_nothing_starts_the_container_again() -> None:
     ended = {"terminated": {"exitCode": 1, "reason": "Error"}}
     assert rollout.pod_failure(pod(ended, restart="Never")) == "c ended with status 1 (Error)"
