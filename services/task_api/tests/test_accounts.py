@@ -59,6 +59,7 @@ def test_an_address_registers_once(guarded: Client) -> None:
         {},
         {"email": "ada"},
         {"email": "a@b", "password": PASSWORD},
+        {"email": "ada@example.org\n", "password": PASSWORD},
         {"email": "ada@example.org", "password": "short"},
         {"email": "ada@example.org", "password": "x" * 12},
         {"email": "ada@example.org", "password": "x" * 129},

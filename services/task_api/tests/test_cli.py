@@ -90,6 +90,12 @@ def test_an_administrator_needs_an_address_and_a_good_password(
     assert "task-api:" in refused.output
 
 
+def test_an_administrator_needs_a_schema(environment: dict[str, str]) -> None:
+    refused = run("create-admin", "r@example.org", env={**environment, "ADMIN_PASSWORD": "a long enough one"})
+    assert refused.exit_code == 1
+    assert "run `task-api migrate`" in refused.output
+
+
 def test_an_administrator_is_made_once(environment: dict[str, str]) -> None:
     run("migrate", env=environment)
     made = [

@@ -117,6 +117,7 @@ def create_admin(email: str, password: str) -> None:
     try:
         registration = msgspec.convert({"email": email, "password": password}, Registration)
         with _database() as database:
+            database.check()
             account = register(database, registration, "admin")
     except (msgspec.ValidationError, EmailTaken) as error:
         _fail(error)
