@@ -104,6 +104,15 @@ def test_an_administrator_is_made_once(environment: dict[str, str]) -> None:
     assert [result.exit_code for result in made] == [0, 1]
 
 
+@pytest.mark.parametrize("command", ["serve", "export", "migrate"])
+@pytest.mark.parametrize("path", ["file/tasks.db", "file"])
+def test_what_can_be_no_database_is_named_and_exits_with_1(command: str, path: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no database, but longer than the head that one would have" * 20)
+    refused = run(command, env={"DB_PATH": str(tmp_path / path)})
+    assert refused.exit_code == 1
+    assert refused.output.startswith("task-api: DB_PATH")
+
+
 def test_a_database_server_that_is_not_there_is_named_and_exits_with_1() -> None:
     refused = run("migrate", "--wait", "0.1", env={"DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none"})
     assert refused.exit_code == 1

@@ -6,7 +6,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import click
 import msgspec
@@ -28,18 +28,25 @@ def _settings() -> config.Settings:
 
 @contextmanager
 def _database() -> Iterator["Database"]:
+    from sqlalchemy.exc import DatabaseError  # noqa: PLC0415
+
     from task_api.store.database import UNAVAILABLE, Database, SchemaBehind  # noqa: PLC0415
 
-    database = Database(_settings())
+    settings = _settings()
+    try:
+        database = Database(settings)
+    except OSError as error:
+        _fail(f"DB_PATH: {error}")
     try:
         yield database
-    except (SchemaBehind, *UNAVAILABLE) as error:
-        _fail(getattr(error, "orig", None) or error)
+    except (SchemaBehind, *UNAVAILABLE, DatabaseError) as error:
+        reason = getattr(error, "orig", None) or error
+        _fail(reason if settings.postgresql else f"DB_PATH {settings.db_path}: {reason}")
     finally:
         database.engine.dispose()
 
 
-def _fail(message: object) -> None:
+def _fail(message: object) -> NoReturn:
     click.echo(f"task-api: {message}", err=True)
     sys.exit(1)
 
@@ -56,20 +63,19 @@ def serve() -> None:
     settings = _settings()
     if settings.prometheus_multiproc_dir:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = settings.prometheus_multiproc_dir
-    from task_api.store.database import Database, SchemaBehind  # noqa: PLC0415 - after the settings are known to stand
+    from task_api.store.database import SchemaBehind  # noqa: PLC0415 - after the settings are known to stand
     from task_api.telemetry import logs  # noqa: PLC0415
 
     logs.configure(settings.log_level)
     if not settings.postgresql:
-        database = Database(settings)
-        try:
-            database.check()
-        except SchemaBehind:
-            from task_api.store.migrations import migrate  # noqa: PLC0415 - Alembic is slow to load, and seldom needed
+        with _database() as database:
+            try:
+                database.check()
+            except SchemaBehind:
+                from task_api.store.migrations import migrate  # noqa: PLC0415 - slow to load, and seldom needed
 
-            before, after = migrate(database)
-            logs.log.info("migrated", before=before, after=after)
-        database.engine.dispose()
+                before, after = migrate(database)
+                logs.log.info("migrated", before=before, after=after)
     from task_api.server import serve as run  # noqa: PLC0415
 
     run(settings)
