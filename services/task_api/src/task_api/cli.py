@@ -28,9 +28,9 @@ def _settings() -> config.Settings:
 
 @contextmanager
 def _database() -> Iterator["Database"]:
-    from sqlalchemy.exc import DatabaseError  # noqa: PLC0415
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
-    from task_api.store.database import UNAVAILABLE, Database, SchemaBehind  # noqa: PLC0415
+    from task_api.store.database import Database, SchemaBehind  # noqa: PLC0415
 
     settings = _settings()
     try:
@@ -39,7 +39,7 @@ def _database() -> Iterator["Database"]:
         _fail(f"DB_PATH: {error}")
     try:
         yield database
-    except (SchemaBehind, *UNAVAILABLE, DatabaseError) as error:
+    except (SchemaBehind, SQLAlchemyError) as error:
         reason = getattr(error, "orig", None) or error
         _fail(reason if settings.postgresql else f"DB_PATH {settings.db_path}: {reason}")
     finally:
@@ -85,19 +85,13 @@ def serve() -> None:
 @click.option("--wait", type=click.FloatRange(0, 600), default=0, help="Seconds to wait for the database server.")
 def migrate(wait: float) -> None:
     """Bring the database to the newest schema."""
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
-
     from task_api.store.database import await_database  # noqa: PLC0415
     from task_api.store.migrations import migrate as run  # noqa: PLC0415
 
-    try:
-        with _database() as database:
-            await_database(database, wait)
-            before, after = run(database)
-    except SQLAlchemyError as error:
-        _fail(getattr(error, "orig", None) or error)
-    else:
-        click.echo(f"the schema was at {before or 'nothing'} and is at {after}")
+    with _database() as database:
+        await_database(database, wait)
+        before, after = run(database)
+    click.echo(f"the schema was at {before or 'nothing'} and is at {after}")
 
 
 @main.command("check-config")

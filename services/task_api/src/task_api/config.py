@@ -193,11 +193,10 @@ def _conflicts(settings: Settings, known: set[str]) -> list[str]:
         problems.append(
             "DATABASE_URL: expected postgresql://user:password@host:port/database, or unset it to use SQLite"
         )
-    if settings.database_url and "DATABASE_URL" not in known:
-        try:
-            urlsplit(settings.database_url).port  # noqa: B018 - reading it checks it
-        except ValueError as error:
-            problems.append(f"DATABASE_URL: {error}")
+    try:
+        urlsplit(settings.database_url).port  # noqa: B018 - reading it checks it
+    except ValueError as error:
+        problems.append(f"DATABASE_URL: {error}")
     if settings.otel_exporter_otlp_endpoint and not re.match(r"https?://.+", settings.otel_exporter_otlp_endpoint):
         problems.append("OTEL_EXPORTER_OTLP_ENDPOINT: expected http://host:4318 or https://…")
     if not settings.database_url and Path(settings.db_path).is_dir():

@@ -17,7 +17,7 @@ from task_api.store import accounts as account_store
 from task_api.store import tasks as task_store
 from task_api.store.database import Database
 from task_api.store.schema import LOCAL_ACCOUNT, accounts, tasks
-from task_api.tasks.model import Description, Due, Id, Status, Title, trimmed, utc
+from task_api.tasks.model import Description, Id, Moment, Status, Title, trimmed, utc
 
 BATCH = 500
 SNAPSHOT = {"sqlite": "BEGIN", "postgresql": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
@@ -30,7 +30,7 @@ class AccountLine(msgspec.Struct, tag="account", tag_field="type", forbid_unknow
     email: str
     password_hash: Annotated[str, Meta(pattern=r"^\$argon2id\$[!-~]+$")] | None
     role: Role
-    created_at: Due
+    created_at: Moment
 
 
 class TaskLine(msgspec.Struct, tag="task", tag_field="type", forbid_unknown_fields=True):
@@ -40,11 +40,11 @@ class TaskLine(msgspec.Struct, tag="task", tag_field="type", forbid_unknown_fiel
     title: Title
     description: Description
     status: Status
-    created_at: Due
-    updated_at: Due
+    created_at: Moment
+    updated_at: Moment
     owner_id: Id
     priority: Literal[0, 1, 2]
-    due_at: Due | None
+    due_at: Moment | None
     version: Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
 

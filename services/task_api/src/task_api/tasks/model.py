@@ -25,7 +25,7 @@ Status = Literal["pending", "in_progress", "completed"]
 Priority = Literal["low", "normal", "high"]
 PRIORITIES: tuple[Priority, ...] = ("low", "normal", "high")
 Id = Annotated[int, Meta(ge=0, le=LARGEST_ID)]
-Due = Annotated[datetime, Meta(tz=True, description="RFC 3339, with a time zone; kept and given in UTC")]
+Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with a time zone; kept and given in UTC")]
 ReadOnly = Annotated[Any, Meta(description="Ignored: the service sets it.", extra_json_schema={"readOnly": True})]
 
 
@@ -73,7 +73,7 @@ class NewTask(Struct, forbid_unknown_fields=True, kw_only=True):
     description: Description = ""
     status: Status = "pending"
     priority: Priority = "normal"
-    due_at: Due | None = None
+    due_at: Moment | None = None
     id: ReadOnly | UnsetType = UNSET
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
@@ -91,7 +91,7 @@ class TaskChanges(Struct, forbid_unknown_fields=True, kw_only=True, omit_default
     description: Description | UnsetType = UNSET
     status: Status | UnsetType = UNSET
     priority: Priority | UnsetType = UNSET
-    due_at: Due | UnsetType | None = UNSET
+    due_at: Moment | UnsetType | None = UNSET
     id: ReadOnly | UnsetType = UNSET
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
@@ -110,7 +110,7 @@ class TaskMergePatch(Struct, forbid_unknown_fields=True, kw_only=True, omit_defa
     description: Description | UnsetType | None = UNSET
     status: Status | UnsetType | None = UNSET
     priority: Priority | UnsetType | None = UNSET
-    due_at: Due | UnsetType | None = UNSET
+    due_at: Moment | UnsetType | None = UNSET
     id: ReadOnly | UnsetType = UNSET
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
@@ -145,8 +145,8 @@ class TaskQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     status: Status | None = None
     priority: Priority | None = None
-    due_before: Due | None = None
-    due_after: Due | None = None
+    due_before: Moment | None = None
+    due_after: Moment | None = None
     q: Words | None = None
     sort: Sort = "id"
     limit: Annotated[int, Meta(ge=1, le=LARGEST_PAGE)] = 50
