@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from msgspec import UNSET, ValidationError
 from msgspec.json import decode, encode
 
+from task_api.store import tasks as store
+from task_api.store.database import Database
 from task_api.tasks.model import CHANGEABLE, PRIORITIES, NewTask, TaskChanges, TaskMergePatch
 
-from .conftest import Client
+from .conftest import Client, log_in
 
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
 
@@ -257,3 +259,15 @@ def test_bulk_updates_in_opposite_orders_do_not_stop_each_other(client: Client) 
 
     with ThreadPoolExecutor(8) as clients:
         assert set(clients.map(update, [1, -1] * 12)) == {200}
+
+
+@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
+def test_bulk_does_not_wait_for_tasks_of_other_accounts(guarded: Client, database: Database) -> None:
+    ada, bob = log_in(guarded, "ada@example.org"), log_in(guarded, "bob@example.org")
+    ids = [guarded.post("/tasks", json={"title": "t"}, headers=ada).json["id"] for _ in range(2)]
+    operations = [{"op": "delete", "id": task_id} for task_id in ids]
+    with database.write() as connection:
+        for task_id in ids:
+            store.find(connection, task_id, None, lock=True)
+        answer = guarded.post("/tasks/bulk", json={"operations": operations}, headers=bob)
+    assert answer.status_code == 404

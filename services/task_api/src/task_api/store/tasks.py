@@ -61,9 +61,11 @@ def find(connection: Connection, task_id: int, owner_id: int | None, *, lock: bo
     return found[0] if found else None
 
 
-def lock(connection: Connection, task_ids: Collection[int]) -> None:
-    """Lock tasks in the order of their ids, so that no two requests for several wait for each other."""
-    connection.execute(select(tasks.c.id).where(tasks.c.id.in_(task_ids)).order_by(tasks.c.id).with_for_update())
+def lock(connection: Connection, task_ids: Collection[int], owner_id: int | None) -> None:
+    """Lock the tasks of an owner in the order of their ids, so that two requests for several cannot deadlock."""
+    of_owner = () if owner_id is None else (tasks.c.owner_id == owner_id,)
+    listed = select(tasks.c.id).where(tasks.c.id.in_(task_ids), *of_owner)
+    connection.execute(listed.order_by(tasks.c.id).with_for_update())
 
 
 def change(connection: Connection, task_id: int, values: Mapping[str, Any]) -> None:

@@ -178,7 +178,7 @@ def bulk(connection: Connection, owner_id: int, scope: int | None, operations: B
 def _bulk(connection: Connection, owner_id: int, scope: int | None, operations: Bulk) -> Iterator[BulkResult]:
     touched = {operation.id for operation in operations.operations if not isinstance(operation, Create)}
     if len(touched) > 1:
-        store.lock(connection, touched)
+        store.lock(connection, touched, scope)
     for index, operation in enumerate(operations.operations):
         if isinstance(operation, Create):
             task = create(connection, owner_id, operation.task).task
