@@ -164,7 +164,7 @@ def e2e(session: nox.Session) -> None:
     """Deploy to a kind cluster, and prove what that promises: `nox -s e2e -- restore` for one proof."""
     install(session, "load", service=True)
     programs(session, "scanners")
-    session.run("python", "-m", "tooling.e2e", *session.posargs)
+    session.run("python", "-m", "e2e", *session.posargs)
 
 
 @nox.session

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 import markupsafe
 
+from e2e.load import Load
 from loadtests import histogram, timeline
 from loadtests.cluster import quantity, watching
 from loadtests.record import Cluster, Event, Recorder, Requests, read
@@ -18,7 +19,6 @@ from tooling.deploy import ROOT, DeployError, backup, release, rollout, verify
 from tooling.deploy.kube import Kube, Object, labels
 from tooling.deploy.release import DEPLOYMENT, Target
 from tooling.deploy.steps import Say, Steps
-from tooling.e2e.load import Load
 from tooling.page import render
 from tooling.tools import call
 

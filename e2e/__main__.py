@@ -1,4 +1,4 @@
-"""Deploy to a kind cluster, and prove on it what a deploy promises: `python -m tooling.e2e [PROOF ...]`.
+"""Deploy to a kind cluster, and prove on it what a deploy promises: `python -m e2e [PROOF ...]`.
 
 Everything goes to reports/e2e/: the deploy's timeline, and for each proof a record, JSON and a page.
 Exit codes: 0 all proven, 1 something does not hold, 2 could not be tried.
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import httpx
 
+from e2e.proofs import PROOFS, REPORTS, Bench, Proof
 from loadtests.record import Recorder
 from tooling.deploy import DeployError, cluster, trust
 from tooling.deploy.release import Target, deploy
 from tooling.deploy.steps import Steps
-from tooling.e2e.proofs import PROOFS, REPORTS, Bench, Proof
 from tooling.findings import NotAssessed
 
 
@@ -66,7 +66,7 @@ def prepare(steps: Steps, *, accept_unassessed: bool) -> Bench:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prove, and remove the cluster unless it was there before or is to be kept."""
-    parser = argparse.ArgumentParser(prog="python -m tooling.e2e", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m e2e", description=__doc__)
     parser.add_argument("proofs", metavar="PROOF", nargs="*", help=f"{', '.join(PROOFS)}; all by default")
     parser.add_argument("--accept-unassessed", action="store_true", help="go on without a vulnerability database")
     parser.add_argument("--keep", action="store_true", help="leave the cluster running")

@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from e2e.load import Load
 from loadtests.record import Recorder, Requests, read
-from tooling.e2e.load import Load
 from tooling.service import running
 
 KEY = "k1:" + "0123456789abcdefghijklmnopqrstuv"
