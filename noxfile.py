@@ -56,9 +56,9 @@ def build(session: nox.Session) -> None:
     """The image, its inventory, its known vulnerabilities; then the push, by digest and with its provenance."""
     install(session, "pipeline")
     programs(session, "scanners")
-    session.run("python", "-m", "tooling.image")
-    session.run("python", "-m", "tooling.scan_image")
-    session.run("python", "-m", "tooling.push_image")
+    session.run("python", "-m", "tooling.images.build")
+    session.run("python", "-m", "tooling.images.scan")
+    session.run("python", "-m", "tooling.images.push")
 
 
 @stage(needs=("test",))
@@ -95,7 +95,7 @@ def tools(session: nox.Session) -> None:
 def verify(session: nox.Session) -> None:
     """Whether an image may be deployed, by its provenance: `nox -s verify -- REPOSITORY@sha256:DIGEST`."""
     install(session, "pipeline")
-    session.run("python", "-m", "tooling.provenance", *session.posargs)
+    session.run("python", "-m", "tooling.images.provenance", *session.posargs)
 
 
 @nox.session

@@ -15,12 +15,13 @@ from rich.console import Console
 
 from tooling import compose, secrets
 from tooling.compose import ComposeError
-from tooling.deploy import REPORTS, DeployError, cluster, rollout, trust, view
+from tooling.deploy import REPORTS, DeployError, cluster, rollout, view
 from tooling.deploy import backup as backups
 from tooling.deploy.release import DEPLOYMENT, Target, migrate
 from tooling.deploy.release import deploy as release
 from tooling.deploy.steps import Steps
-from tooling.image import ImageError
+from tooling.images import trust
+from tooling.images.build import ImageError
 from tooling.tools import MissingTool
 
 

@@ -14,10 +14,11 @@ import httpx
 
 from e2e.proofs import PROOFS, REPORTS, Bench, Proof
 from loadtests.record import Recorder
-from tooling.deploy import DeployError, cluster, trust
+from tooling.deploy import DeployError, cluster
 from tooling.deploy.release import Target, deploy
 from tooling.deploy.steps import Steps
 from tooling.findings import NotAssessed
+from tooling.images import trust
 
 
 def run(name: str, bench: Bench) -> bool:

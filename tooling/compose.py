@@ -13,7 +13,8 @@ from typing import IO
 from rich.console import Console
 from rich.table import Table
 
-from tooling import image, secrets
+from tooling import secrets
+from tooling.images import build
 from tooling.tools import ROOT, require
 
 BACKUPS = ROOT / "backups"
@@ -35,10 +36,10 @@ class ComposeError(Exception):
 def up(*, grafana: bool = True, traces: bool = False) -> dict[str, str]:
     """Make the secrets, build the image, start everything and wait until all is healthy; give each page's address.
 
-    Docker shows the progress. Raises `ComposeError`, `tooling.image.ImageError` or `tooling.tools.MissingTool`.
+    Docker shows the progress. Raises `ComposeError`, `tooling.images.build.ImageError` or `tooling.tools.MissingTool`.
     """
     secrets.ensure()
-    image.build()
+    build.build()
     profiles = [f"--profile={name}" for name, wanted in (("grafana", grafana), ("traces", traces)) if wanted]
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://jaeger:4318"} if traces else {}
     wait = ["--detach", "--wait", f"--wait-timeout={START_SECONDS}", "--remove-orphans"]

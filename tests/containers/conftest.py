@@ -7,13 +7,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tooling import image as tooling_image
+from tooling.images import build
 
 
 @pytest.fixture(scope="session")
 def image() -> str:
     """The image of this checkout."""
-    return tooling_image.build()
+    return build.build()
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tooling import image as tooling_image
+from tooling.images import build
 
 pytestmark = pytest.mark.docker
 
@@ -105,13 +105,13 @@ def files(image: str) -> dict[PurePosixPath, tarfile.TarInfo]:
 
 
 def test_two_builds_from_nothing_give_one_image(image: str) -> None:
-    first = tooling_image.inspect(image)["Id"]
-    assert tooling_image.inspect(tooling_image.build(fresh=True))["Id"] == first
+    first = build.inspect(image)["Id"]
+    assert build.inspect(build.build(fresh=True))["Id"] == first
 
 
 def test_every_megabyte_is_accounted_for(image: str) -> None:
-    size = tooling_image.inspect(image)["Size"]
-    assert sum(part.size for part in tooling_image.parts(image)) == pytest.approx(size, rel=0.01)
+    size = build.inspect(image)["Size"]
+    assert sum(part.size for part in build.parts(image)) == pytest.approx(size, rel=0.01)
 
 
 def test_holds_no_shell_and_no_installer(files: dict[PurePosixPath, tarfile.TarInfo]) -> None:
@@ -152,8 +152,8 @@ def test_logins_leave_no_memory_behind(image: str, volume: str, keys: str) -> No
 
 
 def test_says_what_it_is_and_where_it_comes_from(image: str) -> None:
-    source = tooling_image.Source.of_checkout()
-    about = tooling_image.inspect(image)
+    source = build.Source.of_checkout()
+    about = build.inspect(image)
     labels = about["Config"]["Labels"]
     assert labels["org.opencontainers.image.title"] == "task-api"
     assert labels["org.opencontainers.image.revision"] == source.revision

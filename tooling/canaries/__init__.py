@@ -28,7 +28,7 @@ from tooling.findings import REPORTS, Finding, Gate, Report, Scan, Verdict, run_
 STAGES = {
     "test": ("tooling.check",),
     "sast": ("tooling.sast",),
-    "build": ("tooling.scan_image", "tooling.push_image", "tooling.provenance"),
+    "build": ("tooling.images.scan", "tooling.images.push", "tooling.images.provenance"),
     "dast": ("tooling.dast",),
     "notify": ("tooling.notify",),
 }

@@ -16,10 +16,10 @@ from uuid import uuid4
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tooling import provenance, push_image, scan_image
 from tooling.canaries import canary, trivy_database
 from tooling.canaries.fixtures import oci_registry, plant
 from tooling.findings import Database, Report, Scan
+from tooling.images import provenance, push, scan
 from tooling.tools import call, require
 
 DEBIAN = "debian 13"
@@ -54,73 +54,73 @@ def planted_image(python: dict[str, str], debian: dict[str, str]) -> Iterator[st
         call("docker", "image", "rm", name)
 
 
-def scan(folder: Path, python: dict[str, str], debian: dict[str, str], tree: trivy_database.Tree) -> Scan:
+def scanned_with(folder: Path, python: dict[str, str], debian: dict[str, str], tree: trivy_database.Tree) -> Scan:
     """Scan a planted image with a planted database."""
     trivy_database.write(folder, tree)
     with planted_image(python, debian) as name:
-        return scan_image.trivy_image(name, folder, refresh=False)
+        return scan.trivy_image(name, folder, refresh=False)
 
 
 @canary("build/trivy-image", "a Python package with a known vulnerability", rule="CVE-2018-1000656", path="flask")
 def vulnerable_python(folder: Path) -> Scan:
-    return scan(folder, {"flask": "0.12"}, {}, trivy_database.advisories(DEBIAN))
+    return scanned_with(folder, {"flask": "0.12"}, {}, trivy_database.advisories(DEBIAN))
 
 
 @canary("build/trivy-image", "a system package with a known vulnerability", rule="CVE-2023-5363", path="openssl")
 def vulnerable_system(folder: Path) -> Scan:
-    return scan(folder, {"flask": "3.1.3"}, {"openssl": "3.0.9-1"}, trivy_database.advisories(DEBIAN))
+    return scanned_with(folder, {"flask": "3.1.3"}, {"openssl": "3.0.9-1"}, trivy_database.advisories(DEBIAN))
 
 
 @canary("build/trivy-image", "an empty database", problem="knows nothing about Python and debian 13")
 def empty_database(folder: Path) -> Scan:
-    return scan(folder, {"flask": "0.12"}, {}, {"data-source": {}, "vulnerability": {}})
+    return scanned_with(folder, {"flask": "0.12"}, {}, {"data-source": {}, "vulnerability": {}})
 
 
 @canary("build/trivy-image", "a database without the image's distribution", problem="knows nothing about debian 13")
 def other_distribution(folder: Path) -> Scan:
-    return scan(folder, {"flask": "3.1.3"}, {"openssl": "3.0.9-1"}, trivy_database.advisories("debian 11"))
+    return scanned_with(folder, {"flask": "3.1.3"}, {"openssl": "3.0.9-1"}, trivy_database.advisories("debian 11"))
 
 
 @canary("build/trivy-image", "a database that is too old", problem="older than 72 hours")
 def old_database(folder: Path) -> Scan:
     trivy_database.write(folder, trivy_database.advisories(DEBIAN), age=timedelta(hours=73))
     with planted_image({"flask": "0.12"}, {}) as name:
-        return scan_image.trivy_image(name, folder, refresh=False)
+        return scan.trivy_image(name, folder, refresh=False)
 
 
 @canary("build/trivy-image", "no database at all", problem="there is no vulnerability database")
 def no_database(folder: Path) -> Scan:
     with planted_image({"flask": "0.12"}, {}) as name:
-        return scan_image.trivy_image(name, folder, refresh=False)
+        return scan.trivy_image(name, folder, refresh=False)
 
 
 @canary("build/trivy-image", "an image that tells nothing of its packages", problem="saw no packages")
 def bare_image(folder: Path) -> Scan:
-    return scan(folder, {}, {}, trivy_database.advisories(DEBIAN))
+    return scanned_with(folder, {}, {}, trivy_database.advisories(DEBIAN))
 
 
 @canary("build/trivy-image", "an image that is not there", problem="trivy ended with code 1")
 def missing_image(folder: Path) -> Scan:
     trivy_database.write(folder, trivy_database.advisories(DEBIAN))
-    return scan_image.trivy_image("127.0.0.1:9/canary", folder, refresh=False)
+    return scan.trivy_image("127.0.0.1:9/canary", folder, refresh=False)
 
 
 @canary("build/sbom", "an image that hides a locked package from scanners", rule="unseen-package", path="gunicorn")
 def hidden_package(folder: Path) -> Scan:
     lock = folder / plant(folder, "requirements.txt", "flask==3.1.3\ngunicorn==23.0.0\n")
     with planted_image({"flask": "3.1.3"}, {}) as name:
-        return scan_image.sbom(name, lock, folder / "sbom.cdx.json")
+        return scan.sbom(name, lock, folder / "sbom.cdx.json")
 
 
 @canary("build/size", "an image that is too large", rule="too-large", path="image")
 def large_image(folder: Path) -> Scan:  # noqa: ARG001 - a canary's shape
     with planted_image({"flask": "3.1.3"}, {}) as name:
-        return scan_image.size(name, most=0.0001)
+        return scan.size(name, most=0.0001)
 
 
 @canary("build/size", "an image that is not there", problem="No such image")
 def no_image(folder: Path) -> Scan:  # noqa: ARG001
-    return scan_image.size("127.0.0.1:9/canary")
+    return scan.size("127.0.0.1:9/canary")
 
 
 IMAGE = "sha256:" + "1" * 64
@@ -136,22 +136,22 @@ def scanned(*, problem: str = "", fixture: bool = False) -> Report:
 
 @canary("build/push", "an image that was not scanned", rule="other-image", path="sha256:" + "2" * 64)
 def push_unscanned(folder: Path) -> Scan:  # noqa: ARG001 - a canary's shape
-    return push_image.fit(scanned(), "sha256:" + "2" * 64, "abc")
+    return push.fit(scanned(), "sha256:" + "2" * 64, "abc")
 
 
 @canary("build/push", "an image whose scan could not assess it", rule="not-clean", path=IMAGE)
 def push_not_assessed(folder: Path) -> Scan:  # noqa: ARG001
-    return push_image.fit(scanned(problem="no database"), IMAGE, "abc")
+    return push.fit(scanned(problem="no database"), IMAGE, "abc")
 
 
 @canary("build/push", "a report on another commit", rule="other-revision", path=IMAGE)
 def push_other_revision(folder: Path) -> Scan:  # noqa: ARG001
-    return push_image.fit(scanned(), IMAGE, "def")
+    return push.fit(scanned(), IMAGE, "def")
 
 
 @canary("build/push", "changes that no commit holds", rule="uncommitted", path=IMAGE)
 def push_uncommitted(folder: Path) -> Scan:  # noqa: ARG001
-    return push_image.fit(msgspec.structs.replace(scanned(), revision="abc+"), IMAGE, "abc+")
+    return push.fit(msgspec.structs.replace(scanned(), revision="abc+"), IMAGE, "abc+")
 
 
 def attested(folder: Path, report: Report, *, signed_by_other: bool = False, tampered: bool = False) -> Scan:

@@ -21,10 +21,11 @@ from task_api.config import Settings, SigningKey
 from task_api.http.app import create_app
 from task_api.store.database import Database
 from tooling.canaries.fixtures import serving
-from tooling.deploy import K8S, DeployError, cluster, kube, manifests, release, rollout, trust, verify
+from tooling.deploy import K8S, DeployError, cluster, kube, manifests, release, rollout, verify
 from tooling.deploy.kube import Change, Object
 from tooling.deploy.steps import Say, Steps
 from tooling.findings import Finding, Report, Scan, Severity
+from tooling.images import trust
 from tooling.service import running
 
 IDENTITY = "sha256:" + "a" * 64

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tooling import canaries, check, sast, scan_image, tools
+from tooling import canaries, check, sast, tools
 from tooling.canaries import Canary, trivy_database
 from tooling.findings import ROOT, Finding, NotAssessed, Scan, Severity, Unreachable
+from tooling.images import scan
 
 
 def test_a_lock_names_what_the_image_holds(tmp_path: Path) -> None:
@@ -19,7 +20,7 @@ def test_a_lock_names_what_the_image_holds(tmp_path: Path) -> None:
         "tzdata==2026.1 ; sys_platform == 'win32' \\\n    --hash=sha256:22\n"
         "Typing_Extensions==4.16.0 ; python_full_version < '3.14' \\\n    --hash=sha256:33\n"
     )
-    assert scan_image.locked(lock) == {"flask", "typing-extensions"}
+    assert scan.locked(lock) == {"flask", "typing-extensions"}
     assert sast.requirements(lock) == {"flask": "3.1.3", "tzdata": "2026.1", "Typing_Extensions": "4.16.0"}
 
 
@@ -36,17 +37,17 @@ def test_the_repositorys_gates_have_something_to_look_at() -> None:
     for patterns in (sast.PYTHON, sast.DOCKERFILES, sast.WORKFLOWS, sast.ACTIONS):
         assert sast.tracked(ROOT, *patterns)
     assert sast.overlays()
-    assert scan_image.locked(scan_image.LOCK)
+    assert scan.locked(scan.LOCK)
 
 
 @pytest.mark.parametrize(("hours", "usable"), [(71, True), (73, False)])
 def test_an_old_database_is_not_used(tmp_path: Path, hours: int, *, usable: bool) -> None:
     trivy_database.write(tmp_path, {}, age=timedelta(hours=hours))
     if usable:
-        assert scan_image.database(tmp_path, timedelta(hours=72), refresh=False).fixture
+        assert scan.database(tmp_path, timedelta(hours=72), refresh=False).fixture
     else:
         with pytest.raises(Unreachable, match="older than 72 hours"):
-            scan_image.database(tmp_path, timedelta(hours=72), refresh=False)
+            scan.database(tmp_path, timedelta(hours=72), refresh=False)
 
 
 def test_coverage_below_what_is_asked_names_the_worst_files(tmp_path: Path) -> None:

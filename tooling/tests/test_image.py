@@ -4,8 +4,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from tooling import image, tools
-from tooling.image import Part, measure
+from tooling import tools
+from tooling.images import build
+from tooling.images.build import Part, measure
 
 
 def test_every_file_counts_for_what_it_belongs_to() -> None:
@@ -35,15 +36,15 @@ def test_every_file_counts_for_what_it_belongs_to() -> None:
 
 
 def test_the_date_in_the_image_is_the_commits() -> None:
-    assert image.Source("v1", "abc", 1_700_000_000).created == "2023-11-14T22:13:20Z"
+    assert build.Source("v1", "abc", 1_700_000_000).created == "2023-11-14T22:13:20Z"
 
 
 def test_outside_a_checkout_it_says_so_and_ends_with_2(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(image, "ROOT", tmp_path)
+    monkeypatch.setattr(build, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert image.main([]) == 2
+    assert build.main([]) == 2
     assert "not a git repository" in capsys.readouterr().err
 
 
@@ -53,5 +54,5 @@ def test_without_docker_it_says_how_to_get_it_and_ends_with_2(
     monkeypatch.setattr(
         tools.Tool, "path", lambda tool: None if tool.name == "docker" else Path("/usr/bin") / tool.name
     )
-    assert image.main([]) == 2
+    assert build.main([]) == 2
     assert "docker is missing: install Docker" in capsys.readouterr().err

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 import noxfile  # noqa: F401 - reading it fills in the stages
-from tooling import scan_image, stages
+from tooling import stages
 from tooling.findings import ROOT
+from tooling.images import scan
 from tooling.sast import SERVICE, tracked
 
 Document = dict[Any, Any]
@@ -144,7 +145,7 @@ def python_version() -> str:
 def image_python() -> str:
     """Give the Python that the image is built with, and that its scan takes it to have."""
     (built,) = re.findall(r"^FROM python:([\d.]+)", (ROOT / SERVICE / "Dockerfile").read_text(), re.MULTILINE)
-    assert scan_image.RUNTIME["python_version"] == built
+    assert scan.RUNTIME["python_version"] == built
     return str(built)
 
 

@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tooling import image, provenance, push_image
 from tooling.canaries.fixtures import oci_registry
 from tooling.findings import Database, NotAssessed, Report, Scan, Unreachable
-from tooling.provenance import Untrusted
+from tooling.images import build, provenance, push
+from tooling.images.provenance import Untrusted
 from tooling.service import free_port
 from tooling.tools import call
 
@@ -150,14 +150,14 @@ def test_a_registry_that_gives_another_content_is_not_believed(sbom: Path, monke
     ],
 )
 def test_tags_come_from_git(version: str, names: list[str]) -> None:
-    assert push_image.tags(version, "0123456789abcdef") == names
+    assert push.tags(version, "0123456789abcdef") == names
 
 
 def test_without_a_repository_nothing_is_pushed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("IMAGE_REPOSITORY", raising=False)
-    assert push_image.main() == 0
+    assert push.main() == 0
     assert "stays here" in capsys.readouterr().out
 
 
@@ -193,7 +193,7 @@ def test_an_image_is_pushed_by_digest_and_its_provenance_lies_beside_it(registry
     subprocess.run(["docker", "import", "-", name], input=archive, check=True, capture_output=True)
     repository = f"{registry}/owner/task-api"
     try:
-        digest = push_image.push(repository, name, ["1.2.3", "1.2"])
+        digest = push.push(repository, name, ["1.2.3", "1.2"])
         for tag in ("1.2.3", "1.2"):
             manifest = httpx.head(
                 f"http://{registry}/v2/owner/task-api/manifests/{tag}",
@@ -211,16 +211,16 @@ def test_an_image_is_pushed_by_digest_and_its_provenance_lies_beside_it(registry
 
 @pytest.mark.docker
 def test_the_base_images_are_named_by_the_digests_that_the_engine_has() -> None:
-    commit, *bases = push_image.materials()
+    commit, *bases = push.materials()
     assert re.fullmatch(r"[0-9a-f]{40}", commit["digest"]["gitCommit"])
-    assert [base["uri"] for base in bases] == [f"docker:{name}" for name in image.bases()]
+    assert [base["uri"] for base in bases] == [f"docker:{name}" for name in build.bases()]
     for base in bases:
         engine = json.loads(call("docker", "image", "inspect", base["uri"].removeprefix("docker:")))[0]
         assert base["digest"]["sha256"] in json.dumps([engine["Id"], engine["RepoDigests"]])
 
 
 def test_a_base_image_is_one_that_no_stage_of_the_dockerfile_makes() -> None:
-    assert [base.partition(":")[0] for base in image.bases()] == ["gcr.io/distroless/python3-debian13", "python"]
+    assert [base.partition(":")[0] for base in build.bases()] == ["gcr.io/distroless/python3-debian13", "python"]
 
 
 @pytest.mark.docker
@@ -230,8 +230,8 @@ def test_a_base_image_that_is_not_here_is_pulled_before_the_build(registry: str,
     subprocess.run(["docker", "import", "-", name], input=archive, check=True, capture_output=True)
     call("docker", "push", name)
     call("docker", "image", "rm", name)
-    image._pull(name)
+    build._pull(name)
     try:
-        assert image.inspect(name)["RepoDigests"]
+        assert build.inspect(name)["RepoDigests"]
     finally:
         call("docker", "image", "rm", name)

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 
-from tooling import image as images
-from tooling import provenance, scan_image
 from tooling.deploy import DeployError
 from tooling.findings import REPORTS, NotAssessed, Report, Verdict, read_report, run_stage
+from tooling.images import build, provenance, scan
 from tooling.tools import call
 
 REPORT = REPORTS / "build" / "report.json"
@@ -27,14 +26,14 @@ def built_here(tell: Callable[[str], None], *, accept_unassessed: bool) -> str:
     with findings.
     """
     try:
-        name = images.build()
-        identity = scan_image.identity(name)
+        name = build.build()
+        identity = scan.identity(name)
         if not _scanned(identity):
-            run_stage("build", scan_image.gates(name))
+            run_stage("build", scan.gates(name))
         tell(judged(read_report(REPORT), identity, accept_unassessed=accept_unassessed))
-        tagged = f"{images.NAME}:{identity.removeprefix('sha256:')[:12]}"
+        tagged = f"{build.NAME}:{identity.removeprefix('sha256:')[:12]}"
         call("docker", "tag", name, tagged)
-    except (images.ImageError, NotAssessed) as error:
+    except (build.ImageError, NotAssessed) as error:
         raise DeployError(f"the image cannot be deployed: {error}") from error
     return tagged
 

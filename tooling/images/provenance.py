@@ -1,9 +1,9 @@
 """Where an image comes from and how its scan went: signed, kept beside it, verified before a deployment.
 
 It is an in-toto statement with SLSA's provenance (v1), in a DSSE envelope signed with Ed25519, an OCI artifact tagged
-`sha256-DIGEST.att` in the image's own repository. `python -m tooling.provenance REPOSITORY@sha256:DIGEST` verifies one;
-`--make-key` makes this machine's key. CI signs with the secret PROVENANCE_KEY; who deploys sets PROVENANCE_PUBLIC_KEY,
-and PROVENANCE_BUILDER to accept images of one builder alone: how its id begins.
+`sha256-DIGEST.att` in the image's own repository. `python -m tooling.images.provenance REPOSITORY@sha256:DIGEST`
+verifies one; `--make-key` makes this machine's key. CI signs with the secret PROVENANCE_KEY; who deploys sets
+PROVENANCE_PUBLIC_KEY, and PROVENANCE_BUILDER to accept images of one builder alone: how its id begins.
 
 Exit codes: 0 trusted, 1 not to be trusted, 2 could not assess.
 """
@@ -54,7 +54,7 @@ def signing_key() -> Ed25519PrivateKey:
     """Give the key that signs: PROVENANCE_KEY (PEM), or this machine's; raise `NotAssessed` without one."""
     pem = os.environ.get("PROVENANCE_KEY", "").encode() or (KEY.read_bytes() if KEY.exists() else b"")
     if not pem:
-        raise NotAssessed("no key signs: set PROVENANCE_KEY, or make one: python -m tooling.provenance --make-key")
+        raise NotAssessed("no key signs: set PROVENANCE_KEY or run python -m tooling.images.provenance --make-key")
     key = serialization.load_pem_private_key(pem, password=None)
     if not isinstance(key, Ed25519PrivateKey):
         raise NotAssessed("PROVENANCE_KEY is not an Ed25519 key")
@@ -267,7 +267,7 @@ def verify(reference: str, *, revision: str | None = None) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Verify one image, or make this machine's key."""
-    parser = argparse.ArgumentParser(prog="python -m tooling.provenance", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tooling.images.provenance", description=__doc__)
     parser.add_argument("reference", nargs="?", help="REPOSITORY@sha256:DIGEST")
     parser.add_argument("--revision", help="the commit it must be built from, as `git rev-parse --short=12` gives it")
     parser.add_argument("--make-key", action="store_true", help="make this machine's signing key")

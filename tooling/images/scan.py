@@ -1,6 +1,6 @@
-"""The image: its size, inventory and known vulnerabilities. `python -m tooling.scan_image` writes reports/build/.
+"""The image: its size, inventory and known vulnerabilities. `python -m tooling.images.scan` writes reports/build/.
 
-The gates read what the image holds, not what it was built from. Nothing is pushed before they are clean (push_image).
+The gates read what the image holds, not what it was built from. Nothing is pushed before they are clean (`push`).
 """
 
 import json
@@ -15,8 +15,9 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tooling import image, tools
+from tooling import tools
 from tooling.findings import REPORTS, ROOT, Database, Finding, Gate, NotAssessed, Scan, Severity, Unreachable, run_stage
+from tooling.images import build
 from tooling.tools import call, report
 
 CACHE = ROOT / ".cache" / "trivy"
@@ -31,9 +32,9 @@ def identity(reference: str) -> str:
     return call("docker", "image", "inspect", "--format={{.Id}}", reference).strip()
 
 
-def size(reference: str, most: float = image.MOST_MEGABYTES) -> Scan:
+def size(reference: str, most: float = build.MOST_MEGABYTES) -> Scan:
     """Hold the image to MOST megabytes."""
-    found = image.inspect(reference)["Size"] / image.MEGABYTE
+    found = build.inspect(reference)["Size"] / build.MEGABYTE
     findings = []
     if found > most:
         message = f"{found:.1f} MB are more than the {most:.0f} MB it may have: reports/image/size.html shows of what"
@@ -194,7 +195,7 @@ def gates(reference: str) -> dict[str, Gate]:
     }
 
 
-GATES = gates(image.NAME)
+GATES = gates(build.NAME)
 
 if __name__ == "__main__":
-    sys.exit(run_stage("build", gates(*sys.argv[1:2] or [image.NAME])))
+    sys.exit(run_stage("build", gates(*sys.argv[1:2] or [build.NAME])))

@@ -1,4 +1,4 @@
-"""Push the scanned image by digest, with tags from Git and its provenance beside it: `python -m tooling.push_image`.
+"""Push the scanned image by digest, with tags from Git and its provenance beside it: `python -m tooling.images.push`.
 
 IMAGE_REPOSITORY names where to, e.g. ghcr.io/owner/task-api; without it nothing is pushed. `docker login` comes first.
 Nothing is pushed that reports/build/ does not call clean, for this very image and this very commit.
@@ -11,7 +11,6 @@ import re
 import sys
 from typing import Any
 
-from tooling import image, provenance, scan_image
 from tooling.findings import (
     REPORTS,
     Finding,
@@ -24,6 +23,7 @@ from tooling.findings import (
     read_report,
     revision,
 )
+from tooling.images import build, provenance, scan
 from tooling.tools import call
 
 
@@ -55,12 +55,12 @@ def fit(report: Report, identity: str, commit: str) -> Scan:
 
 def materials() -> list[dict[str, Any]]:
     """Name what the image was made from: the commit, the base images and the lock."""
-    source = image.Source.of_checkout()
+    source = build.Source.of_checkout()
     origin = os.environ.get("GITHUB_REPOSITORY")
     uri = f"git+{os.environ.get('GITHUB_SERVER_URL')}/{origin}" if origin else "git+local"
     found: list[dict[str, Any]] = [{"uri": uri, "digest": {"gitCommit": source.revision}}]
-    for base in image.bases():
-        known = image.inspect(base)
+    for base in build.bases():
+        known = build.inspect(base)
         identity = known["RepoDigests"][0].partition("@")[2] if known["RepoDigests"] else known["Id"]
         found.append({"uri": f"docker:{base}", "digest": {"sha256": identity.removeprefix("sha256:")}})
     return found
@@ -85,22 +85,22 @@ def main() -> int:
         return 0
     try:
         report = read_report(REPORTS / "build" / "report.json")
-        if objections := fit(report, scan_image.identity(image.NAME), revision()).findings:
+        if objections := fit(report, scan.identity(build.NAME), revision()).findings:
             raise provenance.Untrusted("; ".join(finding.message for finding in objections))
         key = provenance.signing_key()
-        source, made_of = image.Source.of_checkout(), materials()
+        source, made_of = build.Source.of_checkout(), materials()
         commit, *releases = tags(source.version, source.revision)
-        digest = push(repository, image.NAME, [commit])
-        said = provenance.statement(repository, digest, report, made_of, scan_image.SBOM)
+        digest = push(repository, build.NAME, [commit])
+        said = provenance.statement(repository, digest, report, made_of, scan.SBOM)
         (REPORTS / "build" / "provenance.json").write_text(json.dumps(said, indent=2))
         provenance.attach(repository, digest, provenance.sign(said, key))
         provenance.verify(f"{repository}@{digest}", revision=report.revision)
         if releases:  # people pull by these names: only what can be verified gets them
-            push(repository, image.NAME, releases)
+            push(repository, build.NAME, releases)
     except provenance.Untrusted as error:
         print(f"push: {error}", file=sys.stderr)
         return 1
-    except (NotAssessed, image.ImageError) as error:
+    except (NotAssessed, build.ImageError) as error:
         print(f"push: {error}", file=sys.stderr)
         return 2
     print(f"{repository}@{digest}")
@@ -109,7 +109,7 @@ def main() -> int:
 
 # It runs before a push, apart from the stage's scans: its report would come after theirs.
 GATES: dict[str, Gate] = {
-    "push": lambda: fit(read_report(REPORTS / "build" / "report.json"), scan_image.identity(image.NAME), revision())
+    "push": lambda: fit(read_report(REPORTS / "build" / "report.json"), scan.identity(build.NAME), revision())
 }
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The service's image, built one way for a laptop, CI, Compose and the cluster.
 
-`python -m tooling.image` builds it, tags it from Git, shows where each megabyte goes, and names it on its last line.
-Exit codes: 0 built, 2 not built. Whether it is small enough, `tooling.scan_image` says.
+`python -m tooling.images.build` builds it, tags it from Git, shows where each megabyte goes, and prints its name on the
+last line. Exit codes: 0 built, 2 not built. `tooling.images.scan` checks the size.
 """
 
 import argparse
@@ -217,7 +217,7 @@ def _run(name: str, *arguments: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Build, measure and report."""
-    parser = argparse.ArgumentParser(prog="python -m tooling.image", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tooling.images.build", description=__doc__)
     parser.add_argument(
         "--fresh", action="store_true", help="build every step again, as a machine without a cache does"
     )
