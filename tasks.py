@@ -13,7 +13,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 from rich.console import Console
 
-from tooling import compose, secrets
+from tooling import compose, secret_files
 from tooling.compose import ComposeError
 from tooling.deploy import REPORTS, DeployError, cluster, rollout, view
 from tooling.deploy import backup as backups
@@ -55,7 +55,7 @@ def up(_context: Context, grafana: bool = True, traces: bool = False) -> None:
 @task
 def rotate_keys(_context: Context) -> None:
     """Renew the key that signs access tokens; `up` or `deploy` puts it to use. Tokens of the one before stay valid."""
-    print(f"{secrets.rotate()} signs from the next `./dev up` or `./dev deploy` on")
+    print(f"{secret_files.rotate()} signs from the next `./dev up` or `./dev deploy` on")
 
 
 @task(help={"volumes": "delete the data too: tasks, metrics, dashboards' state"})

@@ -13,7 +13,7 @@ from typing import IO
 from rich.console import Console
 from rich.table import Table
 
-from tooling import secrets
+from tooling import secret_files
 from tooling.images import build
 from tooling.tools import ROOT, require
 
@@ -38,7 +38,7 @@ def up(*, grafana: bool = True, traces: bool = False) -> dict[str, str]:
 
     Docker shows the progress. Raises `ComposeError`, `tooling.images.build.ImageError` or `tooling.tools.MissingTool`.
     """
-    secrets.ensure()
+    secret_files.ensure()
     build.build()
     profiles = [f"--profile={name}" for name, wanted in (("grafana", grafana), ("traces", traces)) if wanted]
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://jaeger:4318"} if traces else {}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from tooling import secrets
+from tooling import secret_files
 from tooling.deploy import K8S, ROOT, DeployError
 from tooling.deploy.kube import Kube, Object
 
@@ -30,7 +30,7 @@ def overlay_folder(name: str) -> Path:
 def render(kube: Kube, overlay: Path, image: str, *, generate_secrets: bool) -> list[Object]:
     """Render an overlay with IMAGE (`name:tag` or `name@sha256:…`) in place of the manifests' own.
 
-    With GENERATE_SECRETS the Secrets are part of it, from the files that `tooling.secrets` makes once and git ignores.
+    With `generate_secrets` the Secrets are part of it, from the files that `tooling.secret_files` makes once.
     """
     cache = ROOT / ".cache"
     cache.mkdir(exist_ok=True)
@@ -46,7 +46,7 @@ def render(kube: Kube, overlay: Path, image: str, *, generate_secrets: bool) -> 
             "images": [{"name": IMAGE, "newName": new_name, "digest" if separator == "@" else "newTag": version}],
         }
         if generate_secrets:
-            files = secrets.ensure()
+            files = secret_files.ensure()
             for file in files.values():
                 shutil.copy(file, folder)
             # The service's name carries a hash of its content, so that a rotated key makes a rollout; the database's
