@@ -11,6 +11,7 @@ from msgspec.json import decode, encode
 from task_api.store import tasks as store
 from task_api.store.database import Database
 from task_api.tasks.model import CHANGEABLE, PRIORITIES, NewTask, TaskChanges, TaskMergePatch
+from task_api.tasks.model import CHANGEABLE, LONGEST_TITLE, PRIORITIES, NewTask, TaskChanges, TaskMergePatch
 
 from .conftest import Client, log_in
 
@@ -271,3 +272,14 @@ def test_bulk_does_not_wait_for_tasks_of_other_accounts(guarded: Client, databas
             store.find(connection, task_id, None, lock=True)
         answer = guarded.post("/tasks/bulk", json={"operations": operations}, headers=bob)
     assert answer.status_code == 404
+
+
+@given(st.text(st.sampled_from("a \t\n\x00\x1f\u2028é"), max_size=12) | st.text(max_size=250))
+def test_a_title_is_valid_when_it_is_short_enough_has_a_visible_character_and_no_nul(title: str) -> None:
+    valid = bool(title.strip()) and "\x00" not in title and len(title.strip()) <= LONGEST_TITLE
+    try:
+        decoded = decode(encode({"title": title}), type=NewTask)
+    except ValidationError:
+        assert not valid
+    else:
+        assert (valid, decoded.title) == (True, title.strip())

@@ -15,7 +15,7 @@ LARGEST_BULK = 1000
 Title = Annotated[
     str,
     Meta(
-        pattern=r"^[^\x00]*[^\s\x00][^\x00]*$",
+        pattern=r"^\s*[^\s\x00][^\x00]*$",
         description="1 to 200 characters after trimming",
         extra_json_schema={"minLength": 1, "maxLength": LONGEST_TITLE},
     ),
