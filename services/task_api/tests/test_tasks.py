@@ -10,7 +10,6 @@ from msgspec.json import decode, encode
 
 from task_api.store import tasks as store
 from task_api.store.database import Database
-from task_api.tasks.model import CHANGEABLE, PRIORITIES, NewTask, TaskChanges, TaskMergePatch
 from task_api.tasks.model import CHANGEABLE, LONGEST_TITLE, PRIORITIES, NewTask, TaskChanges, TaskMergePatch
 
 from .conftest import Client, log_in
