@@ -20,14 +20,15 @@ nox.options.sessions = ["test", "sast", "build", "dast", "notify"]
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 ROOT = Path(__file__).parent
+LOCAL = sorted(str(file.parent) for file in ROOT.glob("[ps]*s/*/pyproject.toml"))  # packages/ and services/
 GROUPS = list(tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"])
 
 
 def install(session: nox.Session, group: str, *, service: bool = False) -> None:
-    """Install one locked dependency group, and the service from this checkout where asked."""
+    """Install one locked dependency group, and this checkout's packages and services where asked."""
     session.install("--require-hashes", "-r", f"requirements/{group}.txt")
     if service:
-        session.install("--no-deps", "--no-build-isolation", "-e", "services/task_api")
+        session.install("--no-deps", "--no-build-isolation", *(f"--editable={folder}" for folder in LOCAL))
 
 
 def programs(session: nox.Session, *environments: str) -> None:
@@ -175,11 +176,12 @@ def lock(session: nox.Session) -> None:
     names = [argument for argument in session.posargs if not argument.startswith("-")] or ["service", *GROUPS]
     base = ["uv", "pip", "compile", "--universal", "--python-version=3.11", "--generate-hashes", "--no-emit-index-url"]
     base += ["--no-header", "--quiet", *flags]
+    base += ["--no-emit-package=service-kit", "--no-emit-package=task-api"]
     for name in names:
         if name == "service":
             output = "services/task_api/requirements.txt"
             session.run(*base, "services/task_api/pyproject.toml", "-o", output)
         else:
             alone = name in {"scanners", "wapiti"}  # programs that never import the service, with pins of their own
-            constrained = [] if alone else ["-c", "services/task_api/requirements.txt", "--no-emit-package=task-api"]
+            constrained = [] if alone else ["-c", "services/task_api/requirements.txt"]
             session.run(*base, *constrained, "--group", name, "-o", f"requirements/{name}.txt")

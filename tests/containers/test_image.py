@@ -169,7 +169,7 @@ def test_refuses_to_serve_the_network_without_accounts(image: str) -> None:
 
 
 def test_serving_compiles_nothing_at_start(image: str) -> None:
-    said = docker("run", "--rm", *HARDENED, f"--entrypoint={PYTHON}", image, "-v", "-c", "import task_api.server")
+    said = docker("run", "--rm", *HARDENED, f"--entrypoint={PYTHON}", image, "-v", "-c", "import service_kit.server")
     loaded = re.findall(r"^# code object from '(/.*)'$", said, re.MULTILINE)
     assert len(loaded) > 300
     assert [path for path in loaded if not path.startswith("/app/bytecode/")] == []

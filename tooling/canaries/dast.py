@@ -139,11 +139,11 @@ def lingering(folder: Path) -> Scan:
 
 NEW_ROUTE = """
 from task_api.http import auth, tasks
-from task_api.http.messages import respond
-from task_api.http.openapi import TASK_ID, Answers, documented
+from service_kit.http.messages import respond
+from service_kit.http.openapi import Answers, documented
 
 @{module}.blueprint.get("{path}")
-@documented(answers=Answers(ok=tasks.Deleted), path=TASK_ID)
+@documented(answers=Answers(ok=tasks.Deleted), path=tasks.TASK_ID)
 def added(task_id: int):
     "A route that somebody added, and no more."
     return respond(tasks.Deleted(task_id))
@@ -171,8 +171,8 @@ def no_start(folder: Path) -> Scan:
 
 
 NO_NOSNIFF = """
-from task_api.http import context
-context.ALWAYS[:] = [header for header in context.ALWAYS if header[0] != "X-Content-Type-Options"]
+from service_kit.http import requests
+requests.ALWAYS[:] = [header for header in requests.ALWAYS if header[0] != "X-Content-Type-Options"]
 """
 
 
@@ -233,7 +233,7 @@ def schemathesis_crashes(_folder: Path) -> Scan:
 REFLECTING = """
 from flask import Response, request
 from task_api.http import tasks
-from task_api.http.openapi import Answers, documented
+from service_kit.http.openapi import Answers, documented
 
 @tasks.blueprint.get("/greeting")
 @documented(query=tasks.TaskQuery, answers=Answers(text=True))
@@ -289,7 +289,7 @@ def logged_error(folder: Path) -> Scan:
 
 TALKATIVE = """
 from task_api.accounts.service import Accounts
-from task_api.telemetry.logs import log
+from service_kit.telemetry.logs import log
 real = Accounts.login
 def login(self, given, address):
     log.info("login", password=given.password)

@@ -173,10 +173,10 @@ def measure(files: Iterable[tuple[PurePosixPath, int]]) -> list[Part]:
                 key = ("bytecode of the standard library", "bytecode")
             case ("app", "lib", name, *_) if name.endswith(".dist-info"):
                 key = ("what each distribution says of itself", "library")
-            case ("app", "task_api", *_):
-                key = ("task_api", "service")
             case ("app", "lib", name, *_):
                 key = (name.partition(".cpython-")[0].removesuffix(".py"), "library")
+            case ("app", name, *_):
+                key = (name, "service")
             case _:
                 key = ("Python and the system", "base image")
         sizes[key] += size

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from task_api.config import Settings, SigningKey
 from task_api.http.app import create_app
+from task_api.http.context import Services
 from task_api.store.database import Database
 from tooling.dast import headers, log, schemathesis, wapiti
 from tooling.dast.authorization import CALLERS, WORTHLESS, due
@@ -36,7 +37,7 @@ def target_of(document: Mapping[str, Any], **more: Any) -> Target:
 def document() -> dict[str, Any]:
     """The service's own document, with accounts on."""
     settings = Settings(auth="on", rate_limit=None, jwt_keys=(SigningKey("k", "nF7wqz0TzY5cVxk2L9bR4mJ8sH1dGpQe"),))
-    app = create_app(settings, Database(settings))
+    app = create_app(Services(settings, Database(settings)))
     return dict(app.test_client().get("/openapi.json").get_json())
 
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from task_api.config import Settings, SigningKey
 from task_api.http.app import create_app
+from task_api.http.context import Services
 from task_api.store.database import Database
 from tooling.canaries.fixtures import serving
 from tooling.deploy import K8S, DeployError, cluster, kube, manifests, release, rollout, verify
@@ -406,7 +407,7 @@ def test_a_deploy_that_changed_no_pod_is_not_taken_back() -> None:
 
 def test_the_ingress_leads_to_every_route_but_the_metrics() -> None:
     settings = Settings(auth="on", jwt_keys=(SigningKey("k1", "s" * 32),))
-    routes = {rule.rule for rule in create_app(settings, Database(settings)).url_map.iter_rules()}
+    routes = {rule.rule for rule in create_app(Services(settings, Database(settings))).url_map.iter_rules()}
     (rule,) = yaml.safe_load((K8S / "components" / "cloud" / "ingress.yaml").read_text())["spec"]["rules"]
     reached = {
         path["path"]: {

@@ -21,6 +21,7 @@ from argon2 import PasswordHasher
 from flask import Flask
 from sqlalchemy import create_engine, delete, insert, text
 
+from service_kit.http.requests import EXTENSION
 from task_api.accounts import passwords
 from task_api.config import Settings, SigningKey
 from task_api.http.app import create_app
@@ -199,7 +200,7 @@ class Client(Protocol):
 
 def client_of(settings: Settings, database: Database) -> Client:
     """A client of an application made with these."""
-    client: Client = create_app(settings, database).test_client()
+    client: Client = create_app(Services(settings, database)).test_client()
     return client
 
 
@@ -227,7 +228,7 @@ def applications() -> dict[str, Flask]:
     """Applications that tests use one after the other: to add all routes takes longer than most tests."""
     nowhere = Settings(rate_limit=None)
     guarded = msgspec.structs.replace(nowhere, auth="on", jwt_keys=(KEY,))
-    return {settings.auth: create_app(settings, Database(settings)) for settings in (nowhere, guarded)}
+    return {settings.auth: create_app(Services(settings, Database(settings))) for settings in (nowhere, guarded)}
 
 
 Lend = Callable[..., Client]
@@ -240,7 +241,7 @@ def lend(applications: dict[str, Flask], settings: Settings, database: Database)
     def lent(**changes: Any) -> Client:
         changed = msgspec.structs.replace(settings, **changes)
         application = applications[changed.auth]
-        application.extensions["task_api"] = Services(changed, database)
+        application.extensions[EXTENSION] = Services(changed, database)
         client: Client = application.test_client()
         return client
 

@@ -1,26 +1,33 @@
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import service_kit.config
+from service_kit.config import ConfigurationError, describe
 from task_api import config
-from task_api.config import ConfigurationError, Rate, Settings
+from task_api.config import Rate, Settings
 
 GOOD_SECRET = "nF7wqz0TzY5cVxk2L9bR4mJ8sH1dGpQe"
 GOOD = {"AUTH": "on", "JWT_KEYS": f"k1:{GOOD_SECRET}"}
 
 
+def load(environment: Mapping[str, str]) -> Settings:
+    return service_kit.config.load(Settings, environment)
+
+
 def problems(**environment: str) -> list[str]:
     try:
-        config.load(environment)
+        load(environment)
     except ConfigurationError as error:
         return error.problems
     return []
 
 
 def test_without_any_setting_it_is_the_embedded_service_on_loopback() -> None:
-    settings = config.load({})
+    settings = load({})
     assert settings == Settings()
     assert (settings.host, settings.port, settings.workers, settings.auth) == ("127.0.0.1", 5000, 2, "off")
     assert any("AUTH=off" in note for note in settings.weaker)
@@ -93,7 +100,7 @@ def test_a_missing_short_or_example_secret_is_refused_with_a_way_to_make_one(sec
 
 
 def test_the_first_key_signs_and_all_are_kept() -> None:
-    settings = config.load({"JWT_KEYS": f"new:{GOOD_SECRET}, old:{GOOD_SECRET[::-1]}"})
+    settings = load({"JWT_KEYS": f"new:{GOOD_SECRET}, old:{GOOD_SECRET[::-1]}"})
     assert [key.kid for key in settings.jwt_keys] == ["new", "old"]
 
 
@@ -105,10 +112,8 @@ def test_any_rate_that_can_be_written_can_be_read(limit: int, count: int, unit: 
 
 
 def test_the_description_has_every_setting_and_no_secret() -> None:
-    settings = config.load(
-        {**GOOD, "DATABASE_URL": "postgresql://me:hunter22@db/tasks", "CORS_ORIGINS": "https://a.example"}
-    )
-    rows = config.describe(settings)
+    settings = load({**GOOD, "DATABASE_URL": "postgresql://me:hunter22@db/tasks", "CORS_ORIGINS": "https://a.example"})
+    rows = describe(settings)
     assert {name.lower() for name, _, _ in rows} == set(Settings.__struct_fields__)
     shown = repr(rows) + repr(settings.jwt_keys)
     assert GOOD_SECRET not in shown
@@ -125,15 +130,15 @@ def test_the_description_has_every_setting_and_no_secret() -> None:
     ],
 )
 def test_a_password_in_a_url_is_not_shown_wherever_it_stands(name: str, value: str) -> None:
-    assert "hunter22" not in repr(config.describe(config.load({**GOOD, name: value})))
+    assert "hunter22" not in repr(describe(load({**GOOD, name: value})))
 
 
 def test_the_metrics_folder_may_not_be_the_databases(tmp_path: Path) -> None:
     environment = {"DB_PATH": str(tmp_path / "tasks.db"), "PROMETHEUS_MULTIPROC_DIR": f"{tmp_path}/."}
     with pytest.raises(ConfigurationError, match="PROMETHEUS_MULTIPROC_DIR: name a folder of its own"):
-        config.load(environment)
+        load(environment)
 
 
 def test_what_is_weaker_is_said() -> None:
-    assert config.load(GOOD).weaker == []
-    assert len(config.load({**GOOD, "RATE_LIMIT": "off", "LOGIN_LIMIT": "off"}).weaker) == 2
+    assert load(GOOD).weaker == []
+    assert len(load({**GOOD, "RATE_LIMIT": "off", "LOGIN_LIMIT": "off"}).weaker) == 2

@@ -9,6 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import update
 
+from service_kit.http.requests import EXTENSION
 from task_api.store import idempotency as store
 from task_api.store.database import Database
 from task_api.store.schema import idempotency_keys
@@ -86,7 +87,7 @@ def test_while_the_first_is_in_flight_the_second_is_409(client: Client, monkeypa
         first = clients.submit(post, client.application.test_client(), "k")
         assert began.wait(10)
         second = clients.submit(post, client.application.test_client(), "k")
-        if client.application.extensions["task_api"].database.dialect == "postgresql":
+        if client.application.extensions[EXTENSION].database.dialect == "postgresql":
             assert second.result(10)[0] == 409
         may_end.set()
         assert first.result(10)[0] == 201

@@ -5,6 +5,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
+from service_kit.http.requests import EXTENSION
 from task_api.config import Settings
 from task_api.store.database import Database
 from task_api.tasks import service
@@ -132,7 +133,7 @@ def test_readiness_waits_for_the_schema(empty_settings: Settings) -> None:
 
 def test_readiness_falls_while_draining(client: Client) -> None:
     assert client.get("/readyz").json == {"status": "ready"}
-    client.application.extensions["task_api"].draining = lambda: True
+    client.application.extensions[EXTENSION].draining = lambda: True
     assert client.get("/readyz").status_code == 503
     assert client.get("/livez").status_code == 200
 

@@ -23,9 +23,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
-from task_api import server
+from service_kit import server
+from service_kit.http.problems import TooSlow
 from task_api.config import Settings
-from task_api.http.problems import TooSlow
+from task_api.http.app import create_app
+from task_api.http.context import Services
+from task_api.store.database import Database
 from tooling.service import NO_AUTHORITIES, environment, free_port, listening, running, task_api
 
 from .conftest import KEY, Migrated
@@ -199,7 +202,8 @@ def test_sigterm_under_load_drops_no_request_and_readiness_falls_first(
 
 SLOW_START = """
 import time
-from task_api import cli, server
+from service_kit import server
+from task_api import cli
 start = server.Server.start_worker
 server.Server.start_worker = lambda self: (print("forked", flush=True), time.sleep(1), start(self))
 cli.main(["serve"])
@@ -222,7 +226,8 @@ def test_a_sigterm_to_workers_that_are_still_starting_is_not_lost(tmp_path: Path
 
 
 IMPATIENT = """
-from task_api import cli, server
+from service_kit import server
+from task_api import cli
 server.SILENCE_SECONDS = 1
 cli.main(["serve"])
 """
@@ -340,11 +345,14 @@ def test_one_request_is_one_trace_whose_id_is_in_the_log(
 
 
 def test_an_idle_connection_is_kept_for_as_long_as_a_load_balancer_needs(tmp_path: Path) -> None:
-    assert server.Server(Settings(db_path=str(tmp_path / "tasks.db"), idle_seconds=620)).cfg.keepalive == 620
+    settings = Settings(db_path=str(tmp_path / "tasks.db"), idle_seconds=620)
+    services = Services(settings, Database(settings))
+    assert server.Server(services, lambda: create_app(services)).cfg.keepalive == 620
 
 
 def test_without_an_endpoint_opentelemetry_is_not_even_loaded(tmp_path: Path) -> None:
-    code = "import sys, task_api.server; print(any(name.startswith('opentelemetry') for name in sys.modules))"
+    modules = "sys, service_kit.server, task_api.http.app"
+    code = f"import {modules}; print(any(name.startswith('opentelemetry') for name in sys.modules))"
     command = [task_api()[0], "-c", code]
     asked = subprocess.run(command, env=environment({}), capture_output=True, text=True, check=True, cwd=tmp_path)
     assert asked.stdout.strip() == "False"

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
+from service_kit.telemetry import logs, metrics
+from service_kit.telemetry.traces import incoming_trace_id
+from task_api import telemetry
 from task_api.config import Settings
 from task_api.store.database import Database
-from task_api.telemetry import logs, metrics
-from task_api.telemetry.traces import incoming_trace_id
 
 from .conftest import KEY, PASSWORD, Client, client_of, log_in
 
@@ -213,7 +214,7 @@ def test_in_flight_counts_the_request_that_asks_and_no_other(client: Client) -> 
 
 
 def test_the_age_of_a_signing_key_is_told_where_its_id_has_a_date(client: Client) -> None:
-    metrics.signing_key("20260131-4f2a")
-    metrics.signing_key("k1")
+    telemetry.signing_key("20260131-4f2a")
+    telemetry.signing_key("k1")
     assert value(client, "api_signing_key_created_timestamp_seconds", kid="20260131-4f2a") == 1769817600
     assert value(client, "api_signing_key_created_timestamp_seconds", kid="k1") == 0

@@ -1,7 +1,7 @@
 """A task service over HTTP, made to be run in production.
 
 Layers, each knowing only those below it: `http` → `tasks`, `accounts` → `store`; `config` and `telemetry` stand
-beside them.
+beside them. What every service has is in `service_kit`.
 """
 
 from importlib.metadata import version

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn
 import click
 import msgspec
 
-from task_api import __version__, config
+from service_kit import config
+from task_api import __version__
+from task_api.config import Settings
 
 if TYPE_CHECKING:
     from task_api.store.database import Database
 
 
-def _settings() -> config.Settings:
+def _settings() -> Settings:
     try:
-        return config.load()
+        return config.load(Settings)
     except config.ConfigurationError as error:
         for problem in error.problems:
             click.echo(f"task-api: {problem}", err=True)
@@ -63,8 +65,8 @@ def serve() -> None:
     settings = _settings()
     if settings.prometheus_multiproc_dir:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = settings.prometheus_multiproc_dir
+    from service_kit.telemetry import logs  # noqa: PLC0415
     from task_api.store.database import SchemaBehind  # noqa: PLC0415 - after the settings are known to stand
-    from task_api.telemetry import logs  # noqa: PLC0415
 
     logs.configure(settings.log_level)
     if not settings.postgresql:
@@ -76,9 +78,13 @@ def serve() -> None:
 
                 before, after = migrate(database)
                 logs.log.info("migrated", before=before, after=after)
-    from task_api.server import serve as run  # noqa: PLC0415
+    from service_kit.server import serve as run  # noqa: PLC0415
+    from task_api.http.app import create_app  # noqa: PLC0415
+    from task_api.http.context import Services  # noqa: PLC0415
+    from task_api.store.database import Database  # noqa: PLC0415
 
-    run(settings)
+    services = Services(settings, Database(settings))
+    run(services, lambda: create_app(services))
 
 
 @main.command()

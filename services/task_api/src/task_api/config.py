@@ -1,16 +1,16 @@
-"""Settings by environment, checked in one place: every bad value is told at once, with what to set instead."""
+"""The settings that this service has beside those of every service."""
 
-import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+from service_kit import config
+from service_kit.config import LOOPBACK, custom, masked_url
+
 SHORTEST_SECRET = 32
 EXAMPLE_WORDS = re.compile(
     r"change.?me|change.?this|example|placeholder|your.?secret|insecure|default.?secret", re.IGNORECASE
@@ -76,52 +76,34 @@ def parse_origins(text: str) -> tuple[str, ...]:
     return origins
 
 
-PARSERS = {Rate: parse_rate, SigningKey: parse_keys, tuple: parse_origins}
-"""How a field is read whose type is not one that msgspec converts from text by itself."""
+def _show_rate(rate: Rate) -> str:
+    return f"{rate.limit}/{rate.seconds}seconds"
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Every setting of the service. The environment variable is the field's name in capitals."""
+RATE_TEXT = custom(parse=parse_rate, show=_show_rate)
+KEYS_TEXT = custom(parse=parse_keys, show=lambda keys: ",".join(f"{key.kid}:…" for key in keys), secret=True)
+ORIGINS_TEXT = custom(parse=parse_origins, show=",".join)
+URL_TEXT = custom(show=masked_url, secret=True)
 
-    host: Annotated[str, Meta(min_length=1, description="address to listen on")] = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 5000
-    workers: Annotated[int, Meta(ge=1, le=64, description="processes")] = 2
-    threads: Annotated[int, Meta(ge=1, le=64, description="threads of each process")] = 4
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="least level logged")] = "info"
-    drain_seconds: Annotated[
-        float, Meta(ge=0, le=300, description="between SIGTERM, when readiness falls, and closing the port")
-    ] = 0
-    idle_seconds: Annotated[
-        int,
-        Meta(
-            ge=1, le=3600, description="seconds an idle connection is kept: longer than a load balancer before it does"
-        ),
-    ] = 75
-    graceful_timeout: Annotated[int, Meta(ge=1, le=300, description="seconds for requests in flight to finish")] = 30
+
+class Settings(config.Settings, frozen=True, kw_only=True):
+    """Every setting of the service."""
+
     db_path: Annotated[str, Meta(min_length=1, description="SQLite file, made if missing")] = "data/tasks.db"
-    database_url: Annotated[str, Meta(description="postgresql://… instead of SQLite")] = ""
+    database_url: Annotated[str, Meta(description="postgresql://… instead of SQLite"), URL_TEXT] = ""
     db_pool_size: Annotated[int, Meta(ge=1, le=100, description="database connections of each process")] = 5
     auth: Annotated[Literal["on", "off"], Meta(description="accounts; off listens on loopback alone")] = "off"
     registration: Annotated[Literal["open", "closed"], Meta(description="whether anybody may register")] = "open"
-    jwt_keys: Annotated[tuple[SigningKey, ...], Meta(description="kid:secret[,kid:secret]; the first signs")] = ()
+    jwt_keys: Annotated[
+        tuple[SigningKey, ...], Meta(description="kid:secret[,kid:secret]; the first signs"), KEYS_TEXT
+    ] = ()
     access_token_seconds: Annotated[int, Meta(ge=10, le=86400, description="life of an access token")] = 900
     refresh_token_seconds: Annotated[int, Meta(ge=60, le=31536000, description="life of a refresh token")] = 1209600
-    rate_limit: Annotated[Rate | None, Meta(description="requests of one client, or off")] = Rate(6000, 60)
+    rate_limit: Annotated[Rate | None, Meta(description="requests of one client, or off"), RATE_TEXT] = Rate(6000, 60)
     login_limit: Annotated[
-        Rate | None, Meta(description="failed logins of one account; one address has five times that")
+        Rate | None, Meta(description="failed logins of one account; one address has five times that"), RATE_TEXT
     ] = Rate(10, 900)
-    max_body_bytes: Annotated[int, Meta(ge=1024, le=1 << 30, description="largest request body")] = 1 << 20
-    cors_origins: Annotated[tuple[str, ...], Meta(description="origins that browsers may call from")] = ()
-    trusted_proxies: Annotated[
-        int, Meta(ge=0, le=10, description="proxies in front, whose X-Forwarded-* headers are believed")
-    ] = 0
-    prometheus_multiproc_dir: Annotated[
-        str, Meta(description="folder for the workers' metrics; a fresh one if unset")
-    ] = ""
-    otel_exporter_otlp_endpoint: Annotated[
-        str, Meta(description="where traces go by OTLP over HTTP; none if unset")
-    ] = ""
-    revision: Annotated[str, Meta(description="source revision, shown as build information")] = "unknown"
+    cors_origins: Annotated[tuple[str, ...], Meta(description="origins that browsers may call from"), ORIGINS_TEXT] = ()
 
     @property
     def postgresql(self) -> bool:
@@ -130,8 +112,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def weaker(self) -> list[str]:
-        """What is less safe than it could be by these settings, to be said at start."""
-        notes = []
+        """What these settings make less safe than it could be, one line each; logged at start."""
+        notes = super().weaker
         if self.auth == "off":
             notes.append("AUTH=off: anybody who reaches this port on this machine can read and change every task")
         if self.rate_limit is None:
@@ -140,93 +122,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             notes.append("LOGIN_LIMIT=off: passwords can be guessed without limit")
         return notes
 
-
-class ConfigurationError(Exception):
-    """The settings do not stand. `problems` has one line a fault, each beginning with the variable's name."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
-
-
-def _convert(text: str, kind: Any) -> Any:
-    plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    candidates = [plain, get_origin(plain), *get_args(plain)]
-    for special in (SigningKey, Rate, tuple):
-        if special in candidates:
-            return PARSERS[special](text)
-    return msgspec.convert(text, kind, strict=False)
-
-
-def load(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read all settings. Raises ConfigurationError that lists every fault."""
-    values: dict[str, Any] = {}
-    problems = []
-    for field in msgspec.structs.fields(Settings):
-        text = environment.get(field.name.upper(), "").strip()
-        if not text:
-            continue
+    @property
+    def conflicts(self) -> list[str]:
+        """Faults that no single variable shows."""
+        problems = super().conflicts
+        if self.auth == "off" and self.host not in LOOPBACK:
+            problems.append(
+                f"AUTH: without accounts the service listens on loopback alone, and HOST is {self.host!r}:"
+                " set AUTH=on and JWT_KEYS, or HOST=127.0.0.1"
+            )
+        if self.auth == "on" and not self.jwt_keys:
+            problems.append(
+                "JWT_KEYS: AUTH=on needs a signing key;"
+                " make one with: python3 -c 'import secrets; print(\"k1:\" + secrets.token_urlsafe(32))'"
+            )
+        if self.database_url and not re.match(r"postgres(ql)?(\+psycopg)?://[^/]*/.+", self.database_url):
+            problems.append(
+                "DATABASE_URL: expected postgresql://user:password@host:port/database, or unset it to use SQLite"
+            )
         try:
-            values[field.name] = _convert(text, field.type)
-        except ValueError as error:  # msgspec.ValidationError is one
-            shown = "" if field.name in {"jwt_keys", "database_url"} else f" (it is {text!r})"
-            problems.append(f"{field.name.upper()}: {error}{shown}")
-    problems += _conflicts(Settings(**values), {problem.partition(":")[0] for problem in problems})
-    if problems:
-        raise ConfigurationError(problems)
-    return Settings(**values)
-
-
-def _conflicts(settings: Settings, known: set[str]) -> list[str]:
-    problems = []
-    if settings.auth == "off" and settings.host not in LOOPBACK:
-        problems.append(
-            f"AUTH: without accounts the service listens on loopback alone, and HOST is {settings.host!r}:"
-            " set AUTH=on and JWT_KEYS, or HOST=127.0.0.1"
-        )
-    if settings.auth == "on" and not settings.jwt_keys and "JWT_KEYS" not in known:
-        problems.append(
-            "JWT_KEYS: AUTH=on needs a signing key;"
-            " make one with: python3 -c 'import secrets; print(\"k1:\" + secrets.token_urlsafe(32))'"
-        )
-    if settings.database_url and not re.match(r"postgres(ql)?(\+psycopg)?://[^/]*/.+", settings.database_url):
-        problems.append(
-            "DATABASE_URL: expected postgresql://user:password@host:port/database, or unset it to use SQLite"
-        )
-    try:
-        urlsplit(settings.database_url).port  # noqa: B018 - reading it checks it
-    except ValueError as error:
-        problems.append(f"DATABASE_URL: {error}")
-    if settings.otel_exporter_otlp_endpoint and not re.match(r"https?://.+", settings.otel_exporter_otlp_endpoint):
-        problems.append("OTEL_EXPORTER_OTLP_ENDPOINT: expected http://host:4318 or https://…")
-    if not settings.database_url and Path(settings.db_path).is_dir():
-        problems.append(f"DB_PATH: {settings.db_path!r} is a folder; name a file in it")
-    folder = settings.prometheus_multiproc_dir
-    if folder and not settings.database_url and Path(folder).resolve() == Path(settings.db_path).parent.resolve():
-        problems.append("PROMETHEUS_MULTIPROC_DIR: name a folder of its own: this one holds the database, DB_PATH")
-    return problems
-
-
-def _masked(url: str) -> str:
-    without = re.sub(r"(//[^:/@]*:)[^@]*@", r"\1…@", url)
-    return re.sub(r"([?&]\w*password=)[^&]*", r"\1…", without)
-
-
-def describe(settings: Settings) -> list[tuple[str, str, str]]:
-    """(variable, value, what it is for) of every setting, secrets masked."""
-    rows = []
-    for field in msgspec.structs.fields(Settings):
-        value = getattr(settings, field.name)
-        if isinstance(value, Rate):
-            text = f"{value.limit}/{value.seconds}seconds"
-        elif field.name == "jwt_keys":
-            text = ",".join(f"{key.kid}:…" for key in value)
-        elif field.name in {"database_url", "otel_exporter_otlp_endpoint"}:
-            text = _masked(value)
-        elif isinstance(value, tuple):
-            text = ",".join(value)
-        else:
-            text = "off" if value is None else str(value)
-        meaning = next(meta.description for meta in get_args(field.type) if isinstance(meta, Meta))
-        rows.append((field.name.upper(), text, meaning or ""))
-    return rows
+            urlsplit(self.database_url).port  # noqa: B018 - reading it checks it
+        except ValueError as error:
+            problems.append(f"DATABASE_URL: {error}")
+        if not self.database_url and Path(self.db_path).is_dir():
+            problems.append(f"DB_PATH: {self.db_path!r} is a folder; name a file in it")
+        folder = self.prometheus_multiproc_dir
+        if folder and not self.database_url and Path(folder).resolve() == Path(self.db_path).parent.resolve():
+            problems.append("PROMETHEUS_MULTIPROC_DIR: name a folder of its own: this one holds the database, DB_PATH")
+        return problems

@@ -1,31 +1,20 @@
-"""The application: routes and what stands around them."""
-
-from collections.abc import Callable
-from typing import Any
+"""The application: routes and what surrounds them."""
 
 from flask import Flask
 
-from task_api.config import Settings
-from task_api.http import auth, context, operations, problems, tasks
-from task_api.store.database import Database
+from service_kit.config import LOOPBACK
+from service_kit.http.app import create_app as create_common_app
+from task_api.http import auth, errors, tasks
+from task_api.http.context import Services
 
 
-class _App(Flask):
-    """Flask, spared the question whether each function is a coroutine."""
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        return func
-
-
-def create_app(settings: Settings, database: Database) -> Flask:
+def create_app(services: Services) -> Flask:
     """The WSGI application. Connects to nothing yet, so it may be made before a fork."""
-    app = _App("task_api", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    app.url_map.strict_slashes = False
-    app.extensions["task_api"] = context.Services(settings, database)
-    context.install(app, settings)
-    problems.register(app)
-    operations.register(app)
+    settings = services.settings
+    app = create_common_app(services, errors.ANSWERS)
+    if settings.auth == "off":
+        # a web page must not reach us by a name of its own (DNS rebinding)
+        app.config["TRUSTED_HOSTS"] = [*LOOPBACK, "[::1]"]
     app.register_blueprint(tasks.blueprint)
     if settings.auth == "on":
         app.register_blueprint(auth.blueprint)

@@ -2,12 +2,12 @@
 
 from flask import Blueprint, Response, g, request
 
+from service_kit.http.messages import body, respond
+from service_kit.http.openapi import Answers, documented
+from service_kit.http.problems import Refusal
 from task_api.accounts.model import Account, Login, Refresh, Registration, Tokens
 from task_api.accounts.service import Accounts, register
 from task_api.http.context import account, database, services
-from task_api.http.messages import body, respond
-from task_api.http.openapi import Answers, documented
-from task_api.http.problems import Refusal
 
 blueprint = Blueprint("auth", __name__, url_prefix="/auth")
 

@@ -1,63 +1,91 @@
-"""What stands around every request: its id, the account, the rate limit, its log line and its metrics."""
+"""What this service adds around every request: the account and the rate limit."""
 
-import re
-import secrets
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar, cast
 
-from flask import Flask, current_app, g, request
-from werkzeug.middleware.proxy_fix import ProxyFix
+from flask import g
 
+from service_kit.http import requests
+from service_kit.http.problems import Refusal
+from service_kit.service import NotReady, Service
+from service_kit.telemetry.traces import Tracer
+from task_api import __version__, telemetry
 from task_api.accounts.model import Account, BadToken
 from task_api.accounts.service import Accounts
-from task_api.config import LOOPBACK, Settings
-from task_api.http.problems import Refusal, bearer
+from task_api.config import Settings
+from task_api.http.errors import bearer
 from task_api.http.rate_limit import RateLimiter
-from task_api.store.database import Database
+from task_api.store.database import Database, SchemaBehind
 from task_api.store.schema import LOCAL_ACCOUNT
-from task_api.telemetry import metrics
-from task_api.telemetry.logs import about, log
-from task_api.telemetry.traces import Tracer, incoming_trace_id
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 LOCAL = Account(LOCAL_ACCOUNT, "local", "user", datetime.fromtimestamp(0, UTC))
 FOR_ANYBODY = frozenset({"auth.login", "auth.register_account", "auth.refresh"})
 OUTSIDE_LIMITS = frozenset({"health", "livez", "readyz", "metrics"})
-UNMATCHED = "(unmatched)"
-QUIET = frozenset({"/livez", "/readyz", "/metrics"})
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-
-ALWAYS = [
-    ("X-Content-Type-Options", "nosniff"),
-    ("X-Frame-Options", "DENY"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-]
-UNLESS_GIVEN = [
-    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
-    ("Cache-Control", "no-store"),
-]
-HTTPS_ONLY = [("Strict-Transport-Security", "max-age=31536000")]
 
 
-class Services:
+class Services(Service):
     """What the handlers of one application work with."""
 
+    name = "task-api"
+    title = "Task API"
+    version = __version__
+    description = "Tasks over HTTP. Errors are problem details (RFC 9457)."
+    common_problems: ClassVar[Mapping[int, str]] = {429: "Too many requests", 503: "The database does not answer"}
+    settings: Settings
+
     def __init__(self, settings: Settings, database: Database) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.database = database
-        self.accounts = Accounts(settings, database, metrics.auth_failed) if settings.auth == "on" else None
+        self.accounts = Accounts(settings, database, telemetry.auth_failed) if settings.auth == "on" else None
         self.limiter = RateLimiter(settings.rate_limit, database) if settings.rate_limit else None
-        self.tracer: Tracer | None = None
-        self.draining: Callable[[], bool] = lambda: False
+
+    @property
+    def authenticates(self) -> bool:
+        return self.accounts is not None
+
+    def check(self) -> None:
+        try:
+            self.database.check()
+        except SchemaBehind as error:
+            raise NotReady(str(error)) from error
+
+    def start_worker(self) -> None:
+        self.database.close()
+        for key in self.settings.jwt_keys[:1]:
+            telemetry.signing_key(key.kid)
+
+    def sample(self) -> None:
+        telemetry.sample_pool(self.database.engine.pool)
+
+    def start_tracer(self) -> Tracer:
+        tracer = super().start_tracer()
+        tracer.watch(self.database.watched())
+        return tracer
+
+    def admit(self, context: Any) -> None:
+        context.account = context.rate = None
+        endpoint = context.request.endpoint
+        if endpoint in OUTSIDE_LIMITS:
+            return
+        refusal = _identify(context, self.accounts)
+        if self.limiter:
+            _limit(context, self.limiter)
+        if refusal and endpoint not in FOR_ANYBODY:
+            raise refusal
+
+    def log_fields(self, context: Any) -> dict[str, Any]:
+        known = context.get("account")
+        return {"account": known.id if known else None}
+
+    def headers(self, context: Any) -> list[tuple[str, str]]:
+        rate = context.get("rate")
+        return rate.headers if rate else []
 
 
 def services() -> Services:
     """Those of the application that answers now."""
-    found: Services = current_app.extensions["task_api"]
-    return found
+    return cast("Services", requests.service())
 
 
 def database() -> Database:
@@ -67,59 +95,10 @@ def database() -> Database:
 
 def account() -> Account:
     """Who is asking. Raises Refusal 401 where that has to be known and is not."""
-    known: Account | None = g.account
+    known: Account | None = g.get("account")
     if known is None:
         raise Refusal(401, "a token is needed: send Authorization: Bearer with one from /auth/login", bearer())
     return known
-
-
-def install(app: Flask, settings: Settings) -> None:
-    """Put all of it around the application's requests."""
-    if settings.trusted_proxies:
-        count = settings.trusted_proxies
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=count, x_proto=count, x_host=count)  # type: ignore[method-assign]
-    if settings.auth == "off":
-        # a web page must not reach us by a name of its own (DNS rebinding)
-        app.config["TRUSTED_HOSTS"] = [*LOOPBACK, "[::1]"]
-    app.wsgi_app = _finished(app.wsgi_app)  # type: ignore[method-assign]
-    app.before_request(_begin)
-
-
-def _finished(application: Any) -> Any:
-    """The WSGI application, each of whose answers is finished on its way out, whatever made it."""
-
-    def answer(environment: Any, start_response: Any) -> Any:
-        def start(status: str, headers: list[tuple[str, str]], *failure: Any) -> Any:
-            more = _finish(environment, int(status[:3]), {name for name, _ in headers})
-            return start_response(status, headers + more, *failure)
-
-        with metrics.in_flight():
-            return application(environment, start)
-
-    return answer
-
-
-def _begin() -> None:
-    here, asked = g._get_current_object(), request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
-    here.request = asked
-    here.started = time.perf_counter()
-    headers = asked.headers
-    given = headers.get("X-Request-ID", "")
-    here.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-    here.account = here.rate = here.span = None
-    here.trace_id = incoming_trace_id(headers.get("traceparent"))
-    around = here.services = services()
-    if around.tracer:
-        here.span, here.trace_id = around.tracer.start(asked.method, asked.path, headers)
-    about.set({"request_id": here.request_id, "trace_id": here.trace_id})
-    if "HTTP_HOST" not in asked.environ and asked.environ["SERVER_PROTOCOL"] == "HTTP/1.1":
-        raise Refusal(400, "HTTP/1.1 asks for a Host header (RFC 9112, section 3.2)")
-    if asked.endpoint not in OUTSIDE_LIMITS:
-        refusal = _identify(here, around.accounts)
-        if around.limiter:
-            _limit(here, around.limiter)
-        if refusal and asked.endpoint not in FOR_ANYBODY:
-            raise refusal
 
 
 def _identify(here: Any, accounts: Accounts | None) -> Exception | None:
@@ -143,30 +122,6 @@ def _identify(here: Any, accounts: Accounts | None) -> Exception | None:
 def _limit(here: Any, limiter: RateLimiter) -> None:
     here.rate = limiter.hit(f"account:{here.account.id}" if here.account else f"address:{here.request.remote_addr}")
     if not here.rate.allowed:
-        metrics.rate_limited()
+        telemetry.rate_limited()
         wait = str(here.rate.reset)
         raise Refusal(429, f"too many requests: try again in {wait} seconds", {"Retry-After": wait})
-
-
-def _finish(environment: Any, status: int, given: set[str]) -> list[tuple[str, str]]:
-    """Count and log the request's answer; gives the headers that it has beside those given."""
-    here = g._get_current_object()  # noqa: SLF001
-    seconds = time.perf_counter() - here.started
-    asked = here.request
-    route = asked.url_rule.rule if asked.url_rule else UNMATCHED
-    method = asked.method if asked.method in METHODS else "(other)"
-    metrics.observe(route, method, status, seconds, here.trace_id)
-    if here.span:
-        here.services.tracer.finish(here.span, method, route, status)
-    write = log.debug if route in QUIET else log.info
-    account_id = here.account.id if here.account else None
-    duration = round(seconds * 1000, 3)
-    write("request", method=method, route=route, status=status, duration_ms=duration, account=account_id)
-    about.set({})
-    return [
-        *ALWAYS,
-        *(header for header in UNLESS_GIVEN if header[0] not in given),
-        *(here.rate.headers if here.rate else ()),
-        *(HTTPS_ONLY if environment["wsgi.url_scheme"] == "https" else ()),
-        ("X-Request-ID", here.request_id),
-    ]

@@ -9,10 +9,10 @@ import msgspec
 from flask import Response, request
 from sqlalchemy import Connection
 
+from service_kit.http.problems import Refusal
+from service_kit.telemetry.logs import log
 from task_api.http.context import account, database
-from task_api.http.problems import Refusal
 from task_api.store import idempotency as store
-from task_api.telemetry.logs import log
 
 LONGEST_KEY = 255
 KEPT_HEADERS = ("Location", "ETag", "Content-Type")

@@ -5,7 +5,7 @@ from hashlib import blake2b
 
 from flask import Response, request
 
-from task_api.http.problems import Refusal
+from service_kit.http.problems import Refusal
 from task_api.tasks.model import VersionConflict, Versioned
 
 TAGS = re.compile(r'\s*(\*|(W/)?"[^"]*"(\s*,\s*(W/)?"[^"]*")*)\s*')

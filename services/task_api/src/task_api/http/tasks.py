@@ -5,10 +5,10 @@ from functools import partial
 from flask import Blueprint, Response, request, url_for
 from sqlalchemy import Connection
 
+from service_kit.http.messages import MERGE_PATCH, body, query, respond
+from service_kit.http.openapi import Answers, documented
 from task_api.http.context import account, database
 from task_api.http.idempotency import once
-from task_api.http.messages import MERGE_PATCH, body, query, respond
-from task_api.http.openapi import TASK_ID, Answers, documented
 from task_api.http.preconditions import check_match, check_write, conditional, entity_tag
 from task_api.tasks import service
 from task_api.tasks.model import (
@@ -25,6 +25,7 @@ from task_api.tasks.model import (
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
 ONE = "/<int:task_id>"
+TASK_ID = {"task_id": "the task's id"}
 
 
 @blueprint.before_request

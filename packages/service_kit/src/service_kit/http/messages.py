@@ -1,15 +1,16 @@
 """Reading bodies and queries into types, and writing answers."""
 
 from collections.abc import Hashable, Mapping
+from datetime import datetime
 from functools import cache
 from http import HTTPStatus
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import msgspec
 from flask import Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from task_api.http.problems import Refusal
+from service_kit.http.problems import Refusal
 
 T = TypeVar("T")
 JSON = "application/json"
@@ -21,6 +22,17 @@ _encode = msgspec.json.Encoder().encode
 @cache
 def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(cast("type[Any]", kind))
+
+
+def _holds_time(annotation: Any) -> bool:
+    return annotation is datetime or any(map(_holds_time, get_args(annotation)))
+
+
+@cache
+def _times(kind: Hashable) -> frozenset[str]:
+    """The names of the parameters that are times."""
+    fields = msgspec.structs.fields(cast("type[msgspec.Struct]", kind))
+    return frozenset(field.encode_name for field in fields if _holds_time(field.type))
 
 
 def body(kind: type[T], content_type: str = JSON) -> T:
@@ -54,10 +66,11 @@ def query(kind: type[T]) -> T:
     for name, values in request.args.lists():
         if len(values) > 1:
             raise Refusal(400, f"the parameter {name!r} is given {len(values)} times")
-        if name.startswith("due_") and ":" not in values[0]:  # a bare number would be taken for Unix time
+        is_time = name in _times(cast("Hashable", kind))
+        if is_time and ":" not in values[0]:  # a bare number would be taken for Unix time
             raise Refusal(400, f"the parameter {name!r} has to be a time such as 2030-01-01T00:00:00Z")
         # a plus sign that was not escaped arrives as a space, and no time has one before its offset
-        given[name] = values[0].replace(" ", "+") if name.startswith("due_") else values[0]
+        given[name] = values[0].replace(" ", "+") if is_time else values[0]
     return msgspec.convert(given, kind, strict=False)
 
 

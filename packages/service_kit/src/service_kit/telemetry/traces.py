@@ -4,8 +4,6 @@ import os
 import re
 from typing import Any
 
-from sqlalchemy import Engine, event
-
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -18,20 +16,19 @@ def incoming_trace_id(traceparent: str | None) -> str | None:
 class Tracer:
     """Starts a span for each request and each SQL statement, by OpenTelemetry's semantic conventions."""
 
-    def __init__(self, version: str, engine: Engine) -> None:
+    def __init__(self, service: str, version: str) -> None:
         from opentelemetry import context, propagate, trace  # noqa: PLC0415
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
-        os.environ.setdefault("OTEL_SERVICE_NAME", "task-api")
+        os.environ.setdefault("OTEL_SERVICE_NAME", service)
         self._provider = TracerProvider(resource=Resource.create({"service.version": version}))
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-        self._tracer = self._provider.get_tracer("task_api", version)
+        self._tracer = self._provider.get_tracer(service, version)
         self._context, self._trace = context, trace
         self._extract = propagate.extract
-        self._watch(engine)
 
     def start(self, method: str, path: str, headers: Any) -> tuple[Any, str]:
         """(span, trace id) of a request, within the caller's trace where its headers name one."""
@@ -55,7 +52,10 @@ class Tracer:
         """Send what is waiting."""
         self._provider.shutdown()
 
-    def _watch(self, engine: Engine) -> None:
+    def watch(self, engine: Any) -> None:
+        """Start a span for each statement of an engine (SQLAlchemy's)."""
+        from sqlalchemy import event  # noqa: PLC0415 - a service without a database has no SQLAlchemy
+
         tracer, kind = self._tracer, self._trace.SpanKind.CLIENT
         system = {"postgresql": "postgresql", "sqlite": "sqlite"}[engine.dialect.name]
 

@@ -12,12 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:  # prometheus-client decides at its import
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="task-api-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="service-metrics-")
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, exposition
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -32,32 +32,31 @@ _duration = Histogram(
 )
 _in_flight = Gauge("api_requests_in_flight", "Requests being answered.", multiprocess_mode="livesum")
 _threads = Gauge("api_request_threads", "Requests answered at once at most.", multiprocess_mode="livesum")
-_auth_failures = Counter("api_auth_failures_total", "Requests refused for who sent them.", ("reason",))
-_rate_limited = Counter("api_rate_limited_total", "Requests refused by the rate limit.")
-_connections = Gauge("db_pool_connections", "Database connections.", ("state",), multiprocess_mode="livesum")
-_pool_size = Gauge("db_pool_size", "Database connections at most.", multiprocess_mode="livesum")
-_build = Gauge(
-    "task_api_build_info", "1, with what is running.", ("version", "revision", "python"), multiprocess_mode="livemax"
-)
-_key_created = Gauge(
-    "api_signing_key_created_timestamp_seconds",
-    "When the key that signs tokens was made.",
-    ("kid",),
-    multiprocess_mode="livemax",
-)
-_draining = Gauge("task_api_draining", "1 from SIGTERM until the process ends.", multiprocess_mode="livemax")
 
 _OWN_FILE = re.compile(r"(counter|histogram|summary|gauge_[a-z]+)_\d+\.db")
 """How prometheus-client names what it keeps."""
 
 _answering: set[int] = set()
 """The threads that answer a request now."""
-auth_failed: Callable[[str], None] = lambda reason: _auth_failures.labels(reason).inc()  # noqa: E731
-rate_limited = _rate_limited.inc
-set_draining = _draining.set
 
 _series: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 _exemplars: dict[tuple[str, str, float], Exemplar] = {}
+
+
+@cache
+def _draining(package: str) -> Gauge:
+    return Gauge(f"{package}_draining", "1 from SIGTERM until the process ends.", multiprocess_mode="livemax")
+
+
+@cache
+def _build(package: str) -> Gauge:
+    labels = ("version", "revision", "python")
+    return Gauge(f"{package}_build_info", "1, with what is running.", labels, multiprocess_mode="livemax")
+
+
+def set_draining(package: str, draining: bool) -> None:
+    """Publish whether the service is about to end; the metric's name begins with its package's."""
+    _draining(package).set(draining)
 
 
 def observe(endpoint: str, method: str, status: int, seconds: float, trace_id: str | None) -> None:
@@ -84,30 +83,18 @@ def in_flight() -> Iterator[None]:
         _answering.discard(thread)
 
 
-def start_worker(version: str, revision: str, threads: int, pool: Any) -> None:
-    """Publish what is running; watch requests and the database pool (SQLAlchemy's QueuePool). Once in each worker."""
+def start_worker(package: str, version: str, revision: str, threads: int, sample: Callable[[], None]) -> None:
+    """Publish what is running, and set the gauges that are sampled every second. Once in each worker."""
     _threads.set(threads)
-    _build.labels(version, revision, platform.python_version()).set(1)
-    _pool_size.set(pool.size())
-    in_use, idle = _connections.labels("in_use"), _connections.labels("idle")
+    _build(package).labels(version, revision, platform.python_version()).set(1)
 
-    def sample() -> None:
+    def repeat() -> None:
         while True:
             _in_flight.set(len(_answering))
-            in_use.set(pool.checkedout())
-            idle.set(pool.checkedin())
+            sample()
             time.sleep(1)
 
-    threading.Thread(target=sample, name="sampled-metrics", daemon=True).start()
-
-
-def signing_key(kid: str) -> None:
-    """Publish the age of the key that signs tokens, where its id begins with a date, as in 20260131-4f2a."""
-    try:
-        created = datetime.strptime(kid[:8], "%Y%m%d").replace(tzinfo=UTC)
-    except ValueError:
-        return
-    _key_created.labels(kid).set(created.timestamp())
+    threading.Thread(target=repeat, name="sampled-metrics", daemon=True).start()
 
 
 def worker_exited(pid: int) -> None:

@@ -1,18 +1,18 @@
 """What those who run the service ask it: health, readiness, metrics, and its documents."""
 
+from html import escape
 from importlib.resources import files
 from typing import Any
 
 import msgspec
 from flask import Flask, Response, request, send_from_directory
 
-from task_api import __version__
-from task_api.http import problems
-from task_api.http.context import database, services
-from task_api.http.messages import respond
-from task_api.http.openapi import Answers, document, documented
-from task_api.store.database import SchemaBehind
-from task_api.telemetry import metrics
+from service_kit.http import problems
+from service_kit.http.messages import respond
+from service_kit.http.openapi import Answers, document, documented
+from service_kit.http.requests import service
+from service_kit.service import NotReady
+from service_kit.telemetry import metrics
 
 DOCS_ASSETS = ("swagger_bundle.js", "swagger_style.css")
 DOCS_POLICY = (
@@ -24,7 +24,7 @@ DOCS_PAGE = """<!DOCTYPE html>
 <head>
   <meta charset="utf-8">
   <meta name="viewport" content="width=device-width, initial-scale=1">
-  <title>Task API</title>
+  <title>{title}</title>
   <link rel="icon" href="data:,">
   <link rel="stylesheet" href="/docs/swagger_style.css">
 </head>
@@ -44,7 +44,7 @@ class Health(msgspec.Struct, frozen=True):
     """That the service runs, and which version."""
 
     status: str
-    version: str = __version__
+    version: str
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -56,24 +56,24 @@ class Readiness(msgspec.Struct, frozen=True):
 @documented(answers=Answers(ok=Health), public=True, tag="operations")
 def health() -> Response:
     """Whether the service runs."""
-    return respond(Health("healthy"))
+    return respond(Health("healthy", service().version))
 
 
 @documented(answers=Answers(ok=Health), public=True, tag="operations")
 def livez() -> Response:
     """Whether this process answers; asks nothing else, so that a database's failure restarts nobody."""
-    return respond(Health("alive"))
+    return respond(Health("alive", service().version))
 
 
 @documented(answers=Answers(ok=Readiness, problems=(503,)), public=True, tag="operations")
 def readyz() -> Response:
-    """Whether requests should come here: the database answers, its schema is new enough, and no shutdown has begun."""
+    """Whether requests should come here: what the service needs is there, and no shutdown has begun."""
     retry = {"Retry-After": str(problems.RETRY_SECONDS)}
-    if services().draining():
+    if service().draining():
         return problems.respond(503, "draining: this process is about to end", retry)
     try:
-        database().check()
-    except SchemaBehind as error:
+        service().check()
+    except NotReady as error:
         return problems.respond(503, str(error), retry)
     return respond(Readiness("ready"))
 
@@ -81,7 +81,7 @@ def readyz() -> Response:
 @documented(answers=Answers(text=True), public=True, tag="operations")
 def scrape() -> Response:
     """Metrics in Prometheus' text format, or OpenMetrics with exemplars where the scraper accepts it."""
-    metrics.set_draining(services().draining())
+    metrics.set_draining(service().package, service().draining())
     content, content_type = metrics.expose(request.headers.get("Accept", ""))
     return Response(content, content_type=content_type)
 
@@ -94,7 +94,9 @@ def openapi() -> Response:
 def docs() -> Response:
     """A page to read the document with and try it; loads nothing from elsewhere."""
     return Response(
-        DOCS_PAGE, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": DOCS_POLICY}
+        DOCS_PAGE.format(title=escape(service().title)),
+        content_type="text/html; charset=utf-8",
+        headers={"Content-Security-Policy": DOCS_POLICY},
     )
 
 

@@ -12,8 +12,10 @@ import socket
 import struct
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
+from flask import Flask
 from gunicorn import glogging, util
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
@@ -21,15 +23,10 @@ from gunicorn.http import parser, wsgi
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import ThreadWorker
 
-from task_api import __version__
-from task_api.config import Settings
-from task_api.http.app import create_app
-from task_api.http.context import Services
-from task_api.http.problems import CONTENT_TYPE, TooSlow, encode_problem
-from task_api.store.database import Database
-from task_api.telemetry import metrics
-from task_api.telemetry.logs import log
-from task_api.telemetry.traces import Tracer
+from service_kit.http.problems import CONTENT_TYPE, TooSlow, encode_problem
+from service_kit.service import Service
+from service_kit.telemetry import metrics
+from service_kit.telemetry.logs import log
 
 LINGER_MS = 5
 """How long a thread waits for the next request of its connection before it gives the connection back."""
@@ -195,11 +192,12 @@ def _write_problem(sock: socket.socket, status_int: int, reason: str, mesg: str)
 
 
 class Server(BaseApplication):  # type: ignore[misc]
-    """gunicorn, with the options that the settings give."""
+    """gunicorn, with the options of the service's settings."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.database = Database(settings)
+    def __init__(self, service: Service, create_app: Callable[[], Flask]) -> None:
+        self.service = service
+        self.settings = service.settings
+        self.create_app = create_app
         super().__init__()
 
     def load_config(self) -> None:
@@ -222,29 +220,29 @@ class Server(BaseApplication):  # type: ignore[misc]
             "sendfile": False,  # it would overtake the head that waits for its body
             "post_fork": lambda _arbiter, _worker: self.start_worker(),
             "child_exit": lambda _arbiter, worker: metrics.worker_exited(worker.pid),
-            "proc_name": "task-api",
+            "proc_name": self.service.name,
         }
         for name, value in options.items():
             self.cfg.set(name, value)
 
     def load(self) -> Any:
         """The application, once, in the parent. What is there by now is never garbage, and workers share its pages."""
-        application = create_app(self.settings, self.database)
+        application = self.create_app()
         gc.collect()
         gc.freeze()
         return application
 
     def start_worker(self) -> None:
         """What a worker needs of its own: connections, metrics, and the thread that sends traces."""
-        self.database.close()
-        services: Services = self.wsgi().extensions["task_api"]
-        services.draining = lambda: bool(_draining[0])
-        metrics.start_worker(__version__, self.settings.revision, self.settings.threads, self.database.engine.pool)
-        for key in self.settings.jwt_keys[:1]:
-            metrics.signing_key(key.kid)
+        service = self.service
+        service.draining = lambda: bool(_draining[0])
+        service.start_worker()
+        metrics.start_worker(
+            service.package, service.version, self.settings.revision, self.settings.threads, service.sample
+        )
         if self.settings.otel_exporter_otlp_endpoint:
-            services.tracer = Tracer(__version__, self.database.watched())
-            atexit.register(services.tracer.close)
+            service.tracer = service.start_tracer()
+            atexit.register(service.tracer.close)
 
     def run(self) -> None:
         """Serve until told to end."""
@@ -259,12 +257,13 @@ def _remove(folder: str, owner: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT."""
+def serve(service: Service, create_app: Callable[[], Flask]) -> None:
+    """Serve the application until SIGTERM or SIGINT. It is created once, before the workers are forked."""
+    settings = service.settings
     for note in settings.weaker:
         log.warning(note)
     metrics.prepare_folder()
     folder = os.environ["PROMETHEUS_MULTIPROC_DIR"]
     if not settings.prometheus_multiproc_dir and folder.startswith(tempfile.gettempdir()):
         atexit.register(_remove, folder, os.getpid())
-    Server(settings).run()
+    Server(service, create_app).run()

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import msgspec
 from flask import current_app
 
-from task_api import __version__
-from task_api.http.problems import CONTENT_TYPE, Problem
-from task_api.tasks.model import LARGEST_ID
+from service_kit.http.problems import CONTENT_TYPE, Problem
+from service_kit.http.requests import service
+from service_kit.service import Service
 
 sys.modules["offapi"] = None  # type: ignore[assignment]  # whose scripts spectree would read at each start, for no use
 try:
@@ -23,7 +23,7 @@ finally:
 
 View = TypeVar("View", bound=Callable[..., Any])
 BEARER = "bearer"
-TASK_ID = {"task_id": "the task's id"}
+LARGEST_ID = 2**63 - 1
 BY_ID = {"task_id": "$response.body#/id"}
 
 HEADERS: dict[str, dict[str, Any]] = {
@@ -114,9 +114,6 @@ _api = SpecTree(
     validation_error_model=Problem,
     annotations=False,
     mode="strict",
-    title="Task API",
-    version=__version__,
-    description="Tasks over HTTP. Errors are problem details (RFC 9457).",
 )
 _operations: dict[str, Operation] = {}
 
@@ -156,16 +153,17 @@ def document() -> dict[str, Any]:
     if not cache:
         own = copy.copy(_api)
         own.models = copy.deepcopy(_api.models)  # spectree takes its models apart when it makes the document
-        cache.update(_completed(copy.deepcopy(own.spec), accounts="auth" in current_app.blueprints))
+        cache.update(_completed(copy.deepcopy(own.spec), service()))
     return dict(cache)
 
 
-def _completed(spec: dict[str, Any], *, accounts: bool) -> dict[str, Any]:
+def _completed(spec: dict[str, Any], about: Service) -> dict[str, Any]:
+    spec["info"] = {"title": about.title, "version": about.version, "description": about.description}
     components = spec["components"]
     components["headers"] = {
         name: header for name, header in HEADERS.items() if not name.startswith(("If-", "Idempotency-Key"))
     }
-    if accounts:
+    if about.authenticates:
         components["securitySchemes"] = {BEARER: {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
         spec["security"] = [{BEARER: []}]
     else:
@@ -173,13 +171,13 @@ def _completed(spec: dict[str, Any], *, accounts: bool) -> dict[str, Any]:
     for path in spec["paths"].values():
         for operation in path.values():
             extra = _operations[operation["operationId"]]
-            _common(operation, extra, accounts=accounts)
+            _common(operation, extra, about)
             _parameters(operation, extra)
             _responses(operation, extra)
     return spec
 
 
-def _common(operation: dict[str, Any], extra: Operation, *, accounts: bool) -> None:
+def _common(operation: dict[str, Any], extra: Operation, about: Service) -> None:
     """What every operation may answer, and who may ask."""
 
     def problem(description: str) -> dict[str, Any]:
@@ -187,14 +185,13 @@ def _common(operation: dict[str, Any], extra: Operation, *, accounts: bool) -> N
         return {"description": description, "content": content}
 
     responses = operation["responses"]
-    asks_much = "operations" not in operation["tags"]
-    if accounts and extra.public:
+    if about.authenticates and extra.public:
         operation["security"] = []
-    if accounts and not extra.public:
+    if about.authenticates and not extra.public:
         responses.setdefault("401", problem("No token, or one that is worth nothing"))
-    if asks_much:
-        responses.setdefault("429", problem("Too many requests"))
-        responses.setdefault("503", problem("The database does not answer"))
+    if "operations" not in operation["tags"]:
+        for status, description in about.common_problems.items():
+            responses.setdefault(str(status), problem(description))
     responses["500"] = problem("An unexpected error")
 
 

@@ -1,0 +1,1 @@
+"""Requests and responses: everything that imports Flask."""

@@ -1,0 +1,30 @@
+"""The application that every service begins with."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flask import Flask, Response
+
+from service_kit.http import operations, problems, requests
+from service_kit.service import Service
+
+
+class _App(Flask):
+    """Flask, spared the question whether each function is a coroutine."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        return func
+
+
+def create_app(service: Service, answers: Mapping[type[Exception], Callable[[Any], Response]]) -> Flask:
+    """The WSGI application with probes, metrics, documents and errors; a service adds its routes.
+
+    `answers` has the responses to the service's own exceptions.
+    """
+    app = _App(service.package, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = service.settings.max_body_bytes
+    app.url_map.strict_slashes = False
+    requests.install(app, service)
+    problems.register(app, answers)
+    operations.register(app)
+    return app

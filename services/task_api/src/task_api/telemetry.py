@@ -1,0 +1,39 @@
+"""The metrics that this service has beside those of every service."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from prometheus_client import Counter, Gauge
+
+import service_kit.telemetry.metrics  # noqa: F401 - sets the folder that prometheus-client reads at its import
+
+_auth_failures = Counter("api_auth_failures_total", "Requests refused for who sent them.", ("reason",))
+_rate_limited = Counter("api_rate_limited_total", "Requests refused by the rate limit.")
+_connections = Gauge("db_pool_connections", "Database connections.", ("state",), multiprocess_mode="livesum")
+_pool_size = Gauge("db_pool_size", "Database connections at most.", multiprocess_mode="livesum")
+_key_created = Gauge(
+    "api_signing_key_created_timestamp_seconds",
+    "When the key that signs tokens was made.",
+    ("kid",),
+    multiprocess_mode="livemax",
+)
+
+auth_failed: Callable[[str], None] = lambda reason: _auth_failures.labels(reason).inc()  # noqa: E731
+rate_limited = _rate_limited.inc
+
+
+def sample_pool(pool: Any) -> None:
+    """Publish how many connections of a pool (SQLAlchemy's QueuePool) are in use."""
+    _pool_size.set(pool.size())
+    _connections.labels("in_use").set(pool.checkedout())
+    _connections.labels("idle").set(pool.checkedin())
+
+
+def signing_key(kid: str) -> None:
+    """Publish the age of the key that signs tokens, where its id begins with a date, as in 20260131-4f2a."""
+    try:
+        created = datetime.strptime(kid[:8], "%Y%m%d").replace(tzinfo=UTC)
+    except ValueError:
+        return
+    _key_created.labels(kid).set(created.timestamp())
