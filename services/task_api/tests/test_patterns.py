@@ -16,6 +16,7 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 from task_api import transfer
 from task_api.accounts import model as accounts
 from task_api.http.app import create_app
+from task_api.http.context import Services
 from task_api.store.database import Database
 from task_api.tasks import model as tasks
 
@@ -93,9 +94,8 @@ def test_a_field_of_a_body_costs_linear_time(field: str) -> None:
 def application(migrated: Migrated, tmp_path: Path) -> Iterator[Flask]:
     settings = migrated("sqlite", "tests", tmp_path)
     database = Database(settings)
-    yield create_app(
-        msgspec.structs.replace(settings, trusted_proxies=1, cors_origins=("https://a.example",)), database
-    )
+    settings = msgspec.structs.replace(settings, trusted_proxies=1, cors_origins=("https://a.example",))
+    yield create_app(Services(settings, database))
     database.engine.dispose()
 
 
