@@ -182,9 +182,7 @@ def checkout(ref: str) -> Iterator[tuple[Path, str]]:
     if name.returncode:
         raise LoadError(f"git knows no version {ref!r}: give a branch, a tag or a commit")
     with tempfile.TemporaryDirectory(prefix="against-") as folder:
-        archive = subprocess.run(
-            ["git", "archive", ref, "services/task_api"], cwd=ROOT, capture_output=True, check=True
-        )
+        archive = subprocess.run(["git", "archive", ref], cwd=ROOT, capture_output=True, check=True)
         subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
         yield Path(folder), name.stdout.strip()
 
@@ -200,7 +198,7 @@ def against(options: argparse.Namespace, rest: Sequence[str]) -> int:
             print(
                 f"{lock} differs: {name} runs with this checkout's libraries, so this compares the service's own code"
             )
-        source = {"PYTHONPATH": str(folder / "services" / "task_api" / "src")}
+        source = {"PYTHONPATH": os.pathsep.join(map(str, folder.glob("*/*/src")))}
         records = [options.output / "first.jsonl", options.output / "second.jsonl"]
         with target(None, settings=source) as first, target(None) as second:
             for pair in range(options.pairs):
