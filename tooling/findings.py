@@ -1,9 +1,9 @@
 """Findings of every gate in one shape, the waivers that excuse some, and the reports that show both.
 
-A gate is one thing that can say no. It gives one `Scan`: what it looked at, with which program and database,
+A gate is one thing that can say no. It returns one `Scan`: what it looked at, with which program and database,
 and what it found. From one `Report` come SARIF 2.1.0 (for code scanning), JSON (for machines) and HTML (for people).
 
-Exit codes of a stage: 0 clean, 1 findings, 2 could not assess.
+Exit codes of a stage: 0 clean or not configured, 1 findings, 2 not assessed.
 """
 
 import functools
@@ -31,6 +31,7 @@ ROOT = Path(__file__).parent.parent
 REPORTS = ROOT / "reports"
 WAIVERS = ROOT / "waivers.toml"
 LONGEST_WAIVER = timedelta(days=90)
+WARNING_AHEAD = timedelta(days=14)
 CLEAN, FINDINGS, NOT_ASSESSED = 0, 1, 2
 
 
@@ -63,35 +64,55 @@ ALIASES = {
 }
 
 
-class Waiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An excuse for one finding (by fingerprint, or by rule and place): why, who answers for it, and its last day."""
+class Kind(StrEnum):
+    """Why a finding is excused."""
 
+    FALSE_POSITIVE = "false positive"
+    ACCEPTED_RISK = "accepted risk"
+
+
+class Waiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An excuse for one finding.
+
+    A false positive is bound to the finding's fingerprint: it ends when the code changes. An accepted risk has an
+    owner and a last day.
+    """
+
+    kind: Kind
     tool: str
+    rule: str
+    place: str
     reason: str
-    owner: str
-    expires: date
     fingerprint: str = ""
-    rule: str = ""
-    place: str = ""
+    owner: str = ""
+    expires: date | None = None
 
     def __post_init__(self) -> None:
-        if bool(self.fingerprint) == bool(self.rule and self.place) or bool(self.rule) != bool(self.place):
-            raise ValueError("give either `fingerprint`, or `rule` and `place`")
-        if not (self.reason.strip() and self.owner.strip()):
-            raise ValueError("`reason` and `owner` must say something")
+        if not all(text.strip() for text in (self.tool, self.rule, self.place, self.reason)):
+            raise ValueError("`tool`, `rule`, `place` and `reason` must not be empty")
+        if self.kind is Kind.FALSE_POSITIVE and (not self.fingerprint or self.expires):
+            raise ValueError("a false positive has a `fingerprint` and no `expires`")
+        if self.kind is Kind.ACCEPTED_RISK and not (self.owner.strip() and self.expires):
+            raise ValueError("an accepted risk has an `owner` and `expires`")
 
     def covers(self, finding: "Finding") -> bool:
-        """Tell whether this waiver speaks of that finding (its expiry is another matter)."""
-        if self.tool != finding.tool:
-            return False
-        if self.fingerprint:
-            return self.fingerprint == finding.fingerprint
-        return (self.rule, self.place) == (finding.rule, finding.path)
+        """Return whether this waiver is about that finding, whether in force or not."""
+        same = (self.tool, self.rule, self.place) == (finding.tool, finding.rule, finding.path)
+        return same and self.fingerprint in {"", finding.fingerprint}
+
+    def in_force(self, today: date) -> bool:
+        """Return whether it excuses anything today; a waiver that ends more than 90 days ahead does not."""
+        return self.expires is None or today <= self.expires <= today + LONGEST_WAIVER
 
     @property
     def subject(self) -> str:
-        """What it speaks of, in one line."""
-        return self.fingerprint or f"{self.rule} in {self.place}"
+        """What it is about, in one line."""
+        return f"{self.rule} in {self.place}" + (f" ({self.fingerprint})" if self.fingerprint else "")
+
+    @property
+    def until(self) -> str:
+        """When it ends, for a table."""
+        return str(self.expires or "the code changes")
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,11 +160,12 @@ class Database(msgspec.Struct, frozen=True):
 
 
 class Verdict(StrEnum):
-    """What a gate or a stage says."""
+    """The verdict of a gate or of a stage, the worst first."""
 
-    CLEAN = "clean"
     FINDINGS = "findings"
     NOT_ASSESSED = "not assessed"
+    NOT_CONFIGURED = "not configured"
+    CLEAN = "clean"
 
 
 class NotAssessed(Exception):
@@ -151,7 +173,11 @@ class NotAssessed(Exception):
 
 
 class Unreachable(NotAssessed):
-    """A service that the gate asks cannot be reached: an error in CI, a warning on a laptop; never clean."""
+    """The gate's service cannot be reached: an error in CI, a warning on a laptop; never clean."""
+
+
+class NotConfigured(NotAssessed):
+    """A key or an address that the gate needs is not set: an error only where `REQUIRED_GATES` names the gate."""
 
 
 class Scan(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,13 +191,16 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     problem: str = ""
     unreachable: bool = False
+    unconfigured: bool = False
 
     @property
     def verdict(self) -> Verdict:
         """Findings before "not assessed": a defect that was seen is certain."""
         if any(finding.fails for finding in self.findings):
             return Verdict.FINDINGS
-        return Verdict.NOT_ASSESSED if self.problem else Verdict.CLEAN
+        if not self.problem:
+            return Verdict.CLEAN
+        return Verdict.NOT_CONFIGURED if self.unconfigured else Verdict.NOT_ASSESSED
 
 
 Gate = Callable[[], Scan]
@@ -194,6 +223,7 @@ def run_gates(gates: dict[str, Gate], *, parallel: int = 2, quiet: bool = False)
                 version="",
                 problem=problem or type(error).__name__,
                 unreachable=isinstance(error, Unreachable),
+                unconfigured=isinstance(error, NotConfigured),
             )
         scan = msgspec.structs.replace(scan, seconds=time.monotonic() - started)
         detail = scan.problem or f"{len(scan.findings)} findings, {len(scan.targets)} targets"
@@ -214,28 +244,31 @@ def read_waivers(path: Path = WAIVERS) -> list[Waiver]:
 
 
 def check_waivers(path: Path = WAIVERS, today: date | None = None) -> Scan:
-    """Check the waivers themselves: each ends, at most 90 days ahead, and none has ended."""
+    """Check the last days of accepted risks: none is over, none is more than 90 days ahead; warn 14 days before one."""
     today = today or datetime.now(UTC).date()
     findings = []
     for waiver in read_waivers(path):
-        if waiver.expires < today:
-            rule, message = (
-                "expired-waiver",
-                f"expired on {waiver.expires}: mend the finding, or renew the waiver with a reason",
-            )
-        elif waiver.expires > today + LONGEST_WAIVER:
-            rule, message = "long-waiver", f"expires on {waiver.expires}, more than {LONGEST_WAIVER.days} days ahead"
-        else:
+        if waiver.expires is None or today + WARNING_AHEAD < waiver.expires <= today + LONGEST_WAIVER:
             continue
+        if waiver.expires < today:
+            rule, message = "expired-waiver", f"expired on {waiver.expires}: fix the finding, or renew the waiver"
+        elif waiver.expires > today:
+            far = waiver.expires > today + LONGEST_WAIVER
+            rule = "long-waiver" if far else "ending-waiver"
+            limit = f", more than {LONGEST_WAIVER.days} days ahead" if far else ": fix the finding, or renew the waiver"
+            message = f"expires on {waiver.expires}{limit}"
+        else:
+            rule, message = "ending-waiver", "expires today: fix the finding, or renew the waiver"
         message = f"{waiver.tool}: {waiver.subject} {message} (owner: {waiver.owner})"
         findings.append(
             Finding(
                 tool="waivers",
                 rule=rule,
-                severity=Severity.HIGH,
+                severity=Severity.MEDIUM if rule == "ending-waiver" else Severity.HIGH,
                 message=message,
                 path=path.name,
                 subject=waiver.subject,
+                blocks=rule != "ending-waiver",
             )
         )
     return Scan(tool="waivers", version="1", targets=(path.name,), findings=tuple(findings))
@@ -250,19 +283,19 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     scans: tuple[Scan, ...]
     waivers: tuple[Waiver, ...]
     strict: bool
-    excused: tuple[str, ...] = ()
-    """Gates that may be unable to reach their service also where that is strict: UNREACHABLE_OK names them."""
+    required: tuple[str, ...] = ()
+    """Gates that must be configured: `REQUIRED_GATES` names them."""
 
     @classmethod
     def of(
         cls, stage: str, scans: Iterable[Scan], waivers: Sequence[Waiver] = (), *, strict: bool | None = None
     ) -> Self:
-        """Give the findings their fingerprints, apply the waivers in force, report each waiver that matches nothing.
+        """Return the report, with fingerprints, the waivers in force, and a note for each waiver that matches nothing.
 
         With `strict` (by default where the environment variable CI is true) an unreachable service fails the stage.
         """
         today = datetime.now(UTC).date()
-        in_force = [waiver for waiver in waivers if today <= waiver.expires <= today + LONGEST_WAIVER]
+        in_force = [waiver for waiver in waivers if waiver.in_force(today)]
         judged = []
         for scan in scans:
             findings = [
@@ -286,12 +319,30 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             scans=tuple(judged),
             waivers=tuple(waivers),
             strict=strict,
-            excused=tuple(os.environ.get("UNREACHABLE_OK", "").split()),
+            required=tuple(os.environ.get("REQUIRED_GATES", "").split()),
         )
 
     def breaks(self, scan: Scan) -> bool:
-        """Tell whether a scan could not assess what it had to, and that is an error here."""
-        return bool(scan.problem) and not (scan.unreachable and (not self.strict or scan.tool in self.excused))
+        """Return whether a scan did not assess what it had to, and that is an error here."""
+        if scan.unconfigured:
+            return scan.tool in self.required
+        return bool(scan.problem) and not (scan.unreachable and not self.strict)
+
+    def tolerance(self, scan: Scan) -> str:
+        """Return why a scan's problem does not fail the stage; empty where it does, or where there is none."""
+        if not scan.problem or self.breaks(scan):
+            return ""
+        return "REQUIRED_GATES does not name it" if scan.unconfigured else "a warning here, an error in CI"
+
+    @property
+    def gaps(self) -> list[Scan]:
+        """The gates without a result: not configured, or not assessed."""
+        return [scan for scan in self.scans if scan.problem]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """Waivers that end within 14 days."""
+        return [finding for finding in self.findings if finding.rule == "ending-waiver"]
 
     @property
     def findings(self) -> list[Finding]:
@@ -302,13 +353,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     def verdict(self) -> Verdict:
         """The worst of the gates' verdicts; a report without any gate is "not assessed"."""
         verdicts = {scan.verdict for scan in self.scans} or {Verdict.NOT_ASSESSED}
-        return next(
-            verdict for verdict in (Verdict.FINDINGS, Verdict.NOT_ASSESSED, Verdict.CLEAN) if verdict in verdicts
-        )
+        return next(verdict for verdict in Verdict if verdict in verdicts)
 
     @property
     def exit_code(self) -> int:
-        """0 clean, 1 findings, 2 could not assess; 0, with a warning, where a laptop could not reach a service."""
+        """0 clean or not configured, 1 findings, 2 not assessed; 0 where a laptop could not reach a service."""
         if self.verdict is Verdict.FINDINGS:
             return FINDINGS
         return NOT_ASSESSED if not self.scans or any(map(self.breaks, self.scans)) else CLEAN
@@ -344,13 +393,16 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             console.print(f"[yellow]fixture[/]: {names}: proves the gate, says nothing about the real state")
         for scan in self.scans:
             if scan.problem:
-                excuse = " (excused by UNREACHABLE_OK)" if self.strict and not self.breaks(scan) else ""
-                console.print(f"[yellow]not assessed[/] {scan.tool}: {escape(scan.problem)}{excuse}")
+                gap = Verdict.NOT_CONFIGURED if scan.unconfigured else Verdict.NOT_ASSESSED
+                excuse = f" ({self.tolerance(scan)})" if self.tolerance(scan) else ""
+                console.print(f"[yellow]{gap}[/] {scan.tool}: {escape(scan.problem)}{excuse}")
             for finding in scan.findings:
                 if finding.fails:
                     line = f"{finding.tool} {finding.rule} {finding.place}: {finding.message} ({finding.fingerprint})"
                     console.print(f"[red]{finding.severity.name.lower()}[/] {escape(line)}")
-        colour = {Verdict.CLEAN: "green", Verdict.FINDINGS: "red", Verdict.NOT_ASSESSED: "yellow"}[self.verdict]
+        for finding in self.warnings:
+            console.print(f"[yellow]warning[/] {escape(finding.message)}")
+        colour = {Verdict.CLEAN: "green", Verdict.FINDINGS: "red"}.get(self.verdict, "yellow")
         waived = sum(finding.waiver is not None for finding in self.findings)
         noted = sum(not finding.fails for finding in self.findings) - waived
         console.print(
@@ -381,12 +433,12 @@ def with_fingerprints(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def unused(waiver: Waiver) -> Finding:
-    """Report a waiver that matches nothing: worth deleting, no reason to fail."""
+    """Return a note about a waiver that matches nothing: worth deleting, no reason to fail."""
     return Finding(
         tool=waiver.tool,
         rule="unused-waiver",
         severity=Severity.NOTE,
-        message=f"the waiver for {waiver.subject} matches no finding: delete it",
+        message=f"the waiver for {waiver.subject} matches no finding: the code has changed, or it can be deleted",
         path=WAIVERS.name,
         blocks=False,
     )
@@ -410,9 +462,10 @@ SCORES = {
 
 
 def sarif_run(stage: str, scan: Scan) -> dict[str, Any]:
-    """Give one gate's run of a SARIF log."""
+    """Return one gate's run of a SARIF log, without waived findings: code scanning ignores suppressions."""
     rules: dict[str, dict[str, Any]] = {}
-    for finding in scan.findings:
+    findings = [finding for finding in scan.findings if finding.waiver is None]
+    for finding in findings:
         about = f"{scan.tool} {finding.rule}"
         rules.setdefault(
             finding.rule,
@@ -433,13 +486,13 @@ def sarif_run(stage: str, scan: Scan) -> dict[str, Any]:
         "tool": {"driver": driver},
         "automationDetails": {"id": f"{stage}/{scan.tool}/"},
         "invocations": [invocation],
-        "results": [sarif_result(finding) for finding in scan.findings],
+        "results": [sarif_result(finding) for finding in findings],
         "properties": {"targets": scan.targets, "database": msgspec.to_builtins(scan.database)},
     }
 
 
 def sarif_result(finding: Finding) -> dict[str, Any]:
-    """Give one finding as a SARIF result; a waived one is a suppressed one."""
+    """Return one finding as a SARIF result."""
     is_file = (ROOT / finding.path).is_file()
     uri = finding.path if is_file else "services/task_api/pyproject.toml"  # code scanning shows only what has a file
     location: dict[str, Any] = {
@@ -455,9 +508,6 @@ def sarif_result(finding: Finding) -> dict[str, Any]:
         "partialFingerprints": {"taskApi/v1": finding.fingerprint},
         "properties": {"blocks": finding.blocks},
     }
-    if finding.waiver:
-        reason = f"{finding.waiver.reason} (owner {finding.waiver.owner}, until {finding.waiver.expires})"
-        result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": reason}]
     return result
 
 

@@ -19,6 +19,7 @@ from tooling.findings import (
     Finding,
     Gate,
     NotAssessed,
+    NotConfigured,
     Scan,
     Severity,
     Unreachable,
@@ -133,7 +134,7 @@ def gitleaks(root: Path) -> Scan:
             message=f"{result['Description']} (commit {result['Commit'][:12]}; revoke it, deleting it is not enough)",
             path=result["File"],
             line=result["StartLine"],
-            subject=result["Fingerprint"],
+            subject=result["Match"],  # the redacted line, not the commit: a copy of the repository has other commits
         )
         for result in report("gitleaks", *arguments, *ignored, expect=(0, 7), cwd=root)
     ]
@@ -188,7 +189,7 @@ def safety(root: Path, locks: Sequence[str], key: str = "", **settings: str) -> 
     It gets a home of its own, so that neither a login nor an old database of this machine decides.
     """
     if not key:
-        raise Unreachable("Safety's service wants a key: set SAFETY_API_KEY (https://platform.safetycli.com)")
+        raise NotConfigured("Safety has no key: set `SAFETY_API_KEY` (https://platform.safetycli.com)")
     findings, targets = [], []
     with TemporaryDirectory() as folder:
         project = Path(folder, "project").resolve()
@@ -364,8 +365,8 @@ def zizmor(root: Path, files: Sequence[str]) -> Scan:
 
 PYTHON = ("*.py", "dev")
 DOCKERFILES = ("*Dockerfile", "*.Dockerfile")
-WORKFLOWS = (".github/workflows/*.yml",)
-ACTIONS = (*WORKFLOWS, ".github/actions/*/action.yml", ".github/dependabot.yml")
+WORKFLOWS = (".github/workflows/*.yml", ".github/workflows/*.yaml")
+ACTIONS = (*WORKFLOWS, ".github/actions/*/action.yml", ".github/actions/*/action.yaml", ".github/dependabot.yml")
 LOCKS = (f"{SERVICE}/requirements.txt",)
 
 

@@ -98,7 +98,7 @@ def safety_vulnerable(folder: Path) -> Scan:
     return msgspec.structs.replace(scan, database=PLANTED_ADVISORIES)
 
 
-@canary("sast/safety", "no key to Safety's service", problem="wants a key")
+@canary("sast/safety", "no key to Safety's service", problem="has no key")
 def safety_without_key(folder: Path) -> Scan:
     return sast.safety(folder, [plant(folder, LOCK, "flask==0.12\n")])
 
@@ -174,7 +174,8 @@ def zizmor_unpinned(folder: Path) -> Scan:
 
 
 WAIVER = (
-    '[[waiver]]\ntool = "bandit"\nrule = "B602"\nplace = "a.py"\nreason = "planted"\nowner = "canary"\nexpires = {}\n'
+    '[[waiver]]\nkind = "accepted risk"\ntool = "bandit"\nrule = "B602"\nplace = "a.py"\nreason = "planted"\n'
+    'owner = "canary"\nexpires = {}\n'
 )
 
 
@@ -192,7 +193,7 @@ def waiver_long(folder: Path) -> Scan:
     return check_waivers(folder / plant(folder, "waivers.toml", WAIVER.format(today() + timedelta(days=91))))
 
 
-@canary("sast/waivers", "a waiver that nobody answers for", problem="`reason` and `owner` must say something")
+@canary("sast/waivers", "an accepted risk without an owner", problem="an accepted risk has an `owner` and `expires`")
 def waiver_unowned(folder: Path) -> Scan:
     lines = WAIVER.format(today()).replace('"canary"', '""')
     return check_waivers(folder / plant(folder, "waivers.toml", lines))

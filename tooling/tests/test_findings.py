@@ -18,7 +18,9 @@ from tooling.findings import (
     NOT_ASSESSED,
     Database,
     Finding,
+    Kind,
     NotAssessed,
+    NotConfigured,
     Report,
     Scan,
     Severity,
@@ -51,6 +53,7 @@ def a_finding(**changes: Any) -> Finding:
 
 def a_waiver(**changes: Any) -> Waiver:
     given = {
+        "kind": Kind.ACCEPTED_RISK,
         "tool": "bandit",
         "rule": "B602",
         "place": "a.py",
@@ -97,19 +100,18 @@ def test_an_unreachable_service_warns_on_a_laptop_and_fails_in_ci(monkeypatch: p
     assert (on_a_laptop.exit_code, in_ci.exit_code) == (CLEAN, NOT_ASSESSED)
 
 
-@pytest.mark.parametrize(("unreachable", "code"), [(True, CLEAN), (False, NOT_ASSESSED)])
-def test_a_gate_may_be_excused_in_ci_for_a_service_that_it_cannot_reach_and_for_nothing_else(
-    unreachable: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_gate_that_is_not_configured_fails_only_where_it_is_required_and_is_never_clean(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CI", "true")
-    monkeypatch.setenv("UNREACHABLE_OK", "safety other")
-    report = Report.of("sast", [a_scan(tool="safety", problem="no key", unreachable=unreachable)])
+    scans = [a_scan(), a_scan(tool="safety", problem="no key", unconfigured=True)]
+    report = Report.of("sast", scans)
     report.print()
-    assert report.verdict is Verdict.NOT_ASSESSED
-    assert report.exit_code == code
-    assert ("excused by UNREACHABLE_OK" in capsys.readouterr().out) == unreachable
-    others = [a_scan(tool="pip-audit", problem="no network", unreachable=True)]
-    assert Report.of("sast", others).exit_code == NOT_ASSESSED
+    assert (report.verdict, report.exit_code) == (Verdict.NOT_CONFIGURED, CLEAN)
+    assert "not configured safety: no key" in capsys.readouterr().out
+    monkeypatch.setenv("REQUIRED_GATES", "safety other")
+    assert Report.of("sast", scans).exit_code == NOT_ASSESSED
+    assert judged(*scans, a_scan(tool="ruff", problem="it broke")).verdict is Verdict.NOT_ASSESSED
 
 
 def test_a_finding_counts_more_than_a_gate_that_could_not_assess() -> None:
@@ -131,9 +133,18 @@ def test_a_waiver_that_has_expired_or_reaches_too_far_excuses_nothing(days: int)
 def test_a_waiver_by_fingerprint_excuses_one_of_two_twins() -> None:
     twins = judged(a_scan(a_finding(), a_finding(line=9))).findings
     assert len({twin.fingerprint for twin in twins}) == 2
-    waiver = a_waiver(rule="", place="", fingerprint=twins[1].fingerprint)
+    waiver = a_waiver(kind=Kind.FALSE_POSITIVE, expires=None, fingerprint=twins[1].fingerprint)
     report = judged(a_scan(a_finding(), a_finding(line=9)), waivers=(waiver,))
     assert [finding.line for finding in report.findings if finding.fails] == [3]
+
+
+def test_a_false_positive_is_asked_again_when_its_code_changes() -> None:
+    (known,) = judged(a_scan(a_finding(subject="run(x)"))).findings
+    waiver = a_waiver(kind=Kind.FALSE_POSITIVE, expires=None, fingerprint=known.fingerprint)
+    assert judged(a_scan(a_finding(subject="run(x)", line=9)), waivers=(waiver,)).exit_code == CLEAN
+    changed = judged(a_scan(a_finding(subject="run(y)")), waivers=(waiver,))
+    assert changed.exit_code == FINDINGS
+    assert "unused-waiver" in {finding.rule for finding in changed.findings}
 
 
 def test_a_waiver_of_another_tool_excuses_nothing() -> None:
@@ -162,6 +173,7 @@ def test_a_fingerprint_tells_apart_what_differs(fields: list[str]) -> None:
 
 def waivers_file(folder: Path, **changes: str) -> Path:
     entry = {
+        "kind": '"accepted risk"',
         "tool": '"bandit"',
         "rule": '"B602"',
         "place": '"a.py"',
@@ -182,10 +194,13 @@ def test_a_waivers_file_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"owner": '""'}, "must say something"),
-        ({"expires": ""}, "missing required field `expires`"),
-        ({"place": ""}, "give either"),
-        ({"fingerprint": '"0123"'}, "give either"),
+        ({"owner": '""'}, "an accepted risk has an `owner`"),
+        ({"expires": ""}, "an accepted risk has an `owner` and `expires`"),
+        ({"place": ""}, "missing required field `place`"),
+        ({"reason": '" "'}, "must not be empty"),
+        ({"kind": '"false positive"', "fingerprint": '"0123"'}, "a false positive has a `fingerprint` and no"),
+        ({"kind": '"false positive"', "expires": ""}, "a false positive has a `fingerprint` and no"),
+        ({"kind": '"opinion"'}, "Invalid enum value 'opinion'"),
         ({"severity": '"high"'}, "unknown field `severity`"),
         ({"expires": '"soon"'}, "Invalid RFC3339"),
         ({"reason": "unquoted"}, "Invalid value"),
@@ -196,14 +211,32 @@ def test_a_mistake_in_the_waivers_file_is_named(tmp_path: Path, changes: dict[st
         read_waivers(waivers_file(tmp_path, **changes))
 
 
-@pytest.mark.parametrize(("days", "rules"), [(-1, ["expired-waiver"]), (0, []), (90, []), (91, ["long-waiver"])])
-def test_waivers_end_within_ninety_days(tmp_path: Path, days: int, rules: list[str]) -> None:
+@pytest.mark.parametrize(("days", "rules"), [(-1, ["expired-waiver"]), (15, []), (90, []), (91, ["long-waiver"])])
+def test_accepted_risks_end_within_ninety_days(tmp_path: Path, days: int, rules: list[str]) -> None:
     path = waivers_file(tmp_path, expires=str(today() + timedelta(days=days)))
     assert [finding.rule for finding in check_waivers(path).findings] == rules
 
 
-def test_the_repositorys_own_waivers_can_be_read() -> None:
-    read_waivers()
+@pytest.mark.parametrize("days", [0, 1, 14])
+def test_a_waiver_that_ends_within_fourteen_days_is_a_warning_and_no_failure(
+    tmp_path: Path, days: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = waivers_file(tmp_path, expires=str(today() + timedelta(days=days)))
+    report = judged(check_waivers(path))
+    report.print()
+    assert [finding.rule for finding in report.warnings] == ["ending-waiver"]
+    assert report.exit_code == CLEAN
+    assert "warning bandit: B602 in a.py expires" in capsys.readouterr().out
+
+
+def test_a_false_positive_does_not_expire(tmp_path: Path) -> None:
+    path = waivers_file(tmp_path, kind='"false positive"', fingerprint='"0123"', owner="", expires="")
+    assert check_waivers(path, today() + timedelta(days=3650)).findings == ()
+
+
+def test_no_waiver_of_the_repository_ends_by_itself() -> None:
+    """A copy of the repository would turn red on that day without a change."""
+    assert [waiver.subject for waiver in read_waivers() if waiver.expires] == []
 
 
 def raising(error: Exception) -> Callable[[], Scan]:
@@ -217,15 +250,17 @@ def test_a_gate_that_raises_becomes_a_verdict_and_takes_no_other_down() -> None:
     gates = {
         "broken": raising(ValueError("what it read")),
         "unreachable": raising(Unreachable("no network")),
+        "unconfigured": raising(NotConfigured("no key")),
         "idle": lambda: a_scan(tool="idle", targets=()),
         "sound": lambda: a_scan(tool="sound"),
     }
-    told = {scan.tool: (scan.problem, scan.unreachable) for scan in run_gates(gates, quiet=True)}
-    assert told == {
-        "broken": ("ValueError: what it read", False),
-        "unreachable": ("no network", True),
-        "idle": ("idle looked at nothing", False),
-        "sound": ("", False),
+    verdicts = {scan.tool: (scan.problem, scan.verdict, scan.unreachable) for scan in run_gates(gates, quiet=True)}
+    assert verdicts == {
+        "broken": ("ValueError: what it read", Verdict.NOT_ASSESSED, False),
+        "unreachable": ("no network", Verdict.NOT_ASSESSED, True),
+        "unconfigured": ("no key", Verdict.NOT_CONFIGURED, False),
+        "idle": ("idle looked at nothing", Verdict.NOT_ASSESSED, False),
+        "sound": ("", Verdict.CLEAN, False),
     }
 
 
@@ -271,17 +306,15 @@ def test_what_is_no_report_is_not_assessed(tmp_path: Path) -> None:
         read_report(tmp_path / "none.json")
 
 
-def test_the_sarif_report_holds_every_finding_with_its_place_and_suppression(written: tuple[Report, Path]) -> None:
+def test_the_sarif_report_holds_every_finding_with_its_place_but_no_waived_one(written: tuple[Report, Path]) -> None:
     _, folder = written
     log = json.loads((folder / "report.sarif").read_text())
     bandit, safety = log["runs"]
     assert log["version"] == "2.1.0"
     assert len({run["automationDetails"]["id"] for run in log["runs"]}) == 2
-    shell, waived = bandit["results"]
-    assert shell["level"] == "error"
-    assert waived["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "tooling/page.py"
-    assert waived["suppressions"][0]["justification"].startswith("known")
-    assert {rule["id"] for rule in bandit["tool"]["driver"]["rules"]} >= {shell["ruleId"], waived["ruleId"]}
+    (shell,) = bandit["results"]
+    assert (shell["level"], shell["message"]["text"]) == ("error", "a.py: <script>alert(1)</script>")
+    assert {rule["id"] for rule in bandit["tool"]["driver"]["rules"]} == {shell["ruleId"]}
     assert safety["invocations"][0]["executionSuccessful"] is False
     assert bandit["properties"]["database"]["fixture"] is True
 
