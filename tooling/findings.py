@@ -74,8 +74,8 @@ class Kind(StrEnum):
 class Waiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An excuse for one finding.
 
-    A false positive is bound to the finding's fingerprint: it ends when the code changes. An accepted risk has an
-    owner and a last day.
+    A false positive is bound to the fingerprints of its findings: it ends when the code changes. An accepted risk has
+    an owner and a last day.
     """
 
     kind: Kind
@@ -83,22 +83,27 @@ class Waiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rule: str
     place: str
     reason: str
-    fingerprint: str = ""
+    fingerprints: tuple[str, ...] = ()
     owner: str = ""
     expires: date | None = None
 
     def __post_init__(self) -> None:
         if not all(text.strip() for text in (self.tool, self.rule, self.place, self.reason)):
             raise ValueError("`tool`, `rule`, `place` and `reason` must not be empty")
-        if self.kind is Kind.FALSE_POSITIVE and (not self.fingerprint or self.expires):
-            raise ValueError("a false positive has a `fingerprint` and no `expires`")
+        if self.kind is Kind.FALSE_POSITIVE and (not self.fingerprints or self.expires):
+            raise ValueError("a false positive has `fingerprints` and no `expires`")
         if self.kind is Kind.ACCEPTED_RISK and not (self.owner.strip() and self.expires):
             raise ValueError("an accepted risk has an `owner` and `expires`")
 
     def covers(self, finding: "Finding") -> bool:
         """Return whether this waiver is about that finding, whether in force or not."""
         same = (self.tool, self.rule, self.place) == (finding.tool, finding.rule, finding.path)
-        return same and self.fingerprint in {"", finding.fingerprint}
+        return same and (not self.fingerprints or finding.fingerprint in self.fingerprints)
+
+    def unmatched(self, findings: Iterable["Finding"]) -> bool:
+        """Return whether it, or one of its fingerprints, matches none of the findings."""
+        matched = [finding.fingerprint for finding in findings if self.covers(finding)]
+        return not matched or not set(self.fingerprints) <= set(matched)
 
     def in_force(self, today: date) -> bool:
         """Return whether it excuses anything today; a waiver that ends more than 90 days ahead does not."""
@@ -107,7 +112,7 @@ class Waiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def subject(self) -> str:
         """What it is about, in one line."""
-        return f"{self.rule} in {self.place}" + (f" ({self.fingerprint})" if self.fingerprint else "")
+        return f"{self.rule} in {self.place}" + (f" ({', '.join(self.fingerprints)})" if self.fingerprints else "")
 
     @property
     def until(self) -> str:
@@ -198,8 +203,11 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
         """Findings before "not assessed": a defect that was seen is certain."""
         if any(finding.fails for finding in self.findings):
             return Verdict.FINDINGS
-        if not self.problem:
-            return Verdict.CLEAN
+        return self.gap if self.problem else Verdict.CLEAN
+
+    @property
+    def gap(self) -> Verdict:
+        """The verdict on what the gate did not look at."""
         return Verdict.NOT_CONFIGURED if self.unconfigured else Verdict.NOT_ASSESSED
 
 
@@ -252,13 +260,10 @@ def check_waivers(path: Path = WAIVERS, today: date | None = None) -> Scan:
             continue
         if waiver.expires < today:
             rule, message = "expired-waiver", f"expired on {waiver.expires}: fix the finding, or renew the waiver"
-        elif waiver.expires > today:
-            far = waiver.expires > today + LONGEST_WAIVER
-            rule = "long-waiver" if far else "ending-waiver"
-            limit = f", more than {LONGEST_WAIVER.days} days ahead" if far else ": fix the finding, or renew the waiver"
-            message = f"expires on {waiver.expires}{limit}"
+        elif waiver.expires <= today + WARNING_AHEAD:
+            rule, message = "ending-waiver", f"expires on {waiver.expires}: fix the finding, or renew the waiver"
         else:
-            rule, message = "ending-waiver", "expires today: fix the finding, or renew the waiver"
+            rule, message = "long-waiver", f"expires on {waiver.expires}, more than {LONGEST_WAIVER.days} days ahead"
         message = f"{waiver.tool}: {waiver.subject} {message} (owner: {waiver.owner})"
         findings.append(
             Finding(
@@ -304,9 +309,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             ]
             if not scan.problem:
                 findings += [
-                    unused(waiver)
-                    for waiver in waivers
-                    if waiver.tool == scan.tool and not any(map(waiver.covers, findings))
+                    unused(waiver) for waiver in waivers if waiver.tool == scan.tool and waiver.unmatched(findings)
                 ]
             findings.sort(key=lambda finding: (not finding.fails, -finding.severity, finding.path, finding.line or 0))
             judged.append(msgspec.structs.replace(scan, findings=tuple(findings)))
@@ -393,9 +396,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             console.print(f"[yellow]fixture[/]: {names}: proves the gate, says nothing about the real state")
         for scan in self.scans:
             if scan.problem:
-                gap = Verdict.NOT_CONFIGURED if scan.unconfigured else Verdict.NOT_ASSESSED
                 excuse = f" ({self.tolerance(scan)})" if self.tolerance(scan) else ""
-                console.print(f"[yellow]{gap}[/] {scan.tool}: {escape(scan.problem)}{excuse}")
+                console.print(f"[yellow]{scan.gap}[/] {scan.tool}: {escape(scan.problem)}{excuse}")
             for finding in scan.findings:
                 if finding.fails:
                     line = f"{finding.tool} {finding.rule} {finding.place}: {finding.message} ({finding.fingerprint})"

@@ -61,8 +61,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
             return "no report"
         failing = [finding for finding in self.report.findings if finding.fails]
         parts = [f"{len(failing)} findings"] if failing else []
-        broken = [scan for scan in self.report.scans if scan.problem]
-        parts += [f"{scan.tool} not assessed: {textwrap.shorten(scan.problem, 160)}" for scan in broken]
+        parts += [f"{scan.tool} {scan.gap}: {textwrap.shorten(scan.problem, 160)}" for scan in self.report.gaps]
+        parts += [textwrap.shorten(warning.message, 160) for warning in self.report.warnings]
         parts += [f"fixture: {name}" for name in self.report.fixtures]
         return "; ".join(parts) or f"{len(self.report.scans)} gates clean"
 

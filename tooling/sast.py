@@ -189,7 +189,7 @@ def safety(root: Path, locks: Sequence[str], key: str = "", **settings: str) -> 
     It gets a home of its own, so that neither a login nor an old database of this machine decides.
     """
     if not key:
-        raise NotConfigured("Safety has no key: set `SAFETY_API_KEY` (https://platform.safetycli.com)")
+        raise NotConfigured("it has no key: set `SAFETY_API_KEY` (https://platform.safetycli.com)")
     findings, targets = [], []
     with TemporaryDirectory() as folder:
         project = Path(folder, "project").resolve()

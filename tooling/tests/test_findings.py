@@ -133,14 +133,14 @@ def test_a_waiver_that_has_expired_or_reaches_too_far_excuses_nothing(days: int)
 def test_a_waiver_by_fingerprint_excuses_one_of_two_twins() -> None:
     twins = judged(a_scan(a_finding(), a_finding(line=9))).findings
     assert len({twin.fingerprint for twin in twins}) == 2
-    waiver = a_waiver(kind=Kind.FALSE_POSITIVE, expires=None, fingerprint=twins[1].fingerprint)
+    waiver = a_waiver(kind=Kind.FALSE_POSITIVE, expires=None, fingerprints=(twins[1].fingerprint,))
     report = judged(a_scan(a_finding(), a_finding(line=9)), waivers=(waiver,))
     assert [finding.line for finding in report.findings if finding.fails] == [3]
 
 
 def test_a_false_positive_is_asked_again_when_its_code_changes() -> None:
     (known,) = judged(a_scan(a_finding(subject="run(x)"))).findings
-    waiver = a_waiver(kind=Kind.FALSE_POSITIVE, expires=None, fingerprint=known.fingerprint)
+    waiver = a_waiver(kind=Kind.FALSE_POSITIVE, expires=None, fingerprints=(known.fingerprint,))
     assert judged(a_scan(a_finding(subject="run(x)", line=9)), waivers=(waiver,)).exit_code == CLEAN
     changed = judged(a_scan(a_finding(subject="run(y)")), waivers=(waiver,))
     assert changed.exit_code == FINDINGS
@@ -198,8 +198,8 @@ def test_a_waivers_file_is_read(tmp_path: Path) -> None:
         ({"expires": ""}, "an accepted risk has an `owner` and `expires`"),
         ({"place": ""}, "missing required field `place`"),
         ({"reason": '" "'}, "must not be empty"),
-        ({"kind": '"false positive"', "fingerprint": '"0123"'}, "a false positive has a `fingerprint` and no"),
-        ({"kind": '"false positive"', "expires": ""}, "a false positive has a `fingerprint` and no"),
+        ({"kind": '"false positive"', "fingerprints": '["0123"]'}, "a false positive has `fingerprints` and no"),
+        ({"kind": '"false positive"', "expires": ""}, "a false positive has `fingerprints` and no"),
         ({"kind": '"opinion"'}, "Invalid enum value 'opinion'"),
         ({"severity": '"high"'}, "unknown field `severity`"),
         ({"expires": '"soon"'}, "Invalid RFC3339"),
@@ -230,7 +230,7 @@ def test_a_waiver_that_ends_within_fourteen_days_is_a_warning_and_no_failure(
 
 
 def test_a_false_positive_does_not_expire(tmp_path: Path) -> None:
-    path = waivers_file(tmp_path, kind='"false positive"', fingerprint='"0123"', owner="", expires="")
+    path = waivers_file(tmp_path, kind='"false positive"', fingerprints='["0123"]', owner="", expires="")
     assert check_waivers(path, today() + timedelta(days=3650)).findings == ()
 
 

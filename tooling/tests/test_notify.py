@@ -69,6 +69,12 @@ def test_what_was_not_assessed_is_said_even_where_the_stage_passed() -> None:
     assert "bandit not assessed: no database" in markdown([a_stage(told=told)], "abc")
 
 
+def test_a_gap_is_named_even_where_the_stage_passed() -> None:
+    scan = Scan(tool="safety", version="", problem="no key", unconfigured=True)
+    told = Report.of("sast", [scan], strict=True)
+    assert "safety not configured: no key" in markdown([a_stage(told=told)], "abc")
+
+
 def test_slack_gets_its_shape_within_its_limits() -> None:
     stages = [a_stage("failed", told=report(problem="x" * 150)) for _ in range(100)]
     block = slack(stages, "abc")["blocks"][0]
