@@ -8,27 +8,26 @@ from pathlib import Path
 import nox
 
 sys.path.insert(0, str(Path(__file__).parent))
+from tooling import project
 from tooling.stages import stage
 
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
-nox.options.sessions = ["test", "sast", "build", "dast", "notify"]
+nox.options.sessions = list(project.STAGES)
 
 # The stages start Python some hundred times: where this is set, each start would compile its libraries anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-ROOT = Path(__file__).parent
-LOCAL = sorted(str(file.parent) for file in ROOT.glob("[ps]*s/*/pyproject.toml"))  # packages/ and services/
-GROUPS = list(tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"])
+GROUPS = list(tomllib.loads((project.ROOT / "pyproject.toml").read_text())["dependency-groups"])
 
 
 def install(session: nox.Session, group: str, *, service: bool = False) -> None:
-    """Install one locked dependency group, and this checkout's packages and services where asked."""
+    """Install one locked dependency group, and this checkout's services and packages where asked."""
     session.install("--require-hashes", "-r", f"requirements/{group}.txt")
     if service:
-        session.install("--no-deps", "--no-build-isolation", *(f"--editable={folder}" for folder in LOCAL))
+        session.install("--no-deps", "--no-build-isolation", *(f"--editable={one}" for one in project.distributions()))
 
 
 def programs(session: nox.Session, *environments: str) -> None:
@@ -36,7 +35,7 @@ def programs(session: nox.Session, *environments: str) -> None:
     session.run("python", "-m", "tooling.tools", *environments)
 
 
-@stage()
+@stage
 def test(session: nox.Session) -> None:
     """Style, types and every test, on SQLite and on a real PostgreSQL; `nox -s test -- -k login` runs some tests."""
     install(session, "test", service=True)
@@ -44,7 +43,7 @@ def test(session: nox.Session) -> None:
     session.run(*(["pytest", *session.posargs] if session.posargs else ["python", "-m", "tooling.check"]))
 
 
-@stage()
+@stage
 def sast(session: nox.Session) -> None:
     """The source: insecure code, vulnerable dependencies, secrets in the history, misconfiguration, workflows."""
     install(session, "pipeline")
@@ -52,7 +51,7 @@ def sast(session: nox.Session) -> None:
     session.run("python", "-m", "tooling.sast")
 
 
-@stage(needs=("test", "sast"))
+@stage
 def build(session: nox.Session) -> None:
     """The image, its inventory, its known vulnerabilities; then the push, by digest and with its provenance."""
     install(session, "pipeline")
@@ -62,7 +61,7 @@ def build(session: nox.Session) -> None:
     session.run("python", "-m", "tooling.images.push")
 
 
-@stage(needs=("test",))
+@stage
 def dast(session: nox.Session) -> None:
     """The real service, attacked: Schemathesis, Wapiti, security headers, and who may do what."""
     install(session, "dast", service=True)
@@ -70,7 +69,7 @@ def dast(session: nox.Session) -> None:
     session.run("python", "-m", "tooling.dast")
 
 
-@stage()
+@stage
 def notify(session: nox.Session) -> None:
     """One summary of all stages, whether they passed or not: a page, the job summary, a webhook where one is set."""
     install(session, "pipeline")
@@ -118,7 +117,7 @@ def containers(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """What the service costs, held against two plain services: `nox -s bench -- cpu` for one measure alone."""
     install(session, "bench", service=True)
-    session.run("python", "-m", "services.task_api.bench.run", *session.posargs)
+    session.run("python", "-m", f"services.{project.service().package}.bench.run", *session.posargs)
 
 
 @nox.session
@@ -147,7 +146,7 @@ def monitoring(session: nox.Session) -> None:
 
 @nox.session
 def drills(session: nox.Session) -> None:
-    """Each alert's condition caused for real, the alert seen at its webhook; `nox -s drills -- TaskApiDown` for one."""
+    """Each alert's condition caused for real, the alert seen at its webhook; `nox -s drills -- ALERT` for one."""
     install(session, "monitoring", service=True)
     session.run("python", "-m", "monitoring.drills", *session.posargs)
 
@@ -173,15 +172,15 @@ def lock(session: nox.Session) -> None:
     """Renew the locks: `nox -s lock` for all of them, `nox -s lock -- test --upgrade` for one."""
     install(session, "dev")
     flags = [argument for argument in session.posargs if argument.startswith("-")]
-    names = [argument for argument in session.posargs if not argument.startswith("-")] or ["service", *GROUPS]
+    own = {one.name: one for one in project.services()}
+    names = [argument for argument in session.posargs if not argument.startswith("-")] or [*own, *GROUPS]
     base = ["uv", "pip", "compile", "--universal", "--python-version=3.11", "--generate-hashes", "--no-emit-index-url"]
     base += ["--no-header", "--quiet", *flags]
-    base += ["--no-emit-package=service-kit", "--no-emit-package=task-api"]
+    base += [f"--no-emit-package={one.name.replace('_', '-')}" for one in project.distributions()]
     for name in names:
-        if name == "service":
-            output = "services/task_api/requirements.txt"
-            session.run(*base, "services/task_api/pyproject.toml", "-o", output)
+        if name in own:
+            session.run(*base, f"{own[name].path}/pyproject.toml", "-o", f"{own[name].path}/requirements.txt")
         else:
-            alone = name in {"scanners", "wapiti"}  # programs that never import the service, with pins of their own
-            constrained = [] if alone else ["-c", "services/task_api/requirements.txt"]
-            session.run(*base, *constrained, "--group", name, "-o", f"requirements/{name}.txt")
+            alone = name in {"scanners", "wapiti"}  # programs that never import a service, with pins of their own
+            constraints = [option for one in project.services() for option in ("-c", f"{one.path}/requirements.txt")]
+            session.run(*base, *([] if alone else constraints), "--group", name, "-o", f"requirements/{name}.txt")

@@ -15,13 +15,14 @@ from rich.console import Console
 
 from tooling import compose, secret_files
 from tooling.compose import ComposeError
-from tooling.deploy import REPORTS, DeployError, cluster, rollout, view
+from tooling.deploy import DeployError, cluster, rollout, view
 from tooling.deploy import backup as backups
 from tooling.deploy.release import DEPLOYMENT, Target, migrate
 from tooling.deploy.release import deploy as release
 from tooling.deploy.steps import Steps
 from tooling.images import trust
 from tooling.images.build import ImageError
+from tooling.project import REPORTS
 from tooling.tools import MissingTool
 
 
@@ -194,7 +195,7 @@ def deploy(
             problem = str(error)
             raise
         finally:
-            steps.write(REPORTS, problem)
+            steps.write(REPORTS / "deploy", problem)
         print(
             f"\n{target.url()} serves {checked} (first 200 after {steps.marks['first 200']:.0f} s); see reports/deploy"
         )

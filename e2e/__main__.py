@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from e2e.proofs import PROOFS, REPORTS, Bench, Proof
+from e2e.proofs import FOLDER, PROOFS, Bench, Proof
 from loadtests.record import Recorder
 from tooling.deploy import DeployError, cluster
 from tooling.deploy.release import Target, deploy
@@ -24,7 +24,7 @@ from tooling.images import trust
 def run(name: str, bench: Bench) -> bool:
     """Run one proof, and write its record and page, also when it breaks off. Give whether it is proven."""
     title, prove = PROOFS[name]
-    folder = REPORTS / name
+    folder = FOLDER / name
     record = folder / "record.jsonl"
     record.unlink(missing_ok=True)
     steps = Steps(title)
@@ -61,7 +61,7 @@ def prepare(steps: Steps, *, accept_unassessed: bool) -> Bench:
         error = str(failure)
         raise
     finally:
-        steps.write(REPORTS / "deploy", error)
+        steps.write(FOLDER / "deploy", error)
     return Bench(target, image)
 
 
@@ -87,8 +87,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not keep:
             cluster.destroy()
     summary = {"proofs": proven, "seconds": round(time.time() - began)}
-    Path(REPORTS / "e2e.json").write_text(json.dumps(summary, indent=2))
-    print(f"{sum(proven.values())} of {len(proven)} proven in {summary['seconds']} s: {REPORTS}")
+    Path(FOLDER / "e2e.json").write_text(json.dumps(summary, indent=2))
+    print(f"{sum(proven.values())} of {len(proven)} proven in {summary['seconds']} s: {FOLDER}")
     return 0 if all(proven.values()) else 1
 
 

@@ -15,14 +15,15 @@ from e2e.load import Load
 from loadtests import histogram, timeline
 from loadtests.cluster import quantity, watching
 from loadtests.record import Cluster, Event, Recorder, Requests, read
-from tooling.deploy import ROOT, DeployError, backup, release, rollout, verify
+from tooling.deploy import DeployError, backup, release, rollout, verify
 from tooling.deploy.kube import Kube, Object, labels
 from tooling.deploy.release import DEPLOYMENT, Target
 from tooling.deploy.steps import Say, Steps
 from tooling.page import render
+from tooling.project import REPORTS
 from tooling.tools import call
 
-REPORTS = ROOT / "reports" / "e2e"
+FOLDER = REPORTS / "e2e"
 TEMPLATE = Path(__file__).parent / "proof.html"
 API = labels({"app.kubernetes.io/component": "api"})
 

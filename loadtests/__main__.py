@@ -27,10 +27,10 @@ from loadtests import compare, hpa, shapes, timeline
 from loadtests.cluster import ClusterError, watching
 from loadtests.gate import BadObjectivesError, Objectives, Outcome, Verdict, judge, load_objectives
 from loadtests.record import BadRecordError, Recorder, read
+from tooling.project import REPORTS, ROOT
 from tooling.service import ServiceError, answers, running
 from tooling.tools import MissingTool
 
-ROOT = Path(__file__).parent.parent
 LOCUSTFILE = Path(__file__).parent / "locustfile.py"
 OBJECTIVES = Path(__file__).parent / "objectives.yaml"
 COULD_NOT_RUN = 2
@@ -67,7 +67,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         parser.error("say --headless or --browser, --against or --replay")
     if options.users < 2:  # noqa: PLR2004
         parser.error("--users has to be 2 or more: one of them measures the yardstick")
-    options.output = options.output or ROOT / "reports" / "load" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{options.shape}"
+    options.output = options.output or REPORTS / "load" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{options.shape}"
     return options, rest
 
 

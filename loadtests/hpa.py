@@ -23,8 +23,8 @@ from scipy.optimize import nnls
 
 from loadtests import histogram, timeline
 from loadtests.record import BadRecordError, Cluster, Entry, Event, Pod, Requests, Sample, read
+from tooling.project import REPORTS
 
-RECORDS = Path(__file__).parent.parent / "reports"
 SYNC_SECONDS = 15.0
 REQUIRED_MATCH = 0.9
 SATURATED = 0.9  # of its CPU limit: such a pod does not say what it would have used
@@ -543,12 +543,12 @@ def samples(question: str, seconds: Sequence[Second]) -> list[Sample]:
 
 def newest() -> Path:
     """Give the newest record that saw a cluster. Raises NothingToReplayError where there is none."""
-    records = sorted(RECORDS.glob("*/**/record.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
+    records = sorted(REPORTS.glob("*/**/record.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
     for record in records:
         if any(isinstance(entry, Cluster) for entry in read(record)):
             return record
     raise NothingToReplayError(
-        f"no record under {RECORDS} saw a cluster: make one with `invoke load --cluster CONTEXT`"
+        f"no record under {REPORTS} saw a cluster: make one with `invoke load --cluster CONTEXT`"
     )
 
 

@@ -29,9 +29,9 @@ from rich.console import Console
 
 from monitoring.stack import HOUR, RULES, NotSeen, Page, Stack, cluster_metrics, running, serving, wait
 from tooling import service
-from tooling.findings import REPORTS
 from tooling.page import render
 from tooling.postgres import postgres
+from tooling.project import REPORTS
 from tooling.tools import MissingTool, version
 
 AT_ONCE = 4  # most of a drill is waiting

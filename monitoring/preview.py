@@ -23,8 +23,8 @@ from monitoring.dashboards import FOLDER
 from monitoring.queries import plain
 from monitoring.stack import Stack
 from monitoring.traffic import lively
-from tooling.findings import REPORTS, ROOT
 from tooling.page import render
+from tooling.project import REPORTS, ROOT
 
 STEP = 2  # seconds
 UNITS = {"reqps": ("", " req/s"), "s": ("", " s"), "none": ("", ""), "percent": ("", " %"), "percentunit": (".2%", "")}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tooling.project import ROOT
 from tooling.service import running
 
-ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 VARIES = {
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z": "TIME",

@@ -5,10 +5,12 @@
 
 import importlib.metadata
 import json
+import os
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -16,7 +18,8 @@ import defusedxml.ElementTree
 import msgspec
 
 from tooling import tools
-from tooling.findings import REPORTS, ROOT, Finding, Gate, NotAssessed, Scan, Severity, run_stage
+from tooling.findings import Finding, Gate, NotAssessed, Scan, Severity, run_stage
+from tooling.project import REPORTS, ROOT, distributions
 from tooling.tools import report, run
 
 
@@ -63,8 +66,10 @@ def lint(root: Path) -> Scan:
 
 def types(root: Path) -> Scan:
     """Check types with mypy --strict, by the settings in pyproject.toml."""
+    sources = os.pathsep.join(str(one / "src") for one in distributions(root))
+    # as text: in JSON, mypy does not say how many files it checked
     plain = ("--no-pretty", "--no-color-output", "--hide-error-context", "--show-error-codes")
-    said = run("mypy", *plain, expect=(0, 1), cwd=root)
+    said = run("mypy", *plain, expect=(0, 1), cwd=root, MYPYPATH=sources)
     findings = [
         Finding(
             tool="types",
@@ -101,11 +106,21 @@ def run_tests(root: Path, *arguments: str, tool: str = "tests", output: Path = R
     return Scan(tool=tool, version=importlib.metadata.version("pytest"), targets=targets, findings=findings)
 
 
-def run_measured_tests(root: Path, *arguments: str, tool: str = "tests", output: Path = REPORTS / "test") -> Scan:
-    """Run tests as `run_tests` does and measure branch coverage; less than pyproject.toml asks for is a finding too."""
+def run_measured_tests(
+    root: Path,
+    *arguments: str,
+    tool: str = "tests",
+    output: Path = REPORTS / "test",
+    packages: Sequence[str] = (),
+) -> Scan:
+    """Run tests as `run_tests` does, and measure the branch coverage of `packages` (by default as pyproject.toml says).
+
+    A coverage below the `fail_under` of pyproject.toml is a finding too.
+    """
     measured = output / "coverage.json"
     measured.unlink(missing_ok=True)
-    measure = ("--cov", "--cov-report=", f"--cov-report=json:{measured}", "--cov-fail-under=0")
+    watched = [f"--cov={package}" for package in packages] or ["--cov"]
+    measure = (*watched, "--cov-report=", f"--cov-report=json:{measured}", "--cov-fail-under=0")
     scan = run_tests(root, *measure, *arguments, tool=tool, output=output)
     if scan.findings and not measured.exists():
         return scan
@@ -137,12 +152,15 @@ def coverage(root: Path, measured: Path, tool: str) -> list[Finding]:
     return [Finding(tool=tool, rule="coverage", severity=Severity.MEDIUM, message=message, path="pyproject.toml")]
 
 
-SERVICE_TESTS = "services/task_api/tests"
+SERVICE_TESTS = [str(tests.relative_to(ROOT)) for one in distributions() if (tests := one / "tests").is_dir()]
+PACKAGES = [init.parent.name for one in distributions() for init in one.glob("src/*/__init__.py")]
 
-# coverage slows all that it watches by a half and more: it watches the service, by the service's own tests
+# coverage slows all that it watches by a half and more: it watches the services, by the services' own tests
 GATES: dict[str, Gate] = {
-    "service-tests": lambda: run_measured_tests(ROOT, SERVICE_TESTS, "-n", "auto", "-q", tool="service-tests"),
-    "road-tests": lambda: run_tests(ROOT, f"--ignore={SERVICE_TESTS}", "-q", tool="road-tests"),
+    "service-tests": lambda: run_measured_tests(
+        ROOT, *SERVICE_TESTS, "-n", "auto", "-q", tool="service-tests", packages=PACKAGES
+    ),
+    "road-tests": lambda: run_tests(ROOT, *(f"--ignore={path}" for path in SERVICE_TESTS), "-q", tool="road-tests"),
     "types": lambda: types(ROOT),
     "lint": lambda: lint(ROOT),
     "format": lambda: formatting(ROOT),

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from tooling import secret_files
 from tooling.images import build
-from tooling.tools import ROOT, require
+from tooling.project import ROOT, ToolingError
+from tooling.tools import require
 
 BACKUPS = ROOT / "backups"
 USER = "task_api"
@@ -29,7 +30,7 @@ PAGES = {  # service: its port, and what a person finds there
 }
 
 
-class ComposeError(Exception):
+class ComposeError(ToolingError):
     """Docker Compose could not do what was asked; the message says what to look at."""
 
 

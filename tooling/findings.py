@@ -26,9 +26,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from tooling import page
+from tooling.project import REPORTS, ROOT, ToolingError, service
 
-ROOT = Path(__file__).parent.parent
-REPORTS = ROOT / "reports"
 WAIVERS = ROOT / "waivers.toml"
 LONGEST_WAIVER = timedelta(days=90)
 WARNING_AHEAD = timedelta(days=14)
@@ -173,7 +172,7 @@ class Verdict(StrEnum):
     CLEAN = "clean"
 
 
-class NotAssessed(Exception):
+class NotAssessed(ToolingError):
     """The gate broke, or looked at nothing: an error everywhere."""
 
 
@@ -496,7 +495,7 @@ def sarif_run(stage: str, scan: Scan) -> dict[str, Any]:
 def sarif_result(finding: Finding) -> dict[str, Any]:
     """Return one finding as a SARIF result."""
     is_file = (ROOT / finding.path).is_file()
-    uri = finding.path if is_file else "services/task_api/pyproject.toml"  # code scanning shows only what has a file
+    uri = finding.path if is_file else f"{service().path}/pyproject.toml"  # code scanning shows only what has a file
     location: dict[str, Any] = {
         "physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": finding.line or 1}},
     }
@@ -507,7 +506,7 @@ def sarif_result(finding: Finding) -> dict[str, Any]:
         "level": LEVELS[finding.severity],
         "message": {"text": finding.message if is_file else f"{finding.path}: {finding.message}"},
         "locations": [location],
-        "partialFingerprints": {"taskApi/v1": finding.fingerprint},
+        "partialFingerprints": {"gate/v1": finding.fingerprint},
         "properties": {"blocks": finding.blocks},
     }
     return result

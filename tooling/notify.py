@@ -26,7 +26,6 @@ import stamina
 from tooling import page
 from tooling.findings import (
     NOT_ASSESSED,
-    REPORTS,
     Gate,
     NotAssessed,
     Report,
@@ -37,9 +36,9 @@ from tooling.findings import (
     revision,
     run_gates,
 )
+from tooling.project import FIRST_RUNS, REPORTS, STAGES
 
-STAGES = ("test", "sast", "build", "dast")
-FIRST = REPORTS.parent / ".cache" / "first-run"
+SUMMARISED = tuple(name for name in STAGES if name != "notify")
 SLOWEST_SECONDS = 60.0
 stamina.instrumentation.set_on_retry_hooks([])  # they would log a webhook's address, which is a secret
 MARKS = {"passed": "✅", "failed": "❌", "skipped": "⏭️", "not assessed": "⚠️"}
@@ -71,7 +70,7 @@ def read_stage(name: str, folder: Path, result: str = "") -> Stage:
     """Read what a stage left in FOLDER; RESULT, what CI says of its job, stands where it left nothing."""
     words = {"success": "passed", "failure": "failed", "cancelled": "cancelled", "skipped": "skipped"}
     record = read_json(folder / "stage.json")
-    first = read_json(FIRST / f"{name}.json")
+    first = read_json(FIRST_RUNS / f"{name}.json")
     try:
         report = read_report(folder / "report.json")
     except NotAssessed:
@@ -170,7 +169,7 @@ def worth_another_try(error: Exception) -> bool:
 def deliver(url: str, content: dict[str, Any], secret: str = "", *, attempts: int = 4) -> Scan:
     """Post JSON to a webhook, again for a while where that may help; raise `NotAssessed` where it was not taken."""
     body = json.dumps(content).encode()
-    headers = {"Content-Type": "application/json", "User-Agent": "task-api-pipeline"}
+    headers = {"Content-Type": "application/json", "User-Agent": "pipeline"}
     if secret:
         headers["X-Hub-Signature-256"] = "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
     host = urlsplit(url).netloc  # the path of a webhook is a secret
@@ -218,7 +217,7 @@ def write(stages: list[Stage], waivers: list[Waiver], commit: str, folder: Path)
 def main() -> int:
     """Write the summary, then tell it."""
     needs = json.loads(os.environ.get("NEEDS") or "{}")
-    stages = [read_stage(name, REPORTS / name, needs.get(name, {}).get("result", "")) for name in STAGES]
+    stages = [read_stage(name, REPORTS / name, needs.get(name, {}).get("result", "")) for name in SUMMARISED]
     commit = revision()
     write(stages, read_waivers(), commit, REPORTS / "notify")
     text = markdown(stages, commit)

@@ -99,6 +99,11 @@ class Service:
         return self.folder / "tests"
 
 
+def distributions(root: Path = ROOT) -> list[Path]:
+    """Return the folders that are installed from this checkout: the shared packages and the services."""
+    return sorted(file.parent for kind in ("packages", "services") for file in root.glob(f"{kind}/*/pyproject.toml"))
+
+
 @functools.cache
 def services(root: Path = ROOT) -> tuple[Service, ...]:
     """Read the record of each folder in services/, the default service first, then by name.

@@ -15,7 +15,6 @@ from tempfile import TemporaryDirectory
 
 from tooling import tools
 from tooling.findings import (
-    ROOT,
     Finding,
     Gate,
     NotAssessed,
@@ -26,6 +25,7 @@ from tooling.findings import (
     check_waivers,
     run_stage,
 )
+from tooling.project import ROOT
 from tooling.tools import call, report
 
 SERVICE = Path("services/task_api")

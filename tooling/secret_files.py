@@ -7,7 +7,9 @@ import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
-FOLDER = Path(__file__).parent.parent / ".secrets"
+from tooling.project import ROOT
+
+FOLDER = ROOT / ".secrets"
 JWT_KEYS_KEPT = 2  # the one that signs, and the one whose tokens are still out
 
 

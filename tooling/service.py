@@ -14,6 +14,8 @@ from pathlib import Path
 
 import httpx
 
+from tooling.project import ToolingError
+
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "SSL_CERT_FILE", "SSL_CERT_DIR")
 NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For httpx' clients that speak no TLS: each would else read all certificates, which takes longer than its requests."""
@@ -21,7 +23,7 @@ START_SECONDS = 60.0
 STOP_SECONDS = 60.0
 
 
-class ServiceError(Exception):
+class ServiceError(ToolingError):
     """The service did not start, or did not end as it should; the message holds the end of its log."""
 
 

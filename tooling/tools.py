@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tooling.findings import NotAssessed
+from tooling.project import CACHE, ROOT
 
-ROOT = Path(__file__).parent.parent
-HOME = ROOT / ".cache" / "tools"
+HOME = CACHE / "tools"
 
 
 class MissingTool(NotAssessed):

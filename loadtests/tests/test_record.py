@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtests.record import BadRecordError, Cluster, Durations, Event, Pod, Recorder, Requests, Run, Sample, read
+from tooling.project import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 TEXT = st.text(max_size=50)
 TIMES = st.floats(0, 2e9)
 ENTRIES = st.one_of(

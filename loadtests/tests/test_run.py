@@ -14,11 +14,11 @@ import pytest
 
 from loadtests import histogram
 from loadtests.record import Event, Requests, Run, read
+from tooling.project import ROOT
 from tooling.service import running
 
 pytestmark = pytest.mark.load
 
-ROOT = Path(__file__).parent.parent.parent
 LAX = """
 warmup_seconds: 1
 generator: {cpu_percent: 1000, lag_p95_ms: 60000}

@@ -12,7 +12,7 @@ from task_api.config import Settings
 from task_api.store.database import Database
 from task_api.store.migrations import migrate
 from task_api.store.schema import REVISIONS
-from tooling.tools import ROOT
+from tooling.project import ROOT
 
 pytestmark = pytest.mark.docker
 

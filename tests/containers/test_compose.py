@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tooling import compose
-from tooling.tools import ROOT
+from tooling.project import ROOT
 
 pytestmark = pytest.mark.docker
 

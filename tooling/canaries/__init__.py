@@ -22,16 +22,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from tooling import page
-from tooling.findings import REPORTS, Finding, Gate, Report, Scan, Verdict, run_gates
-
-# Whose `GATES` make up each stage.
-STAGES = {
-    "test": ("tooling.check",),
-    "sast": ("tooling.sast",),
-    "build": ("tooling.images.scan", "tooling.images.push", "tooling.images.provenance"),
-    "dast": ("tooling.dast",),
-    "notify": ("tooling.notify",),
-}
+from tooling.findings import Finding, Gate, Report, Scan, Verdict, run_gates
+from tooling.project import REPORTS, STAGES
 
 
 class Canary(msgspec.Struct, frozen=True):
@@ -107,7 +99,7 @@ def gates(stages: Iterable[str] = STAGES) -> dict[str, Gate]:
     return {
         f"{stage}/{name}": gate
         for stage in stages
-        for module in STAGES[stage]
+        for module in STAGES[stage].modules
         for name, gate in importlib.import_module(module).GATES.items()
     }
 

@@ -9,7 +9,8 @@ from typing import NoReturn
 from tooling import page
 from tooling.dast import authorization, headers, log, schemathesis, wapiti
 from tooling.dast.target import Target, attacked
-from tooling.findings import REPORTS, Gate, NotAssessed, Scan, run_stage
+from tooling.findings import Gate, NotAssessed, Scan, run_stage
+from tooling.project import REPORTS
 
 
 def matrix(target: Target) -> Scan:

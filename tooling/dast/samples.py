@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tooling.project import ToolingError
+
 INSTANT = "2030-01-01T00:00:00Z"
 
 
-class NoSampleError(Exception):
+class NoSampleError(ToolingError):
     """A schema has something that is not known here; the message says what."""
 
 

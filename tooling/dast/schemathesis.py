@@ -10,7 +10,8 @@ from typing import Any
 
 from tooling import tools
 from tooling.dast.target import Account, Target
-from tooling.findings import ROOT, Finding, NotAssessed, Scan, Severity
+from tooling.findings import Finding, NotAssessed, Scan, Severity
+from tooling.project import ROOT
 
 EXAMPLES = 6
 SEED = 1

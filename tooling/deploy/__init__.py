@@ -4,14 +4,12 @@
 `rollout` waits and explains, `verify` proves, `backup` saves and restores, `steps` shows and records the progress.
 """
 
-from pathlib import Path
+from tooling.project import ROOT, ToolingError
 
-ROOT = Path(__file__).parent.parent.parent
 K8S = ROOT / "k8s"
-REPORTS = ROOT / "reports" / "deploy"
 
 
-class DeployError(Exception):
+class DeployError(ToolingError):
     """A deploy cannot go on. The message says why, and what to do about it; `evidence` is what the cluster said."""
 
     def __init__(self, message: str, evidence: str = "") -> None:

@@ -8,10 +8,11 @@ from typing import Any, cast
 
 import yaml
 
-from tooling.deploy import K8S, ROOT, DeployError
+from tooling.deploy import K8S, DeployError
 from tooling.deploy.kube import Kube, Object
 from tooling.deploy.rollout import wait
 from tooling.deploy.steps import Say
+from tooling.project import ROOT
 from tooling.tools import require
 
 CONFIGURATION: dict[str, Any] = yaml.safe_load((K8S / "cluster.yaml").read_text())

@@ -9,8 +9,9 @@ from pathlib import Path
 import yaml
 
 from tooling import secret_files
-from tooling.deploy import K8S, ROOT, DeployError
+from tooling.deploy import K8S, DeployError
 from tooling.deploy.kube import Kube, Object
+from tooling.project import ROOT
 
 IMAGE = "task-api"
 """The image's name in the manifests, which a deploy replaces."""

@@ -24,16 +24,16 @@ from rich.console import Console
 from rich.table import Table
 
 from tooling.page import render
-from tooling.tools import ROOT, MissingTool, require
+from tooling.project import REPORTS, ROOT, ToolingError
+from tooling.tools import MissingTool, require
 
 NAME = "task-api"
 DOCKERFILE = "services/task_api/Dockerfile"
-REPORTS = ROOT / "reports" / "image"
 MEGABYTE = 1_000_000
 MOST_MEGABYTES = 100.0
 
 
-class ImageError(Exception):
+class ImageError(ToolingError):
     """The image could not be built or looked into; the message says why."""
 
 
@@ -183,7 +183,7 @@ def measure(files: Iterable[tuple[PurePosixPath, int]]) -> list[Part]:
     return [Part(name, kind, size) for (name, kind), size in sizes.most_common()]
 
 
-def write_report(image: str, found: list[Part], folder: Path = REPORTS) -> None:
+def write_report(image: str, found: list[Part], folder: Path = REPORTS / "build") -> None:
     """Write size.json and size.html, and print the larger parts."""
     whole = inspect(image)
     size: float = whole["Size"] / MEGABYTE

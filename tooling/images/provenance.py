@@ -25,7 +25,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from requests import RequestException
 
-from tooling.findings import ROOT, Finding, Gate, NotAssessed, Report, Scan, Severity, Unreachable, Verdict
+from tooling.findings import Finding, Gate, NotAssessed, Report, Scan, Severity, Unreachable, Verdict
+from tooling.project import ROOT
 
 KEY = ROOT / ".secrets" / "provenance.pem"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"

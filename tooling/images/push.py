@@ -11,19 +11,9 @@ import re
 import sys
 from typing import Any
 
-from tooling.findings import (
-    REPORTS,
-    Finding,
-    Gate,
-    NotAssessed,
-    Report,
-    Scan,
-    Severity,
-    Verdict,
-    read_report,
-    revision,
-)
+from tooling.findings import Finding, Gate, NotAssessed, Report, Scan, Severity, Verdict, read_report, revision
 from tooling.images import build, provenance, scan
+from tooling.project import REPORTS
 from tooling.tools import call
 
 

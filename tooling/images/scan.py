@@ -16,11 +16,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tooling import tools
-from tooling.findings import REPORTS, ROOT, Database, Finding, Gate, NotAssessed, Scan, Severity, Unreachable, run_stage
+from tooling.findings import Database, Finding, Gate, NotAssessed, Scan, Severity, Unreachable, run_stage
 from tooling.images import build
+from tooling.project import CACHE, REPORTS, ROOT
 from tooling.tools import call, report
 
-CACHE = ROOT / ".cache" / "trivy"
+DATABASES = CACHE / "trivy"
 LOCK = ROOT / "services" / "task_api" / "requirements.txt"
 SBOM = REPORTS / "build" / "sbom.cdx.json"
 FRESH = timedelta(hours=24)  # Trivy's makers write it anew every six hours
@@ -37,7 +38,7 @@ def size(reference: str, most: float = build.MOST_MEGABYTES) -> Scan:
     found = build.inspect(reference)["Size"] / build.MEGABYTE
     findings = []
     if found > most:
-        message = f"{found:.1f} MB are more than the {most:.0f} MB it may have: reports/image/size.html shows of what"
+        message = f"{found:.1f} MB are more than the {most:.0f} MB it may have: reports/build/size.html shows of what"
         findings.append(Finding(tool="size", rule="too-large", severity=Severity.MEDIUM, message=message, path="image"))
     return Scan(tool="size", version=tools.version("docker"), targets=(reference,), findings=tuple(findings))
 
@@ -147,7 +148,7 @@ def probe(cache: Path, distribution: str) -> list[str]:
     return unknown
 
 
-def trivy_image(reference: str, cache: Path = CACHE, *, refresh: bool = True) -> Scan:
+def trivy_image(reference: str, cache: Path = DATABASES, *, refresh: bool = True) -> Scan:
     """Look for known vulnerabilities in the image. HIGH and CRITICAL with a fix fail the stage, the rest is noted."""
     oldest = timedelta(hours=float(os.environ.get("VULNERABILITY_DB_MAX_AGE_HOURS", "72")))
     compared = database(cache, oldest, refresh=refresh)

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from tooling.deploy import DeployError
-from tooling.findings import REPORTS, NotAssessed, Report, Verdict, read_report, run_stage
+from tooling.findings import NotAssessed, Report, Verdict, read_report, run_stage
 from tooling.images import build, provenance, scan
+from tooling.project import REPORTS
 from tooling.tools import call
 
 REPORT = REPORTS / "build" / "report.json"

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tooling import compose
-from tooling.tools import ROOT
+from tooling.project import ROOT
 
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 OPTIONAL = {"grafana": ["grafana"], "jaeger": ["traces"]}

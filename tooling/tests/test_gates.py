@@ -9,8 +9,9 @@ import pytest
 
 from tooling import canaries, check, sast, tools
 from tooling.canaries import Canary, trivy_database
-from tooling.findings import ROOT, Finding, NotAssessed, Scan, Severity, Unreachable
+from tooling.findings import Finding, NotAssessed, Scan, Severity, Unreachable
 from tooling.images import scan
+from tooling.project import ROOT
 
 
 def test_a_lock_names_what_the_image_holds(tmp_path: Path) -> None:

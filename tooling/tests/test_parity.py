@@ -10,11 +10,10 @@ import nox
 import pytest
 import yaml
 
-import noxfile  # noqa: F401 - reading it fills in the stages
-from tooling import stages
-from tooling.findings import ROOT
+import noxfile  # noqa: F401 - reading it registers the sessions
 from tooling.images import scan
-from tooling.sast import SERVICE, tracked
+from tooling.project import ROOT, STAGES, services
+from tooling.sast import tracked
 
 Document = dict[Any, Any]
 PIPELINE = ROOT / ".github" / "workflows" / "pipeline.yml"
@@ -73,8 +72,9 @@ def stage_drift(jobs: Document) -> Iterator[str]:
         if uploads != [{"name": kept, "path": f"reports/{name}"}]:
             yield f"job {name}: its report is not kept"
         needs = tuple(job.get("needs", ()))
-        if name != "notify" and needs != stages.NEEDS.get(name):
-            yield f"job {name}: it needs {needs}, its session {stages.NEEDS.get(name)}"
+        declared = STAGES[name].needs if name in STAGES else None
+        if name != "notify" and needs != declared:
+            yield f"job {name}: it needs {needs}, its session {declared}"
     told = jobs.get("notify", {})
     if set(told.get("needs", ())) != set(ORDER) - {"notify"} or told.get("if") != "always()":
         yield "job notify: it must run after all the others, whatever became of them"
@@ -144,7 +144,8 @@ def python_version() -> str:
 
 def image_python() -> str:
     """Give the Python that the image is built with, and that its scan takes it to have."""
-    (built,) = re.findall(r"^FROM python:([\d.]+)", (ROOT / SERVICE / "Dockerfile").read_text(), re.MULTILINE)
+    pattern = re.compile(r"^FROM python:([\d.]+)", re.MULTILINE)
+    (built,) = {version for one in services() for version in pattern.findall(one.dockerfile.read_text())}
     assert scan.RUNTIME["python_version"] == built
     return str(built)
 

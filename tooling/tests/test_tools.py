@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tooling import tools
-from tooling.findings import ROOT, NotAssessed
+from tooling.findings import NotAssessed
+from tooling.project import ROOT
 from tooling.tools import MissingTool, Tool
 
 

@@ -28,12 +28,12 @@ import httpx
 import psutil
 
 from tooling.page import render
+from tooling.project import REPORTS
 from tooling.service import ServiceError, environment, free_port, listening, task_api
 
 from .load import Client, Server, UnexpectedAnswerError, cost, cpu_seconds, fill, mixed, processes, repeated
 
 HERE = Path(__file__).parent
-REPORTS = HERE.parents[2] / "reports"
 
 OF_FASTAPI, OF_FLASK = 0.5, 1.0
 PAGE, FILTERED = 1.1, 2.0
