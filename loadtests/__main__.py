@@ -79,6 +79,7 @@ def target(host: str | None, **more: Any) -> Iterator[str]:
         return
     key = f"load:{secrets.token_urlsafe(48)}"
     settings = {"AUTH": "on", "JWT_KEYS": key, "RATE_LIMIT": "off", "LOGIN_LIMIT": "off", "LOG_LEVEL": "warning"}
+    settings["REGISTRATION_LIMIT"] = "off"
     with running(settings | more.pop("settings", {}), workers=2, **more) as url:
         yield url
 

@@ -184,6 +184,7 @@ def attacked(folder: Path, *, program: Sequence[str] = TASK_API, embedded: bool 
         "JWT_KEYS": f"dast:{key}",
         "RATE_LIMIT": "100000000/minute",
         "LOGIN_LIMIT": "100000000/minute",
+        "REGISTRATION_LIMIT": "100000000/minute",
     }
     with ExitStack() as stack:
         try:

@@ -260,9 +260,15 @@ def guarded(lend: Lend) -> Client:
     return lend(auth="on", jwt_keys=(KEY,))
 
 
-def log_in(client: Client, email: str = "ada@example.org") -> dict[str, str]:
-    """Make an account and give the headers of a session of its."""
+def log_in_tokens(client: Client, email: str = "ada@example.org") -> dict[str, Any]:
+    """Make an account and return the tokens of a session of it."""
     client.post("/auth/register", json={"email": email, "password": PASSWORD})
     answer = client.post("/auth/login", json={"email": email, "password": PASSWORD})
     assert answer.status_code == 200, answer.text
-    return {"Authorization": f"Bearer {answer.json['access_token']}"}
+    tokens: dict[str, Any] = answer.json
+    return tokens
+
+
+def log_in(client: Client, email: str = "ada@example.org") -> dict[str, str]:
+    """Make an account and return the headers of a session of it."""
+    return {"Authorization": f"Bearer {log_in_tokens(client, email)['access_token']}"}

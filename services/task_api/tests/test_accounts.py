@@ -1,5 +1,12 @@
+import os
+import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from ipaddress import IPv6Address
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
@@ -12,8 +19,9 @@ from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from task_api.accounts import passwords
-from task_api.accounts.model import BadToken, Login, Registration
+from task_api.accounts.model import BadToken, Login, Overloaded, Registration
 from task_api.accounts.service import Accounts, register
+from task_api.accounts.throttle import network
 from task_api.accounts.tokens import TokenIssuer
 from task_api.config import Rate, Settings, SigningKey
 from task_api.store import rates
@@ -21,7 +29,7 @@ from task_api.store.database import Database
 from task_api.store.schema import accounts as accounts_table
 from task_api.store.schema import rate_windows, refresh_tokens
 
-from .conftest import KEY, PASSWORD, Client, Serve, log_in
+from .conftest import KEY, PASSWORD, Client, Serve, log_in, log_in_tokens
 
 CREDENTIALS = {"email": "ada@example.org", "password": PASSWORD}
 
@@ -127,6 +135,19 @@ def test_an_unknown_account_costs_a_hash_too(monkeypatch: pytest.MonkeyPatch, gu
     assert passwords.verify(None, "no account has this password") is False
 
 
+LIMITED = {"auth": "on", "jwt_keys": (KEY,), "login_limit": Rate(2, 86400)}
+
+
+def from_address(address: str) -> dict[str, Any]:
+    return {"environ_overrides": {"REMOTE_ADDR": address}}
+
+
+def fail_to_log_in(client: Client, email: str, address: str, **more: object) -> int:
+    guess = {"email": email, "password": "x", **more}
+    status: int = client.post("/auth/login", json=guess, **from_address(address)).status_code
+    return status
+
+
 @pytest.mark.parametrize("email", ["ada@example.org", "nobody@example.org"])
 def test_failed_logins_are_throttled_whether_the_account_exists_or_not(serve: Serve, email: str) -> None:
     client = serve(auth="on", jwt_keys=(KEY,), login_limit=Rate(3, 86400))
@@ -137,27 +158,210 @@ def test_failed_logins_are_throttled_whether_the_account_exists_or_not(serve: Se
     assert client.post("/auth/login", json={"email": email, "password": PASSWORD}).status_code == 429
 
 
+def test_a_stranger_who_guesses_does_not_lock_the_owner_out(serve: Serve) -> None:
+    client = serve(**LIMITED)
+    client.post("/auth/register", json=CREDENTIALS)
+    guesses = [fail_to_log_in(client, CREDENTIALS["email"], "192.0.2.1") for _ in range(4)]
+    assert guesses == [401, 401, 429, 429]
+    assert client.post("/auth/login", json=CREDENTIALS, **from_address("192.0.2.2")).status_code == 200
+
+
+def test_guesses_from_many_networks_lock_the_account_but_not_a_device_that_was_logged_in(serve: Serve) -> None:
+    client = serve(**LIMITED)
+    tokens = sign_up(client)
+    guesses = [fail_to_log_in(client, CREDENTIALS["email"], f"192.0.2.{number}") for number in range(25)]
+    assert guesses == [401] * 20 + [429] * 5
+    elsewhere = from_address("198.51.100.1")
+    assert client.post("/auth/login", json=CREDENTIALS, **elsewhere).status_code == 429
+    known = {**CREDENTIALS, "device_token": tokens["device_token"]}
+    assert client.post("/auth/login", json=known, **elsewhere).status_code == 200
+
+
+def test_a_device_that_is_known_has_a_limit_of_its_own(serve: Serve) -> None:
+    client = serve(**LIMITED)
+    device = sign_up(client)["device_token"]
+    guesses = [fail_to_log_in(client, CREDENTIALS["email"], f"192.0.2.{n}", device_token=device) for n in range(3)]
+    assert guesses == [401, 401, 429]
+
+
+def test_a_device_token_of_another_account_or_a_forged_one_is_a_strangers(serve: Serve) -> None:
+    client = serve(**LIMITED)
+    sign_up(client)
+    other = log_in_tokens(client, "bob@example.org")
+    for number, token in enumerate((other["device_token"], other["access_token"], "x")):
+        address = f"192.0.2.{number}"
+        guesses = [fail_to_log_in(client, CREDENTIALS["email"], address, device_token=token) for _ in range(3)]
+        assert guesses == [401, 401, 429]
+
+
+def test_a_device_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    issuer = TokenIssuer((KEY,), 60)
+    token = issuer.issue_device(1)
+    assert issuer.device(token, 1)
+    assert issuer.device(token, 2) is None
+    later = time.time() + 181 * 86400
+    monkeypatch.setattr("task_api.accounts.tokens.time.time", lambda: later)
+    assert issuer.device(token, 1) is None
+
+
 def test_an_address_is_throttled_over_all_accounts(serve: Serve) -> None:
-    client = serve(auth="on", jwt_keys=(KEY,), login_limit=Rate(2, 86400))
+    client = serve(**LIMITED)
     attempts = [client.post("/auth/login", json={"email": f"u{n}@example.org", "password": "x"}) for n in range(11)]
     assert [attempt.status_code for attempt in attempts] == [401] * 10 + [429]
 
 
 def test_an_address_that_is_throttled_locks_no_account(serve: Serve) -> None:
-    client = serve(auth="on", jwt_keys=(KEY,), login_limit=Rate(2, 86400))
+    client = serve(**LIMITED)
     client.post("/auth/register", json=CREDENTIALS)
-    guesses = [f"u{number}@example.org" for number in range(10)] + [CREDENTIALS["email"]] * 5
-    attempts = [client.post("/auth/login", json={"email": email, "password": "x"}) for email in guesses]
-    assert [attempt.status_code for attempt in attempts] == [401] * 10 + [429] * 5
-    elsewhere = {"REMOTE_ADDR": "192.0.2.1"}
-    assert client.post("/auth/login", json=CREDENTIALS, environ_overrides=elsewhere).status_code == 200
+    guesses = [f"u{number}@example.org" for number in range(10)] + [CREDENTIALS["email"]] * 25
+    attempts = [fail_to_log_in(client, email, "192.0.2.1") for email in guesses]
+    assert attempts == [401] * 10 + [429] * 25
+    assert client.post("/auth/login", json=CREDENTIALS, **from_address("192.0.2.2")).status_code == 200
 
 
-def test_failures_of_an_account_that_is_locked_count_against_the_address(serve: Serve) -> None:
-    client = serve(auth="on", jwt_keys=(KEY,), login_limit=Rate(2, 86400))
-    guesses = [CREDENTIALS["email"]] * 10 + ["bob@example.org"]
-    attempts = [client.post("/auth/login", json={"email": email, "password": "x"}) for email in guesses]
-    assert [attempt.status_code for attempt in attempts] == [401] * 2 + [429] * 9
+def test_a_full_counter_is_not_asked_for_in_the_database_again_within_a_second(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serve(**LIMITED)
+    for _ in range(3):
+        fail_to_log_in(client, "bob@example.org", "192.0.2.1")
+    monkeypatch.setattr(rates, "take", None)
+    assert fail_to_log_in(client, "bob@example.org", "192.0.2.1") == 429
+
+
+@given(st.ip_addresses(v=6), st.integers(0, 2**64 - 1))
+def test_the_limits_count_an_ipv6_address_by_its_64_bit_prefix(address: IPv6Address, host: int) -> None:
+    neighbour = IPv6Address(int(address) >> 64 << 64 | host)
+    if address.ipv4_mapped is None and neighbour.ipv4_mapped is None:
+        assert network(str(address)) == network(str(neighbour))
+        assert network(str(IPv6Address(int(address) ^ 1 << 64))) != network(str(address))
+
+
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", "unknown"),
+        ("x" * 300, "unknown"),
+    ],
+)
+def test_the_limits_count_addresses_by_network(address: str, counted: str) -> None:
+    assert network(address) == counted
+
+
+def test_registrations_from_one_network_are_limited(serve: Serve) -> None:
+    client = serve(auth="on", jwt_keys=(KEY,), registration_limit=Rate(2, 86400))
+
+    def register_from(address: str, number: int) -> Any:
+        body = {**CREDENTIALS, "email": f"u{number}@example.org"}
+        return client.post("/auth/register", json=body, **from_address(address))
+
+    attempts = [register_from("2001:db8::1" if number % 2 else "2001:db8::2", number) for number in range(3)]
+    assert [attempt.status_code for attempt in attempts] == [201, 201, 429]
+    assert 0 < int(attempts[2].headers["Retry-After"]) <= 86400
+    assert register_from("192.0.2.1", 4).status_code == 201
+
+
+def test_an_address_that_is_taken_costs_no_hash(guarded: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    guarded.post("/auth/register", json=CREDENTIALS)
+    monkeypatch.setattr(passwords, "digest", None)
+    assert guarded.post("/auth/register", json=CREDENTIALS).status_code == 409
+
+
+@pytest.mark.parametrize("path", ["/auth/login", "/auth/register"])
+def test_while_passwords_are_hashed_others_are_answered_and_more_passwords_are_refused(
+    serve: Serve, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serve(auth="on", jwt_keys=(KEY,), threads=3)
+    ada = log_in(client)
+    hashing, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(*_: object) -> bool:
+        hashing.release()
+        return not go_on.wait(30)
+
+    def send(number: int) -> Any:
+        mine: Client = client.application.test_client()
+        return mine.post(path, json={"email": f"u{number}@example.org", "password": PASSWORD})
+
+    monkeypatch.setattr(passwords, "verify", slow)
+    monkeypatch.setattr(passwords, "digest", lambda *_: str(slow()))
+    monkeypatch.setattr(passwords, "TURN_SECONDS", 30)
+    with ThreadPoolExecutor(2) as pool:
+        held = [pool.submit(send, 0)]
+        assert hashing.acquire(timeout=30)
+        held.append(pool.submit(send, 1))
+        lane = client.application.extensions["service_kit"].accounts._lane
+        while lane._places._value:
+            time.sleep(0.01)
+        refused = send(2)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        assert client.get("/tasks", headers=ada).status_code == 200
+        assert client.get("/livez").status_code == 200
+        assert not hashing.acquire(blocking=False)  # one at a time
+        go_on.set()
+        assert {answer.result().status_code for answer in held} <= {201, 401}
+
+
+def test_a_caller_whose_turn_does_not_come_is_refused_and_its_place_is_free_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(passwords, "TURN_SECONDS", 0.01)
+    lane, go_on = passwords.Lane(2), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(lane.run, go_on.wait)
+        while lane._places._value == 2:
+            time.sleep(0.001)
+        for _ in range(5):
+            with pytest.raises(Overloaded):
+                lane.run(str, 1)
+        go_on.set()
+        assert first.result(30) is True
+    monkeypatch.setattr(passwords, "TURN_SECONDS", 30)
+    assert lane.run(str, 1) == "1"
+
+
+def test_the_lane_rests_as_long_as_it_worked(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, slept = [100.0], []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    def work(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(passwords, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    lane = passwords.Lane(1)
+    for seconds in (4.0, 2.0, 1.0):
+        lane.run(work, seconds)
+    now[0] += 10
+    lane.run(work, 1.0)
+    assert slept == [0.0, 4.0, 2.0, 0.0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux alone")
+def test_hashes_give_way_to_all_other_threads() -> None:
+    priority = partial(os.getpriority, os.PRIO_PROCESS, 0)
+    before = priority()
+    assert passwords.Lane(1).run(priority) == 19
+    assert priority() == before
+
+
+def test_a_login_that_is_refused_by_the_lane_does_not_count(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serve(**LIMITED)
+    client.post("/auth/register", json=CREDENTIALS)
+
+    def refuse(*_: object) -> None:
+        raise Overloaded
+
+    with monkeypatch.context() as patch:
+        patch.setattr(passwords.Lane, "run", refuse)
+        assert {fail_to_log_in(client, CREDENTIALS["email"], "192.0.2.1") for _ in range(30)} == {503}
+    assert client.post("/auth/login", json=CREDENTIALS, **from_address("192.0.2.1")).status_code == 200
 
 
 def test_a_login_clears_windows_of_long_ago(serve: Serve, database: Database) -> None:

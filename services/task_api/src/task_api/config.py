@@ -101,8 +101,13 @@ class Settings(config.Settings, frozen=True, kw_only=True):
     refresh_token_seconds: Annotated[int, Meta(ge=60, le=31536000, description="life of a refresh token")] = 1209600
     rate_limit: Annotated[Rate | None, Meta(description="requests of one client, or off"), RATE_TEXT] = Rate(6000, 60)
     login_limit: Annotated[
-        Rate | None, Meta(description="failed logins of one account; one address has five times that"), RATE_TEXT
+        Rate | None,
+        Meta(description="failed logins of an account from one network, or off; others follow from it"),
+        RATE_TEXT,
     ] = Rate(10, 900)
+    registration_limit: Annotated[
+        Rate | None, Meta(description="registrations from one network, or off"), RATE_TEXT
+    ] = Rate(20, 3600)
     cors_origins: Annotated[tuple[str, ...], Meta(description="origins that browsers may call from"), ORIGINS_TEXT] = ()
 
     @property
@@ -120,6 +125,8 @@ class Settings(config.Settings, frozen=True, kw_only=True):
             notes.append("RATE_LIMIT=off: one client can use up the service")
         if self.auth == "on" and self.login_limit is None:
             notes.append("LOGIN_LIMIT=off: passwords can be guessed without limit")
+        if self.auth == "on" and self.registration == "open" and self.registration_limit is None:
+            notes.append("REGISTRATION_LIMIT=off: one client can register any number of accounts")
         return notes
 
     @property

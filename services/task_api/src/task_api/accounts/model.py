@@ -57,6 +57,12 @@ class Login(Struct, forbid_unknown_fields=True):
 
     email: Annotated[str, Meta(max_length=254, pattern=r"^[^\x00]*$")]  # PostgreSQL cannot be asked for U+0000
     password: Annotated[str, Meta(max_length=1024)]
+    device_token: (
+        Annotated[
+            str, Meta(max_length=1024, description="of an earlier login: others' wrong guesses do not lock it out")
+        ]
+        | None
+    ) = None
 
     def __post_init__(self) -> None:
         self.email = self.email.lower()
@@ -68,33 +74,49 @@ class Refresh(Struct, forbid_unknown_fields=True):
     refresh_token: Annotated[str, Meta(max_length=128)]
 
 
-class Tokens(Struct, frozen=True):
-    """What logging in gives (RFC 6750). `expires_in` is the access token's life in seconds."""
+class Tokens(Struct, frozen=True, kw_only=True):
+    """The result of logging in (RFC 6750). `expires_in` is the lifetime of the access token in seconds.
+
+    `device_token` is to be kept after the session, and sent with the next login of the same account from this device.
+    """
 
     access_token: str
     refresh_token: str
+    device_token: str
     expires_in: int
     token_type: Literal["Bearer"] = "Bearer"  # the type, not a token
 
 
 class EmailTaken(Exception):
-    """There is an account of that address."""
+    """An account has that address already."""
+
+    def __init__(self, email: str) -> None:
+        super().__init__(f"there is an account of {email}")
 
 
 class LoginFailed(Exception):
-    """Wrong address or password: the two are not told apart."""
+    """Wrong address or password: the answer does not reveal which."""
 
 
 class Throttled(Exception):
-    """Too many failed logins; `retry_after` in seconds."""
+    """Too many attempts; `retry_after` in seconds."""
 
-    def __init__(self, retry_after: int) -> None:
-        super().__init__(f"too many failed logins: try again in {retry_after} seconds")
+    def __init__(self, what: str, retry_after: int) -> None:
+        super().__init__(f"too many {what}: try again in {retry_after} seconds")
         self.retry_after = retry_after
 
 
+class Overloaded(Exception):
+    """More passwords are to be checked than the service takes on at once; `retry_after` in seconds."""
+
+    retry_after = 1
+
+    def __init__(self) -> None:
+        super().__init__("too many passwords are being checked right now: try again in a second")
+
+
 class BadToken(Exception):
-    """A token that is worth nothing; `reason` is one of `invalid`, `expired`, `revoked`, `reused`."""
+    """A token that is not valid; `reason` is one of `invalid`, `expired`, `revoked`, `reused`."""
 
     def __init__(self, reason: Literal["invalid", "expired", "revoked", "reused"]) -> None:
         super().__init__(f"the token is {reason}")

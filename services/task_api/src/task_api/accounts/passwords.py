@@ -1,37 +1,94 @@
-"""Passwords are kept as Argon2id (RFC 9106), with OWASP's parameters for little memory."""
+"""Passwords are stored as Argon2id hashes (RFC 9106), with OWASP's parameters for little memory."""
 
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from threading import Semaphore
+from threading import BoundedSemaphore
+from typing import TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
 
+from task_api.accounts.model import Overloaded
+
+T = TypeVar("T")
+TURN_SECONDS = 2.0
+"""How long a caller waits for its turn in a lane."""
+
+LOWEST_PRIORITY = 19
+
 _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-_one_at_a_time = Semaphore(1)  # 19 MiB each: a burst of logins must not take a small container's memory
 
 
 @cache
 def _unknown() -> str:
-    """Not made before it is asked for: it takes as long as a login, and few processes that load this see one."""
+    """Made on first use: it costs as much as a login, and few processes that import this module need it."""
     return _hasher.hash("no account has this password")
 
 
 def digest(password: str) -> str:
-    """The hash to keep of a password."""
-    with _one_at_a_time:
-        return _hasher.hash(password)
+    """Return the hash to store for a password."""
+    return _hasher.hash(password)
 
 
 def verify(password_hash: str | None, password: str) -> bool:
-    """Whether the password is the one hashed. Takes as long for an account that does not exist (None)."""
-    with _one_at_a_time:
-        try:
-            unknown = _unknown()  # for every login: the first would else tell by its time whether there is an account
-            return _hasher.verify(password_hash or unknown, password) and password_hash is not None
-        except (Argon2Error, InvalidHashError):
-            return False
+    """Return whether the hash is that of the password. Takes as long for an account that does not exist (None)."""
+    try:
+        unknown = _unknown()  # at every login: the first one's duration would reveal whether the account exists
+        return _hasher.verify(password_hash or unknown, password) and password_hash is not None
+    except (Argon2Error, InvalidHashError):
+        return False
 
 
 def outdated(password_hash: str) -> bool:
-    """Whether the hash was made with other parameters than today's."""
+    """Return whether the hash was made with other parameters than today's."""
     return _hasher.check_needs_rehash(password_hash)
+
+
+class Lane:
+    """Hashes passwords beside the requests that need no hash: one at a time, at the lowest priority, half of the time.
+
+    A stranger may ask for any number of hashes, and each costs as much CPU as thirty other requests. At most `places`
+    callers are in the lane, so that the other threads of the process stay free. Where CPU time is scarce, the lane's
+    thread gives way to all others; after each hash it rests as long as the hash took, so that hashes cannot use up a
+    container's quota. One hash at a time also bounds the memory, to 19 MiB.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._places = BoundedSemaphore(places)
+        self._executor = ThreadPoolExecutor(1, "passwords", _give_way)  # the thread starts with the first hash
+        self._rested_at = 0.0
+
+    def run(self, function: Callable[..., T], *arguments: object) -> T:
+        """Return the function's result. Raises Overloaded where no place is free or no turn comes in time."""
+        if not self._places.acquire(blocking=False):
+            raise Overloaded
+        try:
+            future = self._executor.submit(self._work, function, *arguments)
+            try:
+                return future.result(TURN_SECONDS)
+            except TimeoutError:
+                if future.cancel():
+                    raise Overloaded from None
+                return future.result()  # its turn has come
+        finally:
+            self._places.release()
+
+    def _work(self, function: Callable[..., T], *arguments: object) -> T:
+        time.sleep(max(0.0, self._rested_at - time.monotonic()))
+        started = time.monotonic()
+        try:
+            return function(*arguments)
+        finally:
+            ended = time.monotonic()
+            self._rested_at = ended + (ended - started)
+
+
+def _give_way() -> None:
+    """Let this thread run only where no other wants to; Linux has a priority for each thread (sched(7))."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)

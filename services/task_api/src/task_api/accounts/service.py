@@ -2,7 +2,8 @@
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from mmap import mmap
@@ -18,49 +19,46 @@ from task_api.accounts.model import (
     EmailTaken,
     Login,
     LoginFailed,
+    Overloaded,
     Registration,
     Role,
     Throttled,
     Tokens,
 )
+from task_api.accounts.throttle import Throttle
 from task_api.accounts.tokens import TokenIssuer
-from task_api.config import Rate, Settings
+from task_api.config import Settings
 from task_api.store import accounts as store
-from task_api.store import rates
 from task_api.store.database import Database
-
-FAILURES_OF_AN_ADDRESS = 5
-"""How many times the login limit of one account a network address has, which many people may share."""
 
 REMEMBERED_SECONDS = 1.0
 SESSIONS_REMEMBERED = 10_000
 REVOCATION_SIZE = 8
 
-Failure = Literal["invalid", "expired", "revoked", "reused", "bad_credentials", "throttled"]
+Failure = Literal["invalid", "expired", "revoked", "reused", "bad_credentials", "throttled", "overloaded"]
 
 
 def register(database: Database, registration: Registration, role: Role = "user") -> Account:
-    """Make an account. Raises EmailTaken."""
+    """Create an account and return it. Raises EmailTaken."""
+    return _add(database, registration, passwords.digest(registration.password), role)
+
+
+def _add(database: Database, registration: Registration, password_hash: str, role: Role) -> Account:
     now = datetime.now(UTC)
-    values = {
-        "email": registration.email,
-        "password_hash": passwords.digest(registration.password),
-        "role": role,
-        "created_at": now,
-    }
+    values = {"email": registration.email, "password_hash": password_hash, "role": role, "created_at": now}
     try:
         with database.write() as connection:
             identity = store.add(connection, values)
     except IntegrityError:
-        raise EmailTaken(f"there is an account of {registration.email}") from None
+        raise EmailTaken(registration.email) from None
     return Account(identity, registration.email, role, now)
 
 
 class Sessions:
-    """Whose a session is, remembered for a second.
+    """A cache of the account of each session, kept for a second.
 
-    A session revoked by this service is forgotten at once, by all workers: they share the memory that says when one was
-    revoked, made before they are forked. Replicas elsewhere go by the second.
+    When a session is revoked, all workers of this service drop their caches at once: a value in memory that they share,
+    made before they are forked, changes. Other replicas follow within the second.
     """
 
     def __init__(self, database: Database) -> None:
@@ -69,7 +67,7 @@ class Sessions:
         self._revoked = mmap(-1, REVOCATION_SIZE)
 
     def account(self, session_id: str) -> Account:
-        """The account of a session. Raises BadToken where it was revoked."""
+        """Return the account of a session. Raises BadToken where it was revoked."""
         revoked, now = self._revoked[:REVOCATION_SIZE], time.monotonic()
         known = self._known.get(session_id)
         if known and known[1] > now and known[2] == revoked:
@@ -85,12 +83,12 @@ class Sessions:
         return account
 
     def forget(self) -> None:
-        """Let every worker ask the database again."""
+        """Make every worker read from the database again."""
         self._revoked[:REVOCATION_SIZE] = secrets.token_bytes(REVOCATION_SIZE)
 
 
 class Accounts:
-    """Logging in and out over one database, with the keys and lives that the settings give."""
+    """Registering, logging in and out, over one database, with the keys and lifetimes of the settings."""
 
     def __init__(
         self, settings: Settings, database: Database, failed: Callable[[Failure], None] = lambda _: None
@@ -99,11 +97,13 @@ class Accounts:
         self._sessions = Sessions(database)
         self._issuer = TokenIssuer(settings.jwt_keys, settings.access_token_seconds)
         self._refresh_life = timedelta(seconds=settings.refresh_token_seconds)
-        self._limit = settings.login_limit
+        self._logins = Throttle(database, settings.login_limit)
+        self._registrations = Throttle(database, settings.registration_limit)
+        self._lane = passwords.Lane(max(1, settings.threads - 1))
         self._failed = failed
 
     def authenticate(self, token: str) -> tuple[Account, str]:
-        """The account and session of an access token. Raises BadToken."""
+        """Return the account and session of an access token. Raises BadToken."""
         try:
             session_id = self._issuer.verify(token)
             return self._sessions.account(session_id), session_id
@@ -111,27 +111,58 @@ class Accounts:
             self._failed(error.reason)
             raise
 
+    def register(self, registration: Registration, address: str) -> Account:
+        """Create an account and return it. Raises EmailTaken, Throttled, and Overloaded."""
+        with self._counted():
+            self._registrations.once("register", address, "registrations")
+            with self._database.read() as connection:
+                if store.by_email(connection, registration.email):  # before its password costs a hash
+                    raise EmailTaken(registration.email)
+            password_hash = self._lane.run(passwords.digest, registration.password)
+        return _add(self._database, registration, password_hash, "user")
+
     def login(self, login: Login, address: str) -> Tokens:
-        """Begin a session. Raises LoginFailed, and Throttled after too many failures of the account or the address."""
-        attempts = self._count(login.email, address)
+        """Begin a session. Raises LoginFailed, Throttled after too many failures, and Overloaded."""
         with self._database.read() as connection:
             row = store.by_email(connection, login.email)
-        if not passwords.verify(row.password_hash if row else None, login.password):
+        device = self._issuer.device(login.device_token, row.id) if login.device_token and row else None
+        with self._counted():
+            attempts = self._logins.login(login.email, address, device)
+            try:
+                right = self._lane.run(passwords.verify, row.password_hash if row else None, login.password)
+            except Overloaded:
+                self._logins.give_back(attempts)
+                raise
+        if not right:
             self._failed("bad_credentials")
             raise LoginFailed("wrong address or password")
         assert row is not None  # verify is False without a hash
+        self._logins.give_back(attempts)
+        renewed = None
+        if passwords.outdated(row.password_hash):
+            with suppress(Overloaded):  # then at another login
+                renewed = self._lane.run(passwords.digest, login.password)
         session_id = secrets.token_hex(16)
         with self._database.write() as connection:
-            for client, ends_at in attempts:
-                rates.give_back(connection, client, ends_at)
-            if passwords.outdated(row.password_hash):
-                store.set_password_hash(connection, row.id, passwords.digest(login.password))
+            if renewed:
+                store.set_password_hash(connection, row.id, renewed)
             now = datetime.now(UTC)
             store.add_session(connection, session_id, row.id, now, now + self._refresh_life)
             return self._tokens(connection, row.id, session_id, now)
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        try:
+            yield
+        except Throttled:
+            self._failed("throttled")
+            raise
+        except Overloaded:
+            self._failed("overloaded")
+            raise
+
     def refresh(self, refresh_token: str) -> Tokens:
-        """New tokens for an unspent refresh token; a spent one ends the session, since a thief may hold the other.
+        """Return new tokens for an unspent refresh token. A spent one ends the session: a thief may hold its successor.
 
         Raises BadToken.
         """
@@ -171,28 +202,9 @@ class Accounts:
         store.add_refresh_token(
             connection, sha256(refresh_token.encode()).digest(), session_id, now + self._refresh_life
         )
-        return Tokens(self._issuer.issue(account_id, session_id), refresh_token, self._issuer.seconds)
-
-    def _count(self, email: str, address: str) -> list[tuple[str, int]]:
-        """Count an attempt against account and address, to be given back when it succeeds. Raises Throttled."""
-        if self._limit is None:
-            return []
-        account = sha256(email.encode()).hexdigest()[:32]  # known or not: the answer must not tell
-        limits = {  # an address that may not go on takes nothing of an account's: it could lock any number of them
-            f"login:address:{address}": self._limit.limit * FAILURES_OF_AN_ADDRESS,
-            f"login:account:{account}": self._limit.limit,
-        }
-        now = int(datetime.now(UTC).timestamp())
-        ends_at = window_end(self._limit, now)
-        with self._database.write() as connection:
-            allowed = all(rates.take(connection, client, ends_at, limit, limit)[0] for client, limit in limits.items())
-        rates.clear(self._database)
-        if not allowed:
-            self._failed("throttled")
-            raise Throttled(ends_at - now)
-        return [(client, ends_at) for client in limits]
-
-
-def window_end(rate: Rate, now: int) -> int:
-    """When the window of a rate that `now` is in ends, both in Unix seconds."""
-    return (now // rate.seconds + 1) * rate.seconds
+        return Tokens(
+            access_token=self._issuer.issue(account_id, session_id),
+            refresh_token=refresh_token,
+            device_token=self._issuer.issue_device(account_id),
+            expires_in=self._issuer.seconds,
+        )

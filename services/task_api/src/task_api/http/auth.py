@@ -6,25 +6,26 @@ from service_kit.http.messages import body, respond
 from service_kit.http.openapi import Answers, documented
 from service_kit.http.problems import Refusal
 from task_api.accounts.model import Account, Login, Refresh, Registration, Tokens
-from task_api.accounts.service import Accounts, register
-from task_api.http.context import account, database, services
+from task_api.accounts.service import Accounts
+from task_api.http.context import account, services
 
 blueprint = Blueprint("auth", __name__, url_prefix="/auth")
 
 
 def _accounts() -> Accounts:
-    found = services().accounts
-    assert found is not None  # these routes exist only with accounts on
-    return found
+    accounts = services().accounts
+    assert accounts is not None  # these routes exist only with accounts on
+    return accounts
 
 
 @blueprint.post("/register")
-@documented(json=Registration, answers=Answers(created=Account, problems=(400, 403, 409, 413, 415)), public=True)
+@documented(json=Registration, answers=Answers(created=Account, problems=(400, 403, 409, 413, 415, 429)), public=True)
 def register_account() -> Response:
-    """Make an account."""
+    """Create an account."""
     if services().settings.registration == "closed":
         raise Refusal(403, "registration is closed: ask an administrator for an account")
-    return respond(register(database(), body(Registration)), 201, {"Location": "/auth/me"})
+    created = _accounts().register(body(Registration), request.remote_addr or "")
+    return respond(created, 201, {"Location": "/auth/me"})
 
 
 @blueprint.post("/login")
@@ -39,7 +40,7 @@ def login() -> Response:
 def refresh() -> Response:
     """Exchange a refresh token for new tokens.
 
-    Each is good for one exchange. Using one again ends the session: whoever else held it loses access too.
+    Each is valid for one exchange. Using one again ends the session: whoever else held it loses access too.
     """
     return respond(_accounts().refresh(body(Refresh).refresh_token))
 
@@ -47,7 +48,7 @@ def refresh() -> Response:
 @blueprint.post("/logout")
 @documented(answers=Answers(no_content=True))
 def logout() -> Response:
-    """Log out: all tokens of this session are worth nothing from now on."""
+    """Log out: no token of this session is valid from now on."""
     account()
     _accounts().logout(g.session_id)
     return Response(status=204)
@@ -56,5 +57,5 @@ def logout() -> Response:
 @blueprint.get("/me")
 @documented(answers=Answers(ok=Account))
 def me() -> Response:
-    """Who the token belongs to."""
+    """Return the account that the token belongs to."""
     return respond(account())

@@ -13,6 +13,7 @@ from service_kit.telemetry.traces import Tracer
 from task_api import __version__, telemetry
 from task_api.accounts.model import Account, BadToken
 from task_api.accounts.service import Accounts
+from task_api.accounts.throttle import network
 from task_api.config import Settings
 from task_api.http.errors import bearer
 from task_api.http.rate_limit import RateLimiter
@@ -120,7 +121,9 @@ def _identify(here: Any, accounts: Accounts | None) -> Exception | None:
 
 
 def _limit(here: Any, limiter: RateLimiter) -> None:
-    here.rate = limiter.hit(f"account:{here.account.id}" if here.account else f"address:{here.request.remote_addr}")
+    here.rate = limiter.hit(
+        f"account:{here.account.id}" if here.account else f"network:{network(here.request.remote_addr or '')}"
+    )
     if not here.rate.allowed:
         telemetry.rate_limited()
         wait = str(here.rate.reset)

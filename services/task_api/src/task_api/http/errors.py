@@ -8,7 +8,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from service_kit.http.problems import RETRY_SECONDS, respond, unforeseen
 from service_kit.telemetry.logs import log
-from task_api.accounts.model import BadToken, EmailTaken, LoginFailed, Throttled
+from task_api.accounts.model import BadToken, EmailTaken, LoginFailed, Overloaded, Throttled
 from task_api.store.database import UNAVAILABLE, SchemaBehind
 from task_api.tasks.model import BadCursor, TaskNotFound, VersionConflict
 from task_api.tasks.service import BulkFailure
@@ -39,6 +39,7 @@ ANSWERS: dict[type[Exception], Callable[[Any], Response]] = {
     EmailTaken: lambda error: respond(409, str(error)),
     LoginFailed: lambda error: respond(401, str(error), bearer()),
     Throttled: lambda error: respond(429, str(error), {"Retry-After": str(error.retry_after)}),
+    Overloaded: lambda error: respond(503, str(error), {"Retry-After": str(error.retry_after)}),
     BadToken: lambda error: respond(401, str(error), bearer("invalid_token", error_description=str(error))),
     **dict.fromkeys((*UNAVAILABLE, SchemaBehind), _unavailable),
     ProgrammingError: _statement_failed,

@@ -9,10 +9,10 @@ import math
 import time
 from threading import Lock
 
-from task_api.accounts.service import window_end
 from task_api.config import Rate
 from task_api.store import rates
 from task_api.store.database import Database
+from task_api.store.rates import window_end
 
 SHARE = 16
 MOST_CLIENTS_REMEMBERED = 10_000

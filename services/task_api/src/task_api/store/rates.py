@@ -10,6 +10,7 @@ from sqlalchemy import Connection, case, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
+from task_api.config import Rate
 from task_api.store.database import Database
 from task_api.store.schema import rate_windows
 
@@ -21,6 +22,11 @@ CLEARED_AT_ONCE = 5_000
 
 _cleared: WeakKeyDictionary[Database, float] = WeakKeyDictionary()
 """When this process last cleared each database, by `time.monotonic`."""
+
+
+def window_end(rate: Rate, now: int) -> int:
+    """Return when the window of a rate that contains `now` ends, both in Unix seconds."""
+    return (now // rate.seconds + 1) * rate.seconds
 
 
 def take(connection: Connection, client: str, ends_at: int, limit: int, share: int) -> tuple[int, int]:
