@@ -1,7 +1,12 @@
 """For all tests of the repository."""
 
 import gc
+import os
+import tempfile
 from contextlib import suppress
+
+# each process of the test run counts for itself; prometheus-client reads this at its import
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="test-metrics-")
 
 with suppress(ModuleNotFoundError):  # some sessions have no property-based tests
     import hypothesis

@@ -1,11 +1,5 @@
 """One suite for both databases: a test that asks for `database` or `client` runs on SQLite and a real PostgreSQL."""
 
-import os
-import tempfile
-
-# each process of the test run counts for itself; prometheus-client reads this at its import
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="task-api-test-metrics-")
-
 import itertools
 import logging
 from collections.abc import Callable, Iterator

@@ -15,7 +15,7 @@ class Service:
     """One running service: its settings, and the hooks by which it adds to what all services do."""
 
     name: ClassVar[str]
-    """The distribution, the command and the process are called so, such as `task-api`."""
+    """The distribution, the command and the process are called so, such as `some-service`."""
     title: ClassVar[str]
     version: ClassVar[str]
     description: ClassVar[str] = ""
@@ -29,7 +29,7 @@ class Service:
 
     @property
     def package(self) -> str:
-        """The name as an identifier, such as `task_api`: metrics begin with it."""
+        """The name as an identifier, such as `some_service`: metrics begin with it."""
         return self.name.replace("-", "_")
 
     @property

@@ -1,31 +1,18 @@
 """`task-api`: the service's command line. Exit codes: 0 done, 1 failed, 2 wrong arguments or settings."""
 
-import os
-import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 import msgspec
 
-from service_kit import config
+from service_kit.cli import CommandLine
 from task_api import __version__
 from task_api.config import Settings
 
 if TYPE_CHECKING:
     from task_api.store.database import Database
-
-
-def _settings() -> Settings:
-    try:
-        return config.load(Settings)
-    except config.ConfigurationError as error:
-        for problem in error.problems:
-            click.echo(f"task-api: {problem}", err=True)
-        sys.exit(2)
 
 
 @contextmanager
@@ -34,41 +21,28 @@ def _database() -> Iterator["Database"]:
 
     from task_api.store.database import Database, SchemaBehind  # noqa: PLC0415
 
-    settings = _settings()
+    settings = main.settings()
     try:
         database = Database(settings)
     except OSError as error:
-        _fail(f"DB_PATH: {error}")
+        main.fail(f"DB_PATH: {error}")
     try:
         yield database
     except (SchemaBehind, SQLAlchemyError) as error:
         reason = getattr(error, "orig", None) or error
-        _fail(reason if settings.postgresql else f"DB_PATH {settings.db_path}: {reason}")
+        main.fail(reason if settings.postgresql else f"DB_PATH {settings.db_path}: {reason}")
     finally:
         database.engine.dispose()
 
 
-def _fail(message: object) -> NoReturn:
-    click.echo(f"task-api: {message}", err=True)
-    sys.exit(1)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="task-api")
-def main() -> None:
-    """A task service over HTTP. Settings come from the environment: see `task-api check-config`."""
-
-
-@main.command()
-def serve() -> None:
+def _serve(settings: Settings) -> None:
     """Serve until SIGTERM. SQLite is migrated first; PostgreSQL has `task-api migrate`."""
-    settings = _settings()
-    if settings.prometheus_multiproc_dir:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = settings.prometheus_multiproc_dir
-    from service_kit.telemetry import logs  # noqa: PLC0415
-    from task_api.store.database import SchemaBehind  # noqa: PLC0415 - after the settings are known to stand
+    from service_kit.server import serve  # noqa: PLC0415
+    from service_kit.telemetry.logs import log  # noqa: PLC0415
+    from task_api.http.app import create_app  # noqa: PLC0415
+    from task_api.http.context import Services  # noqa: PLC0415
+    from task_api.store.database import Database, SchemaBehind  # noqa: PLC0415
 
-    logs.configure(settings.log_level)
     if not settings.postgresql:
         with _database() as database:
             try:
@@ -77,14 +51,12 @@ def serve() -> None:
                 from task_api.store.migrations import migrate  # noqa: PLC0415 - slow to load, and seldom needed
 
                 before, after = migrate(database)
-                logs.log.info("migrated", before=before, after=after)
-    from service_kit.server import serve as run  # noqa: PLC0415
-    from task_api.http.app import create_app  # noqa: PLC0415
-    from task_api.http.context import Services  # noqa: PLC0415
-    from task_api.store.database import Database  # noqa: PLC0415
-
+                log.info("migrated", before=before, after=after)
     services = Services(settings, Database(settings))
-    run(services, lambda: create_app(services))
+    serve(services, lambda: create_app(services))
+
+
+main = CommandLine("task-api", __version__, Settings, _serve, "A task service over HTTP.")
 
 
 @main.command()
@@ -98,18 +70,6 @@ def migrate(wait: float) -> None:
         await_database(database, wait)
         before, after = run(database)
     click.echo(f"the schema was at {before or 'nothing'} and is at {after}")
-
-
-@main.command("check-config")
-def check_config() -> None:
-    """Show every setting as it is now, secrets masked; exit 2 where one is wrong."""
-    settings = _settings()
-    rows = config.describe(settings)
-    width = max(len(name) for name, _, _ in rows)
-    for name, value, meaning in rows:
-        click.echo(f"{name:<{width}}  {value or '(unset)':<28}  {meaning}")
-    for note in settings.weaker:
-        click.echo(f"note: {note}", err=True)
 
 
 @main.command("create-admin")
@@ -126,7 +86,7 @@ def create_admin(email: str, password: str) -> None:
             database.check()
             account = register(database, registration, "admin")
     except (msgspec.ValidationError, EmailTaken) as error:
-        _fail(error)
+        main.fail(error)
     else:
         click.echo(f"account {account.id}, {account.email}, is an administrator")
 
@@ -155,23 +115,6 @@ def import_command(file: BinaryIO) -> None:
         with _database() as database:
             seen = import_lines(database, file, progress)
     except TransferError as error:
-        _fail(error)
+        main.fail(error)
     else:
         click.echo(f"{seen.accounts} accounts and {seen.tasks} tasks are here", err=True)
-
-
-@main.command()
-@click.option("--ready", is_flag=True, help="Ask whether it is ready for requests, its database included.")
-def healthcheck(ready: bool) -> None:
-    """Ask the service on this machine whether it lives; exit 1 where it does not."""
-    settings = _settings()
-    probe = "readyz" if ready else "livez"
-    try:
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with direct.open(f"http://127.0.0.1:{settings.port}/{probe}", timeout=3) as response:
-            click.echo(response.read().decode())
-    except urllib.error.HTTPError as refusal:
-        with refusal:
-            _fail(f"{refusal}: {refusal.read().decode()}")
-    except OSError as error:
-        _fail(error)

@@ -1,0 +1,92 @@
+"""The command line of every service. Exit codes: 0 done, 1 failed, 2 wrong arguments or settings."""
+
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Generic, NoReturn, TypeVar
+
+import click
+
+from service_kit.config import ConfigurationError, Settings, describe, load
+
+S = TypeVar("S", bound=Settings)
+
+
+class CommandLine(click.Group, Generic[S]):
+    """The commands `serve`, `check-config` and `healthcheck`; a service adds its own with `command()`.
+
+    `serve` runs `run` with the settings, after its docstring's promises: it returns when the service ends.
+    """
+
+    def __init__(self, name: str, version: str, settings: type[S], run: Callable[[S], None], about: str) -> None:
+        options = {"help_option_names": ["-h", "--help"]}
+        super().__init__(
+            name,
+            help=f"{about} Settings come from the environment: see `{name} check-config`.",
+            context_settings=options,
+        )
+        self._program, self._kind, self._run = name, settings, run
+        click.version_option(version, prog_name=name)(self)
+        self.add_command(click.Command("serve", callback=self._serve, help=run.__doc__))
+        self.add_command(
+            click.Command(
+                "check-config",
+                callback=self._check_config,
+                help="Show every setting as it is now, secrets masked; exit 2 where one is wrong.",
+            )
+        )
+        ready = click.Option(["--ready"], is_flag=True, help="Check whether it is ready for requests, not only alive.")
+        self.add_command(
+            click.Command(
+                "healthcheck",
+                callback=self._healthcheck,
+                params=[ready],
+                help="Check whether the service on this machine is alive; exit 1 where it is not.",
+            )
+        )
+
+    def settings(self) -> S:
+        """The settings of the environment. Names each fault and exits with 2 where one is wrong."""
+        try:
+            return load(self._kind)
+        except ConfigurationError as error:
+            for problem in error.problems:
+                click.echo(f"{self._program}: {problem}", err=True)
+            sys.exit(2)
+
+    def fail(self, message: object) -> NoReturn:
+        """Print the message and exit with 1."""
+        click.echo(f"{self._program}: {message}", err=True)
+        sys.exit(1)
+
+    def _serve(self) -> None:
+        settings = self.settings()
+        if settings.prometheus_multiproc_dir:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = settings.prometheus_multiproc_dir
+        from service_kit.telemetry import logs  # noqa: PLC0415 - after the settings are known to be right
+
+        logs.configure(settings.log_level)
+        self._run(settings)
+
+    def _check_config(self) -> None:
+        settings = self.settings()
+        rows = describe(settings)
+        width = max(len(name) for name, _, _ in rows)
+        for name, value, meaning in rows:
+            click.echo(f"{name:<{width}}  {value or '(unset)':<28}  {meaning}")
+        for note in settings.weaker:
+            click.echo(f"note: {note}", err=True)
+
+    def _healthcheck(self, ready: bool) -> None:
+        url = f"http://127.0.0.1:{self.settings().port}/{'readyz' if ready else 'livez'}"
+        try:
+            direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with direct.open(url, timeout=3) as response:
+                click.echo(response.read().decode())
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                self.fail(f"{refusal}: {refusal.read().decode()}")
+        except OSError as error:
+            self.fail(error)
