@@ -47,7 +47,7 @@ def test(session: nox.Session) -> None:
 def sast(session: nox.Session) -> None:
     """The source: insecure code, vulnerable dependencies, secrets in the history, misconfiguration, workflows."""
     install(session, "pipeline")
-    programs(session, "scanners")
+    programs(session, "node", "scanners")
     session.run("python", "-m", "tooling.sast")
 
 
@@ -181,6 +181,10 @@ def lock(session: nox.Session) -> None:
         if name in own:
             session.run(*base, f"{own[name].path}/pyproject.toml", "-o", f"{own[name].path}/requirements.txt")
         else:
-            alone = name in {"scanners", "wapiti"}  # programs that never import a service, with pins of their own
+            alone = name in {"node", "scanners", "wapiti"}  # no service is imported there, so its pins do not count
             constraints = [option for one in project.services() for option in ("-c", f"{one.path}/requirements.txt")]
             session.run(*base, *([] if alone else constraints), "--group", name, "-o", f"requirements/{name}.txt")
+        if name == "node":
+            install(session, "node")
+            lock_only = ("--package-lock-only", "--omit-lockfile-registry-resolved")
+            session.run("npm", "install", "--prefix=requirements/node", *lock_only)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tooling import tools
+from tooling import patterns, tools
 from tooling.findings import (
     Finding,
     Gate,
@@ -364,6 +364,7 @@ def zizmor(root: Path, files: Sequence[str]) -> Scan:
 
 
 PYTHON = ("*.py", "dev")
+SERVED = ("services/*.py", "packages/*.py")  # what meets a stranger's input
 DOCKERFILES = ("*Dockerfile", "*.Dockerfile")
 WORKFLOWS = (".github/workflows/*.yml", ".github/workflows/*.yaml")
 ACTIONS = (*WORKFLOWS, ".github/actions/*/action.yml", ".github/actions/*/action.yaml", ".github/dependabot.yml")
@@ -380,6 +381,7 @@ GATES: dict[str, Gate] = {
     "trivy-config": lambda: trivy_config(ROOT, tracked(ROOT, *DOCKERFILES), overlays()),
     "pip-audit": lambda: pip_audit(ROOT, LOCKS),
     "safety": lambda: safety(ROOT, LOCKS, os.environ.get("SAFETY_API_KEY", "")),
+    "recheck": lambda: patterns.linear(ROOT, tracked(ROOT, *SERVED)),
     "bandit": lambda: bandit(ROOT, tracked(ROOT, *PYTHON)),
     "gitleaks": lambda: gitleaks(ROOT),
     "ruff": lambda: ruff(ROOT, tracked(ROOT, *PYTHON)),

@@ -135,7 +135,8 @@ def make_environment(name: str) -> None:
     """Make the locked environment requirements/NAME.txt in .cache/tools, or renew it when the lock has changed."""
     lock = ROOT / "requirements" / f"{name}.txt"
     folder, stamp = HOME / name, HOME / f"{name}.sha256"
-    wanted = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
+    locks = b"".join(file.read_bytes() for file in (lock, npm_lock(name)) if file.exists())
+    wanted = hashlib.sha256(locks + sys.version.encode()).hexdigest()
     HOME.mkdir(parents=True, exist_ok=True)
     with (HOME / f"{name}.lock").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
@@ -150,7 +151,24 @@ def make_environment(name: str) -> None:
         subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder], check=True, env=quiet)
         install = [uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python")]
         subprocess.run([*install, "--require-hashes", "-r", str(lock)], check=True, env=quiet)
+        install_npm_packages(name, folder)
         stamp.write_text(wanted)
+
+
+def npm_lock(name: str) -> Path:
+    """Return where an environment's npm packages are locked; most environments have none."""
+    return ROOT / "requirements" / name / "package-lock.json"
+
+
+def install_npm_packages(name: str, folder: Path) -> None:
+    """Install the environment's locked npm packages, if it has any, without running their scripts."""
+    if not (lock := npm_lock(name)).exists():
+        return
+    for file in (lock, lock.with_name("package.json")):
+        shutil.copy(file, folder)
+    path = os.pathsep.join([str(folder / "bin"), os.environ.get("PATH", "")])
+    quiet = ("--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund", "--loglevel=error")
+    subprocess.run([folder / "bin" / "npm", "ci", *quiet], check=True, cwd=folder, env={**os.environ, "PATH": path})
 
 
 def install_go_program(tool: Tool) -> None:

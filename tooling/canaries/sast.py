@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from tooling import sast
+from tooling import patterns, sast
 from tooling.canaries import canary
 from tooling.canaries.fixtures import FLASK_0_12, PLANTED_ADVISORIES, answering, plant, safety_servers
 from tooling.findings import Scan, check_waivers
@@ -111,6 +111,29 @@ def safety_unreachable(folder: Path) -> Scan:
         "SAFETY_PLATFORM_API_BASE_URL": CLOSED,
     }
     return sast.safety(folder, [plant(folder, LOCK, "flask==0.12\n")], "planted", **closed)
+
+
+BACKTRACKING = """Title = Annotated[str, Meta(pattern=r"^[^\\x00]*[^\\s\\x00][^\\x00]*$")]\n"""
+
+
+@canary("sast/recheck", "a pattern of quadratic time", rule="polynomial", path="planted.py")
+def recheck_quadratic(folder: Path) -> Scan:
+    return patterns.linear(folder, [plant(folder, "planted.py", BACKTRACKING)])
+
+
+@canary("sast/recheck", "a pattern of exponential time", rule="exponential", path="planted.py")
+def recheck_exponential(folder: Path) -> Scan:
+    return patterns.linear(folder, [plant(folder, "planted.py", "re.compile(r'(a+)+$')\n")])
+
+
+@canary("sast/recheck", "a pattern that is put together at run time", problem="not written out")
+def recheck_dynamic(folder: Path) -> Scan:
+    return patterns.linear(folder, [plant(folder, "planted.py", "re.compile(prefix + r'a+')\n")])
+
+
+@canary("sast/recheck", "no pattern at all", problem="looked at nothing")
+def recheck_nothing(folder: Path) -> Scan:
+    return patterns.linear(folder, [plant(folder, "planted.py", "")])
 
 
 @canary("sast/hadolint", "a package of any version, excused by a comment", rule="DL3008", path="Dockerfile")

@@ -184,7 +184,7 @@ def middle(server: Server, rows: int) -> str:
     with Client(server) as client:
         for _ in range(rows // 2 // 200):
             _, link = client.request("GET", path)
-            (path,) = re.findall(r'<([^>]*)>; rel="next"', link or "")
+            (path,) = re.findall(r'<([^<>]*)>; rel="next"', link or "")
     return re.sub(r"limit=\d+", "limit=20", path)
 
 
