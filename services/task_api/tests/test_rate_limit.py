@@ -1,20 +1,37 @@
+import fcntl
+import multiprocessing
+import os
+import signal
+import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import select, update
 from sqlalchemy.exc import DBAPIError
 
 from task_api.config import Rate, Settings
 from task_api.http import rate_limit
-from task_api.http.rate_limit import SHARE, RateLimiter
-from task_api.store import rates
+from task_api.http.rate_limit import SHARE, RateLimiter, Windows
+from task_api.store import rates, shared_windows
 from task_api.store.database import Database
+from task_api.store.rates import DatabaseWindows
 from task_api.store.schema import rate_windows
+from task_api.store.shared_windows import SLOTS_OF_A_BUCKET, SharedWindows
 
-from .conftest import KEY, Serve, log_in
+from .conftest import KEY, Migrated, Serve, client_of, log_in
 
 DAY = 86400
+
+
+@pytest.fixture
+def windows(database: Database) -> Windows:
+    """What the service counts in: shared memory with SQLite, the database with PostgreSQL."""
+    return DatabaseWindows(database) if database.dialect == "postgresql" else SharedWindows()
 
 
 def test_a_client_may_have_the_limit_and_is_then_told_when_to_come_back(serve: Serve) -> None:
@@ -47,8 +64,8 @@ def test_guesses_of_tokens_are_limited_by_address(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 7, 100, 640])
-def test_workers_that_share_a_database_never_give_more_than_the_limit(database: Database, limit: int) -> None:
-    workers = [RateLimiter(Rate(limit, DAY), database) for _ in range(3)]
+def test_workers_that_share_a_database_never_give_more_than_the_limit(windows: Windows, limit: int) -> None:
+    workers = [RateLimiter(Rate(limit, DAY), windows) for _ in range(3)]
 
     def use_up(worker: RateLimiter) -> int:
         return sum(worker.hit("client").allowed for _ in range(limit))
@@ -58,15 +75,15 @@ def test_workers_that_share_a_database_never_give_more_than_the_limit(database: 
     assert allowed == limit
 
 
-def test_a_worker_that_is_not_asked_again_keeps_a_sixteenth_at_most(database: Database) -> None:
-    first, second = (RateLimiter(Rate(160, DAY), database) for _ in range(2))
+def test_a_worker_that_is_not_asked_again_keeps_a_sixteenth_at_most(windows: Windows) -> None:
+    first, second = (RateLimiter(Rate(160, DAY), windows) for _ in range(2))
     first.hit("client")
     allowed = sum(second.hit("client").allowed for _ in range(200))
     assert 160 - 160 // SHARE <= allowed < 160
 
 
-def test_a_new_window_is_a_new_limit(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    limiter = RateLimiter(Rate(2, 60), database)
+def test_a_new_window_is_a_new_limit(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
+    limiter = RateLimiter(Rate(2, 60), windows)
     now = [1_000_000_000.0]
     monkeypatch.setattr("task_api.http.rate_limit.time.time", lambda: now[0])
     assert [limiter.hit("c").allowed for _ in range(3)] == [True, True, False]
@@ -74,12 +91,65 @@ def test_a_new_window_is_a_new_limit(database: Database, monkeypatch: pytest.Mon
     assert [limiter.hit("c").allowed for _ in range(3)] == [True, True, False]
 
 
-def test_a_flood_of_clients_does_not_fill_the_memory(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flood_of_clients_does_not_fill_the_memory(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate_limit, "MOST_CLIENTS_REMEMBERED", 10)
-    limiter = RateLimiter(Rate(5, DAY), database)
+    limiter = RateLimiter(Rate(5, DAY), windows)
     for number in range(25):
         limiter.hit(f"client {number}")
     assert len(limiter._allowances) <= 10
+
+
+def use_up(windows: SharedWindows, share: int, results: Any) -> None:
+    results.put([windows.take(f"client {number % 3}", 2**31, 300, share)[0] for number in range(600)])
+
+
+@pytest.mark.parametrize("share", [300, SHARE])
+def test_workers_that_were_forked_never_take_more_than_the_limit_from_shared_memory(share: int) -> None:
+    windows, fork = SharedWindows(), multiprocessing.get_context("fork")
+    results = fork.SimpleQueue()
+    workers = [fork.Process(target=use_up, args=(windows, share, results)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    taken = sum(sum(results.get()) for _ in workers)
+    for worker in workers:
+        worker.join()
+    assert taken == 3 * 300
+
+
+def die_with_the_lock(windows: SharedWindows) -> None:
+    fcntl.lockf(windows._file, fcntl.LOCK_EX)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_while_it_counts_locks_nobody_out() -> None:
+    windows, fork = SharedWindows(), multiprocessing.get_context("fork")
+    worker = fork.Process(target=die_with_the_lock, args=(windows,))
+    worker.start()
+    worker.join()
+    assert windows.take("client", 2**31, 10, 10) == (1, 1)
+
+
+def test_a_flood_of_clients_frees_no_window_that_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_windows, "BUCKETS", 1)
+    windows = SharedWindows()
+    windows.take("ended", 1, 10, 1)
+    assert windows.take("guesser", 2**31, 10, 1) == (10, 10)
+    for number in range(10 * SLOTS_OF_A_BUCKET):
+        assert windows.take(f"client {number}", 2**31, 10, 10) == (1, 1)
+    assert windows.take("guesser", 2**31, 10, 1) == (0, 10)
+    assert windows.take("guesser", 2**31 + 60, 10, 1) == (10, 10)
+
+
+def test_while_another_process_writes_to_sqlite_reading_does_not_wait(tmp_path: Path, migrated: Migrated) -> None:
+    settings = migrated("sqlite", "tests", tmp_path)
+    limited = msgspec.structs.replace(settings, rate_limit=Rate(100, DAY))
+    database = Database(limited)
+    client = client_of(limited, database)
+    with closing(sqlite3.connect(settings.db_path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with database._turn:  # whoever would write waits here for good
+            assert [client.get("/tasks").status_code for _ in range(3)] == [200] * 3
+    database.engine.dispose()
 
 
 def keep(database: Database, windows: dict[str, int]) -> None:
@@ -101,7 +171,7 @@ def test_windows_are_cleared_a_day_after_their_end_however_long_those_of_others_
     with database.write() as connection:
         rates.take(connection, "client", int(time.time()) + 30 * DAY, 10, 10)
     assert kept(database) == {"login": 1, "yesterday": 1, "gone": 1, "client": 1}
-    RateLimiter(Rate(16, 30 * DAY), database).hit("other")
+    RateLimiter(Rate(16, 30 * DAY), DatabaseWindows(database)).hit("other")
     assert kept(database) == {"login": 1, "yesterday": 1, "client": 1, "other": 1}
 
 

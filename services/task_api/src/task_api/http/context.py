@@ -16,9 +16,11 @@ from task_api.accounts.service import Accounts
 from task_api.accounts.throttle import network
 from task_api.config import Settings
 from task_api.http.errors import bearer
-from task_api.http.rate_limit import RateLimiter
+from task_api.http.rate_limit import RateLimiter, Windows
 from task_api.store.database import Database, SchemaBehind
+from task_api.store.rates import DatabaseWindows
 from task_api.store.schema import LOCAL_ACCOUNT
+from task_api.store.shared_windows import SharedWindows
 
 LOCAL = Account(LOCAL_ACCOUNT, "local", "user", datetime.fromtimestamp(0, UTC))
 FOR_ANYBODY = frozenset({"auth.login", "auth.register_account", "auth.refresh"})
@@ -39,7 +41,10 @@ class Services(Service):
         super().__init__(settings)
         self.database = database
         self.accounts = Accounts(settings, database, telemetry.auth_failed) if settings.auth == "on" else None
-        self.limiter = RateLimiter(settings.rate_limit, database) if settings.rate_limit else None
+        self.limiter = RateLimiter(settings.rate_limit, self._windows()) if settings.rate_limit else None
+
+    def _windows(self) -> Windows:
+        return DatabaseWindows(self.database) if self.settings.postgresql else SharedWindows()
 
     @property
     def authenticates(self) -> bool:

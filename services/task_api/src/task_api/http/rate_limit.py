@@ -1,17 +1,17 @@
-"""The rate limit of each client, told by RateLimit headers (draft-ietf-httpapi-ratelimit-headers-10).
+"""The rate limit of each client, in RateLimit headers (draft-ietf-httpapi-ratelimit-headers-10).
 
-Windows are counted in the database, so that workers and replicas share them. A worker takes a sixteenth of what is left
-at a time and counts that by itself: a client may have at most the limit, and is refused at the earliest at fifteen
-sixteenths of it (less one such part for each further worker); the database is asked some dozens of times a window.
+Workers share the windows, and replicas too where they share a PostgreSQL; with SQLite, which one machine has, they are
+in shared memory, so that no request waits for a transaction of theirs. A worker takes a sixteenth of what is left at a
+time and counts that by itself: a client gets at most the limit, and is refused at the earliest at fifteen sixteenths of
+it (less one such part for each further worker); the windows are read some dozens of times in each.
 """
 
 import math
 import time
 from threading import Lock
+from typing import Protocol
 
 from task_api.config import Rate
-from task_api.store import rates
-from task_api.store.database import Database
 from task_api.store.rates import window_end
 
 SHARE = 16
@@ -19,7 +19,7 @@ MOST_CLIENTS_REMEMBERED = 10_000
 
 
 class Allowance:
-    """What this worker has taken of one client's window and not yet given out."""
+    """What this worker has taken of one client's window and not yet used."""
 
     __slots__ = ("ends_at", "left", "used")
 
@@ -42,19 +42,26 @@ class Verdict:
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """What is told to the client."""
+        """The headers of the response."""
         return [
             ("RateLimit-Policy", f'"default";q={self.rate.limit};w={self.rate.seconds}'),
             ("RateLimit", f'"default";r={self.remaining};t={self.reset}'),
         ]
 
 
+class Windows(Protocol):
+    """Where the windows are counted that all workers share."""
+
+    def take(self, client: str, ends_at: int, limit: int, share: int) -> tuple[int, int]:
+        """Take a part of what is left of a window, and return how much was taken and how much is used by now."""
+
+
 class RateLimiter:
     """Counts the requests of each client in fixed windows."""
 
-    def __init__(self, rate: Rate, database: Database) -> None:
+    def __init__(self, rate: Rate, windows: Windows) -> None:
         self._rate = rate
-        self._database = database
+        self._windows = windows
         self._allowances: dict[str, Allowance] = {}
         self._lock = Lock()
 
@@ -65,14 +72,19 @@ class RateLimiter:
         reset = max(1, math.ceil(ends_at - now))
         with self._lock:
             allowance = self._allowance(client, ends_at)
-            if allowance.left == 0 and allowance.used < self._rate.limit:
-                with self._database.write() as connection:
-                    taken, allowance.used = rates.take(connection, client, ends_at, self._rate.limit, SHARE)
-                allowance.left = taken
-                rates.clear(self._database)
-            allowed = allowance.left > 0
-            allowance.left -= allowed
-            return Verdict(self._rate, self._rate.limit - allowance.used + allowance.left, reset, allowed=allowed)
+            if allowance.left or allowance.used >= self._rate.limit:
+                return self._verdict(allowance, reset)
+        taken, used = self._windows.take(client, ends_at, self._rate.limit, SHARE)  # others need not wait for this
+        with self._lock:
+            allowance = self._allowance(client, ends_at)
+            allowance.left += taken
+            allowance.used = max(allowance.used, used)
+            return self._verdict(allowance, reset)
+
+    def _verdict(self, allowance: Allowance, reset: int) -> Verdict:
+        allowed = allowance.left > 0
+        allowance.left -= allowed
+        return Verdict(self._rate, self._rate.limit - allowance.used + allowance.left, reset, allowed=allowed)
 
     def _allowance(self, client: str, ends_at: int) -> Allowance:
         if len(self._allowances) >= MOST_CLIENTS_REMEMBERED:

@@ -1,4 +1,4 @@
-"""How much of a rate limit's window each client has used, shared by all workers and replicas of one database."""
+"""How much of a rate limit's window each client has used, in the database that all replicas share."""
 
 import math
 import time
@@ -30,10 +30,10 @@ def window_end(rate: Rate, now: int) -> int:
 
 
 def take(connection: Connection, client: str, ends_at: int, limit: int, share: int) -> tuple[int, int]:
-    """Take a part of what is left of the client's window: (how much was taken, how much is used in all by now).
+    """Take a part of what is left of the client's window, and return how much was taken and how much is used by now.
 
-    The part is what is left divided by `share`, and at least 1; 0 when nothing is left. The window is named by when it
-    ends, in Unix seconds.
+    The part is what is left divided by `share`, and at least 1; 0 when nothing is left. `ends_at`, in Unix seconds,
+    identifies the window.
     """
     dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
     # one statement, so that the row is there and is this transaction's whoever clears meanwhile
@@ -73,3 +73,17 @@ def clear(database: Database) -> None:
     )
     with suppress(SQLAlchemyError), database.write() as connection:
         connection.execute(delete(rate_windows).where(rate_windows.c.client.in_(old)))
+
+
+class DatabaseWindows:
+    """The windows of a database, each taken from in a transaction of its own."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def take(self, client: str, ends_at: int, limit: int, share: int) -> tuple[int, int]:
+        """Take a part of what is left of the client's window, as `take` does."""
+        with self._database.write() as connection:
+            result = take(connection, client, ends_at, limit, share)
+        clear(self._database)
+        return result
