@@ -30,9 +30,9 @@ def install(session: nox.Session, group: str, *, service: bool = False) -> None:
         session.install("--no-deps", "--no-build-isolation", *(f"--editable={one}" for one in project.distributions()))
 
 
-def programs(session: nox.Session, *environments: str) -> None:
-    """See to the programs that a stage calls."""
-    session.run("python", "-m", "tooling.tools", *environments)
+def programs(session: nox.Session, *names: str) -> None:
+    """See to the programs that a stage calls: a locked environment of them, or one program."""
+    session.run("python", "-m", "tooling.tools", *names)
 
 
 @stage
@@ -47,7 +47,7 @@ def test(session: nox.Session) -> None:
 def sast(session: nox.Session) -> None:
     """The source: insecure code, vulnerable dependencies, secrets in the history, misconfiguration, workflows."""
     install(session, "pipeline")
-    programs(session, "node", "scanners")
+    programs(session, "node", "scanners", "actionlint", "gitleaks", "hadolint", "trivy")
     session.run("python", "-m", "tooling.sast")
 
 
@@ -55,7 +55,7 @@ def sast(session: nox.Session) -> None:
 def build(session: nox.Session) -> None:
     """The image, its inventory, its known vulnerabilities; then the push, by digest and with its provenance."""
     install(session, "pipeline")
-    programs(session, "scanners")
+    programs(session, "syft", "trivy")
     session.run("python", "-m", "tooling.images.build")
     session.run("python", "-m", "tooling.images.scan")
     session.run("python", "-m", "tooling.images.push")
@@ -155,7 +155,7 @@ def drills(session: nox.Session) -> None:
 def manifests(session: nox.Session) -> None:
     """The Kubernetes manifests: rendered, held to the schemas and to Trivy's checks. Needs kubectl."""
     install(session, "manifests")
-    programs(session, "scanners")
+    programs(session, "trivy")
     session.run("pytest", "k8s/tests", *session.posargs)
 
 
@@ -163,7 +163,7 @@ def manifests(session: nox.Session) -> None:
 def e2e(session: nox.Session) -> None:
     """Deploy to a kind cluster, and prove what that promises: `nox -s e2e -- restore` for one proof."""
     install(session, "load", service=True)
-    programs(session, "scanners")
+    programs(session, "syft", "trivy")
     session.run("python", "-m", "e2e", *session.posargs)
 
 
@@ -181,7 +181,7 @@ def lock(session: nox.Session) -> None:
         if name in own:
             session.run(*base, f"{own[name].path}/pyproject.toml", "-o", f"{own[name].path}/requirements.txt")
         else:
-            alone = name in {"node", "scanners", "wapiti"}  # no service is imported there, so its pins do not count
+            alone = name in {"node", "scanners", "wapiti", "wheels"}  # no service is imported there
             constraints = [option for one in project.services() for option in ("-c", f"{one.path}/requirements.txt")]
             session.run(*base, *([] if alone else constraints), "--group", name, "-o", f"requirements/{name}.txt")
         if name == "node":

@@ -123,7 +123,7 @@ def gitleaks(root: Path) -> Scan:
         raise NotAssessed("this clone is shallow, so most of the history would go unseen: fetch all of it")
     commits = int(call("git", "rev-list", "--all", "--count", cwd=root))
     if not commits:
-        return Scan(tool="gitleaks", version=tools.version("gitleaks"))
+        return Scan(tool="gitleaks", version=tools.described("gitleaks"))
     arguments = ("git", "--redact", "--no-banner", "--exit-code=7", "--ignore-gitleaks-allow", "--log-opts=--all")
     ignored = (f"--gitleaks-ignore-path={os.devnull}", "--report-format=json", "--report-path=-", ".")
     findings = [
@@ -139,7 +139,7 @@ def gitleaks(root: Path) -> Scan:
         for result in report("gitleaks", *arguments, *ignored, expect=(0, 7), cwd=root)
     ]
     targets = (f"{commits} commits",)
-    return Scan(tool="gitleaks", version=tools.version("gitleaks"), targets=targets, findings=tuple(findings))
+    return Scan(tool="gitleaks", version=tools.described("gitleaks"), targets=targets, findings=tuple(findings))
 
 
 def requirements(path: Path) -> dict[str, str]:
@@ -243,7 +243,7 @@ def hadolint(root: Path, files: Sequence[str]) -> Scan:
                     blocks=severity >= Severity.MEDIUM,
                 )
             )
-    return Scan(tool="hadolint", version=tools.version("hadolint"), targets=tuple(files), findings=tuple(findings))
+    return Scan(tool="hadolint", version=tools.described("hadolint"), targets=tuple(files), findings=tuple(findings))
 
 
 def deployed(root: Path, overlay: str, folder: Path) -> Path:
@@ -304,14 +304,14 @@ def trivy_config(root: Path, dockerfiles: Sequence[str], overlays: Sequence[str]
                 )
             )
     return Scan(
-        tool="trivy-config", version=tools.version("trivy"), targets=tuple(wanted.values()), findings=tuple(findings)
+        tool="trivy-config", version=tools.described("trivy"), targets=tuple(wanted.values()), findings=tuple(findings)
     )
 
 
 def actionlint(root: Path, files: Sequence[str]) -> Scan:
     """Check workflows with actionlint, their shell lines with shellcheck; everything it says fails the stage."""
     if not files:
-        return Scan(tool="actionlint", version=tools.version("actionlint"))
+        return Scan(tool="actionlint", version=tools.described("actionlint"))
     arguments: tuple[str | Path, ...] = (
         "-no-color",
         "-format",
@@ -333,7 +333,9 @@ def actionlint(root: Path, files: Sequence[str]) -> Scan:
         )
         for result in report("actionlint", *arguments, expect=(0, 1), cwd=root)
     ]
-    return Scan(tool="actionlint", version=tools.version("actionlint"), targets=tuple(files), findings=tuple(findings))
+    return Scan(
+        tool="actionlint", version=tools.described("actionlint"), targets=tuple(files), findings=tuple(findings)
+    )
 
 
 def zizmor(root: Path, files: Sequence[str]) -> Scan:

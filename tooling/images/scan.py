@@ -77,7 +77,7 @@ def sbom(reference: str, lock: Path = LOCK, output: Path = SBOM) -> Scan:
     if not components:
         raise NotAssessed(f"syft found no package in {reference}")
     targets = (reference, *sorted(f"{c['name']} {c.get('version', '')}" for c in components))
-    return Scan(tool="sbom", version=tools.version("syft"), targets=targets, findings=tuple(findings))
+    return Scan(tool="sbom", version=tools.described("syft"), targets=targets, findings=tuple(findings))
 
 
 def database(cache: Path, oldest: timedelta, *, refresh: bool = True) -> Database:
@@ -183,7 +183,7 @@ def trivy_image(reference: str, cache: Path = DATABASES, *, refresh: bool = True
                 )
             )
     targets = (identity(reference), *sorted(packages))
-    version = tools.version("trivy")
+    version = tools.described("trivy")
     return Scan(tool="trivy-image", version=version, targets=targets, findings=tuple(findings), database=compared)
 
 

@@ -1,12 +1,22 @@
 """Programs: found, pinned, or named together with how to get them."""
 
+import hashlib
+import json
+import re
+import shutil
 import subprocess
 import sys
+import tarfile
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 
 from tooling import tools
+from tooling.canaries.fixtures import serving
 from tooling.findings import NotAssessed
 from tooling.project import ROOT
 from tooling.tools import MissingTool, Tool
@@ -22,7 +32,18 @@ def test_every_program_tells_how_to_get_it_and_every_environment_has_a_lock() ->
     for tool in tools.known().values():
         assert tool.get
         assert tool.environment is None or (ROOT / "requirements" / f"{tool.environment}.txt").exists()
-        assert (tool.go is None) == (tool.version is None)
+        assert bool(tool.go or tool.release) == bool(tool.version)
+
+
+def test_every_release_is_pinned_for_linux_and_macos_on_both_processors() -> None:
+    systems = {f"{system}-{processor}" for system in ("linux", "darwin") for processor in ("amd64", "arm64")}
+    released = [tool for tool in tools.known().values() if tool.release]
+    assert {tool.name for tool in released} >= {"actionlint", "gitleaks", "hadolint", "syft", "trivy"}
+    for tool in released:
+        assert tool.signed
+        assert {
+            system for system, pin in tool.sha256.items() if re.fullmatch(r"[0-9a-f]{64}", pin["sha256"])
+        } == systems
 
 
 def test_of_a_go_program_only_the_pinned_version_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,6 +52,99 @@ def test_of_a_go_program_only_the_pinned_version_counts(tmp_path: Path, monkeypa
     (tmp_path / "git-1" / "git").touch()
     assert Tool("git", go="example.org/git", version="2").path() is None
     assert Tool("git", go="example.org/git", version="1").path() == tmp_path / "git-1" / "git"
+
+
+@pytest.fixture
+def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Tool, list[str]]]:
+    """Yield a program whose release a loopback server has, and the list of what that server is asked for."""
+    monkeypatch.setattr(tools, "HOME", tmp_path / "tools")
+    monkeypatch.setattr(tools, "DOWNLOADS", tmp_path / "downloads")
+    monkeypatch.delenv("TOOL_SOURCES", raising=False)
+    script = b"#!/bin/sh\necho 1.2.3\n"
+    packed = BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name in ("README.md", "hammer"):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(script)
+            tar.addfile(entry, BytesIO(script))
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(packed.getvalue())
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the parent's name for it
+            pass
+
+    with serving(Handler) as address:
+        pin = {"file": "hammer_{version}.tar.gz", "sha256": hashlib.sha256(packed.getvalue()).hexdigest()}
+        url = f"http://{address}/v{{version}}/{{file}}"
+        yield Tool("hammer", release=url, version="1.2.3", sha256={tools.system(): pin}), asked
+
+
+def test_a_release_with_the_pinned_hash_is_installed_once(release: tuple[Tool, list[str]]) -> None:
+    tool, asked = release
+    tools.install(tool)
+    tools.install(tool)
+    path = tool.path()
+    assert path
+    assert subprocess.run([path], capture_output=True, check=True, text=True).stdout == "1.2.3\n"
+    assert sorted(file.name for file in path.parent.iterdir()) == ["hammer", "source"]
+    assert (asked, tool.source) == (["/v1.2.3/hammer_1.2.3.tar.gz"], "release")
+
+
+def test_a_release_with_another_hash_is_an_error_and_leaves_nothing_to_run(release: tuple[Tool, list[str]]) -> None:
+    tool, _ = release
+    pin = {**tool.sha256[tools.system()], "sha256": "0" * 64}
+    with pytest.raises(MissingTool, match=r"has the SHA-256 .*, tools.toml pins 0000"):
+        tools.install(replace(tool, sha256={tools.system(): pin}, go="example.org/never/built"))
+    assert tool.path() is None
+    assert list(tools.DOWNLOADS.iterdir()) == []
+
+
+def test_a_kept_archive_runs_only_where_its_hash_is_right(release: tuple[Tool, list[str]]) -> None:
+    tool, asked = release
+    tools.install(tool)
+    (kept,) = tools.DOWNLOADS.iterdir()
+    shutil.rmtree(tools.HOME)
+    tools.install(tool)
+    assert len(asked) == 1  # from the archive
+    shutil.rmtree(tools.HOME)
+    kept.write_bytes(b"planted")
+    tools.install(tool)
+    assert len(asked) == 2  # anew
+    assert tool.path()
+
+
+@pytest.mark.parametrize(("sources", "source"), [(None, "go"), ("release wheel go", "wheel"), ("release", "")])
+def test_where_the_release_cannot_be_reached_the_next_source_is_used_and_named(
+    release: tuple[Tool, list[str]], monkeypatch: pytest.MonkeyPatch, sources: str | None, source: str
+) -> None:
+    tool = replace(release[0], release="http://127.0.0.1:9/{file}", go="example.org/hammer", environment="wheels")
+    if sources:
+        monkeypatch.setenv("TOOL_SOURCES", sources)
+
+    def build(tool: Tool) -> bool:
+        with tools.staged(tool, "go") as folder:
+            (folder / tool.name).touch()
+        return True
+
+    def wheel(tool: Tool) -> bool:
+        program = tools.HOME / "wheels" / "bin" / tool.name
+        program.parent.mkdir(parents=True)
+        program.touch()
+        return True
+
+    monkeypatch.setattr(tools, "build_go_module", build)
+    monkeypatch.setattr(tools, "install_wheel", wheel)
+    tools.install(tool)
+    assert tool.source == source
+    if source == "go":
+        monkeypatch.setattr(tools, "known", lambda: {"hammer": tool})
+        assert tools.described("hammer") == "1.2.3 (go)"
 
 
 @pytest.mark.parametrize(
@@ -79,3 +193,14 @@ def test_an_environment_without_a_lock_is_an_error() -> None:
     )
     assert done.returncode == 2
     assert "no-such-environment" in done.stderr
+
+
+def test_renovate_sees_every_release() -> None:
+    (manager,) = json.loads((ROOT / "renovate.json").read_text())["customManagers"]
+    (pattern,) = manager["matchStrings"]
+    found = re.findall(pattern.replace("(?<", "(?P<"), (ROOT / "tooling" / "tools.toml").read_text())
+    released = [tool for tool in tools.known().values() if tool.release]
+    assert [version for version, _ in found] == [tool.version for tool in released]
+    assert all(
+        f"https://github.com/{name}/" in str(tool.release) for (_, name), tool in zip(found, released, strict=True)
+    )
