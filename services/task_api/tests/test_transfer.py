@@ -72,6 +72,14 @@ LINE = (
 ACCOUNT = (
     b'{"type":"account","id":%d,"email":"%s","password_hash":null,"role":"%s","created_at":"2026-01-01T00:00:00Z"}\n'
 )
+
+
+def hashed(parameters: bytes) -> bytes:
+    """The line of an account whose password hash has these parameters."""
+    phc = b'"$argon2id$v=19$%s$c2FsdHNhbHRzYWx0$aGFzaGhhc2hoYXNoaGFzaA"' % parameters
+    return (ACCOUNT % (5, b"ada@example.org", b"user")).replace(b"null", phc)
+
+
 END = b'{"type":"end","accounts":0,"tasks":%d}\n'
 
 
@@ -106,6 +114,10 @@ END = b'{"type":"end","accounts":0,"tasks":%d}\n'
         ([ACCOUNT % (5, b"ada@example.org", b"root")], r"line 1: .*`\$.role`"),
         ([ACCOUNT % (2**63, b"ada@example.org", b"user")], r"line 1: .*`\$.id`"),
         ([(ACCOUNT % (5, b"ada@example.org", b"user")).replace(b"null", b'"secret"')], r"line 1: .*`\$.password_hash`"),
+        ([hashed(b"m=2097152,t=1,p=4")], "line 1: the password hash has memory_cost 2097152: at most 65536"),
+        ([hashed(b"m=19456,t=1000,p=1")], "line 1: the password hash has time_cost 1000"),
+        ([hashed(b"m=19456,t=2,p=200")], "line 1: the password hash has parallelism 200"),
+        ([hashed(b"m=,t=2,p=1")], "line 1: the password hash is malformed"),
         ([(ACCOUNT % (5, b"ada@example.org", b"user")).replace(b"00Z", b"00+24:00")], "line 1"),
         ([*(LINE % number for number in range(1, 600)), LINE % 600 + b"}", END % 600], "line 600: "),
     ],

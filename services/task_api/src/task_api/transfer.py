@@ -13,6 +13,7 @@ from sqlalchemy import Connection, func, insert, select, text
 from sqlalchemy.exc import DBAPIError
 
 from task_api.accounts.model import Email, Role
+from task_api.accounts.passwords import check_cost
 from task_api.store import accounts as account_store
 from task_api.store import tasks as task_store
 from task_api.store.database import Database
@@ -140,6 +141,8 @@ def _values(record: AccountLine | TaskLine | EndLine) -> dict[str, Any]:
         msgspec.convert(record.email, Email)
         if record.email != record.email.lower():
             raise ValueError("an address is kept in small letters")
+    if isinstance(record, AccountLine) and record.password_hash:
+        check_cost(record.password_hash)
     if isinstance(record, TaskLine) and record.title != trimmed(record.title):
         raise ValueError("a title has no space around it")
     values = msgspec.structs.asdict(record)

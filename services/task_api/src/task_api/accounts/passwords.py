@@ -10,7 +10,7 @@ from functools import cache
 from threading import BoundedSemaphore
 from typing import TypeVar
 
-from argon2 import PasswordHasher
+from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import Argon2Error, InvalidHashError
 
 from task_api.accounts.model import Overloaded
@@ -20,6 +20,9 @@ TURN_SECONDS = 2.0
 """How long a caller waits for its turn in a lane."""
 
 LOWEST_PRIORITY = 19
+
+MOST = {"memory_cost": 64 * 1024, "time_cost": 4, "parallelism": 4, "hash_len": 64, "salt_len": 64}
+"""The largest parameters of a hash from elsewhere; `memory_cost` is in KiB."""
 
 _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
@@ -47,6 +50,20 @@ def verify(password_hash: str | None, password: str) -> bool:
 def outdated(password_hash: str) -> bool:
     """Return whether the hash was made with other parameters than today's."""
     return _hasher.check_needs_rehash(password_hash)
+
+
+def check_cost(password_hash: str) -> None:
+    """Raise ValueError for a hash that is malformed or whose check would take too much memory or time.
+
+    The bounds leave room for RFC 9106's second recommendation; its first, of 2 GiB, would end a small container.
+    """
+    try:
+        found = extract_parameters(password_hash)
+    except InvalidHashError:
+        raise ValueError("the password hash is malformed") from None
+    for name, most in MOST.items():
+        if (value := getattr(found, name)) > most:
+            raise ValueError(f"the password hash has {name} {value}: at most {most} is accepted")
 
 
 class Lane:
