@@ -50,6 +50,7 @@ def test_without_any_setting_it_is_the_embedded_service_on_loopback() -> None:
         ("DATABASE_URL", "mysql://x/y"),
         ("DATABASE_URL", "postgresql://host"),
         ("CORS_ORIGINS", "*"),
+        ("CORS_ORIGINS", "http://[::1]evil"),
         ("DB_PATH", "/"),
         ("JWT_KEYS", "k1"),
         ("JWT_KEYS", "k 1:" + GOOD_SECRET),

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 from sqlalchemy import text
 
 from task_api.store.database import Database
@@ -152,6 +153,21 @@ def test_search_follows_changes_and_deletions(client: Client) -> None:
     assert [task["id"] for task in client.get("/tasks?q=novel").json] == [1]
 
 
+def test_null_is_a_word_to_search_for_like_any_other(client: Client) -> None:
+    for title in ("null", "other"):
+        client.post("/tasks", json={"title": title})
+    assert [task["title"] for task in client.get("/tasks?q=null").json] == ["null"]
+
+
+@pytest.mark.parametrize("query", ['q=a>;rel="next",<http://evil.example/?', "q=a%3E%3Bx", "q=%C3%A9+b&status=pending"])
+def test_links_hold_the_filters_and_nothing_that_a_query_adds(client: Client, query: str) -> None:
+    for _ in range(2):
+        client.post("/tasks", json={"title": "é a b x rel next http evil example"})
+    link = client.get(f"/tasks?limit=1&{query}").headers["Link"]
+    assert re.fullmatch(r"<(/tasks\?[!#-;=?-~]*)>; rel=\"first\", <(/tasks\?[!#-;=?-~]*)>; rel=\"next\"", link)
+    assert len(all_pages(client, f"/tasks?limit=1&{query}")) == 2
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -161,6 +177,10 @@ def test_search_follows_changes_and_deletions(client: Client) -> None:
         "sort=title",
         "status=done",
         "priority=1",
+        "status=null",
+        "priority=null",
+        "due_before=null",
+        "cursor=null",
         "due_before=today",
         "due_before=0.5",
         "q=",
@@ -245,11 +265,11 @@ def test_each_task_is_on_exactly_one_page_whatever_is_inserted_between(
     there = add(before)
     inserted: list[int] = []
     seen: list[int] = []
-    cursor = None
+    cursor: str | None = None
     batches = iter(between)
     while True:
         with database.read() as connection:
-            page, cursor = service.page(connection, None, TaskQuery(sort=sort, limit=limit, cursor=cursor))
+            page, cursor = service.page(connection, None, TaskQuery(sort=sort, limit=limit, cursor=cursor or UNSET))
         seen += [versioned.task.id for versioned in page]
         if cursor is None:
             break

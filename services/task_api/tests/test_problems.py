@@ -150,6 +150,27 @@ def test_a_request_id_that_could_forge_a_log_is_replaced(client: Client, given: 
     assert len(made) == 32
 
 
+@pytest.mark.parametrize(
+    ("path", "instance"),
+    [("/a%20b%22%3C%3E", "/a%20b%22%3C%3E"), ("/caf%C3%A9", "/caf%C3%A9"), ("/a%25b", "/a%25b"), ("/%0Ab", "/%0Ab")],
+)
+def test_the_instance_of_a_problem_is_a_uri_reference(client: Client, path: str, instance: str) -> None:
+    assert client.get(path).json["instance"] == instance
+
+
+def test_an_origin_with_a_literal_address_may_call_and_none_that_its_brackets_would_match(serve: Serve) -> None:
+    client = serve(cors_origins=("http://[::1]:3000", "https://app.example"))
+    for origin, allowed in (
+        ("http://[::1]:3000", True),
+        ("https://app.example", True),
+        ("http://1:3000", False),
+        ("https://app.example.evil", False),
+        ("https://appxexample", False),
+    ):
+        headers = client.get("/health", headers={"Origin": origin}).headers
+        assert headers.get("Access-Control-Allow-Origin") == (origin if allowed else None)
+
+
 def test_cross_origin_requests_are_off_unless_set(client: Client, serve: Serve) -> None:
     origin = {"Origin": "https://app.example"}
     assert "Access-Control-Allow-Origin" not in client.get("/tasks", headers=origin).headers

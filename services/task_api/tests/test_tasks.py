@@ -249,6 +249,14 @@ def test_an_id_beyond_what_a_database_keeps_is_just_not_found(client: Client) ->
         assert client.delete(path).status_code == 404
 
 
+@pytest.mark.parametrize("spelling", ["%D9%A3", "%EF%BC%93", "03", "+3", "3.0", "0x3", "%203"])
+def test_a_task_has_one_address(client: Client, spelling: str) -> None:
+    for _ in range(3):
+        client.post("/tasks", json={"title": "a"})
+    assert client.get("/tasks/3").status_code == 200
+    assert client.get(f"/tasks/{spelling}").status_code == 404
+
+
 def test_bulk_updates_in_opposite_orders_do_not_stop_each_other(client: Client) -> None:
     ids = [client.post("/tasks", json={"title": "a"}).json["id"] for _ in range(6)]
 

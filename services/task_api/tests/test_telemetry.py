@@ -135,6 +135,7 @@ def test_nobody_reading_the_logs_does_not_stop_the_service(monkeypatch: pytest.M
         (f"00-{TRACE}-b7ad6b7169203331-01", TRACE),
         (f"00-{'0' * 32}-b7ad6b7169203331-01", None),
         (f"00-{TRACE}-{'0' * 16}-01", None),
+        (f"ff-{TRACE}-b7ad6b7169203331-01", None),  # a version that the standard forbids
         ("garbage\n", None),
         (None, None),
     ],

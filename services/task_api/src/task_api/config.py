@@ -71,7 +71,7 @@ def parse_origins(text: str) -> tuple[str, ...]:
     """`https://a.example,https://b.example`. Raises ValueError for what is not an origin (RFC 6454)."""
     origins = tuple(filter(None, (piece.strip() for piece in text.split(","))))
     for origin in origins:
-        if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?", origin):
+        if not re.fullmatch(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?", origin):
             raise ValueError(f"{origin!r} is not an origin such as https://app.example")
     return origins
 

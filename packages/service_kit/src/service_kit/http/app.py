@@ -4,9 +4,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flask import Flask, Response
+from werkzeug.routing import IntegerConverter
 
 from service_kit.http import operations, problems, requests
 from service_kit.service import Service
+
+
+class _Number(IntegerConverter):
+    """A number in a path has one spelling: ASCII digits without a leading zero."""
+
+    regex = "0|[1-9][0-9]*"
 
 
 class _App(Flask):
@@ -24,6 +31,7 @@ def create_app(service: Service, answers: Mapping[type[Exception], Callable[[Any
     app = _App(service.package, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = service.settings.max_body_bytes
     app.url_map.strict_slashes = False
+    app.url_map.converters["int"] = _Number
     requests.install(app, service)
     problems.register(app, answers)
     operations.register(app)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from flask import Flask, Response, current_app, g, request
@@ -47,9 +48,14 @@ def encode_problem(status: int, detail: str, *, instance: str = "", request_id: 
     )
 
 
+def _reference(path: str) -> str:
+    """Return the path as a URI reference (RFC 3986), which a path with two slashes in front is not."""
+    return ("/." if path.startswith("//") else "") + quote(path, safe="/:@!$&'()*+,;=~")
+
+
 def respond(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
     """A problem as the answer to the current request."""
-    body = encode_problem(status, detail, instance=request.path, request_id=getattr(g, "request_id", ""))
+    body = encode_problem(status, detail, instance=_reference(request.path), request_id=getattr(g, "request_id", ""))
     return Response(body, status, headers, content_type=CONTENT_TYPE)
 
 

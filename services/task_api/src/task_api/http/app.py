@@ -1,5 +1,7 @@
 """The application: routes and what surrounds them."""
 
+import re
+
 from flask import Flask
 
 from service_kit.config import LOOPBACK
@@ -22,5 +24,10 @@ def create_app(services: Services) -> Flask:
         from flask_cors import CORS  # noqa: PLC0415 - off unless set, and then not even loaded
 
         exposed = ["ETag", "Link", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"]
-        CORS(app, origins=list(settings.cors_origins), expose_headers=exposed, max_age=600)
+        CORS(
+            app,
+            origins=[rf"{re.escape(origin)}\Z" for origin in settings.cors_origins],
+            expose_headers=exposed,
+            max_age=600,
+        )
     return app

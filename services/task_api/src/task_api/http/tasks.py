@@ -1,6 +1,7 @@
 """The routes under /tasks."""
 
 from functools import partial
+from urllib.parse import urlencode
 
 from flask import Blueprint, Response, request, url_for
 from sqlalchemy import Connection
@@ -34,13 +35,14 @@ def _who() -> None:
         account()  # before anything of the request is looked at
 
 
-def _links(path: str, query_string: str, cursor: str | None) -> str:
-    """Links to the first page and the next (RFC 8288), with the same filters."""
-    same = [part for part in query_string.split("&") if part and not part.startswith("cursor=")]
-    links = [f'<{"?".join(filter(None, (path, "&".join(same))))}>; rel="first"']
-    if cursor:
-        links.append(f'<{path}?{"&".join([*same, f"cursor={cursor}"])}>; rel="next"')
-    return ", ".join(links)
+def _links(cursor: str | None) -> str:
+    """Return links to the first page and the next (RFC 8288), with the filters of the request."""
+    filters = {name: value for name, value in request.args.items() if name != "cursor"}
+    pages = {"first": filters, **({"next": {**filters, "cursor": cursor}} if cursor else {})}
+    return ", ".join(
+        f'<{"?".join(filter(None, (request.path, urlencode(page))))}>; rel="{relation}"'
+        for relation, page in pages.items()
+    )
 
 
 @blueprint.get("")
@@ -54,7 +56,7 @@ def list_tasks() -> Response:
     with database().read() as connection:
         tasks, cursor = service.page(connection, account().scope, wanted)
     response = respond([versioned.task for versioned in tasks])
-    response.headers["Link"] = _links(request.path, request.query_string.decode("latin-1"), cursor)
+    response.headers["Link"] = _links(cursor)
     return conditional(response)
 
 

@@ -143,18 +143,20 @@ Words = Annotated[
 class TaskQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which tasks, in which order, and which page of them."""
 
-    status: Status | None = None
-    priority: Priority | None = None
-    due_before: Moment | None = None
-    due_after: Moment | None = None
-    q: Words | None = None
+    status: Status | UnsetType = UNSET
+    priority: Priority | UnsetType = UNSET
+    due_before: Moment | UnsetType = UNSET
+    due_after: Moment | UnsetType = UNSET
+    q: Words | UnsetType = UNSET
     sort: Sort = "id"
     limit: Annotated[int, Meta(ge=1, le=LARGEST_PAGE)] = 50
-    cursor: Annotated[str, Meta(max_length=512, description="from the Link header of the page before")] | None = None
+    cursor: Annotated[str, Meta(max_length=512, description="from the Link header of the page before")] | UnsetType = (
+        UNSET
+    )
 
     def __post_init__(self) -> None:
         for moment in (self.due_before, self.due_after):
-            if moment is not None:
+            if isinstance(moment, datetime):
                 utc(moment)
 
 

@@ -109,15 +109,15 @@ def page(connection: Connection, owner_id: int | None, query: TaskQuery) -> tupl
         for name, value in (
             ("owner_id", owner_id),
             ("status", query.status),
-            ("priority", query.priority and PRIORITIES.index(query.priority)),
+            ("priority", UNSET if query.priority is UNSET else PRIORITIES.index(query.priority)),
             ("due_before", query.due_before),
             ("due_after", query.due_after),
             ("words", query.q),
         )
-        if value is not None
+        if value is not None and value is not UNSET
     }
     shape = store.Shape(frozenset(values), sort, query.sort.startswith("-"))
-    if query.cursor is not None:
+    if query.cursor is not UNSET:
         cursor = _decode(query.cursor, query.sort)
         values |= {"after_value": cursor.value, "after_id": cursor.id}
     rows = store.page(connection, shape, values, query.limit + 1)
