@@ -10,6 +10,7 @@ from werkzeug.wrappers import Request, Response
 
 from task_api import cli
 from task_api.config import Settings
+from task_api.store.schema import REVISIONS
 
 from .conftest import KEY
 
@@ -47,7 +48,7 @@ def test_weaker_settings_are_said(tmp_path: Path) -> None:
 def test_a_database_is_migrated_filled_exported_and_imported_from_the_command_line(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    assert run("migrate", env=environment).output == "the schema was at nothing and is at 0005\n"
+    assert run("migrate", env=environment).output == f"the schema was at nothing and is at {REVISIONS[-1]}\n"
     admin = run("create-admin", "root@example.org", env={**environment, "ADMIN_PASSWORD": "a long enough one"})
     assert (admin.exit_code, admin.output) == (0, "account 1, root@example.org, is an administrator\n")
     exported = tmp_path / "export.jsonl"
@@ -71,7 +72,7 @@ def test_a_database_that_is_not_migrated_or_not_there_is_told_of_and_exits_with_
     environment: dict[str, str], command: str
 ) -> None:
     for database, message in (
-        (environment, "the schema is at nothing and 0005 is needed: run `task-api migrate`"),
+        (environment, f"the schema is at nothing and {REVISIONS[-1]} is needed: run `task-api migrate`"),
         ({"DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none"}, "connection"),
     ):
         refused = run(command, env=database)

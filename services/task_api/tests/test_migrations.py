@@ -28,6 +28,7 @@ INSERTS = {
     " '2027-01-01 00:00:00.000000+00:00', 5)",
 }
 INSERTS["0004"] = INSERTS["0003"].replace("of 0003", "of 0004")
+INSERTS["0005"] = INSERTS["0003"].replace("of 0003", "of 0005")
 
 
 def not_by_hand(_object: Any, name: str | None, _kind: str, _reflected: bool, _compare_to: Any) -> bool:

@@ -32,6 +32,9 @@ class AccountLine(msgspec.Struct, tag="account", tag_field="type", forbid_unknow
     password_hash: Annotated[str, Meta(pattern=r"^\$argon2id\$[!-~]+$")] | None
     role: Role
     created_at: Moment
+    disabled_at: Moment | None = None
+    totp_secret: Annotated[str, Meta(pattern=r"^[A-Z2-7]{16,64}$")] | None = None
+    totp_step: Annotated[int, Meta(ge=0, le=2**53)] | None = None
 
 
 class TaskLine(msgspec.Struct, tag="task", tag_field="type", forbid_unknown_fields=True):

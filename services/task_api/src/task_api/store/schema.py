@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Every migration, oldest first. The service is ready at the last one, and at any newer than it knows."""
 
 LOCAL_ACCOUNT = 0
@@ -72,6 +72,9 @@ accounts = Table(
     Column("password_hash", Text),
     Column("role", String(16), nullable=False, server_default="user"),
     Column("created_at", Instant, nullable=False),
+    Column("disabled_at", Instant),
+    Column("totp_secret", String(64)),
+    Column("totp_step", BigInteger),
     CheckConstraint("role IN ('user', 'admin')", name="role"),
     sqlite_autoincrement=True,
 )
@@ -84,6 +87,9 @@ sessions = Table(
     Column("created_at", Instant, nullable=False),
     Column("expires_at", Instant, nullable=False, index=True),
     Column("revoked_at", Instant),
+    Column("refreshed_at", Instant),
+    Column("user_agent", String(200)),
+    Column("address", String(64)),
 )
 
 refresh_tokens = Table(
@@ -94,6 +100,41 @@ refresh_tokens = Table(
     Column("expires_at", Instant, nullable=False),
     Column("spent_at", Instant),
 )
+
+personal_tokens = Table(
+    "personal_tokens",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("account_id", Key, ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("name", String(100), nullable=False),
+    Column("digest", LargeBinary(32), nullable=False, unique=True),
+    Column("scopes", String(100), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False, index=True),
+    sqlite_autoincrement=True,
+)
+
+mail_tokens = Table(
+    "mail_tokens",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("purpose", String(16), nullable=False),
+    Column("email", String(254), nullable=False, index=True),
+    Column("expires_at", Instant, nullable=False, index=True),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("at", Instant, nullable=False, index=True),
+    Column("actor", String(254), nullable=False),
+    Column("action", String(40), nullable=False),
+    Column("account_id", Key, nullable=False, index=True),
+    Column("details", String(500), nullable=False),
+    sqlite_autoincrement=True,
+)
+"""What was done to accounts, and by whom. Entries outlive the accounts, so `account_id` refers to no row."""
 
 tasks = Table(
     "tasks",
