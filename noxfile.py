@@ -168,6 +168,13 @@ def e2e(session: nox.Session) -> None:
 
 
 @nox.session
+def new_service(session: nox.Session) -> None:
+    """Write a new service from the template, with the whole road to production: `./dev new-service NAME`."""
+    install(session, "template")
+    session.run("python", "-m", "tooling.new_service", *session.posargs)
+
+
+@nox.session
 def lock(session: nox.Session) -> None:
     """Renew the locks: `nox -s lock` for all of them, `nox -s lock -- test --upgrade` for one."""
     install(session, "dev")

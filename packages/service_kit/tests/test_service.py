@@ -178,6 +178,9 @@ def test_the_command_line_serves_with_the_settings_of_the_environment() -> None:
     refused = runner.invoke(line, ["serve"], env={"PORT": "x"})
     assert (refused.exit_code, refused.output.startswith("tea-service: PORT:")) == (2, True)
     assert served == []
+    refused = runner.invoke(line, ["serve"], env={"PROMETHEUS_MULTIPROC_DIR": "/dev/null/metrics"})
+    assert (refused.exit_code, refused.output.startswith("tea-service: PROMETHEUS_MULTIPROC_DIR:")) == (1, True)
+    assert served == []
     shown = runner.invoke(line, ["check-config"], env={"PORT": "7001", "TOKEN": "hunter2hunter2"})
     assert "7001" in shown.output
     assert "hunter2" not in shown.output

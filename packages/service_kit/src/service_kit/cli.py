@@ -5,6 +5,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Generic, NoReturn, TypeVar
 
 import click
@@ -63,8 +64,12 @@ class CommandLine(click.Group, Generic[S]):
 
     def _serve(self) -> None:
         settings = self.settings()
-        if settings.prometheus_multiproc_dir:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = settings.prometheus_multiproc_dir
+        if folder := settings.prometheus_multiproc_dir:
+            try:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                self.fail(f"PROMETHEUS_MULTIPROC_DIR: {error}")
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # prometheus-client reads it at its import
         from service_kit.telemetry import logs  # noqa: PLC0415 - after the settings are known to be right
 
         logs.configure(settings.log_level)
