@@ -158,7 +158,7 @@ def attested(folder: Path, report: Report, *, signed_by_other: bool = False, tam
     """Attach a provenance of IMAGE to it in a registry and check that; TAMPERED changes what was signed."""
     key = Ed25519PrivateKey.generate()
     bill = folder / plant(folder, "sbom.cdx.json", "{}")
-    with oci_registry() as host:
+    with oci_registry(IMAGE) as host:
         repository = f"{host}/task-api"
         said = provenance.statement(repository, IMAGE, report, [], bill)
         envelope = provenance.sign(said, Ed25519PrivateKey.generate() if signed_by_other else key)
@@ -210,8 +210,8 @@ def other_commit(folder: Path) -> Scan:
 
 @canary("build/provenance", "an image of another builder", rule="other-builder", path="task-api")
 def other_builder(folder: Path) -> Scan:
-    pipeline = "https://github.com/owner/repository/.github/workflows/pipeline.yml@"
-    with patch.dict(os.environ, PROVENANCE_BUILDER=pipeline):
+    pipeline = "https://github.com/owner/repository/.github/workflows/pipeline.yml@refs/heads/main"
+    with patch.dict(os.environ, PROVENANCE_BUILDERS=pipeline):
         return attested(folder, scanned())
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tooling.findings import Database
+from tooling.images.provenance import MANIFEST_TYPE
 
 
 def plant(folder: Path, name: str, content: str) -> str:
@@ -62,8 +63,11 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 
 @contextmanager
-def oci_registry() -> Iterator[str]:
-    """Keep blobs and manifests in memory as an OCI registry does; give its address. Enough for one artifact."""
+def oci_registry(image: str = "") -> Iterator[str]:
+    """Keep blobs and manifests in memory as an OCI registry does; yield its address.
+
+    Each of its repositories has an image with the digest `image`. It lacks the API for referrers, as many do.
+    """
     kept: dict[str, bytes] = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -78,14 +82,14 @@ def oci_registry() -> Iterator[str]:
             self.reply(201, Location=path)
 
         def do_GET(self) -> None:
-            found = kept.get(self.path)
+            found = kept.get(self.path, b"{}" if image and self.path.endswith(f"/manifests/{image}") else None)
             self.reply(404 if found is None else 200, found or b"")
 
         do_HEAD = do_GET  # noqa: N815 - http.server's name
 
         def reply(self, status: int, content: bytes = b"", **headers: str) -> None:
             self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(content))}.items():
+            for name, value in {**headers, "Content-Type": MANIFEST_TYPE, "Content-Length": str(len(content))}.items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":

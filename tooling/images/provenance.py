@@ -1,37 +1,46 @@
 """Where an image comes from and how its scan went: signed, kept beside it, verified before a deployment.
 
-It is an in-toto statement with SLSA's provenance (v1), in a DSSE envelope signed with Ed25519, an OCI artifact tagged
-`sha256-DIGEST.att` in the image's own repository. `python -m tooling.images.provenance REPOSITORY@sha256:DIGEST`
-verifies one; `--make-key` makes this machine's key. CI signs with the secret PROVENANCE_KEY; who deploys sets
-PROVENANCE_PUBLIC_KEY, and PROVENANCE_BUILDER to accept images of one builder alone: how its id begins.
+It is an in-toto statement with SLSA's provenance (v1) in a DSSE envelope, signed with Ed25519. A Sigstore bundle (v0.3)
+holds the envelope; the bundle is an OCI referrer of the image, so `cosign verify-attestation --key` verifies it too.
+`python -m tooling.images.provenance REPOSITORY@sha256:DIGEST` verifies one; `--make-key` makes this machine's key. CI
+signs with the secret `PROVENANCE_KEY`. Who deploys sets `PROVENANCE_PUBLIC_KEY`, and `PROVENANCE_BUILDERS` to accept
+images of some builders alone: patterns of builder ids, in which `*` stands for any characters.
 
-Exit codes: 0 trusted, 1 not to be trusted, 2 could not assess.
+Exit codes: 0 trusted, 1 not to be trusted, 2 not assessed.
 """
 
 import argparse
-import base64
 import hashlib
 import json
 import os
 import sys
+from copy import deepcopy
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import oras.provider
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from requests import RequestException
+from requests import RequestException, Response
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import FormatError, VerificationError
+from securesystemslib.signer import CryptoSigner, SSlibKey
 
-from tooling.findings import Finding, Gate, NotAssessed, Report, Scan, Severity, Unreachable, Verdict
+from tooling.findings import Finding, Gate, NotAssessed, NotConfigured, Report, Scan, Severity, Unreachable, Verdict
 from tooling.project import ROOT
 
 KEY = ROOT / ".secrets" / "provenance.pem"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-MANIFEST = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
-MEDIA_TYPE = "application/vnd.dsse.envelope.v1+json"
+ENVELOPE_TYPE = "application/vnd.dsse.envelope.v1+json"
+BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+DOCKER_TYPES = tuple(f"application/vnd.docker.distribution.manifest.{kind}+json" for kind in ("v2", "list.v2"))
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:task-api:build:nox-session"
@@ -52,10 +61,10 @@ def make_key(path: Path = KEY) -> Ed25519PrivateKey:
 
 
 def signing_key() -> Ed25519PrivateKey:
-    """Give the key that signs: PROVENANCE_KEY (PEM), or this machine's; raise `NotAssessed` without one."""
+    """Return the key that signs: `PROVENANCE_KEY` (PEM), or this machine's; raise `NotConfigured` without one."""
     pem = os.environ.get("PROVENANCE_KEY", "").encode() or (KEY.read_bytes() if KEY.exists() else b"")
     if not pem:
-        raise NotAssessed("no key signs: set PROVENANCE_KEY or run python -m tooling.images.provenance --make-key")
+        raise NotConfigured("no key signs: set PROVENANCE_KEY or run python -m tooling.images.provenance --make-key")
     key = serialization.load_pem_private_key(pem, password=None)
     if not isinstance(key, Ed25519PrivateKey):
         raise NotAssessed("PROVENANCE_KEY is not an Ed25519 key")
@@ -63,13 +72,13 @@ def signing_key() -> Ed25519PrivateKey:
 
 
 def trusted_key() -> Ed25519PublicKey:
-    """Give the key to trust: PROVENANCE_PUBLIC_KEY (PEM), else this machine's; raise `NotAssessed` without one."""
+    """Return the key to trust: `PROVENANCE_PUBLIC_KEY` (PEM), or this machine's; raise `NotConfigured` without one."""
     pem = os.environ.get("PROVENANCE_PUBLIC_KEY", "").encode()
     if not pem:
         try:
             return signing_key().public_key()
         except NotAssessed:
-            raise NotAssessed("no key to trust: set PROVENANCE_PUBLIC_KEY to the public key of who builds") from None
+            raise NotConfigured("no key to trust: set PROVENANCE_PUBLIC_KEY to the public key of who builds") from None
     key = serialization.load_pem_public_key(pem)
     if not isinstance(key, Ed25519PublicKey):
         raise NotAssessed("PROVENANCE_PUBLIC_KEY is not an Ed25519 key")
@@ -79,7 +88,7 @@ def trusted_key() -> Ed25519PublicKey:
 def statement(
     repository: str, digest: str, report: Report, materials: list[dict[str, Any]], sbom: Path
 ) -> dict[str, Any]:
-    """Say of the image with this digest: who built it from what, and how its scan went."""
+    """Return the statement about the image with this digest: who built it from what, and how its scan went."""
     environment = os.environ
     here = f"{environment.get('GITHUB_SERVER_URL')}/{environment.get('GITHUB_REPOSITORY')}"
     in_ci = "GITHUB_RUN_ID" in environment
@@ -120,39 +129,45 @@ def statement(
     }
 
 
-def encoding(payload: bytes) -> bytes:
-    """Give what is signed: DSSE's pre-authentication encoding."""
-    return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)
+def anonymous(key: Ed25519PublicKey) -> SSlibKey:
+    """Return a key without an id: DSSE's ids are hints, and each tool makes up its own."""
+    named = SSlibKey.from_crypto(key)
+    named.keyid = ""
+    return named
 
 
 def key_id(key: Ed25519PublicKey) -> str:
-    """Name a key: the SHA-256 of its DER form."""
+    """Return what names a key in a message: the SHA-256 of its DER form."""
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(der).hexdigest()
 
 
 def sign(said: dict[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
-    """Put a statement into a signed DSSE envelope."""
-    payload = json.dumps(said, sort_keys=True).encode()
-    signature = base64.b64encode(key.sign(encoding(payload))).decode()
-    signatures = [{"keyid": key_id(key.public_key()), "sig": signature}]
-    return {"payloadType": PAYLOAD_TYPE, "payload": base64.b64encode(payload).decode(), "signatures": signatures}
+    """Return a signed DSSE envelope with a statement in it."""
+    envelope = Envelope(json.dumps(said, sort_keys=True).encode(), PAYLOAD_TYPE, {})
+    envelope.sign(CryptoSigner(key, anonymous(key.public_key())))
+    signed: dict[str, Any] = envelope.to_dict()
+    return signed
 
 
 def opened(envelope: dict[str, Any], key: Ed25519PublicKey) -> dict[str, Any]:
-    """Give the statement of an envelope that KEY has signed; raise `Untrusted` for any other."""
+    """Return the statement of an envelope that `key` has signed; raise `Untrusted` for any other."""
     try:
-        payload = base64.b64decode(envelope["payload"], validate=True)
-        for signature in envelope["signatures"]:
-            try:
-                key.verify(base64.b64decode(signature["sig"], validate=True), encoding(payload))
-            except InvalidSignature:
-                continue
-            said: dict[str, Any] = json.loads(payload)
-            return said
-    except (KeyError, TypeError, ValueError) as error:
+        read = Envelope.from_dict(deepcopy(envelope))  # it changes what it reads
+        read.verify([anonymous(key)], threshold=1)
+        if read.payload_type != PAYLOAD_TYPE:
+            raise Untrusted(f"the provenance is signed as {read.payload_type}, not as {PAYLOAD_TYPE}")
+        said: dict[str, Any] = json.loads(read.payload)
+    except VerificationError as error:
+        raise Untrusted(f"the provenance is not signed by the trusted key {key_id(key)[:12]}") from error
+    except (FormatError, KeyError, TypeError, ValueError) as error:
         raise Untrusted(f"the provenance is not a DSSE envelope: {error!r}") from error
-    raise Untrusted(f"the provenance is not signed by the trusted key {key_id(key)[:12]}")
+    return said
+
+
+def bundle(envelope: dict[str, Any]) -> dict[str, Any]:
+    """Return a Sigstore bundle with the envelope; the key that verifies it is known beforehand."""
+    return {"mediaType": BUNDLE_TYPE, "verificationMaterial": {"publicKey": {}}, "dsseEnvelope": envelope}
 
 
 def registry(repository: str) -> oras.provider.Registry:
@@ -169,47 +184,140 @@ def registry(repository: str) -> oras.provider.Registry:
     return client
 
 
-def tag(digest: str) -> str:
-    """Name the artifact that speaks of a digest."""
-    return digest.replace(":", "-") + ".att"
+class Repository:
+    """An image's repository: what lies beside an image, written and read. Raises `Unreachable` where it fails."""
+
+    def __init__(self, name: str) -> None:
+        """Connect to the registry of the repository, e.g. `ghcr.io/owner/task-api`."""
+        self.name = name
+        self.client = registry(name)
+        self.client.auth.load_configs(self.client.get_container(name))
+
+    def url(self, path: str) -> str:
+        """Return the address of `path` in this repository."""
+        container = self.client.get_container(self.name)
+        return f"{self.client.prefix}://{container.registry}/v2/{container.api_prefix}/{path}"
+
+    def request(self, path: str, *accept: str) -> Response:
+        """Return the registry's answer about `path`, such as `manifests/TAG`; a 404 is an answer too."""
+        answer = self.client.do_request(self.url(path), headers={"Accept": ", ".join(accept)})
+        if answer.status_code != HTTPStatus.NOT_FOUND:
+            answer.raise_for_status()
+        return answer
+
+    def subject(self, digest: str) -> dict[str, Any]:
+        """Return the descriptor of the image with this digest."""
+        answer = self.request(f"manifests/{digest}", MANIFEST_TYPE, INDEX_TYPE, *DOCKER_TYPES)
+        if answer.status_code == HTTPStatus.NOT_FOUND:
+            raise Unreachable(f"there is no image {self.name}@{digest}")
+        media_type = answer.headers["Content-Type"]
+        return {"mediaType": media_type, "digest": digest, "size": len(answer.content)}
+
+    def push(self, manifest: dict[str, Any], content: bytes, tag: str = "") -> Response:
+        """Push an artifact of one layer, by its digest or under `tag`; complete its layer and configuration."""
+        with TemporaryDirectory() as folder:
+            for descriptor, blob in ((manifest["layers"][0], content), (manifest["config"], b"{}")):
+                path = Path(folder, "blob")
+                path.write_bytes(blob)
+                descriptor |= {"digest": sha256(blob), "size": len(blob)}
+                container = self.client.get_container(self.name)
+                self.client.upload_blob(str(path), container, descriptor).raise_for_status()
+        return self.put(manifest, tag)
+
+    def put(self, manifest: dict[str, Any], tag: str = "") -> Response:
+        """Push a manifest, by its digest or under `tag`."""
+        content = json.dumps(manifest).encode()
+        url, headers = self.url(f"manifests/{tag or sha256(content)}"), {"Content-Type": manifest["mediaType"]}
+        answer = self.client.do_request(url, "PUT", data=content, headers=headers)
+        answer.raise_for_status()
+        return answer
+
+    def referrers(self, digest: str) -> dict[str, Any]:
+        """Return the index of what refers to the image, by the OCI distribution's API or, without it, by its tag."""
+        answer = self.request(f"referrers/{digest}", INDEX_TYPE)
+        if answer.status_code == HTTPStatus.NOT_FOUND:
+            answer = self.request(f"manifests/{fallback_tag(digest)}", INDEX_TYPE)
+        if answer.status_code == HTTPStatus.NOT_FOUND:
+            return {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": []}
+        index: dict[str, Any] = answer.json()
+        return index
+
+    def content(self, descriptor: dict[str, Any]) -> bytes:
+        """Return the one layer of an artifact, by the digests that lead to it."""
+        answer = self.request(f"manifests/{descriptor['digest']}", MANIFEST_TYPE)
+        (layer,) = json.loads(_checked(answer.content, descriptor["digest"]))["layers"]
+        blob = self.client.get_blob(self.client.get_container(self.name), layer["digest"]).content
+        return _checked(blob, layer["digest"])
+
+
+def _checked(content: bytes, digest: str) -> bytes:
+    if sha256(content) != digest:
+        raise Unreachable("the registry returns another provenance than its index names")
+    return content
+
+
+def sha256(content: bytes) -> str:
+    """Return the digest of some content as a registry writes it."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def fallback_tag(digest: str) -> str:
+    """Return the tag of the index of referrers, where a registry has no API for them (OCI distribution 1.1)."""
+    return digest.replace(":", "-")
 
 
 def attach(repository: str, digest: str, envelope: dict[str, Any]) -> None:
-    """Put the envelope beside the image. Raises `Unreachable` where the registry does not take it."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder, "provenance.json")
-        path.write_text(json.dumps(envelope))
-        target = f"{repository}:{tag(digest)}"
-        try:
-            registry(repository).push(target, files=[f"{path}:{MEDIA_TYPE}"], disable_path_validation=True, quiet=True)
-        except (ValueError, RequestException) as error:
-            raise Unreachable(f"the registry did not take the provenance: {error}") from error
+    """Put the envelope beside the image. Raises `Unreachable` where the registry does not take it.
 
-
-def fetch(repository: str, digest: str) -> dict[str, Any] | None:
-    """Get the envelope that lies beside an image; None where there is none. Raises `Unreachable`."""
-    client = registry(repository)
-    container = client.get_container(f"{repository}:{tag(digest)}")
-    client.auth.load_configs(container)
+    It is a bundle that refers to the image, as cosign 3 looks for it, and an artifact with the tag `sha256-DIGEST.att`,
+    as cosign 2 does.
+    """
     try:
-        there = client.do_request(f"{client.prefix}://{container.manifest_url()}", headers=MANIFEST)
-        if there.status_code == 404:  # noqa: PLR2004 - not found
-            return None
-        there.raise_for_status()
-        layer = next(layer for layer in there.json()["layers"] if layer["mediaType"] == MEDIA_TYPE)
-        content = client.get_blob(container, layer["digest"]).content
-    except (KeyError, StopIteration, ValueError, RequestException) as error:
-        raise Unreachable(f"the registry does not give the provenance: {error!r}") from error
-    if f"sha256:{hashlib.sha256(content).hexdigest()}" != layer["digest"]:
-        raise Unreachable("the registry gave another provenance than its manifest names")
-    envelope: dict[str, Any] = json.loads(content)
-    return envelope
+        beside = Repository(repository)
+        described = {
+            "dev.sigstore.bundle.content": "dsse-envelope",
+            "dev.sigstore.bundle.predicateType": PREDICATE_TYPE,
+            "org.opencontainers.image.created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        referrer = _artifact(BUNDLE_TYPE, EMPTY_TYPE) | {
+            "artifactType": BUNDLE_TYPE,
+            "annotations": described,
+            "subject": beside.subject(digest),
+        }
+        pushed = beside.push(referrer, json.dumps(bundle(envelope)).encode())
+        if "OCI-Subject" not in pushed.headers:
+            content = json.dumps(referrer).encode()
+            entry = {"mediaType": MANIFEST_TYPE, "size": len(content), "artifactType": BUNDLE_TYPE}
+            entry |= {"digest": sha256(content), "annotations": described}
+            index = beside.referrers(digest)
+            beside.put(index | {"manifests": [*index["manifests"], entry]}, fallback_tag(digest))
+        old = _artifact(ENVELOPE_TYPE, "application/vnd.oci.image.config.v1+json")
+        old["layers"][0]["annotations"] = {"dev.cosignproject.cosign/signature": "", "predicateType": PREDICATE_TYPE}
+        beside.push(old, json.dumps(envelope).encode(), f"{fallback_tag(digest)}.att")
+    except (KeyError, ValueError, RequestException) as error:
+        raise Unreachable(f"the registry did not take the provenance: {error!r}") from error
 
 
-def objections(said: dict[str, Any], digest: str, revision: str | None, builder: str = "") -> list[tuple[str, str]]:
-    """List what speaks against deploying DIGEST by a statement whose signature is good: rule and message.
+def _artifact(layer: str, config: str) -> dict[str, Any]:
+    content = {"config": {"mediaType": config}, "layers": [{"mediaType": layer}]}
+    return {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, **content}
 
-    It has to be of REVISION where one is given, and of a builder whose id begins with BUILDER.
+
+def fetch(repository: str, digest: str) -> list[dict[str, Any]]:
+    """Return the envelopes of all bundles that refer to an image. Raises `Unreachable`."""
+    try:
+        beside = Repository(repository)
+        found = [one for one in beside.referrers(digest)["manifests"] if one.get("artifactType") == BUNDLE_TYPE]
+        bundles = [json.loads(beside.content(one)) for one in found]
+    except (KeyError, ValueError, RequestException) as error:
+        raise Unreachable(f"the registry does not return the provenance: {error!r}") from error
+    return [one["dsseEnvelope"] for one in bundles if "dsseEnvelope" in one]
+
+
+def objections(said: dict[str, Any], digest: str, revision: str | None, builders: str = "") -> list[tuple[str, str]]:
+    """Return what speaks against deploying `digest` by a statement whose signature is good: rules and messages.
+
+    It has to be of `revision` where one is given, and of a builder whose id matches one of the patterns `builders`.
     """
     try:
         subjects = [subject["digest"]["sha256"] for subject in said["subject"]]
@@ -228,8 +336,8 @@ def objections(said: dict[str, Any], digest: str, revision: str | None, builder:
         found.append(("other-image", "the provenance speaks of another image"))
     if revision and built != revision:
         found.append(("other-revision", f"the image was built from {built}, not from {revision}"))
-    if not builder_id.startswith(builder):
-        found.append(("other-builder", f"the image was built by {builder_id}, not by {builder}"))
+    if builders and not any(fnmatchcase(builder_id, pattern) for pattern in builders.split()):
+        found.append(("other-builder", f"the image was built by {builder_id}, not by {' or '.join(builders.split())}"))
     if built.endswith("+"):
         found.append(("uncommitted", f"the image was built from {built}: with changes that no commit holds"))
     if verdict != Verdict.CLEAN:
@@ -240,22 +348,26 @@ def objections(said: dict[str, Any], digest: str, revision: str | None, builder:
 
 
 def check(reference: str, *, revision: str | None = None, key: Ed25519PublicKey | None = None) -> Scan:
-    """Check the provenance of REPOSITORY@sha256:DIGEST (and that it is of REVISION); every objection is a finding."""
+    """Check the provenance of REPOSITORY@sha256:DIGEST (and that it is of `revision`); an objection is a finding.
+
+    Of several envelopes one without objections is enough.
+    """
     repository, _, digest = reference.partition("@")
     if len(digest) != len("sha256:") + 64 or not digest.startswith("sha256:"):
-        raise NotAssessed(f"{reference} names no digest: give REPOSITORY@sha256:DIGEST, a tag can move")
+        raise NotAssessed(f"{reference} names no digest: use REPOSITORY@sha256:DIGEST, a tag can move")
     key = key or trusted_key()
-    envelope = fetch(repository, digest)
-    if envelope is None:
-        found = [("no-provenance", "the registry has no provenance for this image")]
-    else:
+    builders = os.environ.get("PROVENANCE_BUILDERS", "")
+    judged = [("no-provenance", "the registry has no provenance for this image")]
+    for envelope in fetch(repository, digest):
         try:
-            found = objections(opened(envelope, key), digest, revision, os.environ.get("PROVENANCE_BUILDER", ""))
+            judged = objections(opened(envelope, key), digest, revision, builders)
         except Untrusted as error:
-            found = [("bad-signature", str(error))]
+            judged = [("bad-signature", str(error))]
+        if not judged:
+            break
     findings = tuple(
         Finding(tool="provenance", rule=rule, severity=Severity.CRITICAL, message=message, path=reference)
-        for rule, message in found
+        for rule, message in judged
     )
     return Scan(tool="provenance", version="1", targets=(reference,), findings=findings)
 

@@ -18,9 +18,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
+from securesystemslib.dsse import Envelope
+from securesystemslib.signer import CryptoSigner
 
+from tooling import tools
 from tooling.canaries.fixtures import oci_registry
-from tooling.findings import Database, NotAssessed, Report, Scan, Unreachable
+from tooling.findings import Database, NotConfigured, Report, Scan, Unreachable
 from tooling.images import build, provenance, push
 from tooling.images.provenance import Untrusted
 from tooling.service import free_port
@@ -46,7 +49,7 @@ def sbom(tmp_path: Path) -> Path:
 def test_what_is_attached_to_an_image_is_verified_by_its_digest(sbom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     form = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     monkeypatch.setenv("PROVENANCE_PUBLIC_KEY", KEY.public_key().public_bytes(*form).decode())
-    with oci_registry() as host:
+    with oci_registry(DIGEST) as host:
         repository = f"{host}/owner/task-api"
         said = provenance.statement(repository, DIGEST, report(), [], sbom)
         provenance.attach(repository, DIGEST, provenance.sign(said, KEY))
@@ -84,6 +87,16 @@ def test_no_changed_byte_passes_the_signature(extra: bytes, at: int) -> None:
         provenance.opened({**envelope, "payload": base64.b64encode(payload).decode()}, KEY.public_key())
 
 
+def test_a_signature_over_another_type_of_payload_is_not_trusted() -> None:
+    envelope = provenance.sign({"subject": []}, KEY)
+    with pytest.raises(Untrusted, match="not signed"):
+        provenance.opened({**envelope, "payloadType": "text/plain"}, KEY.public_key())
+    other = Envelope(b"{}", "text/plain", {})
+    other.sign(CryptoSigner(KEY))
+    with pytest.raises(Untrusted, match="signed as text/plain"):
+        provenance.opened(other.to_dict(), KEY.public_key())
+
+
 @pytest.mark.parametrize("envelope", [{}, {"payload": "?", "signatures": []}, {"payload": "YQ==", "signatures": [{}]}])
 def test_what_is_no_envelope_is_not_trusted(envelope: dict[str, object]) -> None:
     with pytest.raises(Untrusted):
@@ -99,23 +112,41 @@ def test_an_image_of_uncommitted_changes_is_an_objection(sbom: Path) -> None:
     assert [rule for rule, _ in provenance.objections(said, DIGEST, None)] == ["uncommitted"]
 
 
-def test_the_builder_may_be_asked_for(sbom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+WORKFLOWS = "https://github.com/o/r/.github/workflows"
+
+
+@pytest.mark.parametrize(
+    ("workflow", "accepted"),
+    [
+        ("pipeline.yml@refs/heads/main", True),
+        ("release.yml@refs/tags/v1.0.0", True),
+        ("pipeline.yml@refs/heads/main-of-a-stranger", False),
+        ("pipeline.yml@refs/heads/feature", False),
+        ("pipeline.yml@refs/pull/7/merge", False),
+        ("other.yml@refs/heads/main", False),
+        ("release.yml@refs/heads/v1", False),
+    ],
+)
+def test_images_of_main_and_of_tags_alone_are_accepted(
+    sbom: Path, monkeypatch: pytest.MonkeyPatch, workflow: str, accepted: bool
+) -> None:
     monkeypatch.setenv("GITHUB_RUN_ID", "1")
     monkeypatch.setenv("GITHUB_SERVER_URL", "https://github.com")
-    monkeypatch.setenv("GITHUB_WORKFLOW_REF", "o/r/.github/workflows/pipeline.yml@refs/heads/main")
+    monkeypatch.setenv("GITHUB_WORKFLOW_REF", f"o/r/.github/workflows/{workflow}")
     said = provenance.statement("r", DIGEST, report(), [], sbom)
-    workflow = "https://github.com/o/r/.github/workflows/pipeline.yml@refs/"
-    assert provenance.objections(said, DIGEST, None, workflow) == []
-    assert [rule for rule, _ in provenance.objections(said, DIGEST, None, f"{workflow}tags/")] == ["other-builder"]
+    builders = f"{WORKFLOWS}/pipeline.yml@refs/heads/main {WORKFLOWS}/release.yml@refs/tags/v*"
+    found = [rule for rule, _ in provenance.objections(said, DIGEST, None, builders)]
+    assert found == ([] if accepted else ["other-builder"])
+    assert provenance.objections(said, DIGEST, None) == []
 
 
 def test_without_a_key_nothing_is_signed_and_nothing_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PROVENANCE_KEY", raising=False)
     monkeypatch.delenv("PROVENANCE_PUBLIC_KEY", raising=False)
     monkeypatch.setattr(provenance, "KEY", tmp_path / "none.pem")
-    with pytest.raises(NotAssessed, match="set PROVENANCE_KEY"):
+    with pytest.raises(NotConfigured, match="set PROVENANCE_KEY"):
         provenance.signing_key()
-    with pytest.raises(NotAssessed, match="set PROVENANCE_PUBLIC_KEY"):
+    with pytest.raises(NotConfigured, match="set PROVENANCE_PUBLIC_KEY"):
         provenance.trusted_key()
 
 
@@ -128,7 +159,7 @@ def test_a_key_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
 
 
 def test_a_registry_that_gives_another_content_is_not_believed(sbom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with oci_registry() as host:
+    with oci_registry(DIGEST) as host:
         repository = f"{host}/task-api"
         said = provenance.statement(repository, DIGEST, report(), [], sbom)
         provenance.attach(repository, DIGEST, provenance.sign(said, KEY))
@@ -203,7 +234,8 @@ def test_an_image_is_pushed_by_digest_and_its_provenance_lies_beside_it(registry
         said = provenance.statement(repository, digest, report(), [], sbom)
         provenance.attach(repository, digest, provenance.sign(said, KEY))
         assert provenance.check(f"{repository}@{digest}", key=KEY.public_key()).findings == ()
-        found = json.loads(base64.b64decode((provenance.fetch(repository, digest) or {})["payload"]))
+        (envelope,) = provenance.fetch(repository, digest)
+        found = json.loads(base64.b64decode(envelope["payload"]))
         assert found["subject"][0]["digest"]["sha256"] == digest.removeprefix("sha256:")
     finally:
         call("docker", "image", "rm", name, f"{repository}:1.2.3", f"{repository}:1.2")
@@ -235,3 +267,46 @@ def test_a_base_image_that_is_not_here_is_pulled_before_the_build(registry: str,
         assert build.inspect(name)["RepoDigests"]
     finally:
         call("docker", "image", "rm", name)
+
+
+def pushed(registry: str, folder: Path, name: str) -> str:
+    """Push an image of one small file; return its reference by digest."""
+    (folder / name).write_text(name)
+    archive = subprocess.run(["tar", "-c", "-C", str(folder), name], check=True, capture_output=True).stdout
+    image = f"{registry}/owner/{name}:1"
+    subprocess.run(["docker", "import", "-", image], input=archive, check=True, capture_output=True)
+    try:
+        return f"{registry}/owner/{name}@{push.push(f'{registry}/owner/{name}', image, ['1'])}"
+    finally:
+        call("docker", "image", "rm", image)
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("form", ["--new-bundle-format=true", "--new-bundle-format=false"])
+def test_cosign_accepts_the_provenance_and_refuses_another_key_another_digest_and_a_missing_one(
+    registry: str, sbom: Path, tmp_path: Path, form: str
+) -> None:
+    if tools.known()["cosign"].path() is None:
+        pytest.skip(f"cosign is missing: {tools.known()['cosign'].get}")
+
+    def verdict(reference: str, key: Ed25519PrivateKey) -> tuple[int, str]:
+        public = tmp_path / "public.pem"
+        pem = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        public.write_bytes(key.public_key().public_bytes(*pem))
+        command = ("verify-attestation", f"--key={public}", "--insecure-ignore-tlog", "--type=slsaprovenance1", form)
+        done = tools.run("cosign", *command, "--allow-http-registry", reference, expect=(0, 1))
+        return done.returncode, done.stderr
+
+    signed, other = (pushed(registry, tmp_path, name) for name in ("signed", "other"))
+    repository, _, digest = signed.partition("@")
+    envelope = provenance.sign(provenance.statement(repository, digest, report(), [], sbom), KEY)
+    provenance.attach(repository, digest, envelope)
+    assert verdict(signed, KEY)[0] == 0
+    code, said = verdict(signed, Ed25519PrivateKey.generate())
+    assert (code, "accepted signatures do not match threshold" in said) == (1, True), said
+    code, said = verdict(other, KEY)
+    assert (code, "no matching attestations" in said) == (1, True), said
+    repository, _, digest = other.partition("@")
+    provenance.attach(repository, digest, envelope)
+    code, said = verdict(other, KEY)
+    assert (code, "digest" in said) == (1, True), said
