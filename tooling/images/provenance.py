@@ -200,7 +200,7 @@ class Repository:
 
     def request(self, path: str, *accept: str) -> Response:
         """Return the registry's answer about `path`, such as `manifests/TAG`; a 404 is an answer too."""
-        answer = self.client.do_request(self.url(path), headers={"Accept": ", ".join(accept)})
+        answer: Response = self.client.do_request(self.url(path), headers={"Accept": ", ".join(accept)})
         if answer.status_code != HTTPStatus.NOT_FOUND:
             answer.raise_for_status()
         return answer
@@ -228,7 +228,7 @@ class Repository:
         """Push a manifest, by its digest or under `tag`."""
         content = json.dumps(manifest).encode()
         url, headers = self.url(f"manifests/{tag or sha256(content)}"), {"Content-Type": manifest["mediaType"]}
-        answer = self.client.do_request(url, "PUT", data=content, headers=headers)
+        answer: Response = self.client.do_request(url, "PUT", data=content, headers=headers)
         answer.raise_for_status()
         return answer
 
