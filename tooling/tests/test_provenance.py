@@ -92,7 +92,7 @@ def test_a_signature_over_another_type_of_payload_is_not_trusted() -> None:
     with pytest.raises(Untrusted, match="not signed"):
         provenance.opened({**envelope, "payloadType": "text/plain"}, KEY.public_key())
     other = Envelope(b"{}", "text/plain", {})
-    other.sign(CryptoSigner(KEY))
+    other.sign(CryptoSigner(KEY, provenance.anonymous(KEY.public_key())))
     with pytest.raises(Untrusted, match="signed as text/plain"):
         provenance.opened(other.to_dict(), KEY.public_key())
 
