@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -24,7 +24,6 @@ from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
 from service_kit import server
-from service_kit.http.problems import TooSlow
 from task_api.config import Settings
 from task_api.http.app import create_app
 from task_api.http.context import Services
@@ -223,57 +222,6 @@ def test_a_sigterm_to_workers_that_are_still_starting_is_not_lost(tmp_path: Path
         assert process.wait(40) == 0
         process.stdout.read()
     assert time.monotonic() - began < 20
-
-
-IMPATIENT = """
-from service_kit import server
-from task_api import cli
-server.SILENCE_SECONDS = 1
-cli.main(["serve"])
-"""
-
-
-@pytest.mark.parametrize(
-    "begun",
-    [
-        b"GET /livez HTTP/1.1\r\n",
-        b"POST /tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
-    ],
-)
-def test_requests_that_do_not_come_in_stop_the_service_for_a_moment_alone(
-    begun: bytes, tmp_path: Path, log: Path, http: httpx.Client
-) -> None:
-    url, settings = serve(tmp_path)
-    command = [sys.executable, "-c", IMPATIENT]
-    with listening(command, settings, ready=f"{url}/readyz", log=log), ExitStack() as stack:
-        port = int(settings["PORT"])
-        attackers = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(16)]
-        for attacker in attackers:
-            attacker.sendall(begun)
-        assert http.get(f"{url}/livez").status_code == 200
-        for attacker in attackers:
-            attacker.settimeout(30)
-            assert attacker.recv(4096).startswith(b"HTTP/1.1 408 ")
-    assert "Traceback" not in log.read_text()
-
-
-def test_a_request_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "REQUEST_SECONDS", 0)
-    client, served = socket.socketpair()
-    with client, served:
-        reader = server._Unreader(served)
-        client.sendall(b"G")
-        with pytest.raises(TooSlow, match="took more than"):
-            reader.chunk()
-
-
-def test_a_client_that_takes_nothing_of_its_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "SILENCE_SECONDS", 1)
-    client, served = socket.socketpair()
-    with client, served:
-        server._Unreader(served)
-        with pytest.raises(ConnectionResetError):
-            server._send(served, b"x" * 10_000_000)
 
 
 def test_the_logs_of_a_running_service_are_json_lines_and_say_what_is_weaker(

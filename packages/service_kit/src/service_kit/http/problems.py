@@ -26,10 +26,6 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str = ""
 
 
-class TooSlow(Exception):
-    """A request that does not come in, or trickles. No OSError, which would be taken for a client that has gone."""
-
-
 class Refusal(Exception):
     """A request that is answered with a problem, and headers beside it."""
 
@@ -75,7 +71,6 @@ def unforeseen(_error: Exception) -> Response:
 
 ANSWERS: dict[type[Exception], Callable[[Any], Response]] = {
     Refusal: lambda error: respond(error.status, error.detail, error.headers),
-    TooSlow: lambda error: respond(408, str(error)),
     msgspec.ValidationError: lambda error: respond(400, str(error)),
     msgspec.DecodeError: lambda error: respond(400, str(error)),
     HTTPException: _http_error,

@@ -1,0 +1,173 @@
+"""Whether clients that are slow or idle slow down the others: P95 with a thousand of them, held against P95 without.
+
+`nox -s load_canaries` runs it. Rounds with and without them take turns on one service. Exit status: 0 where the ratio
+keeps its bound, 1 where it does not, 2 where this machine is too busy to tell.
+"""
+
+import argparse
+import contextlib
+import itertools
+import math
+import resource
+import select
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tooling.project import ROOT
+from tooling.service import running
+
+BOUND = 1.5
+"""P95 with the slow clients, as a multiple of P95 without."""
+
+NOISE = 2.5
+"""Rounds without slow clients whose P95s differ by more than this say nothing."""
+
+KINDS = ("idle", "trickling", "not reading")
+TRICKLED = b"POST /tasks HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n" + b" " * 1000
+UNREAD = b"GET /docs/swagger_bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+PAUSE = 0.02
+TIMEOUT = 5.0
+
+
+class SlowClient:
+    """A client that is slow in its own way, and stubborn: it comes back when the service closes its connection."""
+
+    def __init__(self, port: int, kind: str) -> None:
+        self.port = port
+        self.kind = kind
+        self.connection: socket.socket | None = None
+        self.sent = 0
+
+    def connect(self) -> None:
+        """Connect; a client that does not read asks for something at once."""
+        self.connection = socket.socket()
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.connection.settimeout(TIMEOUT)
+        self.connection.connect(("127.0.0.1", self.port))
+        self.connection.setblocking(False)
+        self.sent = 0
+        if self.kind == "not reading":
+            self.connection.send(UNREAD)
+
+    def act(self) -> None:
+        """Do what it does once a second."""
+        try:
+            if self.connection is None:
+                self.connect()
+            elif self.kind == "trickling":
+                self.connection.send(TRICKLED[self.sent : self.sent + 1])
+                self.sent += 1
+            elif self.kind == "idle" and not self.connection.recv(1):
+                raise ConnectionResetError
+        except BlockingIOError:
+            pass
+        except OSError:
+            if self.connection:
+                self.connection.close()
+            self.connection = None
+
+
+def hold(port: int, counts: Sequence[int]) -> None:
+    """Hold as many connections of each kind as `counts` says until standard input closes."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    clients = [SlowClient(port, kind) for kind, count in zip(KINDS, counts, strict=True) for _ in range(count)]
+    ended = select.poll()
+    ended.register(sys.stdin, select.POLLIN | select.POLLHUP)
+    for turn in itertools.count():
+        for client in clients:
+            client.act()
+        if not turn:
+            print("held", flush=True)
+        if ended.poll(1000):
+            return
+
+
+@contextlib.contextmanager
+def slow_clients(port: int, counts: Sequence[int]) -> Iterator[None]:
+    """Hold the slow clients from a process of their own for as long as the block."""
+    command = [sys.executable, "-m", "loadtests.slow_clients", "--hold", str(port), *map(str, counts)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdout.readline()
+        yield
+        process.stdin.close()
+
+
+def p95(port: int, seconds: float) -> float:
+    """P95 in milliseconds of a client that lists tasks at an even pace; infinite where a request is not answered."""
+    taken = []
+    connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        began = time.perf_counter()
+        try:
+            connection.request("GET", "/tasks?limit=20")
+            response = connection.getresponse()
+            response.read()
+        except (OSError, HTTPException):
+            return math.inf
+        if response.status != 200:  # noqa: PLR2004
+            return math.inf
+        taken.append((time.perf_counter() - began) * 1000)
+        time.sleep(PAUSE)
+    connection.close()
+    return statistics.quantiles(taken, n=20)[-1]
+
+
+def judge(without: Sequence[float], with_them: Sequence[float]) -> tuple[int, str]:
+    """Return the exit status, and the sentence that says why."""
+    noise = max(without) / min(without)
+    ratio = statistics.median(with_them) / statistics.median(without)
+    figures = (
+        f"P95 {statistics.median(with_them):.1f} ms with them, {statistics.median(without):.1f} ms without:"
+        f" {ratio:.2f} times, at most {BOUND}"
+    )
+    if ratio <= BOUND:
+        return 0, figures
+    if noise > NOISE and math.isfinite(ratio):
+        return 2, f"inconclusive: {figures}, but without them P95 alone went from 1 to {noise:.1f} times"
+    return 1, figures
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure in rounds, and judge."""
+    parser = argparse.ArgumentParser(prog="python -m loadtests.slow_clients", description=__doc__)
+    parser.add_argument("--hold", type=int, nargs=4, metavar="N", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--clients", type=int, nargs=3, default=(400, 400, 200), metavar=("IDLE", "TRICKLING", "UNREADING")
+    )
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=4, help="of one round")
+    parser.add_argument("--log", type=Path, help="where the service's log goes")
+    options = parser.parse_args(arguments)
+    if options.hold:
+        hold(options.hold[0], options.hold[1:])
+        return 0
+    without, with_them = [], []
+    with running({"RATE_LIMIT": "off", "LOG_LEVEL": "warning"}, workers=2, log=options.log) as url:
+        port = urlsplit(url).port or 0
+        p95(port, 1)
+        for number in range(options.rounds):
+            without.append(p95(port, options.seconds))
+            with slow_clients(port, options.clients):
+                time.sleep(1)
+                with_them.append(p95(port, options.seconds))
+            time.sleep(1)
+            print(f"round {number + 1}/{options.rounds}: P95 {without[-1]:.1f} ms, {with_them[-1]:.1f} ms", flush=True)
+    status, sentence = judge(without, with_them)
+    print(f"{sum(options.clients)} slow clients: {sentence}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

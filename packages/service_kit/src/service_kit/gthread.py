@@ -1,0 +1,587 @@
+"""gunicorn 27.0's threaded worker, in which no thread ever waits for a client.
+
+A connection is with the poller (the worker's main thread) while its request comes in and while its response is taken,
+and with a thread only in between. Each override of gunicorn's says why it is there; check them against its source
+before a newer gunicorn is locked.
+"""
+
+import io
+import mmap
+import re
+import select
+import selectors
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from enum import Enum, auto
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+from gunicorn import glogging, util
+from gunicorn.arbiter import Arbiter
+from gunicorn.http import errors, wsgi
+from gunicorn.http.body import Body, ChunkedReader, LengthReader
+from gunicorn.http.message import Request
+from gunicorn.http.unreader import IterUnreader
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
+
+from service_kit.http.problems import CONTENT_TYPE, Refusal, encode_problem
+from service_kit.telemetry.logs import log
+
+LINGER_MS = 5
+"""How long an idle thread waits for the next request of its connection before the poller has the connection back."""
+
+PLACES = 4096
+"""Connections of one worker at most. Beyond, one of those that wait for their client is closed for each new one."""
+
+HEAD_BYTES = 32 * 1024
+"""The request line and the header fields together at most."""
+
+HELD_BYTES = 32 * 2**20
+"""What a worker keeps at most of requests that are not in yet and of responses that are not taken yet."""
+
+SMALL_BYTES = 4096
+"""Requests up to this size are served even while HELD_BYTES are used up."""
+
+DISCARDED_BYTES = 64 * 2**20
+"""What is read at most of a body that nobody wants, so that its client gets to read the response."""
+
+LIVENESS = (b"GET /livez ", b"HEAD /livez ", b"GET /health ", b"HEAD /health ")
+"""Requests with a thread of their own: they are answered while all others wait for a database."""
+
+READ_BYTES = 64 * 1024
+HEAD_END = b"\r\n\r\n"
+BARE_LF = re.compile(rb"(?<!\r)\n")
+CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r\n")
+
+draining = mmap.mmap(-1, 1)
+"""Anonymous and shared: what the parent writes after the fork, its workers read."""
+
+ENDING = {signal.SIGTERM, signal.SIGQUIT, signal.SIGINT}
+
+
+class Phase(Enum):
+    """What the poller waits for on a connection; those named first are closed first where places run out."""
+
+    PARTING = auto()
+    """The response is taken; the client may still be sending what nobody wants."""
+    IDLE = auto()
+    RECEIVING = auto()
+    SENDING = auto()
+
+
+SECONDS: dict[Phase, tuple[float, float]] = {
+    Phase.PARTING: (2, 30),
+    Phase.RECEIVING: (10, 30),
+    Phase.SENDING: (10, 300),
+}
+"""How long a client may be silent in a phase, and how long the phase may last. IDLE has gunicorn's keepalive."""
+
+PARSE_PROBLEMS: dict[type[Exception], tuple[int, str]] = {
+    errors.LimitRequestLine: (414, "the request line is too long"),
+    errors.LimitRequestHeaders: (431, "the header fields are too many or too long"),
+    errors.UnsupportedTransferCoding: (501, "the only transfer coding here is chunked"),
+    errors.ExpectationFailed: (417, "the only expectation here is 100-continue"),
+    errors.InvalidRequestLine: (400, "the request line is not valid (RFC 9112, section 3)"),
+    errors.InvalidRequestMethod: (400, "the method is not valid (RFC 9110, section 9)"),
+    errors.InvalidHTTPVersion: (400, "the version has to be HTTP/1.1 or HTTP/1.0"),
+    errors.InvalidChunkSize: (400, "a chunk's size is not valid (RFC 9112, section 7.1)"),
+    errors.InvalidChunkExtension: (400, "a chunk's extension is not valid (RFC 9112, section 7.1.1)"),
+    errors.ChunkMissingTerminator: (400, "a chunk does not end as it must (RFC 9112, section 7.1)"),
+    errors.ParseException: (400, "a header field is not valid (RFC 9110, section 5)"),
+}
+"""The response to each of the parser's errors. Their messages quote the client, who may have sent a secret."""
+
+
+class Socket(socket.socket):
+    """A socket that never blocks: what its client does not take at once is kept until `flush`."""
+
+    def __init__(self, accepted: socket.socket) -> None:
+        super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
+        self.setblocking(False)
+        self.unsent: deque[memoryview] = deque()
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """Send what the client takes now and keep the rest. Raises OSError where the client has gone."""
+        self.unsent.append(memoryview(data))
+        if len(self.unsent) == 1:
+            self.flush(flags)
+
+    def flush(self, flags: int = 0) -> None:
+        """Send what the client takes now of what is kept. Raises OSError where the client has gone."""
+        while self.unsent:
+            data = self.unsent[0]
+            try:
+                sent = self.send(data, flags)
+            except BlockingIOError:
+                return
+            if sent < len(data):
+                self.unsent[0] = data[sent:]
+            else:
+                self.unsent.popleft()
+
+
+class _Oversized(io.RawIOBase):
+    """The body of a request that is larger than the service takes."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, _buffer: Any) -> int:
+        raise Refusal(413, f"a request's body has at most {self.limit} bytes")
+
+
+class Connection:
+    """A client's connection: what has come in on it, and what is known of the request that this is part of."""
+
+    def __init__(self, sock: Socket, client: Any, server: Any, largest_body: int) -> None:
+        self.sock = sock
+        self.client = client
+        self.server = server
+        self.largest_body = largest_body
+        self.received = bytearray()
+        self.request: Any = None
+        """The request whose head is in."""
+        self.closing = False
+        self.phase: Phase | None = None
+        """None while it is with a thread."""
+        self.since = self.deadline = 0.0
+        self.held = 0
+        self.discarded = 0
+        self._requests = 0
+        self._scanned = 0
+        self._announced = 0
+        self._oversized = False
+        self.refused = False
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    def readable(self, milliseconds: int) -> bool:
+        """Return whether something comes in within this time."""
+        return bool(self._poll.poll(milliseconds))
+
+    def receive(self) -> bool:
+        """Take what has come in; return False where the client sends no more. Raises OSError where it has gone."""
+        try:
+            data = self.sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return True
+        self.received += data
+        return bool(data)
+
+    def complete(self) -> bool:
+        """Return whether a thread can go on without waiting: a head is in, or the body too where the head is known."""
+        if self.request is None:
+            return self._head_is_in()
+        if self._oversized:
+            return True
+        reader = self.request.body.reader
+        return len(self.received) >= reader.length if isinstance(reader, LengthReader) else self._chunks_are_in()
+
+    def _head_is_in(self) -> bool:
+        """A head that cannot end well any more is as good as one: the parser finds out what is wrong with it."""
+        received, start = self.received, max(0, self._scanned - len(HEAD_END) + 1)
+        if received.find(HEAD_END, start) >= 0 or len(received) > HEAD_BYTES or BARE_LF.search(received, start):
+            return True
+        self._scanned = len(received)
+        return False
+
+    def _chunks_are_in(self) -> bool:
+        """Skip from chunk to chunk. The parser alone judges them; what it would refuse is not waited for."""
+        received = self.received
+        while True:
+            if self._announced > self.largest_body or len(received) > 2 * self.largest_body + HEAD_BYTES:
+                self._oversized = True
+                return True
+            line = CHUNK_SIZE.match(received, self._scanned)
+            if line is None:
+                rest = len(received) - self._scanned
+                return received.find(b"\n", self._scanned) >= 0 or rest > HEAD_BYTES
+            if not (size := int(line[1], 16)):
+                end = line.end()
+                return (
+                    received.startswith(b"\r\n", end)
+                    or received.find(HEAD_END, end) >= 0
+                    or len(received) - end > HEAD_BYTES
+                    or BARE_LF.search(received, end) is not None
+                )
+            if len(received) < line.end() + size + 2:
+                self._oversized = self._announced + size > self.largest_body
+                return self._oversized
+            self._announced += size
+            self._scanned = line.end() + size + 2
+
+    def read_head(self, cfg: Any) -> None:
+        """Parse the head that is in, and ask for the body where the client waits for that. Raises ParseException."""
+        if len(self.received) > HEAD_BYTES and self.received.find(HEAD_END, 0, HEAD_BYTES) < 0:
+            in_its_first_line = self.received.find(b"\r\n", 0, HEAD_BYTES) < 0
+            raise errors.LimitRequestLine(HEAD_BYTES) if in_its_first_line else errors.LimitRequestHeaders("")
+        unreader = IterUnreader([bytes(self.received)])
+        self._requests += 1
+        self.request = request = Request(cfg, unreader, self.client, self._requests)
+        self.received = bytearray(unreader.take_buffered())
+        self._scanned = self._announced = 0
+        reader = request.body.reader
+        self._oversized = isinstance(reader, LengthReader) and reader.length > self.largest_body
+        if request._expected_100_continue:  # noqa: SLF001 - gunicorn would send it when the body is in already
+            request._expected_100_continue = False  # noqa: SLF001
+            if not self.complete():
+                self.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def take_request(self) -> Any:
+        """Return the request with its whole body in memory. Raises ParseException."""
+        request, self.request = self.request, None
+        self._scanned = 0
+        if self._oversized:
+            request.body = _Oversized(self.largest_body)
+            request.force_close()
+        elif isinstance(request.body.reader, ChunkedReader):
+            unreader = IterUnreader([bytes(self.received)])
+            try:
+                body = Body(ChunkedReader(request, unreader)).read()
+            except errors.NoMoreData:
+                raise errors.ChunkMissingTerminator(b"") from None
+            request.body = io.BytesIO(body)
+            self.received = bytearray(unreader.take_buffered())
+        else:
+            length = request.body.reader.length
+            request.body = io.BytesIO(self.received[:length])
+            del self.received[:length]
+        return request
+
+    def unread(self) -> bool:
+        """Return whether the client sends what nobody will read. Raises OSError where it has gone."""
+        return self.refused or self._oversized or bool(self.received) or (self.receive() and bool(self.received))
+
+
+class Response(wsgi.Response):  # type: ignore[misc]
+    """Sends a response's head together with its body: one system call and one packet instead of two."""
+
+    headers_sent: bool
+    _head = b""
+
+    def send_headers(self) -> None:
+        if not self.headers_sent:
+            lines = [*self.default_headers(), *(f"{name}: {value}\r\n" for name, value in self.headers), "\r\n"]
+            self._head = "".join(lines).encode("latin-1")
+            self.headers_sent = True
+
+    def _emit_body(self, data: bytes) -> None:
+        head, self._head = self._head, b""
+        if head and not self.chunked and len(data) <= READ_BYTES:
+            self.sock.sendall(head + data)
+        else:
+            if head:
+                self.sock.sendall(head)
+            util.write(self.sock, data, self.chunked)
+
+    def close(self) -> None:
+        self.send_headers()
+        if self._head:
+            self.sock.sendall(self._head)
+        super().close()
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """gunicorn's run loop, thread pool and WSGI call, around connections that never block."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.waiting: dict[Phase, dict[Connection, None]] = {phase: {} for phase in Phase}
+        """The poller's connections, those first that have been in their phase longest."""
+        self.active = 0
+        """Connections that are with threads, or queued for them."""
+        self.held = 0
+        self.threads: int = self.cfg.threads
+        self._swept = 0.0
+
+    def init_process(self) -> None:
+        wsgi.Response = Response
+        self.probes = ThreadPoolExecutor(1)
+        super().init_process()
+
+    def init_signals(self) -> None:
+        """Let in the signals that the parent has blocked for the time of the start."""
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+
+    # What follows runs in the main thread.
+
+    def accept(self, listener: Any) -> bool:
+        """Take a new connection and look at once whether its request is in; gunicorn would give it a thread first."""
+        try:
+            accepted, client = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return False
+        except OSError as error:  # no file descriptor is left, or no memory
+            log.warning("no connection can be accepted", error=str(error))
+            self._make_room()
+            return False
+        self.nr_conns += 1
+        conn = Connection(Socket(accepted), client, listener.getsockname(), self.app.settings.max_body_bytes)
+        if self.nr_conns >= self.worker_connections:
+            self._make_room()
+        self._receive(conn)
+        return True
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Accept what is already in the queue of new connections before leaving them, which would reset them."""
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            for listener in self.sockets:
+                while self.accept(listener):
+                    pass
+                listener.close()
+
+    def _make_room(self) -> None:
+        for connections in self.waiting.values():
+            for conn in connections:
+                self._drop(conn)
+                return
+
+    def _receive(self, conn: Connection, _sock: object = None) -> None:
+        try:
+            open_still = conn.receive()
+        except OSError:
+            open_still = False
+        if open_still:
+            self._settle(conn)
+        else:
+            self._drop(conn)
+
+    def _send(self, conn: Connection, _sock: object) -> None:
+        try:
+            conn.sock.flush()
+        except OSError:
+            self._drop(conn)
+        else:
+            self._settle(conn)
+
+    def _discard(self, conn: Connection, _sock: object) -> None:
+        try:
+            data = conn.sock.recv(READ_BYTES)
+        except OSError:
+            data = b""
+        conn.discarded += len(data)
+        if data and conn.discarded <= DISCARDED_BYTES:
+            self._wait(conn, Phase.PARTING)
+        else:
+            self._drop(conn)
+
+    def _settle(self, conn: Connection) -> None:
+        """Decide who has the connection now: the poller, in one of its phases, or a thread."""
+        if conn.sock.unsent:
+            self._wait(conn, Phase.SENDING)
+        elif conn.closing:
+            self._part(conn)
+        elif conn.complete():
+            self._leave(conn)
+            self.enqueue_req(conn)
+        else:
+            self._wait(conn, Phase.RECEIVING if conn.received or conn.request else Phase.IDLE)
+
+    def _part(self, conn: Connection) -> None:
+        """Close; but where the client is still sending, a reset would take the response from it (RFC 9112, 9.6)."""
+        try:
+            lingers = conn.unread()
+            if lingers:
+                conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            lingers = False
+        if lingers:
+            conn.received.clear()
+            self._wait(conn, Phase.PARTING)
+        else:
+            self._drop(conn)
+
+    def _wait(self, conn: Connection, phase: Phase) -> None:
+        """Leave the connection to the poller; whatever its client does lets it be silent anew."""
+        now = time.monotonic()
+        if conn.phase is not phase:
+            self._leave(conn)
+            conn.phase, conn.since = phase, now
+            self.waiting[phase][conn] = None
+            event = selectors.EVENT_WRITE if phase is Phase.SENDING else selectors.EVENT_READ
+            actions = {Phase.PARTING: self._discard, Phase.SENDING: self._send}
+            self.poller.register(conn.sock, event, partial(actions.get(phase, self._receive), conn))
+        silence, whole = SECONDS.get(phase) or (self._idle_seconds(),) * 2
+        conn.deadline = min(now + silence, conn.since + whole)
+        self._account(conn)
+
+    def _idle_seconds(self) -> float:
+        return float(self.cfg.keepalive if self.alive else STOP_KEEPALIVE_LINGER)
+
+    def _leave(self, conn: Connection) -> None:
+        if conn.phase is not None:
+            self.poller.unregister(conn.sock)
+            del self.waiting[conn.phase][conn]
+            conn.phase = None
+
+    def _drop(self, conn: Connection) -> None:
+        self._leave(conn)
+        self.nr_conns -= 1
+        self.held -= conn.held
+        conn.sock.close()
+
+    def _account(self, conn: Connection) -> None:
+        """Keep what is held in memory within its bound: those go first that have taken longest."""
+        held = len(conn.received) + sum(map(len, conn.sock.unsent))
+        self.held += held - conn.held
+        conn.held = held
+        while self.held > HELD_BYTES:
+            for phase in (Phase.SENDING, Phase.RECEIVING):
+                slowest = next(iter(self.waiting[phase]), None)
+                if slowest:
+                    self._drop(slowest)
+                    break
+            else:
+                return
+
+    def _expire(self, conn: Connection) -> None:
+        if conn.phase is Phase.RECEIVING:
+            self._refuse(conn, 408, "the request did not come in: it stopped, or was too slow")
+            conn.closing = True
+            self._settle(conn)
+        else:
+            self._drop(conn)
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        """Close the connections whose time is over, once a second. gunicorn has one deadline for all; here are four."""
+        now = time.monotonic()
+        if force or now > self._swept + 1:
+            self._swept = now
+            every = [conn for connections in self.waiting.values() for conn in connections]
+            for conn in every:
+                if force:
+                    self._drop(conn)
+                elif conn.deadline <= now:
+                    self._expire(conn)
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Wait at the end no longer than until `deadline` for a request to begin."""
+        for conn in self.waiting[Phase.IDLE]:
+            conn.deadline = min(conn.deadline, deadline)
+
+    def enqueue_req(self, conn: Connection) -> None:
+        """Give a connection to a thread. Large requests are refused while the memory for them is used up."""
+        self._account(conn)
+        if self.held > HELD_BYTES and conn.held > SMALL_BYTES:
+            self._refuse(conn, 503, "too many large requests at once: try again", {"Retry-After": "2"})
+            conn.closing = True
+            self._settle(conn)
+            return
+        self.active += 1
+        pool = self.probes if conn.request is None and conn.received.startswith(LIVENESS) else self.tpool
+        future = pool.submit(self.handle, conn, pool is self.tpool)
+        future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+
+    def finish_request(self, conn: Connection, done: Any) -> None:
+        """Take the connection back from a thread."""
+        self.active -= 1
+        conn.closing = done.cancelled() or done.exception() is not None or not done.result()
+        self._settle(conn)
+
+    # What follows runs in a thread that has the connection for itself.
+
+    def handle(self, conn: Connection, lingers: bool = True) -> bool:
+        """Answer the requests of a connection; return whether it stays open."""
+        try:
+            return self._serve(conn, lingers)
+        except (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName):  # subclasses of the client's errors
+            self._fail(conn)
+        except errors.ParseException as error:
+            self._refuse(conn, *next(known for kind, known in PARSE_PROBLEMS.items() if isinstance(error, kind)))
+        except OSError as error:
+            log.debug("the client has gone", error=type(error).__name__)
+            conn.sock.unsent.clear()
+        except Exception:  # noqa: BLE001 - the application answers its own
+            self._fail(conn)
+        return False
+
+    def _serve(self, conn: Connection, lingers: bool) -> bool:
+        """Answer what has come in, and what follows soon while there are idle threads."""
+        while True:
+            idle = lingers and self._thread_is_idle()
+            if conn.complete():
+                if conn.request is None:
+                    conn.read_head(self.cfg)
+                elif not self._answer(conn):
+                    return False
+                elif conn.sock.unsent or not idle:
+                    return True
+            elif not conn.readable(LINGER_MS if idle else 0):
+                return True
+            elif not conn.receive():
+                return False
+
+    def _thread_is_idle(self) -> bool:
+        """A thread may stay with its connection while no other request has to wait for that."""
+        return not draining[0] and (self.active < self.threads or self.nr_conns <= self.threads)
+
+    def _answer(self, conn: Connection) -> bool:
+        request = conn.take_request()
+        if draining[0]:
+            request.force_close()  # clients go elsewhere
+        kept: bool = self.handle_request(request, conn)
+        return kept
+
+    def _fail(self, conn: Connection) -> None:
+        log.exception("unexpected error")
+        self._refuse(conn, 500, "an unexpected error; the log has it")
+
+    @staticmethod
+    def _refuse(conn: Connection, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        """Answer what is no request with a problem (RFC 9457). Nothing that the client sent is in it."""
+        log.info("request refused", status=status, reason=detail)
+        conn.refused = True
+        body = encode_problem(status, detail)
+        fields = {
+            "Date": util.http_date(),
+            "Connection": "close",
+            "Content-Type": CONTENT_TYPE,
+            "Content-Length": len(body),
+            **(headers or {}),
+        }
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        try:
+            conn.sock.sendall(f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{lines}\r\n".encode() + body)
+        except OSError:
+            conn.sock.unsent.clear()
+
+
+class Logger(glogging.Logger):  # type: ignore[misc]
+    """gunicorn's own messages go the way of all logs; the access log is the application's."""
+
+    def setup(self, cfg: Any) -> None:
+        self.error_log.propagate = True
+        self.error_log.setLevel(cfg.loglevel.upper())
+
+    def access(self, *_: Any) -> None:
+        pass
+
+
+class Master(Arbiter):  # type: ignore[misc]
+    """Lets readiness fall, and requests come in for a while yet, before the listening sockets are closed."""
+
+    def spawn_worker(self) -> Any:
+        """Start a worker. A signal to end that it gets before it can act on it is kept for it, not lost."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+
+    def stop(self, graceful: bool = True) -> None:
+        if graceful and not draining[0]:
+            draining[0] = 1
+            log.info("draining", seconds=self.app.settings.drain_seconds)
+            time.sleep(self.app.settings.drain_seconds)
+        super().stop(graceful)

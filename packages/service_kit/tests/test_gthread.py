@@ -1,0 +1,269 @@
+"""The worker on the wire: everything is sent and read by plain sockets, as no client library would."""
+
+import http.client
+import json
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from service_kit.gthread import DISCARDED_BYTES, HEAD_BYTES
+from tooling.service import free_port, listening
+
+MUCH = 8_000_000
+"""The length of the answer at /much."""
+
+SERVICE = Path(__file__).with_name("small_service.py")
+LIMIT = 20_000
+SECRET = "s3cr3t-of-the-client"
+HOST = b"Host: localhost\r\n"
+LIVEZ = b"GET /livez HTTP/1.1\r\n" + HOST + b"\r\n"
+ECHO = b"POST /echo HTTP/1.1\r\n" + HOST
+CHUNKED = ECHO + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+class Running:
+    """The service, and how to speak to it."""
+
+    def __init__(self, port: int, log: Path) -> None:
+        self.port = port
+        self.log = log
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+    def send(self, data: bytes) -> bytes:
+        """Send, say that no more will come, and return all that is answered."""
+        with self.connect() as client:
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+            return read_all(client)
+
+
+def read_all(client: socket.socket) -> bytes:
+    """Read until the service closes, in whichever way."""
+    received = b""
+    with suppress(ConnectionResetError):
+        while data := client.recv(65536):
+            received += data
+    return received
+
+
+def read_until(client: socket.socket, end: bytes) -> bytes:
+    """Read until what has come ends so."""
+    received = b""
+    while not received.endswith(end):
+        data = client.recv(65536)
+        assert data, f"closed after {received!r}"
+        received += data
+    return received
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+@contextmanager
+def serving(
+    folder: Path, *, silence: float = 10, places: int = 100, held: int = 1 << 20, threads: int = 2, drain: float = 0
+) -> Iterator[Running]:
+    port, log = free_port(), folder / "log"
+    settings = {
+        "PORT": str(port),
+        "WORKERS": "1",
+        "THREADS": str(threads),
+        "MAX_BODY_BYTES": str(LIMIT),
+        "LOG_LEVEL": "debug",
+        "DRAIN_SECONDS": str(drain),
+    }
+    command = [sys.executable, str(SERVICE), str(silence), str(places), str(held)]
+    with listening(command, settings, ready=f"http://127.0.0.1:{port}/livez", log=log):
+        yield Running(port, log)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with serving(tmp_path_factory.mktemp("served")) as running:
+        yield running
+        running.send(LIVEZ)
+    assert "Traceback" not in running.log.read_text().replace("X-Bad", "")
+
+
+def test_requests_that_follow_one_another_at_once_are_answered_in_order(service: Running) -> None:
+    answers = service.send(b"".join(ECHO + b"Content-Length: 1\r\n\r\n%d" % number for number in range(5)))
+    assert [part[-1:] for part in answers.split(b"HTTP/1.1 200 OK")[1:]] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+@pytest.mark.parametrize("size", [1, 3, 40])
+def test_a_request_may_come_in_pieces_of_any_size(service: Running, size: int) -> None:
+    request = CHUNKED + b"5\r\nhello\r\n6;a=b\r\n world\r\n0\r\nX-Trailer: y\r\n\r\n"
+    with service.connect() as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(request), size):
+            client.sendall(request[start : start + size])
+        assert read_until(client, b"hello world").startswith(b"HTTP/1.1 200 OK")
+        client.sendall(LIVEZ)
+        assert status(client.recv(65536)) == 200
+
+
+def test_head_has_no_body_and_an_answer_in_pieces_is_chunked(service: Running) -> None:
+    assert service.send(LIVEZ.replace(b"GET", b"HEAD")).endswith(b"\r\n\r\n")
+    assert service.send(LIVEZ.replace(b"livez", b"pieces")).endswith(b"1\r\n0\r\n1\r\n1\r\n1\r\n2\r\n0\r\n\r\n")
+
+
+def test_a_client_that_asks_before_it_sends_its_body_is_told_to(service: Running) -> None:
+    with service.connect() as client:
+        client.sendall(ECHO + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        assert read_until(client, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"ok")
+        assert read_until(client, b"ok").startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_client_that_asks_before_it_sends_too_much_is_refused_instead(service: Running) -> None:
+    with service.connect() as client:
+        client.sendall(ECHO + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % (LIMIT + 1))
+        client.shutdown(socket.SHUT_WR)
+        assert status(read_all(client)) == 413
+
+
+BROKEN = {
+    "chunk size 0x10": (400, CHUNKED + b"0x10\r\n" + bytes(16) + b"\r\n0\r\n\r\n"),
+    "chunk size +10": (400, CHUNKED + b"+10\r\n" + bytes(16) + b"\r\n0\r\n\r\n"),
+    "chunk size -1": (400, CHUNKED + b"-1\r\n\r\n0\r\n\r\n"),
+    "chunk size 1_0": (400, CHUNKED + b"1_0\r\n" + bytes(16) + b"\r\n0\r\n\r\n"),
+    "no chunk size": (400, CHUNKED + b"\r\n0\r\n\r\n"),
+    "chunk size of many digits": (400, CHUNKED + b"F" * 20 + b"\r\n"),
+    "no chunk but a password": (400, CHUNKED + f'{{"password":"{SECRET}"}}\r\n\r\n'.encode()),
+    "bare LF in an extension": (400, CHUNKED + b"1;a\nb\r\nx\r\n0\r\n\r\n"),
+    "bare LF after a chunk": (400, CHUNKED + b"1\nx\n0\n\n"),
+    "chunk longer than its size": (400, CHUNKED + b"1\r\nxyz\r\n0\r\n\r\n"),
+    "trailer without a colon": (400, CHUNKED + f"0\r\nAuthorization {SECRET}\r\n\r\n".encode()),
+    "trailer that frames": (400, CHUNKED + b"0\r\nContent-Length: 5\r\n\r\n"),
+    "bare LF in a trailer": (400, CHUNKED + b"0\r\nX: y\nZ: a\r\n\r\n"),
+    "header without a colon": (400, f"GET /livez HTTP/1.1\r\nAuthorization Bearer {SECRET}\r\n\r\n".encode()),
+    "header name with a space": (400, f"GET /livez HTTP/1.1\r\nAuthorization : {SECRET}\r\n\r\n".encode()),
+    "control character in a header": (400, f"GET /livez HTTP/1.1\r\nAuthorization: {SECRET}\0\r\n\r\n".encode()),
+    "bare LF": (400, b"GET /livez HTTP/1.1\nHost: localhost\n\n"),
+    "no request": (400, SECRET.encode() + b"\r\n\r\n"),
+    "what a body left behind": (400, ECHO + f"Content-Length: 3\r\n\r\n123{SECRET}\r\n\r\n".encode()),
+    "two lengths": (400, ECHO + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\nx"),
+    "length and chunks": (400, ECHO + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\nx"),
+    "length -1": (400, ECHO + b"Content-Length: -1\r\n\r\n"),
+    "length of many digits": (400, ECHO + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n"),
+    "two hosts": (400, b"GET /livez HTTP/1.1\r\n" + HOST + HOST + b"\r\n"),
+    "transfer coding that is unknown": (501, ECHO + f"Transfer-Encoding: {SECRET}\r\n\r\n".encode()),
+    "expectation that is unknown": (417, ECHO + f"Expect: {SECRET}\r\nContent-Length: 0\r\n\r\n".encode()),
+    "request line too long": (414, b"GET /" + b"x" * 2 * HEAD_BYTES + b" HTTP/1.1\r\n\r\n"),
+    "header too long": (431, b"GET / HTTP/1.1\r\nX: " + b"x" * 2 * HEAD_BYTES + b"\r\n\r\n"),
+    "too many headers": (431, b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 200 + b"\r\n"),
+    "version 2": (400, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_no_http_request_is_refused_and_nowhere_repeated(service: Running, name: str) -> None:
+    expected, data = BROKEN[name]
+    answers = service.send(data)
+    head, _, body = answers[answers.rindex(b"HTTP/1.1 ") :].partition(b"\r\n\r\n")
+    assert status(head) == expected
+    assert b"Connection: close" in head
+    assert b"Content-Type: application/problem+json" in head
+    assert json.loads(body)["status"] == expected
+    assert SECRET.encode() not in answers
+    assert SECRET not in service.log.read_text()
+
+
+def test_a_response_that_cannot_be_sent_is_the_services_fault(tmp_path: Path) -> None:
+    with serving(tmp_path) as service:
+        assert status(service.send(LIVEZ.replace(b"livez", b"unreadable"))) == 500
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_is_too_large_is_refused_and_its_client_gets_to_read_that(service: Running, chunked: bool) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+    piece = bytes(1_000_000)
+    headers = {} if chunked else {"Content-Length": str(20 * len(piece))}
+    connection.request("POST", "/echo", (piece for _ in range(20)), headers, encode_chunked=chunked)
+    response = connection.getresponse()
+    assert response.status == 413
+    assert response.getheader("Connection") == "close"
+    assert json.loads(response.read())["detail"] == f"a request's body has at most {LIMIT} bytes"
+
+
+def test_chunks_that_are_hardly_more_than_their_framing_are_too_large_too(service: Running) -> None:
+    assert status(service.send(CHUNKED + b"1\r\nx\r\n" * LIMIT * 2)) == 413
+
+
+def test_a_body_without_an_end_is_not_read_for_ever(service: Running) -> None:
+    with service.connect() as client:
+        client.sendall(ECHO + b"Content-Length: %d\r\n\r\n" % 10**12)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            client.sendall(bytes(2 * DISCARDED_BYTES))
+
+
+SLOW: dict[str, Callable[[Running], bytes]] = {
+    "idle": lambda _: b"",
+    "in the head": lambda _: b"GET /livez HTTP/1.1\r\n",
+    "in the body": lambda _: ECHO + b"Content-Length: 9\r\n\r\n1",
+    "in a chunk": lambda _: CHUNKED + b"9\r\n1",
+    "not reading": lambda _: LIVEZ.replace(b"livez", b"much"),
+}
+
+
+def test_clients_that_are_slow_in_any_way_hold_no_thread(tmp_path: Path) -> None:
+    with serving(tmp_path, held=1 << 30) as service, ExitStack() as stack:
+        for data in SLOW.values():
+            for _ in range(10):
+                client = stack.enter_context(service.connect())
+                client.sendall(data(service))
+        for _ in range(3):
+            assert service.send(ECHO + b"Content-Length: 2\r\n\r\nok").endswith(b"ok")
+
+
+def test_a_request_that_stops_is_answered_408_and_a_client_that_takes_nothing_is_closed(tmp_path: Path) -> None:
+    with serving(tmp_path, silence=0.2, held=1 << 30) as service, ExitStack() as stack:
+        clients = {name: stack.enter_context(service.connect()) for name in SLOW}
+        for name, client in clients.items():
+            client.sendall(SLOW[name](service))
+        for name in ("in the head", "in the body", "in a chunk"):
+            assert status(read_all(clients[name])) == 408
+        time.sleep(2)
+        assert len(read_all(clients["not reading"])) < MUCH
+        clients["idle"].sendall(LIVEZ)  # is open still
+        assert status(clients["idle"].recv(65536)) == 200
+
+
+def test_where_places_run_out_idle_connections_are_closed_first(tmp_path: Path) -> None:
+    with serving(tmp_path, places=10) as service, ExitStack() as stack:
+        begun = stack.enter_context(service.connect())
+        begun.sendall(LIVEZ[:5])
+        idle = [stack.enter_context(service.connect()) for _ in range(30)]
+        assert service.send(LIVEZ).startswith(b"HTTP/1.1 200 OK")
+        assert read_all(idle[0]) == b""
+        begun.sendall(LIVEZ[5:])
+        assert status(begun.recv(65536)) == 200
+
+
+def test_what_is_held_in_memory_has_a_bound(tmp_path: Path) -> None:
+    with serving(tmp_path, held=5 * LIMIT) as service, ExitStack() as stack:
+        slow = [stack.enter_context(service.connect()) for _ in range(20)]
+        for client in slow:
+            client.sendall(ECHO + b"Content-Length: %d\r\n\r\n" % LIMIT + bytes(LIMIT - 1))
+        with service.connect() as client:
+            client.sendall(ECHO + b"Content-Length: %d\r\n\r\n" % LIMIT + bytes(LIMIT))
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        assert read_all(slow[0]) == b""
+
+
+def test_liveness_is_answered_while_every_thread_waits(tmp_path: Path) -> None:
+    with serving(tmp_path) as service, ExitStack() as stack:
+        for _ in range(8):
+            client = stack.enter_context(service.connect())
+            client.sendall(b"GET /wait?seconds=3 HTTP/1.1\r\n" + HOST + b"\r\n")
+        began = time.monotonic()
+        assert service.send(LIVEZ).startswith(b"HTTP/1.1 200 OK")
+        assert time.monotonic() - began < 2
