@@ -1,14 +1,19 @@
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FuturesTimeout
 from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from task_api.config import Settings
-from task_api.store.database import Database, SchemaBehind
+from task_api.store import migrations
+from task_api.store.database import Database, SchemaBehind, TableInUse
 from task_api.store.migrations import configuration, migrate
+from task_api.store.migrations import online as operations
 from task_api.store.schema import REVISIONS, metadata
 from task_api.tasks import service
 from task_api.tasks.model import TaskQuery
@@ -83,17 +88,92 @@ def test_migrating_again_changes_nothing(empty: Database) -> None:
     assert migrate(empty) == (REVISIONS[-1], REVISIONS[-1])
 
 
-def test_a_failing_migration_leaves_the_schema_as_it_was(empty: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    migrate(empty, "0003")
-    monkeypatch.setattr("task_api.store.search.INDEX_SQLITE", ("CREATE TABLE half_done (id INTEGER)", "NO SQL AT ALL"))
-    monkeypatch.setattr(
-        "task_api.store.search.INDEX_POSTGRESQL", ("CREATE TABLE half_done (id INTEGER)", "NO SQL AT ALL")
-    )
-    with pytest.raises(Exception, match="NO"):
+@pytest.mark.parametrize("empty_settings", ["sqlite"], indirect=True)
+def test_a_failing_migration_leaves_sqlites_schema_as_it_was(empty: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    migrate(empty, "0002")
+    monkeypatch.setattr(operations, "create_indexes", fail)
+    with pytest.raises(RuntimeError):
         migrate(empty)
-    assert empty.revision() == "0003"
+    assert empty.revision() == "0002"
     with empty.read() as connection:
-        assert "half_done" not in inspect(connection).get_table_names()
+        assert "priority" not in {column["name"] for column in inspect(connection).get_columns("tasks")}
+
+
+@pytest.mark.parametrize("empty_settings", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003"])
+def test_a_migration_that_was_interrupted_on_postgresql_is_completed_by_the_next_run(
+    empty: Database, monkeypatch: pytest.MonkeyPatch, revision: str
+) -> None:
+    migrate(empty, revision)
+    with monkeypatch.context() as patch:
+        patch.setattr(Operations, "execute", interrupted(Operations.execute))
+        with pytest.raises(RuntimeError):
+            migrate(empty)
+    with empty.read() as connection:
+        invalid = connection.scalar(text("SELECT count(*) FROM pg_index WHERE NOT indisvalid"))
+    assert (empty.revision(), invalid) == (revision, 1)
+    migrate(empty)
+    empty.check()
+    with empty.read() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM pg_index WHERE NOT indisvalid")) == 0
+
+
+def fail(**_: str) -> None:
+    raise RuntimeError
+
+
+def interrupted(execute: Any) -> Any:
+    """The operation, which leaves the first index invalid that it creates, and fails."""
+
+    def run(operations: Any, sql: Any, *arguments: Any, **options: Any) -> None:
+        execute(operations, sql, *arguments, **options)
+        if "CREATE INDEX CONCURRENTLY" in str(sql):
+            name = str(sql).split(" ON ")[0].rsplit(" ", 1)[1]
+            invalidate = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = to_regclass"
+            execute(operations, f"{invalidate}('{name}')")
+            raise RuntimeError
+
+    return run
+
+
+@pytest.mark.parametrize("empty_settings", ["postgresql"], indirect=True)
+def test_a_migration_waits_for_a_table_in_short_tries_and_lets_others_read_meanwhile(
+    empty: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "LOCK_MILLISECONDS", 10)
+    monkeypatch.setattr(migrations, "PAUSE_SECONDS", 0.01)
+    migrate(empty, "0002")
+    with ThreadPoolExecutor(1) as pool:
+        with empty.read() as reader:
+            reader.exec_driver_sql("BEGIN; LOCK TABLE tasks IN ACCESS SHARE MODE")
+            migration = pool.submit(migrate, empty)
+            with empty.read() as other:
+                assert other.scalar(text("SELECT count(*) FROM tasks")) == 0
+            with pytest.raises(FuturesTimeout):
+                migration.result(0.2)
+            reader.exec_driver_sql("COMMIT")
+        assert migration.result() == ("0002", REVISIONS[-1])
+
+
+@pytest.mark.parametrize("empty_settings", ["postgresql"], indirect=True)
+def test_a_table_that_stays_in_use_is_reported(empty: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "LOCK_MILLISECONDS", 10)
+    monkeypatch.setattr(migrations, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(migrations, "TRIES", 2)
+    migrate(empty, "0002")
+    with empty.read() as reader:
+        reader.exec_driver_sql("BEGIN; LOCK TABLE tasks IN ACCESS SHARE MODE")
+        with pytest.raises(TableInUse):
+            migrate(empty)
+    assert empty.revision() == "0002"
+
+
+@pytest.mark.parametrize("empty_settings", ["postgresql"], indirect=True)
+def test_two_migrations_at_once_follow_each_other(empty: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "PAUSE_SECONDS", 0.01)
+    with ThreadPoolExecutor(2) as pool:
+        assert {after for _, after in pool.map(lambda _: migrate(empty), range(2))} == {REVISIONS[-1]}
+    empty.check()
 
 
 def test_an_older_version_stays_ready_on_a_newer_schema(empty: Database) -> None:

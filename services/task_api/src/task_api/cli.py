@@ -17,18 +17,22 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _database() -> Iterator["Database"]:
+    """The database, with limits for a command. Ends the program with one line where the database fails."""
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
-    from task_api.store.database import Database, SchemaBehind  # noqa: PLC0415
+    from task_api.store.database import Database, SchemaBehind, TableInUse, Unusable  # noqa: PLC0415
+    from task_api.store.postgresql import COMMAND  # noqa: PLC0415
 
     settings = main.settings()
     try:
-        database = Database(settings)
+        database = Database(settings, COMMAND)
     except OSError as error:
         main.fail(f"DB_PATH: {error}")
     try:
         yield database
-    except (SchemaBehind, SQLAlchemyError) as error:
+    except (SchemaBehind, TableInUse, Unusable) as error:
+        main.fail(error)
+    except SQLAlchemyError as error:
         reason = getattr(error, "orig", None) or error
         main.fail(reason if settings.postgresql else f"DB_PATH {settings.db_path}: {reason}")
     finally:
@@ -38,22 +42,44 @@ def _database() -> Iterator["Database"]:
 def _serve(settings: Settings) -> None:
     """Serve until SIGTERM. SQLite is migrated first; PostgreSQL has `task-api migrate`."""
     from service_kit.server import serve  # noqa: PLC0415
-    from service_kit.telemetry.logs import log  # noqa: PLC0415
     from task_api.http.app import create_app  # noqa: PLC0415
     from task_api.http.context import Services  # noqa: PLC0415
-    from task_api.store.database import Database, SchemaBehind  # noqa: PLC0415
+    from task_api.store.database import Database  # noqa: PLC0415
 
     if not settings.postgresql:
-        with _database() as database:
-            try:
-                database.check()
-            except SchemaBehind:
-                from task_api.store.migrations import migrate  # noqa: PLC0415 - slow to load, and seldom needed
-
-                before, after = migrate(database)
-                log.info("migrated", before=before, after=after)
-    services = Services(settings, Database(settings))
+        _prepare_sqlite()
+    database = Database(settings)
+    _report(database)
+    services = Services(settings, database)
     serve(services, lambda: create_app(services))
+
+
+def _prepare_sqlite() -> None:
+    from service_kit.telemetry.logs import log  # noqa: PLC0415
+    from task_api.store.database import SchemaBehind  # noqa: PLC0415
+
+    with _database() as database:
+        try:
+            database.check()
+        except SchemaBehind:
+            from task_api.store.migrations import migrate  # noqa: PLC0415 - slow to load, and seldom needed
+
+            before, after = migrate(database)
+            log.info("migrated", before=before, after=after)
+
+
+def _report(database: "Database") -> None:
+    """Log what requests will meet. The service starts all the same: a database may come later than its service."""
+    from service_kit.telemetry.logs import log  # noqa: PLC0415
+    from task_api.store.database import UNAVAILABLE, SchemaBehind  # noqa: PLC0415
+
+    try:
+        database.check()
+        for note in database.notes:
+            log.warning(note)
+    except (*UNAVAILABLE, SchemaBehind) as error:
+        log.warning("not ready", reason=str(getattr(error, "orig", None) or error))
+    database.engine.dispose()  # each worker makes connections of its own
 
 
 main = CommandLine("task-api", __version__, Settings, _serve, "A task service over HTTP.")

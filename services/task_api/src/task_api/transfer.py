@@ -67,7 +67,7 @@ def export(database: Database) -> Iterator[bytes]:
     """Lines of JSON, all of one moment, however long it takes. Raises SchemaBehind."""
     database.check()
     encode = msgspec.json.Encoder().encode
-    with database.engine.connect() as connection:
+    with database.read() as connection:
         connection.exec_driver_sql(SNAPSHOT[database.dialect])
         counts = {"accounts": 0, "tasks": 0}
         for row in account_store.every(connection):

@@ -9,7 +9,7 @@ from sqlalchemy.exc import ProgrammingError
 from service_kit.http.problems import RETRY_SECONDS, respond, unforeseen
 from service_kit.telemetry.logs import log
 from task_api.accounts.model import BadToken, EmailTaken, LoginFailed, Overloaded, Throttled
-from task_api.store.database import UNAVAILABLE, SchemaBehind
+from task_api.store.database import UNAVAILABLE, SchemaBehind, Unusable
 from task_api.tasks.model import BadCursor, TaskNotFound, VersionConflict
 from task_api.tasks.service import BulkFailure
 
@@ -22,7 +22,8 @@ def bearer(error: str = "", **more: str) -> dict[str, str]:
 
 def _unavailable(error: Exception) -> Response:
     log.error("database unavailable", error=str(getattr(error, "orig", None) or error))
-    return respond(503, "the database does not answer: try again", {"Retry-After": str(RETRY_SECONDS)})
+    detail = "the database cannot be written to" if isinstance(error, Unusable) else "the database does not answer"
+    return respond(503, f"{detail}: try again", {"Retry-After": str(RETRY_SECONDS)})
 
 
 def _statement_failed(error: ProgrammingError) -> Response:

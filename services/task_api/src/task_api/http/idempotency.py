@@ -13,6 +13,7 @@ from service_kit.http.problems import Refusal
 from service_kit.telemetry.logs import log
 from task_api.http.context import account, database
 from task_api.store import idempotency as store
+from task_api.store.database import UNAVAILABLE
 
 LONGEST_KEY = 255
 KEPT_HEADERS = ("Location", "ETag", "Content-Type")
@@ -52,6 +53,8 @@ def once(work: Callable[[Connection], Response]) -> Response:
             kept = msgspec.msgpack.encode(Kept(response.status_code, headers, response.get_data()))
             if not store.answer(connection, owner, key, token, kept):
                 raise Refusal(409, "the request took so long that another with this key went ahead: send it again")
+    except UNAVAILABLE:
+        raise  # the claim lapses by itself: to release it, the client would wait for the database once more
     except BaseException:
         _release(owner, key, token)
         raise

@@ -1,148 +1,170 @@
-"""One object that gives connections: to read, or to write in a transaction."""
+"""One object that opens connections: to read, or to write in a transaction."""
 
-import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
+from contextlib import contextmanager
 from threading import Lock
-from typing import Any
+from time import monotonic, sleep
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from task_api.config import Settings
+from task_api.store import postgresql, sqlite
+from task_api.store.errors import UNAVAILABLE, SchemaBehind, TableInUse, Unusable
+from task_api.store.postgresql import REQUEST, Limits
 from task_api.store.prepared import WATCHED, command
 from task_api.store.schema import REVISIONS
 
-BUSY_SECONDS = 10
-"""How long a connection waits for another's lock, for a free place in the pool or for a server, before it gives up."""
+__all__ = ["UNAVAILABLE", "Database", "SchemaBehind", "TableInUse", "Unusable", "await_database"]
 
-SERVER_SETTINGS = {
-    "statement_timeout": "15s",
-    "lock_timeout": "10s",
-    "idle_in_transaction_session_timeout": "30s",
-    "timezone": "UTC",
-}
+CHECK_SECONDS = 1.0
+"""How long the readiness check waits for a lock; a database that hangs has twice that to answer."""
 
-BEGIN = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "BEGIN"}
-"""Connections commit each statement by themselves; this begins what is to be committed as one. On SQLite it waits for
-other writers at once: a transaction that read before it wrote could not wait, it would fail."""
-
-UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError)
-"""What is raised when the database cannot be reached or does not answer: worth another try later."""
-
-
-class SchemaBehind(Exception):
-    """The database is at an older revision than the service needs."""
+BEGIN_SQLITE = "BEGIN IMMEDIATE"
+"""Waits for other writers at once: a transaction that read before it wrote could not wait, it would fail."""
 
 
 class Database:
-    """The database that the settings name. Connects when first asked, so it may be made before a fork."""
+    """The database that the settings name. Connects on first use, so it may be made before a fork.
 
-    def __init__(self, settings: Settings) -> None:
-        self.engine = _postgresql(settings) if settings.postgresql else _sqlite(settings)
+    Connections commit each statement by themselves; `write` begins what is committed as one.
+    """
+
+    def __init__(self, settings: Settings, limits: Limits = REQUEST) -> None:
+        self._settings = settings
+        self._file = None if settings.postgresql else sqlite.DatabaseFile(settings.db_path)
+        if self._file is None:
+            self.engine = postgresql.engine(settings, limits)
+        else:
+            self.engine = sqlite.engine(settings, self._file)
         self.dialect = self.engine.dialect.name
-        self._turn: AbstractContextManager[Any] = nullcontext() if settings.postgresql else Lock()
-        """SQLite has one writer at a time: threads wait for theirs here, where SQLite would sleep and look again."""
+        self._writer = Lock()
+        """SQLite has one writer at a time: threads wait for their turn here, where SQLite would sleep and retry."""
 
     def read(self) -> Connection:
-        """A connection for statements that change nothing, each its own transaction."""
+        """A connection for statements that change nothing, each its own transaction. Never waits for a write."""
+        if self._file:
+            self._file.check()
         return self.engine.connect()
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A connection in a transaction that is committed at the end, and rolled back on an exception."""
-        with self._turn, self.engine.connect() as connection:
-            command(connection, BEGIN[self.dialect])
-            yield connection
-            command(connection, "COMMIT")
+        """A connection in a transaction that is committed at the end, and rolled back on an exception.
+
+        Raises one of UNAVAILABLE: also when SQLite's file is no longer the one that was opened, in which case what was
+        committed may be lost.
+        """
+        if self._file:
+            with self._sqlite_write(self._file, sqlite.BUSY_SECONDS) as connection:
+                yield connection
+                command(connection, "COMMIT")
+                self._file.check()
+        else:
+            with self.engine.connect() as connection:
+                command(connection, postgresql.driver(connection).begin)
+                yield connection
+                command(connection, "COMMIT")
+
+    @contextmanager
+    def _sqlite_write(self, file: sqlite.DatabaseFile, seconds: float) -> Iterator[Connection]:
+        """A connection that holds SQLite's write lock, for which threads and processes wait `seconds` in all."""
+        deadline = monotonic() + seconds
+        if not self._writer.acquire(timeout=seconds):
+            raise Unusable(f"the writers before this one took longer than {seconds:g} seconds")
+        try:
+            file.check()
+            with self.engine.connect() as connection:
+                left = deadline - monotonic()
+                if left < 0.9 * sqlite.BUSY_SECONDS:  # else the connection's own timeout will do, for free
+                    command(connection, f"PRAGMA busy_timeout = {max(0, int(left * 1000))}")
+                    try:
+                        command(connection, BEGIN_SQLITE)
+                    finally:
+                        command(connection, f"PRAGMA busy_timeout = {sqlite.BUSY_SECONDS * 1000}")
+                else:
+                    command(connection, BEGIN_SQLITE)
+                yield connection
+        finally:
+            self._writer.release()
 
     def check(self) -> None:
-        """Raise one of UNAVAILABLE when the database does not answer, SchemaBehind when it has to be migrated first."""
-        current = self.revision()
+        """Raise what a write would meet, without writing: Unusable, SchemaBehind or another of UNAVAILABLE."""
+        if self._file:
+            with self._sqlite_write(self._file, CHECK_SECONDS) as connection:
+                current = _revision(connection)
+                command(connection, "ROLLBACK")
+            self._file.check_space()
+        else:
+            current = self._check_postgresql()
         if current is None or current in REVISIONS[:-1]:
             raise SchemaBehind(
                 f"the schema is at {current or 'nothing'} and {REVISIONS[-1]} is needed: run `task-api migrate`"
             )
 
+    def _check_postgresql(self) -> str | None:
+        with self.engine.connect() as connection:
+            driver = postgresql.driver(connection)
+            limit, driver.answer_seconds = driver.answer_seconds, 2 * CHECK_SECONDS
+            try:
+                command(connection, f"BEGIN; SET LOCAL lock_timeout = {int(CHECK_SECONDS * 1000)}")
+                current = _revision(connection)
+                if current is not None:
+                    if connection.scalar(text("SELECT current_setting('transaction_read_only')")) == "on":
+                        raise Unusable(
+                            "the database is read-only: DATABASE_URL has to name the primary server, and"
+                            " default_transaction_read_only has to be off"
+                        )
+                    command(connection, "LOCK TABLE tasks IN ROW EXCLUSIVE MODE")  # as each write does
+                    command(connection, "ROLLBACK")
+            finally:
+                driver.answer_seconds = limit
+        return current
+
     def revision(self) -> str | None:
         """The migration that the database is at; None for an empty one."""
         with self.read() as connection:
-            try:
-                found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
-            except (OperationalError, ProgrammingError) as error:
-                if "alembic_version" in str(error.orig):
-                    return None
-                raise
-            return found
+            return _revision(connection)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is less safe than it could be about the database, for the log at start."""
+        if self._file and self._file.readable_by_others:
+            return [f"DB_PATH: other users may read {str(self._file.path)!r}: run chmod 600 on it"]
+        return []
+
+    def migrating(self) -> Engine:
+        """An engine of its own for migrations: without limits, and with transactions that SQLAlchemy begins."""
+        return postgresql.engine(self._settings, postgresql.MIGRATION)
 
     def watched(self) -> Engine:
-        """The engine, for one who listens to its statements: from now on it tells of every one."""
+        """The engine, for a listener to its statements: from now on it reports all of them."""
         self.engine.update_execution_options(**{WATCHED: True})
         return self.engine
 
     def close(self) -> None:
-        """Give every connection back, as a child process must before its first use."""
+        """Forget every connection without closing it, as a child process must before its first use."""
         self.engine.dispose(close=False)
 
 
-def _sqlite(settings: Settings) -> Engine:
-    Path(settings.db_path).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(
-        URL.create("sqlite+pysqlite", database=settings.db_path),
-        hide_parameters=True,  # errors are logged, and hold what people wrote
-        paramstyle="named",
-        connect_args={
-            "timeout": BUSY_SECONDS,
-            "isolation_level": None,
-            "check_same_thread": False,
-            "cached_statements": 512,
-        },
-        pool_size=max(settings.db_pool_size, settings.threads),
-        max_overflow=0,
-        pool_timeout=BUSY_SECONDS,
-    )
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _record: Any) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    return engine
-
-
-def _postgresql(settings: Settings) -> Engine:
-    url = make_url(settings.database_url).set(drivername="postgresql+psycopg")
-    return create_engine(
-        url,
-        hide_parameters=True,
-        isolation_level="AUTOCOMMIT",
-        connect_args={
-            "connect_timeout": BUSY_SECONDS // 2,
-            "tcp_user_timeout": BUSY_SECONDS * 1000,  # a server that has vanished is not waited for
-            "keepalives_idle": BUSY_SECONDS,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-            "application_name": "task-api",
-            "options": " ".join(f"-c {name}={value}" for name, value in SERVER_SETTINGS.items()),
-        },
-        pool_size=settings.db_pool_size,
-        max_overflow=0,
-        pool_timeout=BUSY_SECONDS // 2,
-    )
+def _revision(connection: Connection) -> str | None:
+    try:
+        current: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    except (OperationalError, ProgrammingError) as error:
+        if "alembic_version" in str(error.orig):
+            return None
+        raise
+    return current
 
 
 def await_database(database: Database, seconds: float) -> None:
-    """Wait until the database answers, for a server that starts beside us. Raises what it raised last."""
-    deadline = time.monotonic() + seconds
+    """Wait until the database answers, for a server that starts beside the service. Raises the last error."""
+    deadline = monotonic() + seconds
     while True:
         try:
             database.revision()
         except DBAPIError:
-            if time.monotonic() > deadline:
+            if monotonic() > deadline:
                 raise
-            time.sleep(0.5)
+            sleep(0.5)
         else:
             return

@@ -21,26 +21,6 @@ POSTGRESQL_DOCUMENT = f"to_tsvector('simple'::regconfig, regexp_replace({_TEXT},
 index = table("tasks_search", column("rowid", Integer), column("tasks_search"))
 """SQLite's index; its own name as a column is how FTS5 is asked to match."""
 
-_FORGET_OLD = (
-    "INSERT INTO tasks_search(tasks_search, rowid, title, description)"
-    " VALUES ('delete', old.id, old.title, old.description);"
-)
-_LEARN_NEW = "INSERT INTO tasks_search(rowid, title, description) VALUES (new.id, new.title, new.description);"
-_CREATE = """CREATE VIRTUAL TABLE tasks_search
-USING fts5(title, description, content='tasks', content_rowid='id', tokenize="unicode61 remove_diacritics 0")"""
-_ON_UPDATE = """CREATE TRIGGER tasks_search_update AFTER UPDATE OF title, description ON tasks
-WHEN old.title <> new.title OR old.description <> new.description"""
-
-INDEX_SQLITE = (
-    _CREATE,
-    "INSERT INTO tasks_search(tasks_search) VALUES ('rebuild')",
-    f"CREATE TRIGGER tasks_search_insert AFTER INSERT ON tasks BEGIN {_LEARN_NEW} END",
-    f"CREATE TRIGGER tasks_search_delete AFTER DELETE ON tasks BEGIN {_FORGET_OLD} END",
-    f"{_ON_UPDATE} BEGIN {_FORGET_OLD} {_LEARN_NEW} END",
-)
-
-INDEX_POSTGRESQL = (f"CREATE INDEX search_tasks_text ON tasks USING gin (({POSTGRESQL_DOCUMENT}))",)
-
 
 def query(dialect: str, text: str) -> dict[str, str]:
     """The values that `matching` needs to find a text: `words`, and `exact` where PostgreSQL may leave some out."""

@@ -1,14 +1,26 @@
 """Alembic's migrations. They only go forward, and only add: the version before keeps working on the schema after."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import OperationalError
 
 from task_api.store.database import Database
+from task_api.store.errors import TableInUse
+from task_api.store.postgresql import driver
 
 MIGRATION_LOCK = 7_216_301_554
+LOCK_MILLISECONDS = 2_000
+"""How long a change of a table waits for it: every request that comes later waits behind the change."""
+
+TRIES = 60
+PAUSE_SECONDS = 1.0
 
 
 def configuration(connection: Connection | None = None) -> Config:
@@ -21,10 +33,58 @@ def configuration(connection: Connection | None = None) -> Config:
 
 
 def migrate(database: Database, revision: str = "head") -> tuple[str | None, str | None]:
-    """Bring the database to a revision, in one transaction that no other migration overlaps; gives (before, after)."""
+    """Bring the database to a revision, one migration at a time; return the revisions before and after.
+
+    On SQLite it is one transaction. On PostgreSQL each migration has its own, so that no table is locked for longer
+    than its change takes; a migration that fails can be run again. Raises TableInUse.
+    """
     before = database.revision()
-    with database.write() as connection:
-        if database.dialect == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
-        command.upgrade(configuration(connection), revision)
+    if database.dialect == "sqlite":
+        with database.write() as connection:
+            command.upgrade(configuration(connection), revision)
+    else:
+        engine = database.migrating()
+        try:
+            with _alone(engine):
+                _upgrade(engine, revision)
+        finally:
+            engine.dispose()
     return before, database.revision()
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[None]:
+    """Hold the lock that no two migrations hold at once.
+
+    CREATE INDEX CONCURRENTLY waits for every transaction with a snapshot. So this one must have none: it does not wait
+    within a statement, and uses the simple query protocol, which leaves no portal behind.
+    """
+    with engine.connect() as connection:
+        execute = partial(driver(connection).execute, prepare=False)
+        execute("BEGIN")
+        while execute(f"SELECT pg_try_advisory_xact_lock({MIGRATION_LOCK})").fetchone() != (True,):
+            time.sleep(PAUSE_SECONDS)
+        yield
+
+
+def _upgrade(engine: Engine, revision: str) -> None:
+    for _ in range(TRIES):
+        with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+
+            @event.listens_for(connection, "begin")
+            def limit(connection: Connection) -> None:
+                if not driver(connection).autocommit:
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}")
+
+            try:
+                command.upgrade(configuration(connection), revision)
+            except OperationalError as error:
+                if getattr(error.orig, "sqlstate", "") != "55P03":  # lock_not_available
+                    raise
+            else:
+                return
+        time.sleep(PAUSE_SECONDS)
+    raise TableInUse(
+        f"a table was in use at each of {TRIES} tries: end the transactions that hold it (see pg_stat_activity),"
+        " and migrate again"
+    )

@@ -5,14 +5,26 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from alembic import op
 
-from task_api.store.schema import LOCAL_ACCOUNT, Instant, Key
+from task_api.store.migrations import online
+from task_api.store.migrations.columns import LOCAL_ACCOUNT, Instant, Key
 
 revision = "0002"
 down_revision = "0001"
 
 
 def upgrade() -> None:
-    accounts = op.create_table(
+    if not online.has_table("accounts"):
+        _create_accounts()
+    online.validate("tasks", "fk_tasks_owner_id")
+    online.create_indexes(
+        ix_tasks_owner_id_id="tasks (owner_id, id)",
+        ix_tasks_owner_id_status_id="tasks (owner_id, status, id)",
+        ix_tasks_owner_id_updated_at_id="tasks (owner_id, updated_at, id)",
+    )
+
+
+def _create_accounts() -> None:
+    op.create_table(
         "accounts",
         sa.Column("id", Key, primary_key=True),
         sa.Column("email", sa.String(254), nullable=False),
@@ -24,7 +36,8 @@ def upgrade() -> None:
         sa.CheckConstraint("role IN ('user', 'admin')", name=op.f("ck_accounts_role")),
         sqlite_autoincrement=True,
     )
-    op.bulk_insert(accounts, [{"id": LOCAL_ACCOUNT, "email": "local", "created_at": datetime.now(UTC)}])
+    now = datetime.now(UTC).isoformat(" ", "microseconds")  # the text that SQLite keeps, and PostgreSQL understands
+    op.execute(f"INSERT INTO accounts (id, email, created_at) VALUES ({LOCAL_ACCOUNT}, 'local', '{now}')")
     op.create_table(
         "sessions",
         sa.Column("id", sa.String(32), nullable=False),
@@ -51,7 +64,4 @@ def upgrade() -> None:
     op.create_index("ix_refresh_tokens_session_id", "refresh_tokens", ["session_id"])
     with op.batch_alter_table("tasks", table_kwargs={"sqlite_autoincrement": True}) as tasks:
         tasks.add_column(sa.Column("owner_id", Key, nullable=False, server_default=sa.text(str(LOCAL_ACCOUNT))))
-        tasks.create_foreign_key("fk_tasks_owner_id", "accounts", ["owner_id"], ["id"])
-    op.create_index("ix_tasks_owner_id_id", "tasks", ["owner_id", "id"])
-    op.create_index("ix_tasks_owner_id_status_id", "tasks", ["owner_id", "status", "id"])
-    op.create_index("ix_tasks_owner_id_updated_at_id", "tasks", ["owner_id", "updated_at", "id"])
+        tasks.create_foreign_key("fk_tasks_owner_id", "accounts", ["owner_id"], ["id"], postgresql_not_valid=True)

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from task_api.store.schema import Instant, Key
+from task_api.store.migrations.columns import Instant, Key
 
 revision = "0005"
 down_revision = "0004"

@@ -1,0 +1,20 @@
+"""What the database layer raises when the database cannot serve."""
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+
+class SchemaBehind(Exception):
+    """The database is at an older revision than the service needs."""
+
+
+class TableInUse(Exception):
+    """Others held a table so long that it could not be migrated."""
+
+
+class Unusable(Exception):
+    """The database answers, and cannot take a write. The message says why and what to do."""
+
+
+UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError, Unusable)
+"""Raised when the database cannot be reached, does not answer or cannot take a write: a later try may succeed."""

@@ -1,0 +1,153 @@
+"""Connections to PostgreSQL: limits on both sides, the options of the URL, and poolers such as PgBouncer."""
+
+import shlex
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg.rows import TupleRow
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+
+from task_api.config import Settings
+
+CONNECT_SECONDS = 3
+"""How long a request waits for a free place in the pool, and how long for the server to accept a connection."""
+
+
+class Limits(NamedTuple):
+    """How long statements may take: by the server's settings, and on this side, should the server itself hang."""
+
+    server: dict[str, str]
+    answer_seconds: float | None
+
+
+REQUEST = Limits(
+    {"statement_timeout": "7s", "lock_timeout": "5s", "idle_in_transaction_session_timeout": "30s"}, answer_seconds=8
+)
+"""For requests. With `CONNECT_SECONDS` twice, a request ends within 15 seconds whatever the database does."""
+
+COMMAND = Limits(
+    {"statement_timeout": "0", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "0"}, answer_seconds=None
+)
+"""For an operator's commands, which may read or write all there is."""
+
+MIGRATION = Limits({**COMMAND.server, "lock_timeout": "0"}, answer_seconds=None)
+"""For migrations, which limit their waits for locks by themselves."""
+
+
+class PatientConnection(psycopg.Connection[TupleRow]):
+    """A connection that is closed when the server leaves a statement unanswered for `answer_seconds`.
+
+    The server's own `statement_timeout` is no help when the server is stopped, nor is TCP: its kernel still answers.
+    """
+
+    answer_seconds: float | None = None
+    pooled = False
+    """Whether a pooler hands each transaction to any of its server connections (PgBouncer's transaction mode)."""
+    begin = "BEGIN"
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        """Return the result of `gen`. Raises OperationalError when the server does not answer in time."""
+        limit = self.answer_seconds if timeout is None else timeout
+        try:
+            return super().wait(gen, interval, limit)
+        except psycopg.errors._WaitTimeout:  # noqa: SLF001 - psycopg asks callers to convert it
+            if timeout is not None:
+                raise
+            self.pgconn.finish()  # what the server may still send must not be taken for the next answer
+            raise psycopg.OperationalError(f"the database did not answer within {limit:g} seconds") from None
+
+
+def driver(connection: Connection) -> PatientConnection:
+    """The connection of psycopg beneath one of SQLAlchemy."""
+    found: Any = connection.connection.driver_connection
+    assert isinstance(found, PatientConnection)
+    return found
+
+
+def engine(settings: Settings, limits: Limits, **options: Any) -> Engine:
+    """An engine for the database that DATABASE_URL names.
+
+    The URL's parameters go before these defaults, and its `options` are added to the ones with the limits.
+    """
+    url = make_url(settings.database_url).set(drivername="postgresql+psycopg")
+    wanted = url.query.get("options", "")
+    their_options = wanted if isinstance(wanted, str) else " ".join(wanted)
+    defaults = {
+        "connect_timeout": CONNECT_SECONDS,
+        "tcp_user_timeout": 10_000,  # milliseconds; a server that has vanished is not waited for
+        "keepalives_idle": 10,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "application_name": "task-api",
+    }
+    made = create_engine(
+        url.difference_update_query(["options"]),
+        hide_parameters=True,
+        isolation_level="AUTOCOMMIT",
+        connect_args={"autocommit": True, **{name: value for name, value in defaults.items() if name not in url.query}},
+        pool_size=settings.db_pool_size,
+        max_overflow=0,
+        pool_timeout=CONNECT_SECONDS,
+        **options,
+    )
+
+    @event.listens_for(made, "do_connect")
+    def connect(_dialect: Any, _record: Any, arguments: Any, parameters: Any) -> PatientConnection:
+        return _connect(limits, their_options, partial(PatientConnection.connect, *arguments, **parameters))
+
+    return made
+
+
+def _connect(limits: Limits, their_options: str, connect: Callable[..., PatientConnection]) -> PatientConnection:
+    ours = " ".join(f"-c {name}={value}" for name, value in {**limits.server, "timezone": "UTC"}.items())
+    try:
+        connection = connect(options=f"{ours} {their_options}")
+    except psycopg.OperationalError as error:
+        if "unsupported startup parameter" not in str(error):  # PgBouncer's words
+            raise
+        connection = connect(options=their_options)
+    connection.answer_seconds = limits.answer_seconds or CONNECT_SECONDS * 4
+    try:
+        _recognise_pooler(connection, limits, their_options)
+    except BaseException:
+        connection.close()
+        raise
+    connection.answer_seconds = limits.answer_seconds
+    return connection
+
+
+def _recognise_pooler(connection: PatientConnection, limits: Limits, their_options: str) -> None:
+    """Set the connection up for a pooler where there is one: it invents the process id that clients see.
+
+    Settings of a session are then nobody's: each transaction sets its own, statements are not prepared, and options
+    that the pooler has dropped are refused. Only `timezone` is one that poolers keep for each client.
+    """
+    (process,) = connection.execute("SELECT pg_backend_pid()").fetchone() or (None,)
+    if process == connection.info.backend_pid:
+        return
+    connection.pooled = True
+    connection.prepare_threshold = None
+    connection.execute("SET timezone TO 'UTC'")
+    local = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in limits.server.items())
+    connection.begin = f"BEGIN; {local}"
+    for name, value in _assignments(their_options).items():
+        (current,) = connection.execute("SELECT current_setting(%s, true)", (name,)).fetchone() or (None,)
+        if current != value:
+            raise psycopg.OperationalError(
+                f"the pooler in front of PostgreSQL drops the option {name} of DATABASE_URL: set it in the database"
+                f" (ALTER ROLE ... SET {name} = ...), or connect to PostgreSQL itself"
+            )
+
+
+def _assignments(options: str) -> dict[str, str]:
+    """The settings in PostgreSQL's connection parameter `options`: `-c name=value`, `-cname=value`, `--name=value`."""
+    words = iter(shlex.split(options))
+    found = {}
+    for word in words:
+        pair = next(words, "") if word == "-c" else word.removeprefix("--").removeprefix("-c")
+        name, _, value = pair.partition("=")
+        found[name] = value
+    return found

@@ -1,0 +1,258 @@
+"""What a database may do to a service that runs: hang, be locked, replaced, read-only, full, or behind a pooler."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import psycopg
+import pytest
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
+
+from task_api.config import Settings
+from task_api.store import database as database_module
+from task_api.store import postgresql, prepared, sqlite
+from task_api.store.database import Database, Unusable
+from task_api.store.migrations import migrate
+from task_api.store.postgresql import REQUEST
+
+from .conftest import Client, Serve
+
+only = pytest.mark.parametrize
+SQLITE = only("settings", ["sqlite"], indirect=True)
+POSTGRESQL = only("settings", ["postgresql"], indirect=True)
+
+
+@contextmanager
+def connected(settings: Settings, limits: postgresql.Limits = REQUEST) -> Iterator[Database]:
+    database = Database(settings, limits)
+    try:
+        yield database
+    finally:
+        database.engine.dispose()
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.2)
+
+
+@POSTGRESQL
+def test_a_server_that_hangs_is_given_up_and_its_connection_is_not_used_again(settings: Settings) -> None:
+    with connected(settings, REQUEST._replace(answer_seconds=0.2)) as database:
+        with database.read() as connection:
+            process = connection.scalar(text("SELECT pg_backend_pid()"))
+            os.kill(process, signal.SIGSTOP)
+            try:
+                with pytest.raises(OperationalError, match=r"did not answer within 0\.2 seconds") as caught:
+                    connection.scalar(text("SELECT 1"))
+            finally:
+                os.kill(process, signal.SIGCONT)
+        assert caught.value.connection_invalidated
+        with database.read() as connection:
+            assert connection.scalar(text("SELECT pg_backend_pid()")) != process
+
+
+@POSTGRESQL
+def test_a_write_that_hangs_is_503_and_says_when_to_try_again(serve: Serve) -> None:
+    client = serve()
+    database: Database = client.application.extensions["service_kit"].database
+    with database.read() as connection:
+        process = connection.scalar(text("SELECT pg_backend_pid()"))
+        postgresql.driver(connection).answer_seconds = 0.2
+    os.kill(process, signal.SIGSTOP)
+    try:
+        answer = client.post("/tasks", json={"title": "t"}, headers={"Idempotency-Key": "k"})
+    finally:
+        os.kill(process, signal.SIGCONT)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+
+
+@POSTGRESQL
+def test_a_request_ends_within_15_seconds_whatever_the_database_does(settings: Settings) -> None:
+    with connected(settings) as database:
+        pool_seconds = database.engine.pool.timeout()  # type: ignore[attr-defined]
+    assert pool_seconds + postgresql.CONNECT_SECONDS + (REQUEST.answer_seconds or 99) < 15
+
+
+@SQLITE
+@pytest.mark.parametrize("act", ["deleted", "replaced"])
+def test_a_file_that_is_deleted_or_replaced_is_an_error_at_once_and_none_when_it_is_back(
+    client: Client, settings: Settings, act: str
+) -> None:
+    assert client.post("/tasks", json={"title": "t"}).status_code == 201
+    path = Path(settings.db_path)
+    away = path.rename(path.with_suffix(".away"))
+    if act == "replaced":
+        shutil.copy(away, path)
+    seen = [
+        client.post("/tasks", json={"title": "t"}).status_code,
+        client.get("/tasks").status_code,
+        client.get("/readyz").status_code,
+        client.get("/livez").status_code,
+    ]
+    away.rename(path)
+    assert seen == [503, 503, 503, 200]
+    assert client.get("/readyz").status_code == 200
+    assert len(client.get("/tasks").json) == 1
+
+
+@SQLITE
+def test_a_write_whose_file_disappears_meanwhile_is_not_acknowledged(database: Database, settings: Settings) -> None:
+    with pytest.raises(Unusable, match="was there at start"), database.write():
+        Path(settings.db_path).unlink()
+
+
+@SQLITE
+def test_a_worker_that_connects_later_refuses_another_file_too(settings: Settings) -> None:
+    with connected(settings) as database:
+        database.check()
+        database.close()  # as after a fork
+        path = Path(settings.db_path)
+        Path(shutil.copy(path, path.with_suffix(".copy"))).replace(path)
+        with pytest.raises(Unusable, match="another file than at start"), database.engine.connect():
+            pass
+
+
+@pytest.mark.usefixtures("short_waits")
+@SQLITE
+def test_a_lock_that_another_process_holds_makes_it_not_ready_and_reads_go_on(
+    client: Client, settings: Settings
+) -> None:
+    other = sqlite3.connect(settings.db_path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    seen = [client.get(path).status_code for path in ("/readyz", "/tasks")]
+    other.execute("ROLLBACK")
+    other.close()
+    assert seen == [503, 200]
+    assert client.get("/readyz").status_code == 200
+
+
+@SQLITE
+@pytest.mark.parametrize(("waited", "left"), [(0, None), (7, 3000), (11, 0)])
+def test_a_write_waits_for_writers_of_its_process_and_of_others_together(
+    database: Database, monkeypatch: pytest.MonkeyPatch, waited: int, left: int | None
+) -> None:
+    with database.read() as connection:
+        usual = connection.scalar(text("PRAGMA busy_timeout"))
+    commands: list[str] = []
+    command = prepared.command
+
+    def spy(connection: Connection, sql: str) -> None:
+        commands.append(sql)
+        command(connection, sql)
+
+    monkeypatch.setattr(database_module, "command", spy)
+    monkeypatch.setattr(database_module, "monotonic", iter((0.0, float(waited))).__next__)
+    with database.write() as connection:
+        after = connection.scalar(text("PRAGMA busy_timeout"))
+    assert commands[:1] == ["BEGIN IMMEDIATE" if left is None else f"PRAGMA busy_timeout = {left}"]
+    assert after == usual == 10_000
+
+
+@pytest.mark.usefixtures("short_waits")
+@SQLITE
+def test_a_write_gives_up_when_the_writers_of_its_process_take_too_long(database: Database) -> None:
+    raised = threading.Event()
+
+    def write() -> None:
+        with pytest.raises(Unusable, match="took longer"), database.write():
+            pass
+        raised.set()
+
+    with database.write():
+        other = threading.Thread(target=write)
+        other.start()
+        other.join()
+    assert raised.is_set()
+
+
+@pytest.mark.usefixtures("short_waits")
+@POSTGRESQL
+def test_a_table_that_is_locked_makes_it_not_ready(client: Client, settings: Settings) -> None:
+    with psycopg.connect(settings.database_url) as other:
+        other.execute("LOCK TABLE tasks IN SHARE MODE")
+        assert client.get("/readyz").status_code == 503
+    assert client.get("/readyz").status_code == 200
+
+
+@POSTGRESQL
+def test_a_read_only_postgresql_is_not_ready(settings: Settings) -> None:
+    name = settings.database_url.rpartition("/")[2]
+    with psycopg.connect(settings.database_url, autocommit=True) as other:
+        other.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        try:
+            with connected(settings) as database, pytest.raises(Unusable, match="primary server"):
+                database.check()
+        finally:
+            other.execute("SET default_transaction_read_only = off")
+            other.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+
+
+@SQLITE
+def test_a_read_only_sqlite_is_not_ready(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with connected(settings) as database:
+        with database.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA query_only = on")  # root may write to any file
+            with pytest.raises(OperationalError, match="readonly"):
+                connection.exec_driver_sql("CREATE TABLE t (x)")
+        monkeypatch.setattr(database_module, "BEGIN_SQLITE", "CREATE TABLE t (x)")
+        with pytest.raises(OperationalError, match="readonly"):
+            database.check()
+
+
+@SQLITE
+def test_a_full_disk_makes_it_not_ready(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = SimpleNamespace(f_bavail=1, f_bfree=1, f_frsize=4096)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.statvfs", lambda _: full)
+        assert client.get("/readyz").status_code == 503
+    assert client.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("empty_settings", ["sqlite"], indirect=True)
+def test_a_new_file_is_its_owners_alone(empty_settings: Settings) -> None:
+    with connected(empty_settings) as database:
+        migrate(database)
+        files = list(Path(empty_settings.db_path).parent.glob("tasks.db*"))
+        assert {oct(file.stat().st_mode & 0o777) for file in files} == {"0o600"}
+        assert database.notes == []
+        Path(empty_settings.db_path).chmod(0o644)
+        assert "chmod 600" in database.notes[0]
+
+
+@POSTGRESQL
+def test_options_and_other_parameters_of_the_url_go_before_the_defaults(settings: Settings) -> None:
+    query = "?options=-csearch_path%3Dapp%20-c%20work_mem%3D8MB&application_name=mine&connect_timeout=9"
+    changed = msgspec.structs.replace(settings, database_url=settings.database_url + query)
+    with connected(changed) as database, database.read() as connection:
+        names = ("search_path", "work_mem", "application_name", "statement_timeout", "TimeZone")
+        shown = [connection.scalar(text(f"SELECT current_setting('{name}')")) for name in names]
+        parameters = postgresql.driver(connection).info.get_parameters()
+    assert shown == ["app", "8MB", "mine", "7s", "UTC"]
+    assert parameters["connect_timeout"] == "9"
+
+
+@pytest.mark.parametrize("empty_settings", ["postgresql"], indirect=True)
+def test_tables_are_made_in_the_schema_that_the_url_names(empty_settings: Settings) -> None:
+    url = empty_settings.database_url + "?options=-csearch_path%3Dapp"
+    with psycopg.connect(empty_settings.database_url, autocommit=True) as other:
+        other.execute("CREATE SCHEMA app")
+        try:
+            with connected(msgspec.structs.replace(empty_settings, database_url=url)) as database:
+                migrate(database)
+                database.check()
+            counted = other.execute("SELECT table_schema, count(*) FROM information_schema.tables GROUP BY 1")
+            schemas = {schema for schema, _ in counted}
+        finally:
+            other.execute("DROP SCHEMA app CASCADE")
+    assert "app" in schemas
+    assert "public" not in schemas
