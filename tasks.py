@@ -22,7 +22,7 @@ from tooling.deploy.release import deploy as release
 from tooling.deploy.steps import Steps
 from tooling.images import trust
 from tooling.images.build import ImageError
-from tooling.project import REPORTS
+from tooling.project import REPORTS, service
 from tooling.tools import MissingTool
 
 
@@ -37,8 +37,8 @@ def plain_errors() -> Iterator[None]:
 
 @task
 def serve(_context: Context) -> None:
-    """Serve tasks on http://127.0.0.1:5000 with the embedded database; settings by environment."""
-    os.execvp("task-api", ["task-api", "serve"])  # in our place, so that signals reach it
+    """Serve on http://127.0.0.1:5000 with the embedded database; settings by environment."""
+    os.execvp(service().name, [service().name, "serve"])  # in our place, so that signals reach it
 
 
 @task(
@@ -189,7 +189,11 @@ def deploy(
             if target.local:
                 cluster.check()
             with steps.step("image") as say:
-                checked = trust.pushed(image) if image else trust.built_here(say, accept_unassessed=accept_unassessed)
+                checked = (
+                    trust.pushed(image)
+                    if image
+                    else trust.built_here(service(), say, accept_unassessed=accept_unassessed)
+                )
             release(target, checked, steps)
         except DeployError as error:
             problem = str(error)

@@ -19,6 +19,7 @@ from tooling.deploy.release import Target, deploy
 from tooling.deploy.steps import Steps
 from tooling.findings import NotAssessed
 from tooling.images import trust
+from tooling.project import service
 
 
 def run(name: str, bench: Bench) -> bool:
@@ -51,7 +52,7 @@ def prepare(steps: Steps, *, accept_unassessed: bool) -> Bench:
         cluster.check()
         from_nothing = not cluster.exists()
         with steps.step("image") as say:
-            image = trust.built_here(say, accept_unassessed=accept_unassessed)
+            image = trust.built_here(service(), say, accept_unassessed=accept_unassessed)
         began = steps.seconds
         target = Target.of("kind")
         deploy(target, image, steps)

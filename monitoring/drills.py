@@ -254,7 +254,7 @@ def task_api_drain_stuck() -> float:
     with TemporaryDirectory() as folder:
         url = f"http://127.0.0.1:{service.free_port()}"
         settings = {"PORT": url.rpartition(":")[2], "DB_PATH": f"{folder}/tasks.db", "DRAIN_SECONDS": "20"}
-        command, log = service.task_api("serve"), Path(folder, "log")
+        command, log = service.command_line("serve"), Path(folder, "log")
         with service.listening(command, settings, ready=f"{url}/readyz", log=log) as process, watched(url) as stack:
             process.terminate()
             seconds = arrival(stack, "TaskApiDrainStuck")

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from tooling import secret_files
 from tooling.images import build
-from tooling.project import ROOT, ToolingError
+from tooling.project import ROOT, ToolingError, services
 from tooling.tools import require
 
 BACKUPS = ROOT / "backups"
@@ -40,7 +40,8 @@ def up(*, grafana: bool = True, traces: bool = False) -> dict[str, str]:
     Docker shows the progress. Raises `ComposeError`, `tooling.images.build.ImageError` or `tooling.tools.MissingTool`.
     """
     secret_files.ensure()
-    build.build()
+    for service in services():
+        build.build(service)
     profiles = [f"--profile={name}" for name, wanted in (("grafana", grafana), ("traces", traces)) if wanted]
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://jaeger:4318"} if traces else {}
     wait = ["--detach", "--wait", f"--wait-timeout={START_SECONDS}", "--remove-orphans"]

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from tooling import page
-from tooling.project import REPORTS, ROOT, ToolingError, service
+from tooling.project import REPORTS, ROOT, Service, ToolingError, service
 
 WAIVERS = ROOT / "waivers.toml"
 LONGEST_WAIVER = timedelta(days=90)
@@ -239,6 +239,28 @@ def run_gates(gates: dict[str, Gate], *, parallel: int = 2, quiet: bool = False)
 
     with ThreadPoolExecutor(max_workers=parallel) as pool:
         return list(pool.map(run, gates, gates.values()))
+
+
+def for_each(services: Sequence[Service], scan: Callable[[Service], Scan]) -> Gate:
+    """Return a gate that scans every service and reports one scan, also where some services break it."""
+
+    def gate() -> Scan:
+        gates: dict[str, Gate] = {service.name: functools.partial(scan, service) for service in services}
+        scans = run_gates(gates, quiet=True)
+        problems = [f"{name}: {one.problem}" for name, one in zip(gates, scans, strict=True) if one.problem]
+        broken = [one for one in scans if one.problem]
+        return Scan(
+            tool=scans[0].tool,
+            version=scans[0].version,
+            targets=tuple(target for one in scans for target in one.targets),
+            findings=tuple(finding for one in scans for finding in one.findings),
+            database=next((one.database for one in scans if one.database), None),
+            problem="; ".join(problems),
+            unreachable=bool(broken) and all(one.unreachable for one in broken),
+            unconfigured=bool(broken) and all(one.unconfigured for one in broken),
+        )
+
+    return gate
 
 
 def read_waivers(path: Path = WAIVERS) -> list[Waiver]:

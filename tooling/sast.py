@@ -25,11 +25,9 @@ from tooling.findings import (
     check_waivers,
     run_stage,
 )
-from tooling.project import ROOT
+from tooling.project import ROOT, services
 from tooling.tools import call, report
 
-SERVICE = Path("services/task_api")
-IMAGE = "task-api"
 NOTED = {"S101", "S105", "S106", "S107", "S110", "S112", "S311", "S606"}  # ruff rates nothing; Bandit rates these low
 OSV = "https://api.osv.dev/v1/query"
 
@@ -247,11 +245,12 @@ def hadolint(root: Path, files: Sequence[str]) -> Scan:
 
 
 def deployed(root: Path, overlay: str, folder: Path) -> Path:
-    """Write the kustomization of a deployment: the overlay, with an image named by its version."""
+    """Write the kustomization of a deployment, with images named by their version, and return its folder."""
     kustomization = folder / "deployed" / overlay / "kustomization.yaml"
     kustomization.parent.mkdir(parents=True)
     resource = os.path.relpath(root.resolve() / overlay, kustomization.parent.resolve())
-    kustomization.write_text(f"resources: [{resource}]\nimages: [{{name: {IMAGE}, newTag: deployed}}]\n")
+    images = ", ".join(f"{{name: {one.name}, newTag: deployed}}" for one in services())
+    kustomization.write_text(f"resources: [{resource}]\nimages: [{images}]\n")
     return kustomization.parent
 
 
@@ -370,12 +369,13 @@ SERVED = ("services/*.py", "packages/*.py")  # what meets a stranger's input
 DOCKERFILES = ("*Dockerfile", "*.Dockerfile")
 WORKFLOWS = (".github/workflows/*.yml", ".github/workflows/*.yaml")
 ACTIONS = (*WORKFLOWS, ".github/actions/*/action.yml", ".github/actions/*/action.yaml", ".github/dependabot.yml")
-LOCKS = (f"{SERVICE}/requirements.txt",)
+LOCKS = tuple(f"{one.path}/requirements.txt" for one in services())
 
 
 def overlays() -> list[str]:
-    """List what kustomize renders for a cluster: every overlay."""
-    return [str(path.parent.relative_to(ROOT)) for path in sorted(ROOT.glob("k8s/overlays/*/kustomization.yaml"))]
+    """Return every overlay of every service, which kustomize renders for a cluster."""
+    files = [file for one in services() for file in sorted(one.manifests.glob("overlays/*/kustomization.yaml"))]
+    return [str(file.parent.relative_to(ROOT)) for file in files]
 
 
 # The slow ones first: the stage takes as long as its longest queue.

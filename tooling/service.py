@@ -1,4 +1,4 @@
-"""Start the real service for a stage that attacks, loads or measures it, and end it afterwards."""
+"""Run a service for a stage that attacks, loads or measures it, and stop it afterwards."""
 
 import os
 import signal
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import httpx
 
-from tooling.project import ToolingError
+from tooling.project import Service, ToolingError
+from tooling.project import service as default_service
 
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "SSL_CERT_FILE", "SSL_CERT_DIR")
 NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -97,9 +98,9 @@ def answers(url: str, get: Callable[..., httpx.Response] = httpx.get) -> bool:
         return False
 
 
-def task_api(*arguments: str) -> list[str]:
-    """Give the command line of the service in this interpreter's environment."""
-    return [sys.executable, "-m", "task_api", *arguments]
+def command_line(*arguments: str, service: Service | None = None) -> list[str]:
+    """Return a service's command line in this interpreter's environment; by default the default service's."""
+    return [sys.executable, "-m", (service or default_service()).package, *arguments]
 
 
 @contextmanager
@@ -108,15 +109,18 @@ def running(
     *,
     workers: int = 2,
     log: Path | None = None,
-    program: Sequence[str] = (sys.executable, "-m", "task_api"),
+    service: Service | None = None,
+    program: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Serve the Task API on a free loopback port until the block ends, and give its base URL (no slash at the end).
+    """Serve a service on a free loopback port until the block ends; yield its base URL, without a slash at the end.
 
-    ENV holds settings of the service. Without DB_PATH or DATABASE_URL it gets a fresh SQLite database; a PostgreSQL
-    database is migrated first. LOG is where its lines go; PROGRAM is what to run as `task-api`.
+    `env` holds its settings. Without DB_PATH or DATABASE_URL it has a new SQLite database; a PostgreSQL database is
+    migrated first. Its log goes to `log`. `program` replaces the service's command.
     Raises `ServiceError` as `listening` does.
     """
-    with tempfile.TemporaryDirectory(prefix="task-api-") as folder:
+    service = service or default_service()
+    program = program or command_line(service=service)
+    with tempfile.TemporaryDirectory(prefix=f"{service.name}-") as folder:
         port = free_port()
         settings = {
             "DB_PATH": f"{folder}/tasks.db",
@@ -132,7 +136,7 @@ def running(
             )
             if migrated.returncode:
                 raise ServiceError(
-                    f"task-api migrate ended with status {migrated.returncode}:\n{migrated.stderr[-4000:]}"
+                    f"{service.name} migrate ended with status {migrated.returncode}:\n{migrated.stderr[-4000:]}"
                 )
         url = f"http://127.0.0.1:{port}"
         with listening([*program, "serve"], settings, ready=f"{url}/readyz", log=log or Path(folder, "log")):

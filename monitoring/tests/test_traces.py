@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from monitoring.stack import Stack, running, serving, wait
-from tooling.service import free_port, listening, task_api
+from tooling.service import command_line, free_port, listening
 
 pytestmark = pytest.mark.prometheus
 
@@ -72,7 +72,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
             "OTEL_BSP_SCHEDULE_DELAY": "200",
         }
         with (
-            listening(task_api("serve"), settings, ready=f"{url}/readyz", log=folder / "log"),
+            listening(command_line("serve"), settings, ready=f"{url}/readyz", log=folder / "log"),
             running({"task-api": url.removeprefix("http://")}, hurry=True) as stack,
         ):
             yield Traced(url, folder, collector, stack)

@@ -8,12 +8,13 @@ import httpx
 import pytest
 
 from tooling.images import build
+from tooling.project import service
 
 
 @pytest.fixture(scope="session")
 def image() -> str:
     """The image of this checkout."""
-    return build.build()
+    return build.build(service())
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from tooling.images import build
+from tooling.project import service
 
 pytestmark = pytest.mark.docker
 
@@ -106,7 +107,7 @@ def files(image: str) -> dict[PurePosixPath, tarfile.TarInfo]:
 
 def test_two_builds_from_nothing_give_one_image(image: str) -> None:
     first = build.inspect(image)["Id"]
-    assert build.inspect(build.build(fresh=True))["Id"] == first
+    assert build.inspect(build.build(service(), fresh=True))["Id"] == first
 
 
 def test_every_megabyte_is_accounted_for(image: str) -> None:

@@ -23,7 +23,7 @@ from rich.markup import escape
 
 from tooling import page
 from tooling.findings import Finding, Gate, Report, Scan, Verdict, run_gates
-from tooling.project import REPORTS, STAGES
+from tooling.project import REPORTS, ROOT, STAGES, services
 
 
 class Canary(msgspec.Struct, frozen=True):
@@ -108,7 +108,9 @@ def main(stages: list[str]) -> int:
     """Prove every canary (of STAGES, by default all): exit 0 when all went red and every gate has one, else 1."""
     wanted = stages or list(STAGES)
     for stage in wanted:
-        importlib.import_module(f"tooling.canaries.{stage}")
+        for place in ("tooling", *(one.path for one in services())):
+            if (ROOT / place / "canaries" / f"{stage}.py").exists():
+                importlib.import_module(f"{place.replace('/', '.')}.canaries.{stage}")
     without = sorted(set(gates(wanted)) - {one.gate for one in CANARIES})
     planted = [one for one in CANARIES if one.gate.partition("/")[0] in wanted]
     console, started, proofs = Console(highlight=False, soft_wrap=True), time.monotonic(), []

@@ -159,7 +159,7 @@ def attested(folder: Path, report: Report, *, signed_by_other: bool = False, tam
     key = Ed25519PrivateKey.generate()
     bill = folder / plant(folder, "sbom.cdx.json", "{}")
     with oci_registry(IMAGE) as host:
-        repository = f"{host}/task-api"
+        repository = f"{host}/canary"
         said = provenance.statement(repository, IMAGE, report, [], bill)
         envelope = provenance.sign(said, Ed25519PrivateKey.generate() if signed_by_other else key)
         if tampered:
@@ -172,43 +172,43 @@ def attested(folder: Path, report: Report, *, signed_by_other: bool = False, tam
 def anonymous(scan: Scan) -> Scan:
     """Leave the registry's passing port out of the findings' places, so that a canary can expect one."""
     return msgspec.structs.replace(
-        scan, findings=tuple(msgspec.structs.replace(finding, path="task-api") for finding in scan.findings)
+        scan, findings=tuple(msgspec.structs.replace(finding, path="canary") for finding in scan.findings)
     )
 
 
-@canary("build/provenance", "an image without provenance", rule="no-provenance", path="task-api")
+@canary("build/provenance", "an image without provenance", rule="no-provenance", path="canary")
 def no_provenance(folder: Path) -> Scan:  # noqa: ARG001
     with oci_registry() as host:
         key = Ed25519PrivateKey.generate().public_key()
-        return anonymous(provenance.check(f"{host}/task-api@{IMAGE}", key=key))
+        return anonymous(provenance.check(f"{host}/canary@{IMAGE}", key=key))
 
 
-@canary("build/provenance", "a provenance that a stranger signed", rule="bad-signature", path="task-api")
+@canary("build/provenance", "a provenance that a stranger signed", rule="bad-signature", path="canary")
 def stranger(folder: Path) -> Scan:
     return attested(folder, scanned(), signed_by_other=True)
 
 
-@canary("build/provenance", "a provenance that was changed after it was signed", rule="bad-signature", path="task-api")
+@canary("build/provenance", "a provenance that was changed after it was signed", rule="bad-signature", path="canary")
 def changed(folder: Path) -> Scan:
     return attested(folder, scanned(), tampered=True)
 
 
-@canary("build/provenance", "an image whose scan was not clean", rule="not-clean", path="task-api")
+@canary("build/provenance", "an image whose scan was not clean", rule="not-clean", path="canary")
 def not_clean(folder: Path) -> Scan:
     return attested(folder, scanned(problem="no database"))
 
 
-@canary("build/provenance", "an image that was compared with a fixture", rule="fixture", path="task-api")
+@canary("build/provenance", "an image that was compared with a fixture", rule="fixture", path="canary")
 def fixture(folder: Path) -> Scan:
     return attested(folder, scanned(fixture=True))
 
 
-@canary("build/provenance", "an image of another commit", rule="other-revision", path="task-api")
+@canary("build/provenance", "an image of another commit", rule="other-revision", path="canary")
 def other_commit(folder: Path) -> Scan:
     return attested(folder, msgspec.structs.replace(scanned(), revision="def"))
 
 
-@canary("build/provenance", "an image of another builder", rule="other-builder", path="task-api")
+@canary("build/provenance", "an image of another builder", rule="other-builder", path="canary")
 def other_builder(folder: Path) -> Scan:
     pipeline = "https://github.com/owner/repository/.github/workflows/pipeline.yml@refs/heads/main"
     with patch.dict(os.environ, PROVENANCE_BUILDERS=pipeline):
@@ -217,9 +217,9 @@ def other_builder(folder: Path) -> Scan:
 
 @canary("build/provenance", "a tag instead of a digest", problem="names no digest")
 def tag_only(folder: Path) -> Scan:  # noqa: ARG001
-    return provenance.check("127.0.0.1:9/task-api:latest", key=Ed25519PrivateKey.generate().public_key())
+    return provenance.check("127.0.0.1:9/canary:latest", key=Ed25519PrivateKey.generate().public_key())
 
 
 @canary("build/provenance", "a registry that is not there", problem="does not answer")
 def no_registry(folder: Path) -> Scan:  # noqa: ARG001
-    return provenance.check(f"127.0.0.1:9/task-api@{IMAGE}", key=Ed25519PrivateKey.generate().public_key())
+    return provenance.check(f"127.0.0.1:9/canary@{IMAGE}", key=Ed25519PrivateKey.generate().public_key())

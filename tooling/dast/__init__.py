@@ -1,7 +1,8 @@
-"""Dynamic analysis: `python -m tooling.dast` starts the real service, attacks it and writes reports/dast/."""
+"""Dynamic analysis: `python -m tooling.dast` runs each service, attacks it and writes reports/dast/."""
 
-import functools
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
@@ -9,12 +10,14 @@ from typing import NoReturn
 from tooling import page
 from tooling.dast import authorization, headers, log, schemathesis, wapiti
 from tooling.dast.target import Target, attacked
-from tooling.findings import Gate, NotAssessed, Scan, run_stage
-from tooling.project import REPORTS
+from tooling.findings import NotAssessed, Scan, for_each, run_stage
+from tooling.project import REPORTS, Service, services
 
 
 def matrix(target: Target) -> Scan:
     """Fill the authorization matrix and write it as a page of its own."""
+    if not target.service.accounts:
+        return authorization.unguarded(target)
     filled = authorization.Matrix(target)
     filled.run()
     (REPORTS / "dast").mkdir(parents=True, exist_ok=True)
@@ -22,7 +25,7 @@ def matrix(target: Target) -> Scan:
         cell.operation: [other for other in filled.cells if other.operation == cell.operation] for cell in filled.cells
     }
     content = page.render("authorization.html", rows=rows, callers=authorization.CALLERS, target=target)
-    (REPORTS / "dast" / "authorization.html").write_text(content)
+    (REPORTS / "dast" / f"{target.service.name}-authorization.html").write_text(content)
     return filled.scan()
 
 
@@ -37,17 +40,24 @@ GATES: dict[str, Callable[[Target], Scan]] = {
 
 
 def main() -> int:
-    """Run the stage: all gates against one service, its log read last. 0 clean, 1 findings, 2 could not assess."""
-    with TemporaryDirectory(prefix="dast-") as folder:
+    """Run the stage: every gate attacks each service; the logs are read last. 0 clean, 1 findings, 2 not assessed."""
+    targets: dict[str, Target] = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="dast-")))
         try:
-            with attacked(Path(folder)) as target:
-                print(f"dast: attacking {target.url}, on {target.database}", flush=True)
-                gates: dict[str, Gate] = {name: functools.partial(gate, target) for name, gate in GATES.items()}
-                return run_stage("dast", gates, then={"log": gates.pop("log")})
+            for service in services():
+                target = targets[service.name] = stack.enter_context(attacked(service, folder))
+                print(f"dast: attacking {service.name} at {target.url}, {target.database}", flush=True)
         except NotAssessed as error:
             problem = error
 
-            def service() -> NoReturn:
+            def start() -> NoReturn:
                 raise problem
 
-            return run_stage("dast", {"service": service})
+            return run_stage("dast", {"start": start})
+        gates = {name: for_each(services(), partial(_of, targets, gate)) for name, gate in GATES.items()}
+        return run_stage("dast", gates, then={"log": gates.pop("log")})
+
+
+def _of(targets: dict[str, Target], gate: Callable[[Target], Scan], service: Service) -> Scan:
+    return gate(targets[service.name])

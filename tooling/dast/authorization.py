@@ -130,6 +130,24 @@ class Cell:
     faults: tuple[str, ...]
 
 
+def unguarded(target: Target) -> Scan:
+    """Return a finding for each operation that asks for a login at a service that has no accounts."""
+    findings = [
+        Finding(
+            tool="authorization",
+            rule="no-accounts",
+            severity=Severity.HIGH,
+            message="its declaration asks for a login, and the service has no accounts",
+            path=operation.label,
+        )
+        for operation in target.operations
+        if operation.roles is not None
+    ]
+    targets = tuple(f"{operation.label} as nobody" for operation in target.operations)
+    version = str(target.document["info"]["version"])
+    return Scan(tool="authorization", version=version, targets=targets, findings=tuple(findings))
+
+
 class Matrix:
     """Asks for every operation as every caller."""
 

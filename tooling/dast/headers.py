@@ -23,16 +23,21 @@ VERSION = re.compile(r"\d+\.\d+")
 
 
 def requests(target: Target) -> Iterator[tuple[str, str, dict[str, str], bytes]]:
-    """Give (method, path, headers, body): every operation without a token, the documents, and answers to mistakes."""
+    """Yield (method, path, headers, body): each operation without a token and with one, the documents, mistakes."""
+    owner = target.accounts.get("owner")
+    login = {"Authorization": f"Bearer {target.tokens(owner)['access_token']}"} if owner else {}
     for operation in target.operations:
-        yield operation.method, re.sub(r"\{[^}]*\}", "1", operation.path), {}, b""
-    owner = {"Authorization": f"Bearer {target.tokens(target.accounts['owner'])['access_token']}"}
-    for path in ("/openapi.json", "/docs", "/docs/start.js", "/no-such-page", "/tasks", "/auth/me"):
-        yield "GET", path, owner, b""
-    yield "PATCH", "/health", {}, b""
-    yield "TRACE", "/tasks", {}, b""
-    yield "POST", "/tasks", owner | {"Content-Type": "application/json"}, b"{"
-    yield "OPTIONS", "/tasks", {"Access-Control-Request-Method": "DELETE"}, b""
+        path = re.sub(r"\{[^}]*\}", "1", operation.path)
+        yield operation.method, path, {}, b""
+        if operation.method == "GET":
+            yield "GET", path, login, b""
+            yield "TRACE", path, {}, b""
+            yield "OPTIONS", path, {"Access-Control-Request-Method": "DELETE"}, b""
+        if operation.content:
+            yield operation.method, path, login | {"Content-Type": "application/json"}, b"{"
+    for path in (target.service.openapi, "/docs", "/docs/start.js", "/no-such-page"):
+        yield "GET", path, login, b""
+    yield "PATCH", "/livez", {}, b""
 
 
 def faults(path: str, answer: httpx.Response) -> Iterator[tuple[str, str]]:

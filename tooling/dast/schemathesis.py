@@ -18,22 +18,34 @@ SEED = 1
 CONFIGURATION = """
 hooks = "tooling.schemathesis_hooks"
 
-[auth.wfc]
-path = "users.json"
-peers = ["owner", "other"]
-
-[checks.positive_data_acceptance]  # right input may meet another state: a stale If-Match, a used Idempotency-Key
+[checks.positive_data_acceptance]  # valid input may meet another state: a stale If-Match, a used Idempotency-Key
 expected-statuses = ["2xx", "304", "401", "403", "404", "409", "412", "422"]
 
 [checks.negative_data_rejection]  # an If-Match that is no entity tag matches none
 expected-statuses = ["400", "401", "403", "404", "405", "409", "412", "413", "415", "422", "429"]
-
+"""
+USERS = """
+[auth.wfc]
+path = "users.json"
+peers = ["owner", "other"]
+"""
+PAGED = """
 [[operations]]
-include-name = "GET /tasks"  # a schema cannot say what a cursor is: each is made by the page before
+include-name = "{label}"  # a schema cannot say what a cursor is: each is made by the page before
 
 [operations.checks.positive_data_acceptance]
 expected-statuses = ["2xx", "304", "400"]
 """
+
+
+def configuration(target: Target) -> str:
+    """Return Schemathesis' configuration: its users where the service has accounts, its operations with a cursor."""
+    paged = [
+        PAGED.format(label=operation.label)
+        for operation in target.operations
+        if any(parameter["name"] == "cursor" for parameter in operation.declared.get("parameters", []))
+    ]
+    return "".join([CONFIGURATION, USERS if target.service.accounts else "", *paged])
 
 
 def login(name: str, account: Account) -> dict[str, Any]:
@@ -57,9 +69,9 @@ def scan(target: Target, examples: int = EXAMPLES) -> Scan:
     with TemporaryDirectory(prefix="schemathesis-") as name:
         folder = Path(name)
         (folder / "openapi.json").write_text(json.dumps(target.document))
-        users = [login(peer, target.accounts[peer]) for peer in ("owner", "other")]
+        users = [login(peer, target.accounts[peer]) for peer in ("owner", "other") if peer in target.accounts]
         (folder / "users.json").write_text(json.dumps({"auth": users}))
-        (folder / "configuration.toml").write_text(CONFIGURATION)
+        (folder / "configuration.toml").write_text(configuration(target))
         output = folder / "events.ndjson"
         arguments = ["--config-file", "configuration.toml", "run", "openapi.json", "--url", target.url]
         arguments += ["--checks", "all", "--phases", "coverage,fuzzing,stateful", "--seed", str(SEED)]

@@ -1,12 +1,11 @@
-"""The service under attack: the real one, on loopback, with accounts, on PostgreSQL where there is one."""
+"""A service under attack: the real one, on loopback, with accounts where it has them, on PostgreSQL where possible."""
 
 import json
 import os
 import re
 import secrets
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,11 +19,12 @@ import httpx
 from tooling.dast.samples import Sampler
 from tooling.findings import NotAssessed
 from tooling.postgres import postgres
-from tooling.service import ServiceError, environment, running
+from tooling.project import Service
+from tooling.project import service as default_service
+from tooling.service import ServiceError, command_line, environment, running
 from tooling.tools import MissingTool
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
-TASK_API = (sys.executable, "-m", "task_api")
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,14 @@ class Operation:
 
 @dataclass(frozen=True)
 class Target:
-    """A service that can be attacked, and what the attacker's owner knows of it."""
+    """A running service, and what the tests know of it."""
 
     url: str
     database: str = ""
     key: str = field(default="", repr=False)
     log: Path = Path(os.devnull)
     accounts: dict[str, Account] = field(default_factory=dict)
+    service: Service = field(default_factory=default_service)
 
     @cached_property
     def client(self) -> httpx.Client:
@@ -90,7 +91,7 @@ class Target:
     def document(self) -> dict[str, Any]:
         """The OpenAPI document. Raises `NotAssessed` where it cannot be had."""
         try:
-            answer = self.client.get("/openapi.json").raise_for_status()
+            answer = self.client.get(self.service.openapi).raise_for_status()
         except httpx.HTTPError as error:
             raise NotAssessed(f"{self.url} cannot be reached: {error}") from error
         document: dict[str, Any] = answer.json()
@@ -163,54 +164,63 @@ class Target:
         return account
 
 
-def database(stack: ExitStack, folder: Path, *, embedded: bool) -> dict[str, str]:
-    """Give the settings of an empty database: PostgreSQL until STACK closes, or SQLite in FOLDER."""
+def database(service: Service, stack: ExitStack, folder: Path, *, embedded: bool) -> dict[str, str]:
+    """Return the settings of an empty database: PostgreSQL until `stack` closes, or SQLite in `folder`."""
+    if not service.database:
+        return {}
     if not embedded:
         with suppress(MissingTool):
             return {"DATABASE_URL": stack.enter_context(postgres())}
-    return {"DB_PATH": str(folder / "tasks.db")}
+    return {"DB_PATH": str(folder / "sqlite.db")}
 
 
 @contextmanager
-def attacked(folder: Path, *, program: Sequence[str] = TASK_API, embedded: bool = False) -> Iterator[Target]:
-    """Run the service to be attacked: an owner, another user and an administrator have accounts there.
+def attacked(
+    service: Service, folder: Path, *, program: Sequence[str] = (), embedded: bool = False
+) -> Iterator[Target]:
+    """Run a service to be attacked; where it has accounts, an owner, another user and an administrator have one.
 
-    EMBEDDED takes SQLite also where PostgreSQL could be had. PROGRAM stands in for `task-api`.
+    `embedded` uses SQLite although PostgreSQL could be had. `program` replaces the service's command.
     Raises `NotAssessed` where the service does not start.
     """
-    key, log = secrets.token_urlsafe(32), folder / "service.log"
-    settings = {
-        "AUTH": "on",
-        "JWT_KEYS": f"dast:{key}",
-        "RATE_LIMIT": "100000000/minute",
-        "LOGIN_LIMIT": "100000000/minute",
-        "REGISTRATION_LIMIT": "100000000/minute",
-    }
+    key, log = secrets.token_urlsafe(32) if service.accounts else "", folder / f"{service.name}.log"
+    program = program or command_line(service=service)
+    settings = {"RATE_LIMIT": "100000000/minute"}
+    if service.accounts:
+        settings |= {"AUTH": "on", "JWT_KEYS": f"dast:{key}"}
+        settings |= dict.fromkeys(("LOGIN_LIMIT", "REGISTRATION_LIMIT"), "100000000/minute")
     with ExitStack() as stack:
         try:
-            settings |= database(stack, folder, embedded=embedded)
-            url = stack.enter_context(running(settings, log=log, program=program))
+            settings |= database(service, stack, folder, embedded=embedded)
+            url = stack.enter_context(running(settings, log=log, program=program, service=service))
         except ServiceError as error:
             raise NotAssessed(str(error)) from error
-        admin = Account("administrator@example.com", "admin")
-        made = subprocess.run(
-            [*program, "create-admin", admin.email],
-            env=environment({**settings, "ADMIN_PASSWORD": admin.password}),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if made.returncode:
-            raise NotAssessed(f"task-api create-admin ended with status {made.returncode}: {made.stderr[-1000:]}")
-        kind = "PostgreSQL" if "DATABASE_URL" in settings else "SQLite"
-        target = Target(url, kind, key, log)
-        target.accounts.update(owner=target.join("owner"), other=target.join("other"), admin=admin)
+        kind = "PostgreSQL" if "DATABASE_URL" in settings else "SQLite" if service.database else "no database"
+        target = Target(url, kind, key, log, service=service)
+        if service.accounts:
+            admin = make_admin(program, settings)
+            target.accounts.update(owner=target.join("owner"), other=target.join("other"), admin=admin)
         yield target
         target.client.close()
 
 
+def make_admin(program: Sequence[str], settings: Mapping[str, str]) -> Account:
+    """Make an administrator's account on the command line. Raises `NotAssessed`."""
+    admin = Account("administrator@example.com", "admin")
+    made = subprocess.run(
+        [*program, "create-admin", admin.email],
+        env=environment({**settings, "ADMIN_PASSWORD": admin.password}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        raise NotAssessed(f"create-admin ended with status {made.returncode}: {made.stderr[-1000:]}")
+    return admin
+
+
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Give the service's log lines; one that is not a JSON object is given as its `message`, marked `unparsed`."""
+    """Return the service's log lines; one that is not a JSON object becomes the `message` of one marked `unparsed`."""
     lines = []
     for line in path.read_text(errors="replace").splitlines():
         try:

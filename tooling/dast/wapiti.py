@@ -11,7 +11,7 @@ import msgspec
 
 from tooling import tools
 from tooling.dast.samples import Sampler, constant, value_at
-from tooling.dast.target import Operation, Target
+from tooling.dast.target import Account, Operation, Target
 from tooling.findings import Finding, NotAssessed, Scan, Severity
 
 MODULES = "csp,cookieflags,crlf,exec,file,http_headers,permanentxss,redirect,sql,xss"
@@ -68,17 +68,22 @@ class Document(msgspec.Struct):
 
 
 def scan(target: Target) -> Scan:
-    """Attack the service with Wapiti, as a user of its own."""
-    token = target.tokens(target.join("wapiti"))["access_token"]
+    """Attack the service with Wapiti, as a user of its own where the service has accounts."""
+    token = target.tokens(target.join("wapiti"))["access_token"] if target.service.accounts else ""
     return attack(target, token, concrete(target, token))
 
 
-def concrete(target: Target, token: str) -> dict[str, Any]:
-    """Give the document with a good value in the place of each schema, for the user of this token.
+def bearer(token: str) -> dict[str, str]:
+    """Return the header that carries a token, or none without one."""
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
-    Wapiti's own values are poor, most are the word `default`: they would be refused before they reach anything.
+
+def concrete(target: Target, token: str) -> dict[str, Any]:
+    """Return the document with a valid value in place of each schema, for the user of this token.
+
+    Most of Wapiti's own values are the word `default`: the service would refuse them before they reach anything.
     """
-    known = target.join("wapiti-knows")
+    known = target.join("wapiti-knows") if target.service.accounts else Account("nobody@example.com")
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
     for operation in target.operations:
         sampler = Sampler(target.document, target.credentials(operation, known))
@@ -98,12 +103,12 @@ def concrete(target: Target, token: str) -> dict[str, Any]:
 
 
 def values(target: Target, operation: Operation, place: str, sampler: Sampler, token: str) -> dict[str, str]:
-    """Give values of an operation's parameters in its path or its query.
+    """Return values of an operation's parameters in its path or its query.
 
     A parameter of the query whose value is refused, one that only the service can make, is left out.
     """
     found = [each for each in operation.declared.get("parameters", []) if each["in"] == place]
-    headers = {"Authorization": f"Bearer {token}"}
+    headers = bearer(token)
     given = {each["name"]: str(sampler.full(each["schema"])) for each in found}
     if place == "path" and found:
         maker, expression = target.maker(operation)
@@ -124,7 +129,8 @@ def attack(target: Target, token: str, openapi: dict[str, Any]) -> Scan:
         output, document = Path(folder, "report.json"), Path(folder, "openapi.json")
         document.write_bytes(msgspec.json.encode({**openapi, "servers": [{"url": target.url}]}))
         arguments = ["--url", f"{target.url}/", "--swagger", str(document), "--module", MODULES]
-        arguments += ["--exclude", f"{target.url}/auth/logout", "--header", f"Authorization: Bearer {token}"]
+        if token:
+            arguments += ["--exclude", f"{target.url}/auth/logout", "--header", f"Authorization: Bearer {token}"]
         arguments += ["--flush-session", "--no-bugreport", "--store-session", folder, "--store-config", folder]
         arguments += ["--verbose", "0", "--detailed-report", "2", "--format", "json", "--output", str(output)]
         tools.call("wapiti", *arguments)
@@ -149,7 +155,7 @@ def read(target: Target, output: Path) -> Scan:
         for page in document.infos.crawled_pages
     }
     secured = {operation.label for operation in target.operations if operation.roles is not None}
-    if not any(place in secured and status < HTTPStatus.BAD_REQUEST for place, status in pages.items()):
+    if secured and not any(place in secured and status < HTTPStatus.BAD_REQUEST for place, status in pages.items()):
         raise NotAssessed("wapiti crawled no page that asks for a login: its token was not accepted")
     formed = {operation.label for operation in target.operations if formable(operation)}
     refused = [

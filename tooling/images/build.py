@@ -1,7 +1,8 @@
-"""The service's image, built one way for a laptop, CI, Compose and the cluster.
+"""The image of each service, built one way for a laptop, CI, Compose and the cluster.
 
-`python -m tooling.images.build` builds it, tags it from Git, shows where each megabyte goes, and prints its name on the
-last line. Exit codes: 0 built, 2 not built. `tooling.images.scan` checks the size.
+`python -m tooling.images.build [SERVICE ...]` builds them, by default all, tags them from Git, shows where each
+megabyte goes, and prints their names on the last lines. Exit codes: 0 built, 2 not built. `tooling.images.scan` checks
+the size.
 """
 
 import argparse
@@ -24,11 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tooling.page import render
-from tooling.project import REPORTS, ROOT, ToolingError
-from tooling.tools import MissingTool, require
+from tooling.project import REPORTS, ROOT, Service, ToolingError, service, services
+from tooling.tools import require
 
-NAME = "task-api"
-DOCKERFILE = "services/task_api/Dockerfile"
 MEGABYTE = 1_000_000
 MOST_MEGABYTES = 100.0
 
@@ -70,34 +69,35 @@ class Part:
     size: int
 
 
-def build(*, fresh: bool = False, tags: Iterable[str] = ("latest",)) -> str:
-    """Build the image of this checkout, from nothing where FRESH; give its name, `task-api:VERSION`. TAGS are set too.
+def build(service: Service, *, fresh: bool = False, tags: Iterable[str] = ("latest",)) -> str:
+    """Build a service's image from this checkout and return its name, `SERVICE:VERSION`; it gets the `tags` too.
 
-    Two builds of one commit give one digest. Raises `ImageError`, or `MissingTool` where there is no Docker.
+    `fresh` uses no cache. Two builds of one commit have the same digest. Raises `ImageError`, or `MissingTool` without
+    Docker.
     """
     source = Source.of_checkout()
-    image = f"{NAME}:{source.version}"
+    image = f"{service.name}:{source.version}"
     arguments = {
         "SOURCE_DATE_EPOCH": source.moment,
         "VERSION": source.version,
         "REVISION": source.revision,
         "CREATED": source.created,
     }
-    for base in bases():
+    for base in bases(service):
         _pull(base)
-    command = ["buildx", "build", f"--file={DOCKERFILE}", f"--tag={image}", "--provenance=false", "--load"]
+    command = ["buildx", "build", f"--file={service.dockerfile}", f"--tag={image}", "--provenance=false", "--load"]
     command += [f"--build-arg={name}={value}" for name, value in arguments.items()]
     if subprocess.run([require("docker"), *command, *["--no-cache"] * fresh, "."], cwd=ROOT, check=False).returncode:
-        raise ImageError(f"docker could not build {DOCKERFILE}: see above")
+        raise ImageError(f"docker could not build {service.dockerfile.relative_to(ROOT)}: see above")
     _set_dates(image, source.created)
     for tag in tags:
-        _run("docker", "tag", image, f"{NAME}:{tag}")
+        _run("docker", "tag", image, f"{service.name}:{tag}")
     return image
 
 
-def bases() -> list[str]:
-    """List the images that the Dockerfile begins with."""
-    stages = re.findall(r"^FROM (\S+)(?: AS (\S+))?", (ROOT / DOCKERFILE).read_text(), re.MULTILINE)
+def bases(service: Service) -> list[str]:
+    """Return the images that the service's Dockerfile starts from."""
+    stages = re.findall(r"^FROM (\S+)(?: AS (\S+))?", service.dockerfile.read_text(), re.MULTILINE)
     return [image for image, _ in stages if image not in {name for _, name in stages}]
 
 
@@ -163,7 +163,7 @@ def parts(image: str) -> list[Part]:
 
 
 def measure(files: Iterable[tuple[PurePosixPath, int]]) -> list[Part]:
-    """Add up the sizes of FILES by what they belong to, the largest first."""
+    """Return the sizes of `files`, added up by what they belong to, the largest first."""
     sizes: collections.Counter[tuple[str, str]] = collections.Counter()
     for path, size in files:
         match path.parts:
@@ -183,8 +183,8 @@ def measure(files: Iterable[tuple[PurePosixPath, int]]) -> list[Part]:
     return [Part(name, kind, size) for (name, kind), size in sizes.most_common()]
 
 
-def write_report(image: str, found: list[Part], folder: Path = REPORTS / "build") -> None:
-    """Write size.json and size.html, and print the larger parts."""
+def write_report(service: Service, image: str, found: list[Part]) -> None:
+    """Write reports/build/SERVICE-size.json and .html, and print the larger parts."""
     whole = inspect(image)
     size: float = whole["Size"] / MEGABYTE
     data = {
@@ -194,9 +194,10 @@ def write_report(image: str, found: list[Part], folder: Path = REPORTS / "build"
         "most_bytes": int(MOST_MEGABYTES * MEGABYTE),
         "parts": [asdict(part) for part in found],
     }
+    folder = REPORTS / "build"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "size.json").write_text(json.dumps(data, indent=1) + "\n")
-    (folder / "size.html").write_text(render("image.html", **data))
+    (folder / f"{service.name}-size.json").write_text(json.dumps(data, indent=1) + "\n")
+    (folder / f"{service.name}-size.html").write_text(render("image.html", **data))
     table = Table("part", "of", "MB", title=f"{image}: {size:.1f} MB, of {MOST_MEGABYTES:.0f} at most")
     table.columns[2].justify = "right"
     shown = [part for part in found if part.size >= 0.3 * MEGABYTE]
@@ -216,19 +217,22 @@ def _run(name: str, *arguments: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Build, measure and report."""
+    """Build and measure the images of the services, and report their sizes."""
     parser = argparse.ArgumentParser(prog="python -m tooling.images.build", description=__doc__)
     parser.add_argument(
         "--fresh", action="store_true", help="build every step again, as a machine without a cache does"
     )
+    parser.add_argument("services", metavar="SERVICE", nargs="*", help="by default every service")
     options = parser.parse_args(arguments)
+    images = []
     try:
-        image = build(fresh=options.fresh)
-        write_report(image, parts(image))
-    except (ImageError, MissingTool) as error:
+        for one in [service(name) for name in options.services] or services():
+            images.append(build(one, fresh=options.fresh))
+            write_report(one, images[-1], parts(images[-1]))
+    except ToolingError as error:
         print(f"image: {error}", file=sys.stderr)
         return 2
-    print(image)
+    print(*images, sep="\n")
     return 0
 
 

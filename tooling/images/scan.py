@@ -1,12 +1,14 @@
-"""The image: its size, inventory and known vulnerabilities. `python -m tooling.images.scan` writes reports/build/.
+"""The images: their sizes, inventories and known vulnerabilities.
 
-The gates read what the image holds, not what it was built from. Nothing is pushed before they are clean (`push`).
+`python -m tooling.images.scan` writes reports/build/. The gates read what an image holds, not what it was
+built from. Nothing is pushed before they are clean (`push`).
 """
 
 import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,14 +18,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tooling import tools
-from tooling.findings import Database, Finding, Gate, NotAssessed, Scan, Severity, Unreachable, run_stage
+from tooling.findings import Database, Finding, Gate, NotAssessed, Scan, Severity, Unreachable, for_each, run_stage
 from tooling.images import build
-from tooling.project import CACHE, REPORTS, ROOT
+from tooling.project import CACHE, REPORTS, Service, services
 from tooling.tools import call, report
 
 DATABASES = CACHE / "trivy"
-LOCK = ROOT / "services" / "task_api" / "requirements.txt"
-SBOM = REPORTS / "build" / "sbom.cdx.json"
 FRESH = timedelta(hours=24)  # Trivy's makers write it anew every six hours
 RUNTIME = {"python_version": "3.13", "python_full_version": "3.13.0", "sys_platform": "linux", "os_name": "posix"}
 
@@ -38,7 +38,7 @@ def size(reference: str, most: float = build.MOST_MEGABYTES) -> Scan:
     found = build.inspect(reference)["Size"] / build.MEGABYTE
     findings = []
     if found > most:
-        message = f"{found:.1f} MB are more than the {most:.0f} MB it may have: reports/build/size.html shows of what"
+        message = f"{found:.1f} MB are more than the {most:.0f} MB it may have: reports/build/ lists its parts"
         findings.append(Finding(tool="size", rule="too-large", severity=Severity.MEDIUM, message=message, path="image"))
     return Scan(tool="size", version=tools.version("docker"), targets=(reference,), findings=tuple(findings))
 
@@ -50,7 +50,12 @@ def locked(lock: Path) -> set[str]:
     return {canonicalize_name(one.name) for one in requirements if not one.marker or one.marker.evaluate(RUNTIME)}
 
 
-def sbom(reference: str, lock: Path = LOCK, output: Path = SBOM) -> Scan:
+def bill_of(service: Service) -> Path:
+    """Return where the SBOM of a service's image is written."""
+    return REPORTS / "build" / f"{service.name}.cdx.json"
+
+
+def sbom(reference: str, lock: Path, output: Path) -> Scan:
     """Write the image's SBOM (CycloneDX) with syft. A locked package that it lacks is one that no scanner would see."""
     output.parent.mkdir(parents=True, exist_ok=True)
     call(
@@ -187,16 +192,16 @@ def trivy_image(reference: str, cache: Path = DATABASES, *, refresh: bool = True
     return Scan(tool="trivy-image", version=version, targets=targets, findings=tuple(findings), database=compared)
 
 
-def gates(reference: str) -> dict[str, Gate]:
-    """Give the stage's gates for one image."""
+def gates(of: Sequence[Service]) -> dict[str, Gate]:
+    """Return the stage's gates, each for the newest image of every service in `of`."""
     return {
-        "sbom": lambda: sbom(reference),
-        "trivy-image": lambda: trivy_image(reference),
-        "size": lambda: size(reference),
+        "sbom": for_each(of, lambda service: sbom(service.name, service.lock, bill_of(service))),
+        "trivy-image": for_each(of, lambda service: trivy_image(service.name)),
+        "size": for_each(of, lambda service: size(service.name)),
     }
 
 
-GATES = gates(build.NAME)
+GATES = gates(services())
 
 if __name__ == "__main__":
-    sys.exit(run_stage("build", gates(*sys.argv[1:2] or [build.NAME])))
+    sys.exit(run_stage("build", GATES))

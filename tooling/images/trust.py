@@ -5,7 +5,7 @@ from collections.abc import Callable
 from tooling.deploy import DeployError
 from tooling.findings import NotAssessed, Report, Verdict, read_report, run_stage
 from tooling.images import build, provenance, scan
-from tooling.project import REPORTS
+from tooling.project import REPORTS, Service
 from tooling.tools import call
 
 REPORT = REPORTS / "build" / "report.json"
@@ -20,19 +20,19 @@ def pushed(reference: str) -> str:
     return reference
 
 
-def built_here(tell: Callable[[str], None], *, accept_unassessed: bool) -> str:
-    """Build and scan this checkout's image, and give a name that holds its digest. Raises `DeployError` unless clean.
+def built_here(service: Service, tell: Callable[[str], None], *, accept_unassessed: bool) -> str:
+    """Build and scan a service's image; return a name that holds its digest. Raises `DeployError` unless it is clean.
 
-    ACCEPT_UNASSESSED lets an image through that could not be assessed, for want of a vulnerability database; never one
-    with findings.
+    `accept_unassessed` accepts an image that could not be assessed because there is no vulnerability database, but
+    never one with findings.
     """
     try:
-        name = build.build()
+        name = build.build(service)
         identity = scan.identity(name)
         if not _scanned(identity):
-            run_stage("build", scan.gates(name))
+            run_stage("build", scan.gates([service]))
         tell(judged(read_report(REPORT), identity, accept_unassessed=accept_unassessed))
-        tagged = f"{build.NAME}:{identity.removeprefix('sha256:')[:12]}"
+        tagged = f"{service.name}:{identity.removeprefix('sha256:')[:12]}"
         call("docker", "tag", name, tagged)
     except (build.ImageError, NotAssessed) as error:
         raise DeployError(f"the image cannot be deployed: {error}") from error

@@ -11,7 +11,7 @@ from tooling import canaries, check, sast, tools
 from tooling.canaries import Canary, trivy_database
 from tooling.findings import Finding, NotAssessed, Scan, Severity, Unreachable
 from tooling.images import scan
-from tooling.project import ROOT
+from tooling.project import ROOT, services
 
 
 def test_a_lock_names_what_the_image_holds(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_the_repositorys_gates_have_something_to_look_at() -> None:
     for patterns in (sast.PYTHON, sast.DOCKERFILES, sast.WORKFLOWS, sast.ACTIONS):
         assert sast.tracked(ROOT, *patterns)
     assert sast.overlays()
-    assert scan.locked(scan.LOCK)
+    assert all(scan.locked(one.lock) for one in services())
 
 
 @pytest.mark.parametrize(("hours", "usable"), [(71, True), (73, False)])

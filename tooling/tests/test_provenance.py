@@ -26,6 +26,7 @@ from tooling.canaries.fixtures import oci_registry
 from tooling.findings import Database, NotConfigured, Report, Scan, Unreachable
 from tooling.images import build, provenance, push
 from tooling.images.provenance import Untrusted
+from tooling.project import service
 from tooling.service import free_port
 from tooling.tools import call
 
@@ -243,16 +244,19 @@ def test_an_image_is_pushed_by_digest_and_its_provenance_lies_beside_it(registry
 
 @pytest.mark.docker
 def test_the_base_images_are_named_by_the_digests_that_the_engine_has() -> None:
-    commit, *bases = push.materials()
+    commit, *bases = push.materials(service())
     assert re.fullmatch(r"[0-9a-f]{40}", commit["digest"]["gitCommit"])
-    assert [base["uri"] for base in bases] == [f"docker:{name}" for name in build.bases()]
+    assert [base["uri"] for base in bases] == [f"docker:{name}" for name in build.bases(service())]
     for base in bases:
         engine = json.loads(call("docker", "image", "inspect", base["uri"].removeprefix("docker:")))[0]
         assert base["digest"]["sha256"] in json.dumps([engine["Id"], engine["RepoDigests"]])
 
 
 def test_a_base_image_is_one_that_no_stage_of_the_dockerfile_makes() -> None:
-    assert [base.partition(":")[0] for base in build.bases()] == ["gcr.io/distroless/python3-debian13", "python"]
+    assert [base.partition(":")[0] for base in build.bases(service())] == [
+        "gcr.io/distroless/python3-debian13",
+        "python",
+    ]
 
 
 @pytest.mark.docker

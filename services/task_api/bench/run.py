@@ -29,7 +29,7 @@ import psutil
 
 from tooling.page import render
 from tooling.project import REPORTS
-from tooling.service import ServiceError, environment, free_port, listening, task_api
+from tooling.service import ServiceError, command_line, environment, free_port, listening
 
 from .load import Client, Server, UnexpectedAnswerError, cost, cpu_seconds, fill, mixed, processes, repeated
 
@@ -89,7 +89,7 @@ def service(folder: Path, **settings: str) -> Iterator[Server]:
         "PORT": str(port),
     }
     log = folder / "log"
-    with listening(task_api("serve"), {**everything, **settings}, ready=f"{url}/readyz", log=log) as process:
+    with listening(command_line("serve"), {**everything, **settings}, ready=f"{url}/readyz", log=log) as process:
         account = {"email": "bench@example.com", "password": secrets.token_urlsafe(16)}
         httpx.post(f"{url}/auth/register", json=account).raise_for_status()
         tokens = httpx.post(f"{url}/auth/login", json=account).raise_for_status().json()
@@ -150,7 +150,7 @@ def import_tasks(folder: Path, rows: int) -> None:
     with file.open("w") as output:
         output.writelines(f"{json.dumps(line)}\n" for line in lines(rows))
     settings = environment({"DB_PATH": str(folder / "tasks.db")})
-    done = subprocess.run(task_api("import", str(file)), env=settings, capture_output=True, text=True, check=False)
+    done = subprocess.run(command_line("import", str(file)), env=settings, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ServiceError(f"task-api import ended with status {done.returncode}: {done.stderr[-1000:]}")
 
@@ -255,7 +255,7 @@ def measure_start(folder: Path) -> list[Measure]:
     for number in range(STARTS):
         url = f"http://127.0.0.1:{(port := free_port())}"
         settings = {"DB_PATH": str(folder / f"{number}.db"), "PORT": str(port)}
-        with listening(task_api("serve"), settings, ready=f"{url}/readyz", log=folder / "log") as process:
+        with listening(command_line("serve"), settings, ready=f"{url}/readyz", log=folder / "log") as process:
             spent.append(cpu_seconds(process.pid))
         say(f"start {number + 1}/{STARTS}: {spent[-1]:.2f} s of CPU")
     return [

@@ -28,7 +28,7 @@ from task_api.config import Settings
 from task_api.http.app import create_app
 from task_api.http.context import Services
 from task_api.store.database import Database
-from tooling.service import NO_AUTHORITIES, environment, free_port, listening, running, task_api
+from tooling.service import NO_AUTHORITIES, command_line, environment, free_port, listening, running
 
 from .conftest import KEY, Migrated
 
@@ -101,7 +101,7 @@ def test_what_is_no_http_is_answered_with_a_problem_and_the_health_check_asks_th
         while chunk := connection.recv(4096):
             answer += chunk
     asked = subprocess.run(
-        task_api("healthcheck"), env=environment({"PORT": port}), capture_output=True, text=True, check=False
+        command_line("healthcheck"), env=environment({"PORT": port}), capture_output=True, text=True, check=False
     )
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400")
@@ -131,7 +131,7 @@ def test_counts_survive_the_death_of_a_worker_and_its_gauges_do_not(
     tmp_path: Path, log: Path, http: httpx.Client
 ) -> None:
     url, settings = serve(tmp_path, DB_POOL_SIZE="6")
-    with listening(task_api("serve"), settings, ready=f"{url}/readyz", log=log) as process:
+    with listening(command_line("serve"), settings, ready=f"{url}/readyz", log=log) as process:
         for _ in range(20):
             http.get(f"{url}/tasks")
         deadline = time.monotonic() + 20
@@ -178,7 +178,7 @@ def test_sigterm_under_load_drops_no_request_and_readiness_falls_first(
                 outcomes[str(answer.status_code)] += 1
                 acknowledged.add(answer.json()["id"])
 
-    with listening(task_api("serve"), settings, ready=f"{url}/readyz", log=log) as process:
+    with listening(command_line("serve"), settings, ready=f"{url}/readyz", log=log) as process:
         clients = [threading.Thread(target=load) for _ in range(6)]
         for client in clients:
             client.start()
@@ -228,7 +228,7 @@ def test_the_logs_of_a_running_service_are_json_lines_and_say_what_is_weaker(
     tmp_path: Path, log: Path, http: httpx.Client
 ) -> None:
     url, settings = serve(tmp_path, LOG_LEVEL="info", RATE_LIMIT="off")
-    with listening(task_api("serve"), settings, ready=f"{url}/readyz", log=log):
+    with listening(command_line("serve"), settings, ready=f"{url}/readyz", log=log):
         http.get(f"{url}/tasks")
         assert http.get(f"{url}/health").status_code == 200
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -266,7 +266,7 @@ def test_one_request_is_one_trace_whose_id_is_in_the_log(
     )
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     credentials = {"email": "ada@example.org", "password": "a horse and its battery"}
-    with listening(task_api("serve"), settings, ready=f"{url}/readyz", log=log):
+    with listening(command_line("serve"), settings, ready=f"{url}/readyz", log=log):
         http.post(f"{url}/auth/register", json=credentials)
         token = http.post(f"{url}/auth/login", json=credentials).json()["access_token"]
         headers = {"Authorization": f"Bearer {token}", "traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
@@ -301,7 +301,7 @@ def test_an_idle_connection_is_kept_for_as_long_as_a_load_balancer_needs(tmp_pat
 def test_without_an_endpoint_opentelemetry_is_not_even_loaded(tmp_path: Path) -> None:
     modules = "sys, service_kit.server, task_api.http.app"
     code = f"import {modules}; print(any(name.startswith('opentelemetry') for name in sys.modules))"
-    command = [task_api()[0], "-c", code]
+    command = [command_line()[0], "-c", code]
     asked = subprocess.run(command, env=environment({}), capture_output=True, text=True, check=True, cwd=tmp_path)
     assert asked.stdout.strip() == "False"
 
@@ -311,7 +311,7 @@ def test_a_slow_start_of_the_database_is_waited_for_by_the_migration(tmp_path: P
     settings = {"DATABASE_URL": f"postgresql://nobody@127.0.0.1:{port}/none"}
     began = time.monotonic()
     asked = subprocess.run(
-        task_api("migrate", "--wait", "1"),
+        command_line("migrate", "--wait", "1"),
         env=environment(settings),
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""Planted defects for the dast stage: the real service, one line of it made wrong."""
+"""Planted defects for the stage dast: the real service with one line of it made wrong."""
 
 import sys
 from collections.abc import Iterator
@@ -10,16 +10,18 @@ from tooling.canaries.fixtures import plant
 from tooling.dast import authorization, headers, log, schemathesis, wapiti
 from tooling.dast.target import Target, attacked
 from tooling.findings import Scan
+from tooling.project import service
 
+SERVICE = service("task-api")
 NOWHERE = Target("http://127.0.0.1:9")  # the discard port: nothing listens
 RUN = "\nfrom task_api.cli import main\nmain()\n"
 
 
 @contextmanager
 def planted(folder: Path, defect: str = "") -> Iterator[Target]:
-    """Run the service after DEFECT, lines of Python, has changed it."""
+    """Run the service after `defect`, lines of Python, has changed it."""
     plant(folder, "planted.py", defect + RUN)
-    with attacked(folder, program=(sys.executable, str(folder / "planted.py")), embedded=True) as target:
+    with attacked(SERVICE, folder, program=(sys.executable, str(folder / "planted.py")), embedded=True) as target:
         yield target
 
 
