@@ -1,4 +1,4 @@
-"""The cluster's backup and restore: the commands of k8s/base/backup.yaml, in the image that they run in."""
+"""The cluster's backup and restore: k8s/base/backup.sh and restore.sh, in the image that they run in."""
 
 import secrets
 import subprocess
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-import yaml
 
 from task_api.config import Settings
 from task_api.store.database import Database
@@ -16,11 +15,7 @@ from tooling.project import ROOT
 
 pytestmark = pytest.mark.docker
 
-CONTAINERS = {
-    job["metadata"]["name"]: job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
-    for job in yaml.safe_load_all((ROOT / "k8s" / "base" / "backup.yaml").read_text())
-    if job["kind"] == "CronJob"
-}
+PROGRAMS = ROOT / "k8s" / "base"
 ACCOUNTS = "SELECT id, email, created_at FROM accounts"
 SCHEMA = """
     SELECT nspowner::regrole::text, nspacl::text, relname::text, relowner::regrole::text
@@ -55,9 +50,8 @@ class Server:
         return done.stdout.splitlines()
 
     def job(self, name: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        """Run what the cluster's job runs."""
-        container = CONTAINERS[name]
-        return self.run(*container["command"], *container["args"], DATABASE_URL=self.inside, **settings)
+        """Run the program of one of the cluster's jobs."""
+        return self.run("bash", "-c", (PROGRAMS / f"{name}.sh").read_text(), DATABASE_URL=self.inside, **settings)
 
     def migrate(self, revision: str) -> None:
         """Bring the database from its revision to a later one."""
@@ -83,9 +77,7 @@ def running() -> Iterator[Server]:
     """The server, for all tests here."""
     password = secrets.token_hex(16)
     options = ["--publish=127.0.0.1::5432", "--tmpfs=/backups:size=1m,uid=999,gid=999,mode=700"]
-    started = docker(
-        "run", "--detach", *options, f"--env=POSTGRES_PASSWORD={password}", CONTAINERS["task-api-backup"]["image"]
-    )
+    started = docker("run", "--detach", *options, f"--env=POSTGRES_PASSWORD={password}", CONTAINERS["backup"]["image"])
     assert started.returncode == 0, started.stderr
     container = started.stdout.strip()
     try:
@@ -108,13 +100,13 @@ def server(running: Server) -> Server:
 @pytest.mark.parametrize("revision", REVISIONS[1:])
 def test_a_backup_of_any_revision_takes_the_place_of_the_newest(server: Server, revision: str) -> None:
     server.migrate(revision)
-    saved = server.job("task-api-backup")
+    saved = server.job("backup")
     assert saved.returncode == 0, saved.stderr
     before, schema = server.ask(ACCOUNTS), server.ask(SCHEMA)
     server.migrate(REVISIONS[-1])
     server.tell("UPDATE accounts SET email = 'after the backup'")
 
-    restored = server.job("task-api-restore", BACKUP="")
+    restored = server.job("restore", BACKUP="")
     assert restored.returncode == 0, restored.stderr
     assert (server.ask(ACCOUNTS), server.ask(SCHEMA)) == (before, schema)
     server.migrate(REVISIONS[-1])
@@ -125,12 +117,12 @@ def test_a_backup_of_any_revision_takes_the_place_of_the_newest(server: Server, 
 def test_a_backup_that_breaks_off_changes_nothing(server: Server, lost: int) -> None:
     server.migrate(REVISIONS[-1])
     server.tell(FILL)
-    assert server.job("task-api-backup").returncode == 0
+    assert server.job("backup").returncode == 0
     server.shell(f"truncate --size=-{lost} /backups/*.dump")
     server.tell("UPDATE accounts SET email = 'after the backup'")
     before, schema = server.ask(ACCOUNTS), server.ask(SCHEMA)
 
-    restored = server.job("task-api-restore", BACKUP="")
+    restored = server.job("restore", BACKUP="")
     assert restored.returncode != 0
     assert "end of file" in restored.stderr
     assert (server.ask(ACCOUNTS), server.ask(SCHEMA)) == (before, schema)
@@ -146,7 +138,7 @@ def test_a_full_volume_is_freed_of_what_is_old_before_the_dump(server: Server) -
         "file 2020-01-03T021700Z.dump.partial '1 day' 500000\n"
         "file 2020-01-04T021700Z.dump.partial '5 minutes' 10000"
     )
-    saved = server.job("task-api-backup")
+    saved = server.job("backup")
     assert saved.returncode == 0, saved.stderr
     *there, new = server.shell("cd /backups; ls")
     assert there == ["2020-01-02T021700Z.dump", "2020-01-04T021700Z.dump.partial"], "another job may be at the second"
@@ -156,7 +148,7 @@ def test_a_full_volume_is_freed_of_what_is_old_before_the_dump(server: Server) -
 def test_a_dump_that_fails_leaves_the_last_good_one_and_nothing_else(server: Server) -> None:
     server.tell(FILL)
     server.shell("head -c 900000 /dev/zero > /backups/last.dump; touch --date='20 days ago' /backups/last.dump")
-    failed = server.job("task-api-backup")
+    failed = server.job("backup")
     assert failed.returncode != 0
     assert "No space left on device" in failed.stderr
     assert server.shell("ls /backups") == ["last.dump"]

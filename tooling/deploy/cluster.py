@@ -3,7 +3,10 @@
 import re
 import socket
 import subprocess
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import yaml
@@ -21,6 +24,9 @@ CONTEXT = f"kind-{NAME}"
 PORT = cast("int", CONFIGURATION["nodes"][0]["extraPortMappings"][0]["hostPort"])
 URL = f"http://127.0.0.1:{PORT}"
 SYSTEM = Kube(CONTEXT, "kube-system")
+SAVES_ONE_PLATFORM = (1, 48)
+"""The version of Docker's API (Docker 28) that has `docker save --platform`."""
+
 BACKUPS = ROOT / ".cache" / "backups"
 
 
@@ -88,26 +94,79 @@ def create(say: Say) -> None:
         ) from None
 
 
+@contextmanager
+def temporary(name: str) -> Iterator[str]:
+    """Run a cluster of one node and yield its kubectl context; it is removed afterwards.
+
+    Raises `DeployError` where it is not made, or where `name` is the local cluster's.
+    """
+    if name == NAME:
+        raise DeployError(f"the cluster {NAME} is the one that `./dev deploy` makes")
+    image = CONFIGURATION["nodes"][0]["image"]
+    try:
+        run("kind", "create", "cluster", "--name", name, "--image", image, "--wait", "120s")
+        yield f"kind-{name}"
+    finally:
+        run("kind", "delete", "cluster", "--name", name)
+
+
 def load(images: Iterable[str], say: Say) -> None:
-    """Copy the images that this machine's engine holds into the workers; the cluster pulls the others itself."""
-    held = [image for image in sorted(images) if "@" not in image and _held(image)]
+    """Bring images into the workers: those that a worker cannot pull are copied from this machine's engine.
+
+    What neither the worker nor this engine has is left to the kubelet, which reports it.
+    """
     workers = [node for node in run("kind", "get", "nodes", "--name", NAME).split() if "control-plane" not in node]
-    known = [
-        run("docker", "exec", node, "ctr", "--namespace=k8s.io", "images", "ls", "--quiet").split() for node in workers
-    ]
-    missing = [image for image in held if not all(_among(names, image) for names in known)]
-    if missing:
-        run("kind", "load", "docker-image", *missing, "--name", NAME, "--nodes", ",".join(workers), say=say)
-    say(f"{len(missing)} copied, {len(held) - len(missing)} there already")
+    copied = pulled = 0
+    for image in sorted(images):
+        lacking = [node for node in workers if not _has(node, image)]
+        if not lacking:
+            continue
+        say(image)
+        refusing = [node for node in lacking if _registry(image) == "" or not _pulls(node, image)]
+        pulled += len(refusing) < len(lacking)
+        if refusing and _held(image):
+            copy(image, refusing)
+            copied += 1
+    say(f"{copied} copied, {pulled} pulled, {len(set(images)) - copied - pulled} there already or left to the kubelet")
+
+
+def copy(image: str, nodes: Iterable[str]) -> None:
+    """Copy an image of this machine's engine into nodes of the cluster, for the engine's own platform alone.
+
+    `kind load docker-image` fails on an image of several platforms in Docker's containerd store, which holds the
+    content of one of them: https://github.com/kubernetes-sigs/kind/issues/3795
+    """
+    version, platform = run(
+        "docker", "version", "--format={{.Server.APIVersion}} {{.Server.Os}}/{{.Server.Arch}}"
+    ).split()
+    known = tuple(int(part) for part in version.split(".")) >= SAVES_ONE_PLATFORM
+    with tempfile.TemporaryDirectory() as folder:
+        archive = str(Path(folder, "image.tar"))
+        run("docker", "save", *[f"--platform={platform}"] * known, f"--output={archive}", image)
+        run("kind", "load", "image-archive", archive, "--name", NAME, "--nodes", ",".join(nodes))
+
+
+def _registry(image: str) -> str:
+    """Return the registry's host in an image's name; empty for a name that only this machine's engine knows."""
+    host, slash, _ = image.partition("/")
+    return host if slash and ("." in host or ":" in host) else ""
+
+
+def _has(node: str, image: str) -> bool:
+    names = run("docker", "exec", node, "ctr", "--namespace=k8s.io", "images", "ls", "--quiet").split()
+    return any(name == image or name.endswith(f"/{image}") for name in names)
+
+
+def _pulls(node: str, image: str) -> bool:
+    try:
+        run("docker", "exec", node, "crictl", "pull", image)
+    except DeployError:
+        return False
+    return True
 
 
 def _held(image: str) -> bool:
     return bool(run("docker", "image", "ls", "--quiet", image).strip())
-
-
-def _among(names: Iterable[str], image: str) -> bool:
-    """Tell whether an image is among names as containerd writes them, registry and all."""
-    return any(name == image or name.endswith(f"/{image}") for name in names)
 
 
 def install_metrics_server() -> None:

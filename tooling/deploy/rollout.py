@@ -1,6 +1,7 @@
 """Wait until something applied is there, or say why it will not be."""
 
 import json
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,7 +31,13 @@ JOB_SECONDS = 3600
 STATEFUL_SECONDS = 300
 """How long each pod of a StatefulSet may take, which has no deadline of its own: to find a volume, to get its image."""
 
-MARGIN = 60  # until a controller has noted that the time is up
+MARGIN = 60
+"""Seconds in which a controller notes that the time is up, or that what failed before the rollout fails no more."""
+
+NO_ACCESS = re.compile(
+    r"unauthori[sz]ed|denied|forbidden|authentication required|no basic auth|\b40[13]\b", re.IGNORECASE
+)
+"""What a registry answers to a pull without the right credentials."""
 
 LOG_LINES = 15
 EVENTS = 8
@@ -43,6 +50,8 @@ class State:
     done: bool
     text: str
     failure: str = ""
+    since: str = ""
+    """When its controller noted the failure."""
 
 
 def workload_state(item: Object) -> State:
@@ -62,26 +71,40 @@ def workload_state(item: Object) -> State:
     text = f"{updated}/{wanted} updated, {ready}/{wanted} available"
     if status.get("observedGeneration", 0) < item["metadata"]["generation"]:
         return State(False, "not seen by its controller yet")
-    if holds("ReplicaFailure"):
-        return State(False, text, conditions["ReplicaFailure"]["message"])
+    failed = conditions.get("ReplicaFailure") if holds("ReplicaFailure") else None
     if conditions.get("Progressing", {}).get("reason") == "ProgressDeadlineExceeded":
-        return State(False, text, conditions["Progressing"]["message"])
+        failed = failed or conditions["Progressing"]
+    if failed:
+        return State(False, text, failed["message"], failed.get("lastUpdateTime", ""))
     return State(updated == wanted == total == ready, text)
 
 
 def pod_failure(pod: Object) -> str:
-    """Say why a pod does not come up, or nothing where it still may."""
+    """Return why a pod does not come up; an empty text where it still may."""
     status = pod.get("status", {})
     for container in status.get("initContainerStatuses", []) + status.get("containerStatuses", []):
         waiting = container["state"].get("waiting", {})
         if waiting.get("reason") in HOPELESS and PASSING not in waiting.get("message", ""):
             ended = container.get("lastState", {}).get("terminated", {})
             how = f"; it ended with status {ended['exitCode']} ({ended['reason']})" if ended else ""
-            return f"{waiting['reason']}: {waiting.get('message', 'no message')}{how}"
+            return f"{waiting['reason']}: {waiting.get('message', 'no message')}{how}{_remedy(pod, container, waiting)}"
         ended = container["state"].get("terminated", {})
         if ended.get("exitCode") and pod["spec"]["restartPolicy"] == "Never":
             return f"{container['name']} ended with status {ended['exitCode']} ({ended['reason']})"
     return ""
+
+
+def _remedy(pod: Object, container: Object, waiting: Object) -> str:
+    """Return the command that makes the missing credentials, where the registry has refused a pull for lack of them."""
+    if waiting["reason"] != "ImagePullBackOff" or not NO_ACCESS.search(waiting.get("message", "")):
+        return ""
+    secret = next((one["name"] for one in pod["spec"].get("imagePullSecrets", [])), "registry")
+    server = container.get("image", "").partition("/")[0]
+    return (
+        f"\nthe registry asks for credentials: `kubectl --namespace {pod['metadata'].get('namespace', 'default')} create "
+        f"secret docker-registry {secret} --docker-server={server} --docker-username=NAME --docker-password=TOKEN`, "
+        "then deploy again"
+    )
 
 
 def pod_news(pods: Iterable[Object]) -> str:
@@ -116,11 +139,10 @@ def revision(item: Object) -> int:
 
 
 def evidence(kube: Kube, pod: Object) -> str:
-    """Collect what a pod's events and its last log lines say."""
-    name = pod["metadata"]["name"]
-    found = json.loads(kube.run("get", "events", f"--field-selector=involvedObject.name={name}", "--output=json"))[
-        "items"
-    ]
+    """Return a pod's events and its last log lines as text; a pod of the same name before it has events of its own."""
+    name, uid = pod["metadata"]["name"], pod["metadata"].get("uid", "")
+    selector = ",".join([f"involvedObject.name={name}", *([f"involvedObject.uid={uid}"] if uid else [])])
+    found = json.loads(kube.run("get", "events", f"--field-selector={selector}", "--output=json"))["items"]
     lines = [f"events of pod/{name}:"]
     lines += [f"  {event['type']:8} {event['reason']:20} {event['message']}" for event in found[-EVENTS:]]
     restarts = any(container["restartCount"] for container in pod["status"].get("containerStatuses", []))
@@ -151,27 +173,43 @@ def patience(item: Object) -> float:
 def wait(kube: Kube, kind: str, name: str, say: Say) -> None:
     """Wait until a Deployment, StatefulSet or Job is complete.
 
+    Only what happens from now on counts. Pods that already wait in a back-off are restarted, because their cause may
+    be mended; a failure that was noted before is believed when it is still noted after `MARGIN` seconds.
     Raises `DeployError` as soon as a pod cannot come up or the workload has failed, and when `patience` is at its end.
     """
-    began = time.monotonic()
+    began, before = time.monotonic(), None
     while True:
         item = kube.get(kind, name)
         if item is None:
             raise DeployError(f"{kind}/{name} is gone")
         state = workload_state(item)
+        if before is None:
+            before = (state.failure, state.since)
+            if kind != "job":
+                restart_waiting(kube, item, say)
         if state.done:
             say(state.text if kind != "job" else "complete")
             return
         pods = pods_of(kube, item)
         reasons = {reason: pod for pod in pods if (reason := pod_failure(pod))}
-        failure = next(iter(reasons), state.failure)
-        if not failure and (waited := time.monotonic() - began) > patience(item):
+        waited = time.monotonic() - began
+        stale = kind != "job" and (state.failure, state.since) == before and waited < MARGIN
+        failure = next(iter(reasons), "" if stale else state.failure)
+        if not failure and waited > patience(item):
             failure = f"not complete after {waited:.0f} s: {state.text}; {pod_news(pods) or 'no pod is waiting'}"
         if failure:
             witnesses = list(reasons.values()) or [pod for pod in pods if not ready(pod)]
             raise DeployError(f"{kind}/{name}: {failure}", "\n".join(evidence(kube, pod) for pod in witnesses[:1]))
         say(", ".join(filter(None, [state.text, pod_news(pods)])))
         time.sleep(0.5)
+
+
+def restart_waiting(kube: Kube, item: Object, say: Say) -> None:
+    """Delete a workload's pods that wait in a back-off, so that they are made again and tried at once."""
+    for pod in pods_of(kube, item):
+        if pod_failure(pod) or "ErrImagePull" in pod_news([pod]):
+            say(f"{pod['metadata']['name']} waits since an earlier deploy ({pod_news([pod])}): restarted")
+            kube.run("delete", "pod", pod["metadata"]["name"], "--wait=false", "--ignore-not-found")
 
 
 def ready(pod: Object) -> bool:

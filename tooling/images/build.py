@@ -150,8 +150,12 @@ def inspect(image: str) -> dict[str, Any]:
 
 
 def parts(image: str) -> list[Part]:
-    """Measure every part of the image, the largest first: each library, the bytecode, the service, the base image."""
-    container = _run("docker", "create", image)
+    """Measure every part of the image, the largest first: each library, the bytecode, the service, the base image.
+
+    Their sum is the image's size: what the engine reports as its size depends on the image store, and counts the
+    compressed layers too in Docker's containerd store (https://github.com/moby/moby/issues/53398).
+    """
+    container = _run("docker", "create", image, "never-run")  # an image without a command needs one
     try:
         with (
             subprocess.Popen([require("docker"), "export", container], stdout=subprocess.PIPE) as export,
@@ -185,12 +189,11 @@ def measure(files: Iterable[tuple[PurePosixPath, int]]) -> list[Part]:
 
 def write_report(service: Service, image: str, found: list[Part]) -> None:
     """Write reports/build/SERVICE-size.json and .html, and print the larger parts."""
-    whole = inspect(image)
-    size: float = whole["Size"] / MEGABYTE
+    size = sum(part.size for part in found) / MEGABYTE
     data = {
         "image": image,
-        "id": whole["Id"],
-        "bytes": whole["Size"],
+        "id": inspect(image)["Id"],
+        "bytes": sum(part.size for part in found),
         "most_bytes": int(MOST_MEGABYTES * MEGABYTE),
         "parts": [asdict(part) for part in found],
     }

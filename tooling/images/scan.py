@@ -34,8 +34,9 @@ def identity(reference: str) -> str:
 
 
 def size(reference: str, most: float = build.MOST_MEGABYTES) -> Scan:
-    """Hold the image to MOST megabytes."""
-    found = build.inspect(reference)["Size"] / build.MEGABYTE
+    """Hold the image's unpacked files to `most` megabytes. Raises `NotAssessed` where there is no such image."""
+    identity(reference)
+    found = sum(part.size for part in build.parts(reference)) / build.MEGABYTE
     findings = []
     if found > most:
         message = f"{found:.1f} MB are more than the {most:.0f} MB it may have: reports/build/ lists its parts"

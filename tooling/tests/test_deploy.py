@@ -280,6 +280,22 @@ def test_waiting_raises_at_once_with_events_and_log() -> None:
     assert "THREADS: has to be at least 1" in error.value.evidence
 
 
+def test_events_of_an_earlier_pod_of_the_same_name_are_no_evidence() -> None:
+    restarted = item("Pod", "postgres-0", spec={}, status={})
+    restarted["metadata"]["uid"] = "the-new-one"
+    there = Answering()
+    rollout.evidence(there, restarted)
+    assert there.commands[0][2] == "--field-selector=involvedObject.name=postgres-0,involvedObject.uid=the-new-one"
+
+
+class Answering(Recorded):
+    """A cluster without events and logs."""
+
+    def run(self, *arguments: str, stdin: str | None = None) -> str:
+        super().run(*arguments, stdin=stdin)
+        return '{"items": []}' if arguments[0] == "get" else ""
+
+
 @dataclass
 class Clock:
     """Time that passes only by sleeping."""
@@ -312,6 +328,111 @@ def test_pods_that_are_replaced_one_after_another_are_waited_for(clock: Clock) -
 
     rollout.wait(Rolling(), "deployment", "task-api", silent)
     assert clock.now == pytest.approx(1000, abs=1)
+
+
+class Mended(Answering):
+    """A cluster whose pod waits in a back-off until it is deleted; what was noted of it before stays for a while."""
+
+    def find(self, kind: str, selector: str = "") -> list[Object]:
+        deleted = any(command[:2] == ("delete", "pod") for command in self.commands)
+        return [] if kind == "pod" and deleted else super().find(kind, selector)
+
+    def get(self, kind: str, name: str) -> Object | None:
+        asked = len(self.commands) and any(command[0] == "delete" for command in self.commands)
+        self.commands.append(("look",))
+        looks = self.commands.count(("look",))
+        return super().get(kind, name) if not asked or looks < 5 else deployment(**COMPLETE)
+
+
+OVERDUE = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "no progress"}
+
+
+@pytest.mark.parametrize("conditions", [[], [{**OVERDUE, "lastUpdateTime": "2026-01-01T00:00:00Z"}]])
+def test_a_deploy_is_repeated_after_its_cause_is_mended(clock: Clock, conditions: list[Object]) -> None:
+    stuck = deployment(**{**COMPLETE, "availableReplicas": 1, "conditions": conditions})
+    waiting = pod({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}})
+    there = Mended(objects=[stuck, waiting])
+    rollout.wait(there, "deployment", "task-api", silent)
+    assert ("delete", "pod", "task-api", "--wait=false", "--ignore-not-found") in there.commands
+    assert clock.now < rollout.MARGIN
+
+
+def test_a_failure_that_stays_is_believed_after_a_minute(clock: Clock) -> None:
+    quota = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota", "lastUpdateTime": "2026-01-01"}
+    there = Answering(objects=[deployment(**{**COMPLETE, "updatedReplicas": 1, "conditions": [quota]})])
+    with pytest.raises(DeployError, match="exceeded quota"):
+        rollout.wait(there, "deployment", "task-api", silent)
+    assert clock.now == rollout.MARGIN
+
+
+@pytest.mark.parametrize(
+    ("message", "hint"),
+    [
+        ("failed to authorize: 401 Unauthorized", True),
+        ("pull access denied, repository does not exist or may require authorization", True),
+        ("dial tcp: lookup registry.example.com: no such host", False),
+    ],
+)
+def test_a_pull_refused_for_lack_of_credentials_says_which_command_makes_them(message: str, hint: bool) -> None:
+    refused = pod({"waiting": {"reason": "ImagePullBackOff", "message": message}})
+    refused["status"]["containerStatuses"][0]["image"] = "registry.example.com/task-api:1"
+    refused["spec"]["imagePullSecrets"] = [{"name": "pulls"}]
+    command = "kubectl --namespace task-api create secret docker-registry pulls --docker-server=registry.example.com"
+    assert (command in rollout.pod_failure(refused)) is hint
+
+
+# How images come into the cluster.
+
+
+@dataclass
+class Programs:
+    """Stands in for docker and kind: worker nodes that can pull some images, and an engine that holds others."""
+
+    api: str = "1.48"
+    pullable: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
+    calls: list[str] = field(default_factory=list)
+
+    def run(self, *command: str, say: Say | None = None) -> str:
+        del say
+        text = " ".join(command)
+        self.calls.append(text)
+        if text.startswith("kind get nodes"):
+            return "task-api-control-plane task-api-worker"
+        if command[0] == "docker" and command[1] == "version":
+            return f"{self.api} linux/arm64"
+        if "crictl pull" in text and not text.endswith(self.pullable or ("nothing",)):
+            raise DeployError("pull access denied")
+        if text.startswith("docker image ls"):
+            return "c0ffee" if command[-1] in self.held else ""
+        return ""
+
+
+def loaded(monkeypatch: pytest.MonkeyPatch, programs: Programs, *images: str) -> list[str]:
+    """Load images, and return the calls that copied any."""
+    monkeypatch.setattr(cluster, "run", programs.run)
+    cluster.load(images, silent)
+    return [call.partition(" --output")[0] for call in programs.calls if " save " in call or "kind load" in call]
+
+
+def test_only_what_the_cluster_cannot_pull_is_copied_and_for_one_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    pulled, own = "quay.io/prometheus/prometheus:v3.5.3", "task-api:0123456789ab"
+    programs = Programs(pullable=(pulled,), held=(pulled, own))
+    save, kind = loaded(monkeypatch, programs, pulled, own)
+    assert save == "docker save --platform=linux/arm64"
+    assert programs.calls[-2].endswith(own)
+    assert kind.startswith("kind load image-archive")
+    assert kind.endswith("--nodes task-api-worker")
+
+
+def test_what_no_registry_answers_for_is_copied_where_the_engine_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = Programs(held=("quay.io/a:1",))
+    assert len(loaded(monkeypatch, programs, "quay.io/a:1", "quay.io/b:1")) == 2
+
+
+def test_an_engine_before_docker_28_saves_without_a_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    save, _ = loaded(monkeypatch, Programs(api="1.47", held=("task-api:1",)), "task-api:1")
+    assert save == "docker save"
 
 
 @pytest.mark.parametrize("seconds", [600, 3600])

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from tooling import tools
-from tooling.images import build
+from tooling.images import build, scan
 from tooling.images.build import Part, measure
 
 
@@ -56,3 +56,15 @@ def test_without_docker_it_says_how_to_get_it_and_ends_with_2(
     )
     assert build.main([]) == 2
     assert "docker is missing: install Docker" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("unpacked", "findings"), [(90_000_000, 0), (110_000_000, 1)])
+def test_the_size_gate_measures_unpacked_files_whatever_the_engine_reports(
+    monkeypatch: pytest.MonkeyPatch, unpacked: int, findings: int
+) -> None:
+    reported = {"Id": "sha256:0", "Size": 200_000_000 - unpacked}  # the containerd store counts other things
+    monkeypatch.setattr(build, "inspect", lambda _image: reported)
+    monkeypatch.setattr(build, "parts", lambda _image: [Part("all", "base image", unpacked)])
+    monkeypatch.setattr(scan, "identity", lambda _image: reported["Id"])
+    monkeypatch.setattr(tools, "version", lambda _name: "29")
+    assert len(scan.size("task-api:1").findings) == findings
