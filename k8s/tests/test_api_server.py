@@ -1,6 +1,6 @@
 """Every object of every overlay, held to the rules of a real API server by a server-side dry run.
 
-Schemas alone are not enough: that a ClusterIP has no node port, or that a list has no name twice, only the server checks.
+Schemas are not enough: that a ClusterIP has no node port, or that a list has no name twice, the server alone checks.
 """
 
 import os

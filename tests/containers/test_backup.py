@@ -1,5 +1,6 @@
 """The cluster's backup and restore: k8s/base/backup.sh and restore.sh, in the image that they run in."""
 
+import re
 import secrets
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from tooling.project import ROOT
 pytestmark = pytest.mark.docker
 
 PROGRAMS = ROOT / "k8s" / "base"
+IMAGE = re.findall(r" image: (\S+)", (PROGRAMS / "backup.yaml").read_text())[0]
 ACCOUNTS = "SELECT id, email, created_at FROM accounts"
 SCHEMA = """
     SELECT nspowner::regrole::text, nspacl::text, relname::text, relowner::regrole::text
@@ -77,7 +79,7 @@ def running() -> Iterator[Server]:
     """The server, for all tests here."""
     password = secrets.token_hex(16)
     options = ["--publish=127.0.0.1::5432", "--tmpfs=/backups:size=1m,uid=999,gid=999,mode=700"]
-    started = docker("run", "--detach", *options, f"--env=POSTGRES_PASSWORD={password}", CONTAINERS["backup"]["image"])
+    started = docker("run", "--detach", *options, f"--env=POSTGRES_PASSWORD={password}", IMAGE)
     assert started.returncode == 0, started.stderr
     container = started.stdout.strip()
     try:

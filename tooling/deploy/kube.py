@@ -92,7 +92,16 @@ class Kube:
 def refused(kube: Kube, objects: Sequence[Object]) -> list[str]:
     """Return what the API server has against the objects, one message each, by a server-side dry run."""
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-    command = kube.command("apply", "--server-side", "--dry-run=server", f"--field-manager={FIELD_MANAGER}", "-f", "-")
+    command = [
+        str(require("kubectl")),
+        "--context",
+        kube.context,
+        "apply",
+        "--server-side",
+        "--dry-run=server",
+        "-f",
+        "-",
+    ]
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     lines = [line for line in done.stderr.splitlines() if line and not line.startswith("Warning: ")]
     if done.returncode == 0 and done.stdout.count("(server dry run)") == len(objects):

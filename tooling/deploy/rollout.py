@@ -100,8 +100,9 @@ def _remedy(pod: Object, container: Object, waiting: Object) -> str:
         return ""
     secret = next((one["name"] for one in pod["spec"].get("imagePullSecrets", [])), "registry")
     server = container.get("image", "").partition("/")[0]
+    namespace = pod["metadata"].get("namespace", "default")
     return (
-        f"\nthe registry asks for credentials: `kubectl --namespace {pod['metadata'].get('namespace', 'default')} create "
+        f"\nthe registry asks for credentials: `kubectl --namespace {namespace} create "
         f"secret docker-registry {secret} --docker-server={server} --docker-username=NAME --docker-password=TOKEN`, "
         "then deploy again"
     )

@@ -15,7 +15,9 @@ OPTIONAL = {"grafana": ["grafana"], "jaeger": ["traces"]}
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_an_image_has_a_full_version_or_is_our_own(name: str) -> None:
-    assert re.fullmatch(r"task-api:latest|postgres:\d+-trixie|[a-z/]+:v?\d+\.\d+\.\d+", SERVICES[name]["image"])
+    assert re.fullmatch(
+        r"task-api:latest|[a-z./]+/postgres:\d+-trixie|[a-z./]+:v?\d+\.\d+\.\d+", SERVICES[name]["image"]
+    )
 
 
 @pytest.mark.parametrize("name", SERVICES)
