@@ -53,7 +53,7 @@ def pip(dev: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Pip:
 
 def test_an_environment_is_made_once(dev: ModuleType, pip: Pip) -> None:
     dev.prepare()
-    assert [command[-1] for command in pip.commands][0] == str(dev.LOCK)
+    assert pip.commands[0][-1] == str(dev.LOCK)
     made = len(pip.commands)
     dev.prepare()
     assert len(pip.commands) == made
@@ -79,13 +79,13 @@ def test_programs_that_name_a_lost_path_are_made_anew(
     (tmp_path / ".nox").mkdir()
     made = len(pip.commands)
     if change == "moved checkout":
-        monkeypatch.setattr(dev, "ROOT", tmp_path.parent / tmp_path.name / ".")
-        dev.STAMP.write_text(dev.STAMP.read_text().replace(dev.digest(str(tmp_path), sys.base_prefix, sys.version), "x"))
+        monkeypatch.setattr(dev, "ROOT", dev.ROOT.parent)
+        (tmp_path / ".nox").rename(tmp_path.parent / ".nox")
     else:
         monkeypatch.setattr(sys, "version", "3.12.0")
     dev.prepare()
     assert len(pip.commands) == 2 * made
-    assert not (tmp_path / ".nox").exists()
+    assert not (dev.ROOT / ".nox").exists()
 
 
 def test_settings_of_pip_do_not_lead_packages_elsewhere(
@@ -121,8 +121,9 @@ def test_a_checkout_that_cannot_be_written_is_one_line(
     assert not pip.commands
 
 
+@pytest.mark.usefixtures("pip")
 def test_a_home_that_cannot_be_written_is_not_used(
-    dev: ModuleType, pip: Pip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("XDG_CACHE_HOME", "GOPATH"):
         monkeypatch.delenv(name, raising=False)
