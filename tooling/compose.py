@@ -4,6 +4,7 @@ Another project name (COMPOSE_PROJECT_NAME) with other ports (TASK_API_PORT, …
 beside the first.
 """
 
+import json
 import os
 import subprocess
 from datetime import UTC, datetime
@@ -42,6 +43,7 @@ def up(*, grafana: bool = True, traces: bool = False) -> dict[str, str]:
     secret_files.ensure()
     for service in services():
         build.build(service)
+    make_mounts_readable()
     profiles = [f"--profile={name}" for name, wanted in (("grafana", grafana), ("traces", traces)) if wanted]
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://jaeger:4318"} if traces else {}
     wait = ["--detach", "--wait", f"--wait-timeout={START_SECONDS}", "--remove-orphans"]
@@ -55,6 +57,15 @@ def up(*, grafana: bool = True, traces: bool = False) -> dict[str, str]:
     found = addresses()
     show(found, left_out=[] if grafana else ["grafana"])
     return found
+
+
+def make_mounts_readable() -> None:
+    """Let the containers' users read the mounted files of this checkout: under umask 077 Git makes them 0600."""
+    stack = json.loads(_output("--profile=*", "config", "--format=json") or "{}")
+    mounts = [mount for service in stack.get("services", {}).values() for mount in service.get("volumes", [])]
+    for source in {Path(mount["source"]) for mount in mounts if mount["type"] == "bind"}:
+        for path in (source, *source.rglob("*")):
+            path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
 
 
 def down(*, volumes: bool = False) -> None:

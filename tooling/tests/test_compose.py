@@ -1,6 +1,8 @@
 """compose.yaml read as a document: what holds for every service, also for those that no test here can start."""
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,3 +55,19 @@ def test_what_was_left_out_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert re.search(r"task-api .*http://127\.0\.0\.1:5000", shown)
     assert re.search(r"grafana .*not started \(--no-grafana\)", shown)
+
+
+def test_a_checkout_under_umask_077_is_readable_to_the_containers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, file, other = tmp_path / "rules", tmp_path / "rules" / "alerts.yml", tmp_path / "receiver.py"
+    folder.mkdir(mode=0o700)
+    for path in (file, other):
+        path.touch(mode=0o600)
+    volumes = [{"type": "bind", "source": str(folder)}, {"type": "volume", "source": "data"}]
+    stack = {
+        "services": {"a": {"volumes": volumes}, "b": {"volumes": [{"type": "bind", "source": str(other)}]}, "c": {}}
+    }
+    monkeypatch.setattr(compose, "_output", lambda *_: json.dumps(stack))
+    compose.make_mounts_readable()
+    assert [path.stat().st_mode & 0o777 for path in (folder, file, other)] == [0o755, 0o644, 0o644]
