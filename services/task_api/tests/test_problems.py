@@ -5,6 +5,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
+from service_kit.http.problems import TYPES
 from service_kit.http.requests import EXTENSION
 from task_api.config import Settings
 from task_api.store.database import Database
@@ -25,6 +26,9 @@ JSON = {"Content-Type": "application/json"}
         ("POST", "/health", b"", {}, 405),
         ("POST", "/tasks", b"{", JSON, 400),
         ("POST", "/tasks", b"", JSON, 400),
+        ("POST", "/tasks", b'{"title": 7, ', JSON, 400),
+        ("POST", "/tasks", b'{"title": 7, "a": "\xff"}', JSON, 400),
+        ("POST", "/tasks", b'{"title": 7, "id":' + b"[" * 2000 + b"]" * 2000 + b"}", JSON, 400),
         ("POST", "/tasks", b"\xff\xfe", JSON, 400),
         ("POST", "/tasks", b'{"title": "\\ud800"}', JSON, 400),
         ("POST", "/tasks", b"[" * 100_000, JSON, 400),
@@ -44,10 +48,78 @@ def test_every_refusal_is_a_problem_document(
     assert refused.status_code == status
     assert refused.content_type == "application/problem+json"
     problem = refused.json
-    assert (problem["status"], problem["instance"], problem["type"]) == (status, path, "about:blank")
-    assert problem["title"]
+    kind = TYPES[problem["type"].removeprefix("/problems#")]
+    assert (problem["status"], kind.status, problem["title"]) == (status, status, kind.title)
+    assert problem["instance"] == path
     assert problem["detail"]
     assert problem["request_id"] == refused.headers["X-Request-ID"]
+
+
+def test_every_type_of_problem_is_explained_where_it_refers_to(client: Client) -> None:
+    page = client.get("/problems")
+    assert page.content_type == "text/html; charset=utf-8"
+    for name in TYPES:
+        assert f'id="{name}"' in page.text
+
+
+@pytest.mark.parametrize(
+    ("body", "errors"),
+    [
+        ({"titel": "a"}, [("#/title", "is required"), ("#/titel", "is unknown")]),
+        (
+            {"title": "", "status": "done", "due_at": "today", "description": "a\x00"},
+            [
+                ("#/title", "Expected `str` matching regex"),
+                ("#/description", "Expected `str` matching regex"),
+                ("#/status", "Invalid enum value 'done'"),
+                ("#/due_at", "Invalid RFC3339 encoded datetime"),
+            ],
+        ),
+        ({"title": "x" * 201}, [("#", "a title has at most 200 characters, this one has 201")]),
+        ({"title": "a", "a/b~c é": 1}, [("#/a~1b~0c%20%C3%A9", "is unknown")]),
+        ([], [("#", "Expected `object`, got `array`")]),
+    ],
+)
+def test_all_violations_of_a_body_are_listed_with_their_place(
+    client: Client, body: object, errors: list[tuple[str, str]]
+) -> None:
+    refused = client.post("/tasks", json=body)
+    assert (refused.status_code, refused.json["type"]) == (400, "/problems#invalid-body")
+    assert [error["pointer"] for error in refused.json["errors"]] == [pointer for pointer, _ in errors]
+    for error, (_, detail) in zip(refused.json["errors"], errors, strict=True):
+        assert error["detail"].startswith(detail)
+
+
+def test_violations_within_a_list_name_the_item(client: Client) -> None:
+    operations = [
+        {"op": "create", "task": {"title": ""}},
+        {"op": "delete"},
+        {"op": "rename"},
+        {"op": "delete", "id": 1},
+    ]
+    refused = client.post("/tasks/bulk", json={"operations": operations})
+    pointers = [error["pointer"] for error in refused.json["errors"]]
+    assert pointers == ["#/operations/0/task/title", "#/operations/1/id", "#/operations/2"]
+
+
+def test_the_list_of_violations_is_bounded(client: Client) -> None:
+    refused = client.post("/tasks", json={f"{number}{'x' * 500}": 1 for number in range(1000)})
+    assert len(refused.json["errors"]) == 100
+    assert len(refused.data) < 20_000
+
+
+def test_all_violations_of_a_query_are_listed_with_their_parameter(client: Client) -> None:
+    refused = client.get("/tasks?limit=0&status=done&due_before=7&sort=id&sort=id&colour=red")
+    assert (refused.status_code, refused.json["type"]) == (400, "/problems#invalid-query")
+    named = {error["parameter"] for error in refused.json["errors"]}
+    assert named == {"limit", "status", "due_before", "sort", "colour"}
+    assert len(refused.json["errors"]) == 5
+
+
+def test_an_operation_that_fails_is_named_by_a_pointer(client: Client) -> None:
+    refused = client.post("/tasks/bulk", json={"operations": [{"op": "delete", "id": 7}]})
+    assert (refused.status_code, refused.json["type"]) == (404, "/problems#task-not-found")
+    assert refused.json["errors"] == [{"detail": "there is no task 7", "pointer": "#/operations/0"}]
 
 
 def test_a_chunked_body_over_the_limit_is_refused_and_not_cut(client: Client) -> None:

@@ -10,7 +10,16 @@ import msgspec
 from flask import Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from service_kit.http.problems import Refusal
+from service_kit.http.problems import (
+    INVALID_BODY,
+    INVALID_QUERY,
+    MALFORMED_BODY,
+    UNSUPPORTED_MEDIA_TYPE,
+    ProblemType,
+    Refusal,
+    Violation,
+)
+from service_kit.http.violations import body_violations, query_violations
 
 T = TypeVar("T")
 JSON = "application/json"
@@ -38,40 +47,70 @@ def _times(kind: Hashable) -> frozenset[str]:
 def body(kind: type[T], content_type: str = JSON) -> T:
     """The request's body as that type.
 
-    Raises Refusal 415 and 400, RequestEntityTooLarge, and msgspec's errors, which are answered by 400.
+    Raises RequestEntityTooLarge, and Refusal: 415, or 400 with every rule that the body breaks.
     """
     if request.environ.get("CONTENT_TYPE") != content_type != request.mimetype:
         offer = {"Accept-Patch" if request.method == "PATCH" else "Accept": content_type}
-        raise Refusal(415, f"the body has to be sent as Content-Type: {content_type}", offer)
+        raise Refusal(UNSUPPORTED_MEDIA_TYPE, f"the body has to be sent as Content-Type: {content_type}", offer)
     if request.environ.get("HTTP_CONTENT_ENCODING", "identity") != "identity":
-        raise Refusal(415, "the body has to be sent without a Content-Encoding", {"Accept-Encoding": "identity"})
+        raise Refusal(
+            UNSUPPORTED_MEDIA_TYPE,
+            "the body has to be sent without a Content-Encoding",
+            {"Accept-Encoding": "identity"},
+        )
     data, announced = request.get_data(cache=True), request.content_length
     if announced is None:  # a chunked body is read up to the limit, and no further
         if len(data) >= cast("int", request.max_content_length):
             raise RequestEntityTooLarge
     elif len(data) < announced:
-        raise Refusal(400, f"the body ended after {len(data)} of {announced} bytes (Content-Length)")
+        raise Refusal(MALFORMED_BODY, f"the body ended after {len(data)} of {announced} bytes (Content-Length)")
     try:
-        decoded: T = _decoder(cast("Hashable", kind)).decode(data)
-    except UnicodeDecodeError:
-        raise Refusal(400, "the body has to be JSON in UTF-8") from None
-    except RecursionError:
-        raise Refusal(400, "the body is nested too deeply") from None
+        decoded: T = _decoded(kind, data)
+    except msgspec.ValidationError as error:
+        raise _invalid(INVALID_BODY, error, body_violations(kind, _decoded(Any, data))) from None
     return decoded
 
 
+def _decoded(kind: Any, data: bytes) -> Any:
+    try:
+        return _decoder(kind).decode(data)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError as error:
+        raise Refusal(MALFORMED_BODY, str(error)) from None
+    except UnicodeDecodeError:
+        raise Refusal(MALFORMED_BODY, "the body has to be JSON in UTF-8") from None
+    except RecursionError:
+        raise Refusal(MALFORMED_BODY, "the body is nested too deeply") from None
+
+
+def _invalid(kind: ProblemType, error: msgspec.ValidationError, violations: list[Violation]) -> Refusal:
+    """Return the refusal of a request that is well-formed and breaks rules."""
+    if len(violations) <= 1:
+        return Refusal(kind, str(error), errors=violations)
+    return Refusal(kind, f"{len(violations)} rules are broken: `errors` lists them", errors=violations)
+
+
 def query(kind: type[T]) -> T:
-    """The query's parameters as that type. Raises Refusal 400 for one given twice, and msgspec's errors."""
-    given = {}
+    """The query's parameters as that type. Raises Refusal 400 with every rule that the query breaks."""
+    given, misread = {}, []
     for name, values in request.args.lists():
-        if len(values) > 1:
-            raise Refusal(400, f"the parameter {name!r} is given {len(values)} times")
         is_time = name in _times(cast("Hashable", kind))
-        if is_time and ":" not in values[0]:  # a bare number would be taken for Unix time
-            raise Refusal(400, f"the parameter {name!r} has to be a time such as 2030-01-01T00:00:00Z")
+        if len(values) > 1:
+            misread.append(Violation(parameter=name, detail=f"the parameter {name!r} is given {len(values)} times"))
+        elif is_time and ":" not in values[0]:  # a bare number would be taken for Unix time
+            detail = f"the parameter {name!r} has to be a time such as 2030-01-01T00:00:00Z"
+            misread.append(Violation(parameter=name, detail=detail))
         # a plus sign that was not escaped arrives as a space, and no time has one before its offset
         given[name] = values[0].replace(" ", "+") if is_time else values[0]
-    return msgspec.convert(given, kind, strict=False)
+    try:
+        if not misread:
+            return msgspec.convert(given, kind, strict=False)
+        raise msgspec.ValidationError(misread[0].detail)
+    except msgspec.ValidationError as error:
+        known = {violation.parameter for violation in misread}
+        others = [one for one in query_violations(kind, given) if one.parameter not in known]
+        raise _invalid(INVALID_QUERY, error, misread + others) from None
 
 
 class _Whole(Response):

@@ -35,6 +35,22 @@ DOCS_PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
+PROBLEMS_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+  <meta charset="utf-8">
+  <title>{title}: problems</title>
+</head>
+<body>
+<h1>{title}: problems</h1>
+<p>Errors are problem details (RFC 9457). A program acts on <code>type</code> and on <code>errors</code>, which lists
+every rule that a request breaks. <code>detail</code> is for people.</p>
+<dl>
+{entries}
+</dl>
+</body>
+</html>
+"""
 DOCS_START = (
     'SwaggerUIBundle({ url: "/openapi.json", dom_id: "#docs", validatorUrl: null, persistAuthorization: false });\n'
 )
@@ -70,11 +86,11 @@ def readyz() -> Response:
     """Whether requests should come here: what the service needs is there, and no shutdown has begun."""
     retry = {"Retry-After": str(problems.RETRY_SECONDS)}
     if service().draining():
-        return problems.respond(503, "draining: this process is about to end", retry)
+        return problems.respond(problems.UNAVAILABLE, "draining: this process is about to end", retry)
     try:
         service().check()
     except NotReady as error:
-        return problems.respond(503, str(error), retry)
+        return problems.respond(problems.UNAVAILABLE, str(error), retry)
     return respond(Readiness("ready"))
 
 
@@ -108,11 +124,23 @@ def docs_asset(name: str) -> Response:
     return response  # type: ignore[no-any-return]
 
 
+def problem_types() -> Response:
+    """A page that says of each problem's `type` what it means and what to do."""
+    entries = "\n".join(
+        f'<dt id="{kind.name}"><code>{kind.uri}</code>: {kind.status}, {escape(kind.title)}</dt>\n'
+        f"<dd>{escape(kind.advice)}</dd>"
+        for kind in sorted(problems.TYPES.values(), key=lambda kind: (kind.status, kind.name))
+    )
+    page = PROBLEMS_PAGE.format(title=escape(service().title), entries=entries)
+    return Response(page, content_type="text/html; charset=utf-8")
+
+
 def register(app: Flask) -> None:
     """Add these routes to the application."""
     for name, view in (("health", health), ("livez", livez), ("readyz", readyz), ("metrics", scrape)):
         app.add_url_rule(f"/{name}", name, view, methods=["GET"])
     app.add_url_rule("/openapi.json", "openapi_document", openapi, methods=["GET"])
+    app.add_url_rule(problems.PAGE, "problem_types", problem_types, methods=["GET"])
     app.add_url_rule("/docs", "openapi_docs", docs, methods=["GET"])
     app.add_url_rule(
         f"/docs/<any(start.js, {', '.join(DOCS_ASSETS)}):name>", "openapi_assets", docs_asset, methods=["GET"]

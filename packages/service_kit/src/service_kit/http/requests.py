@@ -8,7 +8,7 @@ from typing import Any
 from flask import Flask, current_app, g, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from service_kit.http.problems import Refusal
+from service_kit.http.problems import MALFORMED_REQUEST, Refusal
 from service_kit.service import Service
 from service_kit.telemetry import metrics
 from service_kit.telemetry.logs import about, log
@@ -78,7 +78,7 @@ def _begin() -> None:
         here.span, here.trace_id = here.service.tracer.start(asked.method, asked.path, headers)
     about.set({"request_id": here.request_id, "trace_id": here.trace_id})
     if "HTTP_HOST" not in asked.environ and asked.environ["SERVER_PROTOCOL"] == "HTTP/1.1":
-        raise Refusal(400, "HTTP/1.1 asks for a Host header (RFC 9112, section 3.2)")
+        raise Refusal(MALFORMED_REQUEST, "HTTP/1.1 asks for a Host header (RFC 9112, section 3.2)")
     here.service.admit(here)
 
 

@@ -8,6 +8,7 @@ from service_kit.http.problems import Refusal
 from task_api.accounts.model import Account, Login, Refresh, Registration, Tokens
 from task_api.accounts.service import Accounts
 from task_api.http.context import account, services
+from task_api.http.errors import REGISTRATION_CLOSED
 
 blueprint = Blueprint("auth", __name__, url_prefix="/auth")
 
@@ -23,7 +24,7 @@ def _accounts() -> Accounts:
 def register_account() -> Response:
     """Create an account."""
     if services().settings.registration == "closed":
-        raise Refusal(403, "registration is closed: ask an administrator for an account")
+        raise Refusal(REGISTRATION_CLOSED, "registration is closed: ask an administrator for an account")
     created = _accounts().register(body(Registration), request.remote_addr or "")
     return respond(created, 201, {"Location": "/auth/me"})
 

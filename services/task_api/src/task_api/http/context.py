@@ -15,7 +15,7 @@ from task_api.accounts.model import Account, BadToken
 from task_api.accounts.service import Accounts
 from task_api.accounts.throttle import network
 from task_api.config import Settings
-from task_api.http.errors import bearer
+from task_api.http.errors import RATE_LIMITED, TOKEN_MISSING, TOKEN_PROBLEMS, bearer
 from task_api.http.rate_limit import RateLimiter, Windows
 from task_api.store.database import Database, SchemaBehind
 from task_api.store.rates import DatabaseWindows
@@ -103,7 +103,9 @@ def account() -> Account:
     """Who is asking. Raises Refusal 401 where that has to be known and is not."""
     known: Account | None = g.get("account")
     if known is None:
-        raise Refusal(401, "a token is needed: send Authorization: Bearer with one from /auth/login", bearer())
+        raise Refusal(
+            TOKEN_MISSING, "a token is needed: send Authorization: Bearer with one from /auth/login", bearer()
+        )
     return known
 
 
@@ -117,7 +119,9 @@ def _identify(here: Any, accounts: Accounts | None) -> Exception | None:
         return None
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer":
-        return Refusal(401, "the Authorization header has to be: Bearer, a space, and a token", bearer())
+        return Refusal(
+            TOKEN_PROBLEMS["invalid"], "the Authorization header has to be: Bearer, a space, and a token", bearer()
+        )
     try:
         here.account, here.session_id = accounts.authenticate(token.strip())
     except BadToken as error:
@@ -132,4 +136,4 @@ def _limit(here: Any, limiter: RateLimiter) -> None:
     if not here.rate.allowed:
         telemetry.rate_limited()
         wait = str(here.rate.reset)
-        raise Refusal(429, f"too many requests: try again in {wait} seconds", {"Retry-After": wait})
+        raise Refusal(RATE_LIMITED, f"too many requests: try again in {wait} seconds", {"Retry-After": wait})

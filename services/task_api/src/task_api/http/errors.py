@@ -6,12 +6,51 @@ from typing import Any
 from flask import Response
 from sqlalchemy.exc import ProgrammingError
 
-from service_kit.http.problems import RETRY_SECONDS, respond, unforeseen
+from service_kit.http.problems import RETRY_SECONDS, UNAVAILABLE, Violation, problem_type, respond, unforeseen
 from service_kit.telemetry.logs import log
 from task_api.accounts.model import BadToken, EmailTaken, LoginFailed, Overloaded, Throttled
-from task_api.store.database import UNAVAILABLE, SchemaBehind, Unusable
+from task_api.store import errors as store
 from task_api.tasks.model import BadCursor, TaskNotFound, VersionConflict
 from task_api.tasks.service import BulkFailure
+
+TASK_NOT_FOUND = problem_type("task-not-found", 404, "No such task", "List the tasks: this one is gone or another's.")
+VERSION_CONFLICT = problem_type(
+    "version-conflict", 412, "The task has changed", "Read the task again and repeat the change on what it is now."
+)
+CURSOR_INVALID = problem_type(
+    "cursor-invalid", 400, "Cursor of another listing", "Begin again with the first page, with the same filters."
+)
+ENTITY_TAG_MALFORMED = problem_type(
+    "entity-tag-malformed", 400, "Malformed entity tag", "Send the ETag of the task as it was received (RFC 9110)."
+)
+KEY_MALFORMED = problem_type("idempotency-key-malformed", 400, "Malformed Idempotency-Key", "Send a UUID, for example.")
+KEY_REUSED = problem_type(
+    "idempotency-key-reused", 422, "Idempotency-Key of another request", "Use a new key for a new request."
+)
+KEY_IN_FLIGHT = problem_type(
+    "idempotency-key-in-flight", 409, "The first request is in flight", "Send the same request again later."
+)
+EMAIL_TAKEN = problem_type("email-taken", 409, "The address has an account", "Log in, or use another address.")
+REGISTRATION_CLOSED = problem_type(
+    "registration-closed", 403, "Registration is closed", "Ask an administrator for an account."
+)
+LOGIN_FAILED = problem_type("login-failed", 401, "Wrong address or password", "Let the user type both again.")
+LOGIN_THROTTLED = problem_type(
+    "login-throttled", 429, "Too many failed logins", "Wait for Retry-After seconds before the next attempt."
+)
+OVERLOADED = problem_type("overloaded", 503, "Too many logins at once", "Send it again after Retry-After seconds.")
+RATE_LIMITED = problem_type("rate-limited", 429, "Too many requests", "Wait for Retry-After seconds.")
+TOKEN_MISSING = problem_type(
+    "token-missing", 401, "A token is needed", "Log in, and send Authorization: Bearer with the access token."
+)
+TOKEN_PROBLEMS = {
+    "invalid": problem_type("token-invalid", 401, "The token is invalid", "Log in again."),
+    "expired": problem_type("token-expired", 401, "The token has expired", "Refresh it, or log in again."),
+    "revoked": problem_type("token-revoked", 401, "The session has ended", "Log in again."),
+    "reused": problem_type(
+        "token-reused", 401, "The refresh token was used before", "Log in again: the session has ended for everybody."
+    ),
+}
 
 
 def bearer(error: str = "", **more: str) -> dict[str, str]:
@@ -22,8 +61,10 @@ def bearer(error: str = "", **more: str) -> dict[str, str]:
 
 def _unavailable(error: Exception) -> Response:
     log.error("database unavailable", error=str(getattr(error, "orig", None) or error))
-    detail = "the database cannot be written to" if isinstance(error, Unusable) else "the database does not answer"
-    return respond(503, f"{detail}: try again", {"Retry-After": str(RETRY_SECONDS)})
+    detail = (
+        "the database cannot be written to" if isinstance(error, store.Unusable) else "the database does not answer"
+    )
+    return respond(UNAVAILABLE, f"{detail}: try again", {"Retry-After": str(RETRY_SECONDS)})
 
 
 def _statement_failed(error: ProgrammingError) -> Response:
@@ -32,17 +73,28 @@ def _statement_failed(error: ProgrammingError) -> Response:
     return _unavailable(error) if missing else unforeseen(error)
 
 
+def _bulk_failed(error: BulkFailure) -> Response:
+    kind = VERSION_CONFLICT if isinstance(error.cause, VersionConflict) else TASK_NOT_FOUND
+    operation = Violation(pointer=f"#/operations/{error.index}", detail=str(error.cause))
+    return respond(kind, str(error), errors=[operation])
+
+
+def _bad_token(error: BadToken) -> Response:
+    headers = bearer("invalid_token", error_description=str(error))
+    return respond(TOKEN_PROBLEMS[error.reason], str(error), headers)
+
+
 ANSWERS: dict[type[Exception], Callable[[Any], Response]] = {
-    BadCursor: lambda error: respond(400, str(error)),
-    TaskNotFound: lambda error: respond(404, str(error)),
-    VersionConflict: lambda error: respond(412, str(error), {"ETag": f'"{error.held.version}"'}),
-    BulkFailure: lambda error: respond(412 if isinstance(error.cause, VersionConflict) else 404, str(error)),
-    EmailTaken: lambda error: respond(409, str(error)),
-    LoginFailed: lambda error: respond(401, str(error), bearer()),
-    Throttled: lambda error: respond(429, str(error), {"Retry-After": str(error.retry_after)}),
-    Overloaded: lambda error: respond(503, str(error), {"Retry-After": str(error.retry_after)}),
-    BadToken: lambda error: respond(401, str(error), bearer("invalid_token", error_description=str(error))),
-    **dict.fromkeys((*UNAVAILABLE, SchemaBehind), _unavailable),
+    BadCursor: lambda error: respond(CURSOR_INVALID, str(error)),
+    TaskNotFound: lambda error: respond(TASK_NOT_FOUND, str(error)),
+    VersionConflict: lambda error: respond(VERSION_CONFLICT, str(error), {"ETag": f'"{error.held.version}"'}),
+    BulkFailure: _bulk_failed,
+    EmailTaken: lambda error: respond(EMAIL_TAKEN, str(error)),
+    LoginFailed: lambda error: respond(LOGIN_FAILED, str(error), bearer()),
+    Throttled: lambda error: respond(LOGIN_THROTTLED, str(error), {"Retry-After": str(error.retry_after)}),
+    Overloaded: lambda error: respond(OVERLOADED, str(error), {"Retry-After": str(error.retry_after)}),
+    BadToken: _bad_token,
+    **dict.fromkeys((*store.UNAVAILABLE, store.SchemaBehind), _unavailable),
     ProgrammingError: _statement_failed,
 }
 """How each kind of exception is answered; the nearest of its classes counts."""

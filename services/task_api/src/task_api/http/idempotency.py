@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from service_kit.http.problems import Refusal
 from service_kit.telemetry.logs import log
 from task_api.http.context import account, database
+from task_api.http.errors import KEY_IN_FLIGHT, KEY_MALFORMED, KEY_REUSED
 from task_api.store import idempotency as store
 from task_api.store.database import UNAVAILABLE
 
@@ -38,7 +39,8 @@ def once(work: Callable[[Connection], Response]) -> Response:
             return work(connection)
     if not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
         raise Refusal(
-            400, f"Idempotency-Key has to be 1 to {LONGEST_KEY} printable ASCII characters, a UUID for example"
+            KEY_MALFORMED,
+            f"Idempotency-Key has to be 1 to {LONGEST_KEY} printable ASCII characters, a UUID for example",
         )
     owner, token = account().id, secrets.token_hex(16)
     digest = sha256(b"\0".join((request.method.encode(), request.full_path.encode(), request.get_data()))).digest()
@@ -52,7 +54,9 @@ def once(work: Callable[[Connection], Response]) -> Response:
             headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
             kept = msgspec.msgpack.encode(Kept(response.status_code, headers, response.get_data()))
             if not store.answer(connection, owner, key, token, kept):
-                raise Refusal(409, "the request took so long that another with this key went ahead: send it again")
+                raise Refusal(
+                    KEY_IN_FLIGHT, "another request with this key went ahead, as this one took long: send it again"
+                )
     except UNAVAILABLE:
         raise  # the claim lapses by itself: to release it, the client would wait for the database once more
     except BaseException:
@@ -63,9 +67,11 @@ def once(work: Callable[[Connection], Response]) -> Response:
 
 def _answered_before(same_request: bool, response: bytes | None) -> Response:
     if not same_request:
-        raise Refusal(422, "this Idempotency-Key came with another request before: use a new key for a new request")
+        raise Refusal(KEY_REUSED, "this Idempotency-Key belongs to another request: use a new key for a new request")
     if response is None:
-        raise Refusal(409, "a request with this Idempotency-Key is in flight: try again", {"Retry-After": "1"})
+        raise Refusal(
+            KEY_IN_FLIGHT, "a request with this Idempotency-Key is in flight: try again", {"Retry-After": "1"}
+        )
     kept = msgspec.msgpack.decode(response, type=Kept)
     return Response(kept.body, kept.status, {**kept.headers, "Idempotency-Replayed": "true"})
 

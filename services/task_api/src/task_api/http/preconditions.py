@@ -6,6 +6,7 @@ from hashlib import blake2b
 from flask import Response, request
 
 from service_kit.http.problems import Refusal
+from task_api.http.errors import ENTITY_TAG_MALFORMED
 from task_api.tasks.model import VersionConflict, Versioned
 
 TAGS = re.compile(r'\s*(\*|(W/)?"[^"]*"(\s*,\s*(W/)?"[^"]*")*)\s*')
@@ -26,7 +27,7 @@ def check_match(held: Versioned) -> None:
     if given is None:
         return
     if not TAGS.fullmatch(given):
-        raise Refusal(400, 'If-Match has to be * or entity tags in quotes, such as "3"')
+        raise Refusal(ENTITY_TAG_MALFORMED, 'If-Match has to be * or entity tags in quotes, such as "3"')
     if not request.if_match.contains(str(held.version)):
         raise VersionConflict(held)
 
