@@ -8,7 +8,7 @@ from flask import Flask, Response, request
 from service_kit import gthread
 from service_kit.config import Settings, load
 from service_kit.http.app import create_app
-from service_kit.server import serve
+from service_kit.server import listen, serve
 from service_kit.service import Service
 from service_kit.telemetry import logs
 
@@ -60,7 +60,7 @@ def main(silence: float, places: int, held: int) -> None:
     settings = load(Settings)
     logs.configure(settings.log_level)
     service = Small(settings)
-    serve(service, lambda: application(service))
+    serve(service, lambda: application(service), listen(settings.host, settings.port))
 
 
 if __name__ == "__main__":

@@ -120,6 +120,20 @@ def test_a_database_server_that_is_not_there_is_named_and_exits_with_1() -> None
     assert "connection" in refused.output
 
 
+@pytest.mark.parametrize(("host", "address"), [("::1", "::1"), ("::", "::1"), ("0.0.0.0", "127.0.0.1")])
+def test_the_health_check_connects_to_where_the_service_listens(host: str, address: str) -> None:
+    @Request.application
+    def answer(_: Request) -> Response:
+        return Response("alive")
+
+    server = make_server(address, 0, answer)
+    thread = threading.Thread(target=server.handle_request)
+    thread.start()
+    assert run("healthcheck", env={**GUARDED, "HOST": host, "PORT": str(server.server_port)}).exit_code == 0
+    thread.join()
+    server.server_close()
+
+
 def test_the_health_check_fails_where_nothing_listens() -> None:
     assert run("healthcheck", env={"PORT": "9"}).exit_code == 1
 

@@ -259,6 +259,12 @@ def test_cross_origin_requests_are_off_unless_set(client: Client, serve: Serve) 
 def test_without_accounts_a_page_that_reaches_us_by_another_name_is_refused(client: Client) -> None:
     assert client.get("/tasks", headers={"Host": "evil.example"}).status_code == 400
     assert client.get("/tasks", headers={"Host": "localhost:5000"}).status_code == 200
+    assert client.get("/tasks", headers={"Host": "LOCALHOST"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["//tasks", "//evil.example/tasks", "/tasks//1", "/tasks/"])
+def test_no_spelling_of_a_path_redirects_to_the_host_that_the_client_names(client: Client, path: str) -> None:
+    assert "Location" not in client.get(path, headers={"Host": "localhost:1"}).headers
 
 
 def test_every_answer_carries_the_security_headers(client: Client) -> None:

@@ -199,6 +199,53 @@ def test_sigterm_under_load_drops_no_request_and_readiness_falls_first(
         assert acknowledged <= {identity for (identity,) in database.execute("SELECT id FROM tasks")}
 
 
+def refused(settings: dict[str, str]) -> str:
+    """Start the service, which must not start, and return what it says."""
+    ended = subprocess.run(
+        task_api("serve"), env=environment(settings), capture_output=True, text=True, check=False, timeout=30
+    )
+    assert ended.returncode == 1, ended
+    assert ended.stdout == ""
+    assert ended.stderr.count("\n") == 1
+    return ended.stderr
+
+
+def test_a_service_that_may_not_start_touches_nothing_of_the_one_that_runs(
+    tmp_path: Path, log: Path, http: httpx.Client
+) -> None:
+    metrics = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics")}
+    url, settings = serve(tmp_path, **metrics)
+    other = serve(tmp_path, **metrics, DB_PATH=str(tmp_path / "other.db"), LOG_LEVEL="error")[1]
+    with listening(task_api("serve"), settings, ready=f"{url}/readyz", log=log):
+        http.get(f"{url}/tasks")
+        taken = refused({**other, "PORT": settings["PORT"]})
+        assert f"PORT: {settings['PORT']} on 127.0.0.1 is taken" in taken
+        assert not (tmp_path / "other.db").exists()
+        assert "PROMETHEUS_MULTIPROC_DIR: another service" in refused(other)
+        assert scrape(http, url, "api_requests_total")["200"] >= 1
+
+
+def test_an_address_that_is_not_this_machines_is_refused_in_a_line(tmp_path: Path) -> None:
+    _, settings = serve(tmp_path, HOST="192.0.2.1", AUTH="on", JWT_KEYS=f"k1:{KEY.secret}")
+    assert "HOST, PORT: 192.0.2.1" in refused(settings)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_service_ends_with_its_terminal_unless_it_is_told_to_outlive_it(
+    tmp_path: Path, log: Path, http: httpx.Client, ignored: bool
+) -> None:
+    url, settings = serve(tmp_path)
+    program = [*(["nohup"] if ignored else []), *task_api("serve")]
+    with listening(program, settings, ready=f"{url}/readyz", log=log) as process:
+        for pid in (process.pid, *children(process.pid)):  # the whole group gets it
+            os.kill(pid, signal.SIGHUP)
+        if ignored:
+            time.sleep(0.5)
+            assert http.get(f"{url}/livez").status_code == 200
+        else:
+            assert process.wait(30) == 0
+
+
 SLOW_START = """
 import time
 from service_kit import server
@@ -295,7 +342,7 @@ def test_one_request_is_one_trace_whose_id_is_in_the_log(
 def test_an_idle_connection_is_kept_for_as_long_as_a_load_balancer_needs(tmp_path: Path) -> None:
     settings = Settings(db_path=str(tmp_path / "tasks.db"), idle_seconds=620)
     services = Services(settings, Database(settings))
-    assert server.Server(services, lambda: create_app(services)).cfg.keepalive == 620
+    assert server.Server(services, lambda: create_app(services), socket.socket()).cfg.keepalive == 620
 
 
 def test_without_an_endpoint_opentelemetry_is_not_even_loaded(tmp_path: Path) -> None:

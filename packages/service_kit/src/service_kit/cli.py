@@ -1,6 +1,8 @@
 """The command line of every service. Exit codes: 0 done, 1 failed, 2 wrong arguments or settings."""
 
+import errno
 import os
+import socket
 import sys
 import urllib.error
 import urllib.request
@@ -13,15 +15,16 @@ import click
 from service_kit.config import ConfigurationError, Settings, describe, load
 
 S = TypeVar("S", bound=Settings)
+Run = Callable[[S, socket.socket], None]
 
 
 class CommandLine(click.Group, Generic[S]):
     """The commands `serve`, `check-config` and `healthcheck`; a service adds its own with `command()`.
 
-    `serve` runs `run` with the settings, after its docstring's promises: it returns when the service ends.
+    `serve` calls `run` with the settings and a socket that listens. `run` returns when the service ends.
     """
 
-    def __init__(self, name: str, version: str, settings: type[S], run: Callable[[S], None], about: str) -> None:
+    def __init__(self, name: str, version: str, settings: type[S], run: Run[S], about: str) -> None:
         options = {"help_option_names": ["-h", "--help"]}
         super().__init__(
             name,
@@ -70,10 +73,24 @@ class CommandLine(click.Group, Generic[S]):
             except OSError as error:
                 self.fail(f"PROMETHEUS_MULTIPROC_DIR: {error}")
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # prometheus-client reads it at its import
-        from service_kit.telemetry import logs  # noqa: PLC0415 - after the settings are known to be right
+        listener = self._listen(settings)
+        from service_kit.telemetry import logs, metrics  # noqa: PLC0415 - after the settings are known to be right
 
         logs.configure(settings.log_level)
-        self._run(settings)
+        try:
+            self._run(settings, listener)
+        except metrics.FolderInUse as error:
+            self.fail(error)
+
+    def _listen(self, settings: S) -> socket.socket:
+        from service_kit.server import listen  # noqa: PLC0415 - slow to load
+
+        try:
+            return listen(settings.host, settings.port)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                self.fail(f"PORT: {settings.port} on {settings.host} is taken: end what listens there, or set another")
+            self.fail(f"HOST, PORT: {settings.host}, {settings.port}: {error.strerror}")
 
     def _check_config(self) -> None:
         settings = self.settings()
@@ -85,7 +102,9 @@ class CommandLine(click.Group, Generic[S]):
             click.echo(f"note: {note}", err=True)
 
     def _healthcheck(self, ready: bool) -> None:
-        url = f"http://127.0.0.1:{self.settings().port}/{'readyz' if ready else 'livez'}"
+        settings = self.settings()
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+        url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/{'readyz' if ready else 'livez'}"
         try:
             direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             with direct.open(url, timeout=3) as response:

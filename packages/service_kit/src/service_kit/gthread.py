@@ -311,6 +311,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def init_signals(self) -> None:
         """Let in the signals that the parent has blocked for the time of the start."""
         super().init_signals()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # of a terminal that is closed: the parent ends its workers
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
     # What follows runs in the main thread.
@@ -578,6 +579,17 @@ class Master(Arbiter):  # type: ignore[misc]
             return super().spawn_worker()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+
+    def init_signals(self) -> None:
+        """Leave SIGHUP ignored where it is (nohup)."""
+        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        super().init_signals()
+        if ignored:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def handle_hup(self) -> None:
+        """End: the terminal is closed. gunicorn would reload, but there is no file of settings to read again."""
+        self.handle_term()
 
     def stop(self, graceful: bool = True) -> None:
         if graceful and not draining[0]:

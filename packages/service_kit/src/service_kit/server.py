@@ -3,7 +3,9 @@
 import atexit
 import gc
 import os
+import resource
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -16,11 +18,18 @@ from service_kit.service import Service
 from service_kit.telemetry import metrics
 from service_kit.telemetry.logs import log
 
+BACKLOG = 2048
+"""Connections that the system keeps until a worker accepts them."""
+
+SPARE_FILES = 100
+"""File descriptors of a worker beside its clients' connections: databases, metrics, logs."""
+
 
 class Server(BaseApplication):  # type: ignore[misc]
-    """gunicorn, with the options of the service's settings."""
+    """gunicorn, with the options of the service's settings, on a socket that listens already."""
 
-    def __init__(self, service: Service, create_app: Callable[[], Flask]) -> None:
+    def __init__(self, service: Service, create_app: Callable[[], Flask], listener: socket.socket) -> None:
+        self.listener = listener
         self.service = service
         self.settings = service.settings
         self.create_app = create_app
@@ -28,9 +37,8 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def load_config(self) -> None:
         """Tell gunicorn what it has to know."""
-        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         options = {
-            "bind": f"{host}:{self.settings.port}",
+            "bind": f"fd://{self.listener.detach()}",
             "workers": self.settings.workers,
             "threads": self.settings.threads,
             "worker_class": gthread.Worker,
@@ -44,7 +52,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "control_socket_disable": True,
             "forwarded_allow_ips": "",  # who may speak for others is told by TRUSTED_PROXIES alone
             "sendfile": False,  # it would overtake the head that waits for its body
-            "worker_connections": gthread.PLACES,
+            "worker_connections": places(),
             "post_fork": lambda _arbiter, _worker: self.start_worker(),
             "child_exit": lambda _arbiter, worker: metrics.worker_exited(worker.pid),
             "proc_name": self.service.name,
@@ -76,13 +84,43 @@ class Server(BaseApplication):  # type: ignore[misc]
         gthread.Master(self).run()
 
 
+def places() -> int:
+    """How many connections a worker may have: as many as there are file descriptors for, up to `gthread.PLACES`.
+
+    Raises the soft limit of file descriptors as far as that needs and the hard limit lets.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = gthread.PLACES + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return gthread.PLACES if soft == resource.RLIM_INFINITY else max(SPARE_FILES, min(wanted, soft) - SPARE_FILES)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens, before anything else is touched. Raises OSError where that cannot be."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
 def _remove(folder: str, owner: int) -> None:
     if os.getpid() == owner:  # workers inherit what their parent registered
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def serve(service: Service, create_app: Callable[[], Flask]) -> None:
-    """Serve the application until SIGTERM or SIGINT. It is created once, before the workers are forked."""
+def serve(service: Service, create_app: Callable[[], Flask], listener: socket.socket) -> None:
+    """Serve the application until SIGTERM, SIGINT or SIGHUP. It is created once, before the workers are forked.
+
+    Raises `metrics.FolderInUse` where another service keeps its metrics in the same folder.
+    """
     settings = service.settings
     for note in settings.weaker:
         log.warning(note)
@@ -90,4 +128,4 @@ def serve(service: Service, create_app: Callable[[], Flask]) -> None:
     folder = os.environ["PROMETHEUS_MULTIPROC_DIR"]
     if not settings.prometheus_multiproc_dir and folder.startswith(tempfile.gettempdir()):
         atexit.register(_remove, folder, os.getpid())
-    Server(service, create_app).run()
+    Server(service, create_app, listener).run()

@@ -1,5 +1,6 @@
 """`task-api`: the service's command line. Exit codes: 0 done, 1 failed, 2 wrong arguments or settings."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
@@ -39,7 +40,7 @@ def _database() -> Iterator["Database"]:
         database.engine.dispose()
 
 
-def _serve(settings: Settings) -> None:
+def _serve(settings: Settings, listener: socket.socket) -> None:
     """Serve until SIGTERM. SQLite is migrated first; PostgreSQL has `task-api migrate`."""
     from service_kit.server import serve  # noqa: PLC0415
     from task_api.http.app import create_app  # noqa: PLC0415
@@ -51,7 +52,7 @@ def _serve(settings: Settings) -> None:
     database = Database(settings)
     _report(database)
     services = Services(settings, database)
-    serve(services, lambda: create_app(services))
+    serve(services, lambda: create_app(services), listener)
 
 
 def _prepare_sqlite() -> None:

@@ -31,6 +31,7 @@ def create_app(service: Service, answers: Mapping[type[Exception], Callable[[Any
     app = _App(service.package, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = service.settings.max_body_bytes
     app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False  # a redirect would go to whatever host the client names
     app.url_map.converters["int"] = _Number
     requests.install(app, service)
     problems.register(app, answers)

@@ -58,6 +58,8 @@ def _finished(application: Any) -> Any:
             more = _finish(environment, int(status[:3]), {name for name, _ in headers})
             return start_response(status, headers + more, *failure)
 
+        if host := environment.get("HTTP_HOST"):
+            environment["HTTP_HOST"] = host.lower()  # names of hosts have no case (RFC 3986, section 3.2.2)
         with metrics.in_flight():
             return application(environment, start)
 

@@ -4,6 +4,7 @@ prometheus-client keeps each process' values in files under PROMETHEUS_MULTIPROC
 worker answers.
 """
 
+import fcntl
 import os
 import platform
 import re
@@ -102,10 +103,25 @@ def worker_exited(pid: int) -> None:
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
+class FolderInUse(Exception):
+    """Another service that runs keeps its metrics in this folder."""
+
+
 def prepare_folder() -> None:
-    """Begin with an empty folder: what a former run left there is not ours to count. In the parent, before any fork."""
+    """Begin with an empty folder: what a former run left there is not ours to count. In the parent, before any fork.
+
+    The folder is this service's until its last process has ended. Raises FolderInUse where it is another's.
+    """
     folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
     folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)  # never closed: the workers inherit it
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise FolderInUse(
+            f"PROMETHEUS_MULTIPROC_DIR: another service keeps its metrics in {folder}: name a folder of its own"
+        ) from None
     for file in folder.glob("*.db"):
         if _OWN_FILE.fullmatch(file.name):
             file.unlink()
