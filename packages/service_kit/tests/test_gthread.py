@@ -55,12 +55,12 @@ def read_all(client: socket.socket) -> bytes:
 
 def read_until(client: socket.socket, end: bytes) -> bytes:
     """Read until what has come ends so."""
-    received = b""
+    received = bytearray()
     while not received.endswith(end):
-        data = client.recv(65536)
+        data = client.recv(1 << 20)
         assert data, f"closed after {received!r}"
         received += data
-    return received
+    return bytes(received)
 
 
 def status(answer: bytes) -> int:
@@ -267,3 +267,12 @@ def test_liveness_is_answered_while_every_thread_waits(tmp_path: Path) -> None:
         began = time.monotonic()
         assert service.send(LIVEZ).startswith(b"HTTP/1.1 200 OK")
         assert time.monotonic() - began < 2
+
+
+def test_what_several_responses_send_is_held_in_memory_once(tmp_path: Path) -> None:
+    with serving(tmp_path, held=2 * MUCH) as service, ExitStack() as stack:
+        clients = [stack.enter_context(service.connect()) for _ in range(5)]
+        for client in clients:
+            client.sendall(LIVEZ.replace(b"livez", b"much"))
+        time.sleep(1)
+        assert all(read_until(client, bytes(MUCH)).startswith(b"HTTP/1.1 200 OK") for client in clients)

@@ -13,7 +13,7 @@ import selectors
 import signal
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum, auto
@@ -154,7 +154,8 @@ class Connection:
         self.phase: Phase | None = None
         """None while it is with a thread."""
         self.since = self.deadline = 0.0
-        self.held = 0
+        self.held: dict[int, int] = {}
+        """The size of each object in memory that it keeps, by identity."""
         self.discarded = 0
         self._requests = 0
         self._scanned = 0
@@ -300,6 +301,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.active = 0
         """Connections that are with threads, or queued for them."""
         self.held = 0
+        """Bytes in memory that connections keep; what several of them keep (a file of /docs) counts once."""
+        self.holders: Counter[int] = Counter()
         self.threads: int = self.cfg.threads
         self._swept = 0.0
 
@@ -429,14 +432,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _drop(self, conn: Connection) -> None:
         self._leave(conn)
         self.nr_conns -= 1
-        self.held -= conn.held
+        self._count(conn, {})
         conn.sock.close()
 
     def _account(self, conn: Connection) -> None:
         """Keep what is held in memory within its bound: those go first that have taken longest."""
-        held = len(conn.received) + sum(map(len, conn.sock.unsent))
-        self.held += held - conn.held
-        conn.held = held
+        held = {id(data.obj): data.obj.__sizeof__() for data in conn.sock.unsent}
+        self._count(conn, {**held, id(conn): len(conn.received)})
         while self.held > HELD_BYTES:
             for phase in (Phase.SENDING, Phase.RECEIVING):
                 slowest = next(iter(self.waiting[phase]), None)
@@ -445,6 +447,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                     break
             else:
                 return
+
+    def _count(self, conn: Connection, held: dict[int, int]) -> None:
+        for identity, size in conn.held.items():
+            self.holders[identity] -= 1
+            if not self.holders[identity]:
+                del self.holders[identity]
+                self.held -= size
+        for identity, size in held.items():
+            self.held += 0 if self.holders[identity] else size
+            self.holders[identity] += 1
+        conn.held = held
 
     def _expire(self, conn: Connection) -> None:
         if conn.phase is Phase.RECEIVING:
@@ -474,7 +487,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def enqueue_req(self, conn: Connection) -> None:
         """Give a connection to a thread. Large requests are refused while the memory for them is used up."""
         self._account(conn)
-        if self.held > HELD_BYTES and conn.held > SMALL_BYTES:
+        if self.held > HELD_BYTES and len(conn.received) > SMALL_BYTES:
             self._refuse(conn, 503, "too many large requests at once: try again", {"Retry-After": "2"})
             conn.closing = True
             self._settle(conn)

@@ -94,7 +94,7 @@ def places() -> int:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return gthread.PLACES if soft == resource.RLIM_INFINITY else max(SPARE_FILES, min(wanted, soft) - SPARE_FILES)
+    return gthread.PLACES if soft == resource.RLIM_INFINITY else min(gthread.PLACES, max(soft - SPARE_FILES, 1))
 
 
 def listen(host: str, port: int) -> socket.socket:
