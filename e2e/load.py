@@ -1,23 +1,23 @@
 """Constant open-loop load, and a ledger of what was acknowledged.
 
-Requests start when they are due, however late the answers come: a stalled service does not slow the clients down. Every
-second one uses a connection of its own, the others share kept ones. Nothing is tried again behind the ledger's back.
+Requests start when they are due, however late the responses are: a stalled service does not slow the clients down.
+Every second request uses a connection of its own, the others share kept ones. No library retries a request, so that the
+ledger knows of each.
 """
 
 import asyncio
 import secrets
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import httpx
 
-from loadtests import histogram
-from loadtests.record import Recorder, Requests
+from loadtests.record import Recorder
+from loadtests.seconds import Seconds
 
 TIMEOUT = 30.0
 WRITE_EVERY = 4  # requests
@@ -27,7 +27,7 @@ PAGE = 100
 
 @dataclass(frozen=True)
 class Trouble:
-    """A request that did not go well, at a moment (Unix seconds)."""
+    """A failed request and its time (Unix seconds)."""
 
     at: float
     request: str
@@ -43,20 +43,13 @@ class Account:
     unsure: set[str] = field(default_factory=set)
 
 
-@dataclass
-class _Second:
-    failures: int = 0
-    latency: Any = field(default_factory=histogram.new)
-    intended: Any = field(default_factory=histogram.new)
-
-
 class Load:
-    """A load on URL by several accounts, written into a flight record.
+    """A load on `url` by several accounts, written into a flight record.
 
-    While `outage` is set, 503 with Retry-After is an answer that clients expect: they ask again with the same
-    idempotency key, as they are told to, and it counts as `refused` instead of `failed`; so does 409 with Retry-After,
-    which says that the key's first request is not known to have ended. While `crash` is set, a connection that is cut
-    counts as `cut`, and clients ask again once, at once and with the same key, as HTTP lets them (RFC 9110, 9.2.2).
+    While `outage` is set, clients expect 503 with Retry-After: they retry after that time with the same idempotency
+    key, and the response counts as `refused` instead of `failed`. So does 409 with Retry-After, which means that the
+    key's first request may still be running. While `crash` is set, a connection that is cut counts as `cut`, and
+    clients retry once, at once, with the same key, as HTTP allows (RFC 9110, 9.2.2).
     """
 
     def __init__(self, url: str, recorder: Recorder, *, accounts: int = 4) -> None:
@@ -71,7 +64,7 @@ class Load:
         self.requests = 0
         self.run = secrets.token_hex(4)
         self.accounts = [self._register(number) for number in range(accounts)]
-        self._seconds: dict[tuple[int, str], _Second] = defaultdict(_Second)
+        self._seconds = Seconds()
         self._stop = False
         self._number = 0
 
@@ -83,7 +76,7 @@ class Load:
 
     @contextmanager
     def running(self, rate: float) -> Iterator["Load"]:
-        """Load at RATE requests a second until the block ends, and wait for the last answers."""
+        """Send `rate` requests a second until the block ends, and wait for the last responses."""
         self.rate, self._stop = rate, False
         started = threading.Event()
         thread = threading.Thread(target=lambda: asyncio.run(self._drive(started)))
@@ -112,7 +105,7 @@ class Load:
                 self._number += 1
                 group.create_task(self._one(self._number, due, fresh if self._number % 2 else kept))
             flusher.cancel()
-        self._flush(None)
+        self._flush()
 
     async def _one(self, number: int, due: float, client: httpx.AsyncClient) -> None:
         account = self.accounts[number // (2 * WRITE_EVERY) % len(self.accounts)]
@@ -175,11 +168,8 @@ class Load:
                 problem = f"{response.status_code}: {response.text[:200]}"
         ended = time.monotonic()
         self.requests += 1
-        second = self._seconds[int(time.time()), name]
-        histogram.record(second.latency, (ended - sent) * 1000)
-        histogram.record(second.intended, (ended - due) * 1000)
+        self._seconds.add(name, time.time(), (ended - sent) * 1000, late=(sent - due) * 1000, failed=bool(problem))
         if problem:
-            second.failures += 1
             kept = self.refused if self._told_to_wait(response) else self.failed
             kept.append(Trouble(time.time(), name, problem))
         return response
@@ -187,16 +177,14 @@ class Load:
     async def _flush_often(self) -> None:
         while True:
             await asyncio.sleep(1)
-            self._flush(int(time.time()) - 1)
+            self._flush()
 
-    def _flush(self, before: int | None) -> None:
-        for second, name in [key for key in self._seconds if before is None or key[0] < before]:
-            cell = self._seconds.pop((second, name))
-            latency, intended = histogram.encode(cell.latency), histogram.encode(cell.intended)
-            self.recorder.write(Requests(second, name, cell.failures, latency, intended))
+    def _flush(self) -> None:
+        for requests in self._seconds.take():
+            self.recorder.write(requests)
 
     def audit(self) -> tuple[int, list[str]]:
-        """Read back every account's tasks; give how many writes were acknowledged, and what is wrong with them.
+        """Read back every account's tasks; return how many writes were acknowledged, and what is wrong with them.
 
         An acknowledged write must be there once. One that was never acknowledged may be there, but not twice.
         """
