@@ -1,1 +1,7 @@
-"""Load tests that give a verdict: users and shapes for Locust, the gate, the flight record, the HPA simulator."""
+"""Load tests with a verdict: users and shapes for Locust, the gate, the flight record, the HPA simulator."""
+
+from tooling.project import ToolingError
+
+
+class LoadTestError(ToolingError):
+    """A load test, a record or a comparison cannot be made; the message is one line that says why."""

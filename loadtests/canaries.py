@@ -14,10 +14,11 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from loadtests.__main__ import locust, parse, target
 from loadtests.faults import SETTINGS, Faults
 from loadtests.gate import GeneratorLimits, Limits, Objectives, Outcome, Verdict, judge
+from loadtests.options import parse
 from loadtests.record import read
+from loadtests.run import locust, target
 from tooling.project import ROOT
 from tooling.service import free_port, listening
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from loadtests import LoadTestError
 from loadtests.record import Cluster, Event, Pod, Recorder
 from tooling.tools import require
 
@@ -18,7 +19,7 @@ POLL_SECONDS = 2.0
 SUFFIXES = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "Ki": 2**10, "M": 1e6, "Mi": 2**20, "G": 1e9, "Gi": 2**30}
 
 
-class ClusterError(Exception):
+class ClusterError(LoadTestError):
     """The cluster could not be watched; the message says why."""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 import numpy as np
 
-from loadtests import histogram
+from loadtests import LoadTestError, histogram
 from loadtests.gate import redraws
 from loadtests.record import Entry, Requests, Run
 
@@ -62,7 +62,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.second} is {self.difference} than {self.first}: P{worst.percentile} of {worst.endpoint} {change}"
 
 
-class TooLittleError(ValueError):
+class TooLittleError(LoadTestError):
     """The records hold too little to compare."""
 
 

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from scipy.special import betaincinv
 
-from loadtests import histogram
+from loadtests import LoadTestError, histogram
 from loadtests.record import Durations, Entry, Event, Requests, Run, Sample
 
 RESAMPLES = 999
@@ -81,7 +81,7 @@ class Objectives(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ValueError("p95_ratio needs a yardstick")
 
 
-class BadObjectivesError(ValueError):
+class BadObjectivesError(LoadTestError):
     """The file of objectives cannot be used; the message says why."""
 
 

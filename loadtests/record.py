@@ -12,6 +12,8 @@ from typing import Any, Self
 
 import msgspec
 
+from loadtests import LoadTestError
+
 
 class Run(msgspec.Struct, frozen=True, tag="run", tag_field="type", omit_defaults=True):
     """What was run: a title, and the settings somebody would need to run it again."""
@@ -152,7 +154,7 @@ class Recorder:
         self.write(Sample(_now(at), series, value, subject, unit))
 
 
-class BadRecordError(ValueError):
+class BadRecordError(LoadTestError):
     """The file is not a flight record."""
 
 

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
-from loadtests import histogram
+from loadtests import LoadTestError, histogram
 from loadtests.record import Cluster, Entry, Event, Requests, Run, Sample, read
 from tooling.page import render
 
@@ -30,7 +30,7 @@ COLOURS = qualitative.Plotly
 KINDS = {"kill": "#d62728", "deploy": "#1f77b4", "hpa": "#9467bd", "fail": "#d62728", "pass": "#2ca02c"}
 
 
-class EmptyRecordError(ValueError):
+class EmptyRecordError(LoadTestError):
     """A record without entries cannot be drawn."""
 
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests import hpa
-from loadtests.hpa import Controller, Load, Policy, Rules, Settings
+from loadtests.hpa import command, controller, replay, what_if
+from loadtests.hpa.controller import Controller, Policy, Rules, Settings
+from loadtests.hpa.what_if import Load
 from loadtests.record import Cluster, Entry, Pod, Recorder, Sample
 from loadtests.tests.conftest import START, MakeRun
 
@@ -183,7 +184,7 @@ def test_decisions_stay_within_bounds(used: list[float], least: int, extra: int)
 
 def test_metrics_other_than_utilization_are_refused() -> None:
     external = {**SPEC, "metrics": [{"type": "External", "external": {}}]}
-    with pytest.raises(hpa.UnsupportedError, match="only the utilization of cpu and memory is simulated"):
+    with pytest.raises(controller.UnsupportedError, match="only the utilization of cpu and memory is simulated"):
         Settings.from_spec(external)
 
 
@@ -203,7 +204,7 @@ LOAD = Load(
 def watched(settings: Settings = SETTINGS, load: Load = LOAD) -> list[Entry]:
     """Give the record of a run whose pods and autoscaler were simulated, as the watcher of a cluster writes it."""
     entries: list[Entry] = []
-    for second in hpa.simulate(settings, load)[::2]:
+    for second in what_if.simulate(settings, load)[::2]:
         share = second.utilization / 1000
         seen = [
             Pod(f"pod-{number}", "Running", True, False, START - 500, START - 490, 0.1, 0.2, 0, share, 0, second.at, 15)
@@ -215,7 +216,7 @@ def watched(settings: Settings = SETTINGS, load: Load = LOAD) -> list[Entry]:
 
 
 def test_the_load_is_met_by_more_pods_and_given_back() -> None:
-    course = hpa.simulate(SETTINGS, LOAD)
+    course = what_if.simulate(SETTINGS, LOAD)
     replicas = [second.replicas for second in course]
     assert replicas[0] == replicas[-1] == 2
     assert 7 <= max(replicas) <= 9
@@ -224,19 +225,19 @@ def test_the_load_is_met_by_more_pods_and_given_back() -> None:
 
 def test_other_settings_and_more_load_change_the_answer() -> None:
     def most(question: str) -> int:
-        return hpa.answer(question, hpa.simulate(*hpa.ask(question, SETTINGS, LOAD))).most_replicas
+        return what_if.answer(question, what_if.simulate(*what_if.ask(question, SETTINGS, LOAD))).most_replicas
 
     assert most("cpu=70") < most("cpu=50") <= 10
     assert most("load=3") == 10
     assert most("load=3,max=40") > 20
-    lean = hpa.answer("", hpa.simulate(*hpa.ask("max=2", SETTINGS, LOAD)))
+    lean = what_if.answer("", what_if.simulate(*what_if.ask("max=2", SETTINGS, LOAD)))
     assert lean.short_seconds > 200
 
 
 @pytest.mark.parametrize("question", ["cpu", "cpu=x", "colour=3", "min=5,max=2", "cpu=0", "min=0", ""])
 def test_a_question_that_cannot_be_read_says_what_can_be_asked(question: str) -> None:
-    with pytest.raises(hpa.BadQuestionError, match=r"known are cpu|has to be 1 or more"):
-        hpa.ask(question, SETTINGS, LOAD)
+    with pytest.raises(what_if.BadQuestionError, match=r"known are cpu|has to be 1 or more"):
+        what_if.ask(question, SETTINGS, LOAD)
 
 
 def test_a_record_is_replayed_and_answers_what_if(
@@ -246,7 +247,7 @@ def test_a_record_is_replayed_and_answers_what_if(
     with Recorder(path) as recorder:
         for entry in [*watched(), *make_run({"GET /tasks": 5}, seconds=200)]:
             recorder.write(entry)
-    status = hpa.main([str(path), "--what-if", "cpu=50,max=20", "--what-if", "load=10"])
+    status = command.main([str(path), "--what-if", "cpu=50,max=20", "--what-if", "load=10"])
     result = json.loads((tmp_path / "hpa.json").read_text())
     said = capsys.readouterr().out
     assert (status == 0) is (result["replay"]["match"] >= 0.9)
@@ -264,23 +265,23 @@ def test_a_record_without_a_cluster_is_refused(
     with Recorder(path) as recorder:
         for entry in entries:
             recorder.write(entry)
-    assert hpa.main([str(path)]) == 2
+    assert command.main([str(path)]) == 2
     assert "was it made with --cluster?" in capsys.readouterr().err
 
 
 def test_a_missing_record_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert hpa.main([str(tmp_path / "none.jsonl")]) == 2
+    assert command.main([str(tmp_path / "none.jsonl")]) == 2
     assert "none.jsonl" in capsys.readouterr().err
 
 
 def test_what_depends_on_the_time_before_the_record_is_not_held_against_anybody() -> None:
     idle = pods(0.1, 0.1, 0.1)
     states = [Cluster(START + 2 * n, 3 if n < 10 else 2, idle[: 3 if n < 10 else 2], SPEC, START) for n in range(60)]
-    found = hpa.replay(states)
+    found = replay.replay(states)
     assert (found.match, found.rescales) == (1, 0)  # 3 to 2 came of recommendations that nobody saw
-    assert len(found.steps) < len(hpa.syncs(states))
+    assert len(found.steps) < len(replay.syncs(states))
 
 
 def test_a_controller_that_decided_otherwise_is_found_out() -> None:
     entries = watched(replace(SETTINGS, most=2))  # but the recorded spec allows ten
-    assert hpa.replay(entries).match < 0.7
+    assert replay.replay(entries).match < 0.7

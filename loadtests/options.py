@@ -1,0 +1,44 @@
+"""Load tests: `invoke load`. Options not listed here go to Locust, such as `--processes 4`. See also `hpa --help`.
+
+Exit status: 0 pass, 1 fail, 2 inconclusive or could not run; with --against 1 means slower.
+"""
+
+import argparse
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from loadtests import shapes
+from tooling.project import REPORTS
+
+OBJECTIVES = Path(__file__).parent / "objectives.yaml"
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Parse the command line; return the options, and the arguments for Locust."""
+    parser = argparse.ArgumentParser(prog="load", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--host", help="base URL; without it the service is started here, with two workers")
+    parser.add_argument("--shape", choices=sorted(shapes.SHAPES), default="steady", help="how the load goes over time")
+    parser.add_argument("--users", type=int, default=20, help="users at the peak (20)")
+    parser.add_argument("--rate", type=float, default=0, help="open loop: arrivals per second at the peak")
+    parser.add_argument("--run-time", help="stretch the shape to this length, such as 90s or 10m")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--headless", action="store_true", help="run now, judge, exit")
+    how.add_argument("--browser", action="store_true", help="open the browser UI")
+    parser.add_argument(
+        "--attempts", type=int, default=1, help="with --headless: runs while the verdict is inconclusive"
+    )
+    parser.add_argument("--cluster", metavar="CONTEXT", help="watch the deployment and its HPA by this kubectl context")
+    parser.add_argument("--web-port", type=int, default=8089, help="the browser UI's port on loopback (8089)")
+    parser.add_argument("--objectives", type=Path, default=OBJECTIVES, help="what the run has to hold")
+    parser.add_argument("--output", type=Path, help="folder for record and page (reports/load/<time>-<shape>)")
+    parser.add_argument("--against", metavar="REF", help="compare this checkout with another version, by turns")
+    parser.add_argument("--pairs", type=int, default=12, help="pairs of turns with --against (12)")
+    parser.add_argument("--replay", metavar="FILE", type=Path, nargs="+", help="draw records again, over each other")
+    options, rest = parser.parse_known_args(arguments)
+    if not (options.headless or options.browser or options.against or options.replay):
+        parser.error("one of --headless, --browser, --against or --replay is needed")
+    if options.users < 2:  # noqa: PLR2004
+        parser.error("--users must be 2 or more: one user measures the reference endpoint")
+    options.output = options.output or REPORTS / "load" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{options.shape}"
+    return options, rest
