@@ -17,7 +17,7 @@ from tooling import compose, secret_files
 from tooling.compose import ComposeError
 from tooling.deploy import DeployError, cluster, rollout, view
 from tooling.deploy import backup as backups
-from tooling.deploy.release import DEPLOYMENT, Target, migrate
+from tooling.deploy.release import Target, migrate
 from tooling.deploy.release import deploy as release
 from tooling.deploy.steps import Steps
 from tooling.images import trust
@@ -168,6 +168,7 @@ def deploying(title: str) -> Iterator[Steps]:
 WHERE = {
     "overlay": "kind, eks, gke, or a folder with a kustomization.yaml",
     "context": "kubectl's context of another cluster than the local one",
+    "name": "the service, where there are several",
 }
 
 
@@ -175,15 +176,22 @@ WHERE = {
     help={
         **WHERE,
         "image": "REPOSITORY@sha256:DIGEST, whose provenance is verified; by default this checkout, built and scanned",
+        "url": "the service's base URL, where it is not the host of the Ingress",
         "accept_unassessed": "deploy although no vulnerability database could be had to scan the image with",
     }
 )
 def deploy(
-    _context: Context, overlay: str = "kind", context: str = "", image: str = "", accept_unassessed: bool = False
+    _context: Context,
+    overlay: str = "kind",
+    context: str = "",
+    name: str = "",
+    image: str = "",
+    url: str = "",
+    accept_unassessed: bool = False,
 ) -> None:
     """Bring a cluster, made where there is none, to a scaled and verified service, or roll back."""
     with deploying("deploy") as steps:
-        target = Target.of(overlay, context)
+        target = Target.of(overlay, context, name, url)
         problem = ""
         try:
             if target.local:
@@ -192,7 +200,7 @@ def deploy(
                 checked = (
                     trust.pushed(image)
                     if image
-                    else trust.built_here(service(), say, accept_unassessed=accept_unassessed)
+                    else trust.built_here(target.service, say, accept_unassessed=accept_unassessed)
                 )
             release(target, checked, steps)
         except DeployError as error:
@@ -206,44 +214,48 @@ def deploy(
 
 
 @task(help=WHERE)
-def status(_context: Context, overlay: str = "kind", context: str = "") -> None:
+def status(_context: Context, overlay: str = "kind", context: str = "", name: str = "") -> None:
     """Show what runs in the cluster: pods, autoscaler, last warnings."""
     with deploying("status"):
-        target = Target.of(overlay, context)
-        view.show(target.kube, target.url(), Console())
+        target = Target.of(overlay, context, name)
+        view.show(target.kube, target.service.name, target.url(), Console())
 
 
 @task(help={**WHERE, "follow": "go on with --follow"})
-def logs(runner: Context, overlay: str = "kind", context: str = "", follow: bool = False) -> None:
+def logs(runner: Context, overlay: str = "kind", context: str = "", name: str = "", follow: bool = False) -> None:
     """Print the log lines of all the service's pods."""
     options = ["--prefix", "--tail=100", "--max-log-requests=20", *(["--follow"] if follow else [])]
     with deploying("logs"):
-        command = Target.of(overlay, context).kube.command("logs", f"--selector={view.selector()}", *options)
+        command = Target.of(overlay, context, name).kube.command("logs", f"--selector={view.selector()}", *options)
     runner.run(shlex.join(command), pty=False)
 
 
 @task(help={**WHERE, "to": "revision; the one before by default"})
-def rollback(_context: Context, overlay: str = "kind", context: str = "", to: int = 0) -> None:
+def rollback(_context: Context, overlay: str = "kind", context: str = "", name: str = "", to: int = 0) -> None:
     """Give the service the pods of its last revision again."""
     with deploying("rollback") as steps, steps.step("roll back") as say:
-        revision = rollout.roll_back(Target.of(overlay, context).kube, DEPLOYMENT, say, to=to)
+        target = Target.of(overlay, context, name)
+        revision = rollout.roll_back(target.kube, target.service.name, say, to=to)
         say(f"revision {revision} serves again")
 
 
 @task(help=WHERE)
-def cluster_backup(_context: Context, overlay: str = "kind", context: str = "") -> None:
+def cluster_backup(_context: Context, overlay: str = "kind", context: str = "", name: str = "") -> None:
     """Run the cluster's nightly backup now."""
     with deploying("backup") as steps, steps.step("backup") as say:
-        say(backups.run_now(Target.of(overlay, context).kube, "task-api-backup", say))
+        target = Target.of(overlay, context, name)
+        say(backups.run_now(target.kube, f"{target.service.name}-backup", say))
 
 
 @task(help={**WHERE, "file": "name of a backup in the cluster's volume; the newest by default"})
-def cluster_restore(_context: Context, overlay: str = "kind", context: str = "", file: str = "") -> None:
+def cluster_restore(
+    _context: Context, overlay: str = "kind", context: str = "", name: str = "", file: str = ""
+) -> None:
     """Put a backup in the place of the cluster's database, and migrate it."""
     with deploying("restore") as steps:
-        target = Target.of(overlay, context)
+        target = Target.of(overlay, context, name)
         with steps.step("restore") as say:
-            say(backups.restore(target.kube, say, file))
+            say(backups.restore(target.kube, target.service.name, say, file))
         with steps.step("migration") as say:
             migrate(target, say)
 

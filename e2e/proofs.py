@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,13 +17,14 @@ from loadtests.cluster import quantity, watching
 from loadtests.record import Cluster, Event, Recorder, Requests, read
 from tooling.deploy import DeployError, backup, release, rollout, verify
 from tooling.deploy.kube import Kube, Object, labels
-from tooling.deploy.release import DEPLOYMENT, Target
+from tooling.deploy.release import Target
 from tooling.deploy.steps import Say, Steps
 from tooling.page import render
-from tooling.project import REPORTS
+from tooling.project import REPORTS, service
 from tooling.tools import call
 
 FOLDER = REPORTS / "e2e"
+DEPLOYMENT = service().name
 TEMPLATE = Path(__file__).parent / "proof.html"
 API = labels({"app.kubernetes.io/component": "api"})
 
@@ -280,13 +281,13 @@ def restoring(bench: Bench, proof: Proof) -> None:
     with load.running(STEADY), proof.phase("tasks are written", load, settle=15):
         pass
     with proof.phase("backup", settle=0) as say:
-        say(backup.run_now(kube, "task-api-backup", say))
+        say(backup.run_now(kube, f"{DEPLOYMENT}-backup", say))
     with proof.phase("namespace deleted", settle=0):
         kube.run("delete", "namespace", kube.namespace, "--wait", "--timeout=180s")
     with proof.phase("deploy", settle=0):
         release.deploy(bench.target, bench.image, proof.steps)
     with proof.phase("restore", settle=0) as say:
-        said = backup.restore(kube, say)
+        said = backup.restore(kube, DEPLOYMENT, say)
         release.migrate(bench.target, say)
         say(said)
     proof.ledger(load)
@@ -297,7 +298,7 @@ def restoring(bench: Bench, proof: Proof) -> None:
 FAILURES = {
     "broken-image": r"ImagePullBackOff",
     "failing-migration": r"job/task-api-migration: .* status 2",
-    "missing-secret": r'CreateContainerConfigError: secret "task-api-missing" not found',
+    "missing-secret": r"has no secret/task-api-missing: make them first",
     "crash-loop": r"CrashLoopBackOff",
 }
 """The overlays beside this file that must not come up, and the reason that the deploy must give."""
@@ -311,7 +312,7 @@ def refusing(bench: Bench, proof: Proof) -> None:
             before = template(kube)
             with proof.phase(name, load) as say:
                 error = failing(
-                    Target(Path(__file__).parent / "broken" / name, kube, local=True), bench.image, proof.steps
+                    replace(bench.target, overlay=Path(__file__).parent / "broken" / name), bench.image, proof.steps
                 )
                 say(str(error).splitlines()[0] if error else "it came up")
             text = f"{error}\n{error.evidence}" if error else "it came up"

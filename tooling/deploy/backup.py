@@ -1,4 +1,4 @@
-"""Save the database to the volume of backups, and bring it back."""
+"""Back up the database in a cluster, and restore it."""
 
 import json
 import time
@@ -10,25 +10,28 @@ from tooling.deploy.steps import Say
 
 
 def run_now(kube: Kube, cron_job: str, say: Say, environment: dict[str, str] | None = None) -> str:
-    """Run a CronJob's job once, now, to its end, and give what it printed. Raises `DeployError` when it fails."""
+    """Run a CronJob's job once, now; return what it printed. Raises `DeployError` when it fails."""
     name = f"{cron_job}-{time.time_ns() // 1_000_000 % 10**10}"
     job: Object = json.loads(
         kube.run("create", "job", name, f"--from=cronjob/{cron_job}", "--dry-run=client", "--output=json")
     )
     job["spec"]["ttlSecondsAfterFinished"] = 86400
-    container = job["spec"]["template"]["spec"]["containers"][0]
-    container["env"] += [{"name": key, "value": value} for key, value in (environment or {}).items()]
+    pod = job["spec"]["template"]["spec"]
+    for container in [*pod.get("initContainers", []), *pod["containers"]]:
+        container.setdefault("env", []).extend(
+            {"name": key, "value": value} for key, value in (environment or {}).items()
+        )
     kube.apply([job])
     wait(kube, "job", name, say)
-    return kube.run("logs", f"job/{name}").strip()
+    return kube.run("logs", f"job/{name}", "--all-containers").strip()
 
 
-def restore(kube: Kube, say: Say, backup: str = "") -> str:
-    """Put back a backup, the newest unless named; one of an older schema has to be migrated afterwards.
+def restore(kube: Kube, service: str, say: Say, backup: str = "") -> str:
+    """Replace a service's database by a backup, the newest by default; return what the job printed.
 
-    All that is there is replaced: what was written since the backup was made is lost. A job that fails has changed
-    nothing, and raises `DeployError`.
+    What was written since the backup is lost. A backup of an older schema has to be migrated afterwards.
+    Raises `DeployError` where the job fails; then nothing is changed.
     """
     if "/" in backup:
         raise DeployError(f"name the backup's file alone, not a path: {backup}")
-    return run_now(kube, "task-api-restore", say, {"BACKUP": backup})
+    return run_now(kube, f"{service}-restore", say, {"BACKUP": backup})

@@ -1,5 +1,6 @@
 """The local cluster: kind, made from k8s/cluster.yaml where there is none."""
 
+import copy
 import re
 import socket
 import subprocess
@@ -15,19 +16,20 @@ from tooling.deploy import K8S, DeployError
 from tooling.deploy.kube import Kube, Object
 from tooling.deploy.rollout import wait
 from tooling.deploy.steps import Say
-from tooling.project import ROOT
+from tooling.project import CACHE, ROOT, services
 from tooling.tools import require
 
 CONFIGURATION: dict[str, Any] = yaml.safe_load((K8S / "cluster.yaml").read_text())
 NAME = cast("str", CONFIGURATION["name"])
 CONTEXT = f"kind-{NAME}"
-PORT = cast("int", CONFIGURATION["nodes"][0]["extraPortMappings"][0]["hostPort"])
-URL = f"http://127.0.0.1:{PORT}"
+PORTS = [service.node_port for service in services()]
+"""The ports of 127.0.0.1 by which the cluster's services are reached."""
+
 SYSTEM = Kube(CONTEXT, "kube-system")
 SAVES_ONE_PLATFORM = (1, 48)
 """The version of Docker's API (Docker 28) that has `docker save --platform`."""
 
-BACKUPS = ROOT / ".cache" / "backups"
+BACKUPS = CACHE / "backups"
 
 
 def run(*command: str, say: Say | None = None) -> str:
@@ -53,16 +55,26 @@ def exists() -> bool:
 
 
 def check_port() -> None:
-    """Raise `DeployError` when something else listens on the port that the cluster needs."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", PORT))
-        except OSError:
-            raise DeployError(
-                f"port {PORT} on 127.0.0.1 is taken: stop what listens there (`ss -ltnp 'sport = :{PORT}'` names it, "
-                "`docker ps` where it is a container), or change hostPort in k8s/cluster.yaml"
-            ) from None
+    """Raise `DeployError` when something else listens on a port that the cluster needs."""
+    for port in PORTS:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                raise DeployError(
+                    f"port {port} on 127.0.0.1 is taken: stop what listens there (`ss -ltnp 'sport = :{port}'` names "
+                    "it, `docker ps` where it is a container), or change node-port in the service's pyproject.toml"
+                ) from None
+
+
+def configuration() -> Object:
+    """Return kind's configuration: k8s/cluster.yaml, with the node port of each service on loopback."""
+    made: Object = copy.deepcopy(CONFIGURATION)
+    made["nodes"][0]["extraPortMappings"] = [
+        {"containerPort": port, "hostPort": port, "listenAddress": "127.0.0.1"} for port in PORTS
+    ]
+    return made
 
 
 def check() -> None:
@@ -82,7 +94,10 @@ def create(say: Say) -> None:
     BACKUPS.mkdir(parents=True, exist_ok=True)
     BACKUPS.chmod(0o777)  # PostgreSQL's user writes here from inside the cluster; the dumps themselves are 0600
     if not exists():
-        run("kind", "create", "cluster", "--config", str(K8S / "cluster.yaml"), "--wait", "120s", say=say)
+        CACHE.mkdir(exist_ok=True)
+        written = CACHE / "cluster.yaml"
+        written.write_text(yaml.safe_dump(configuration()))
+        run("kind", "create", "cluster", "--config", str(written), "--wait", "120s", say=say)
         return
     try:
         Kube(CONTEXT).run("get", "--raw=/readyz", "--request-timeout=10s")
@@ -125,12 +140,12 @@ def load(images: Iterable[str], say: Say) -> None:
         refusing = [node for node in lacking if _registry(image) == "" or not _pulls(node, image)]
         pulled += len(refusing) < len(lacking)
         if refusing and _held(image):
-            copy(image, refusing)
+            copy_image(image, refusing)
             copied += 1
     say(f"{copied} copied, {pulled} pulled, {len(set(images)) - copied - pulled} there already or left to the kubelet")
 
 
-def copy(image: str, nodes: Iterable[str]) -> None:
+def copy_image(image: str, nodes: Iterable[str]) -> None:
     """Copy an image of this machine's engine into nodes of the cluster, for the engine's own platform alone.
 
     `kind load docker-image` fails on an image of several platforms in Docker's containerd store, which holds the
@@ -187,11 +202,11 @@ def _metrics_server() -> list[Object]:
     return [item for item in yaml.safe_load_all(SYSTEM.run("kustomize", str(K8S / "metrics-server"))) if item]
 
 
-def free_backup_volume(kube: Kube) -> None:
+def free_backup_volume(kube: Kube, service: str) -> None:
     """Let the volume of backups be claimed again after its namespace was deleted; what is on it stays."""
-    volume = kube.get("persistentvolume", "task-api-backups")
+    volume = kube.get("persistentvolume", f"{service}-backups")
     if volume and volume["status"].get("phase") == "Released":
-        kube.run("delete", "persistentvolume", "task-api-backups")
+        kube.run("delete", "persistentvolume", f"{service}-backups")
 
 
 def destroy() -> None:

@@ -15,8 +15,8 @@ from tooling.tools import require
 Object = dict[str, Any]
 """A Kubernetes object as it is written in JSON."""
 
-FIELD_MANAGER = "task-api-deploy"
-REPLICAS_MANAGER = "task-api-replicas"
+FIELD_MANAGER = "deploy"
+REPLICAS_MANAGER = "deploy-replicas"
 KEPT_BY_THE_SERVER = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "selfLink", "uid")
 
 
@@ -34,7 +34,7 @@ class Kube:
     """One namespace of one cluster, named by its kubectl context."""
 
     context: str
-    namespace: str = "task-api"
+    namespace: str = "default"
 
     def command(self, *arguments: str) -> list[str]:
         """Give the command line of kubectl for this namespace."""

@@ -1,37 +1,44 @@
-"""What is applied: an overlay, with the image and, for a cluster of one's own, the generated secrets."""
+"""The objects of a deploy: an overlay with its image and, for the local cluster, the generated secrets."""
 
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
 
 from tooling import secret_files
-from tooling.deploy import K8S, DeployError
+from tooling.deploy import DeployError
 from tooling.deploy.kube import Kube, Object
-from tooling.project import ROOT
-
-IMAGE = "task-api"
-"""The image's name in the manifests, which a deploy replaces."""
+from tooling.project import ROOT, Service
 
 WORKLOADS = ("Deployment", "StatefulSet", "Job", "HorizontalPodAutoscaler", "CronJob", "Ingress")
 
 
-def overlay_folder(name: str) -> Path:
-    """Find an overlay by its name in k8s/overlays, or by its path. Raises `DeployError` where there is none."""
-    for folder in (K8S / "overlays" / name, Path(name).resolve()):
+REFERENCES = {
+    "configMapRef": "ConfigMap",
+    "configMapKeyRef": "ConfigMap",
+    "secretRef": "Secret",
+    "secretKeyRef": "Secret",
+}
+
+
+def overlay_folder(service: Service, name: str) -> Path:
+    """Return a service's overlay by its name, or by its path. Raises `DeployError` where there is none."""
+    overlays = service.manifests / "overlays"
+    for folder in (overlays / name, Path(name).resolve()):
         if (folder / "kustomization.yaml").exists():
             return folder
-    known = ", ".join(sorted(folder.name for folder in (K8S / "overlays").iterdir()))
+    known = ", ".join(sorted(folder.name for folder in overlays.iterdir()))
     raise DeployError(f"there is no overlay {name}: name one of {known}, or a folder that has a kustomization.yaml")
 
 
-def render(kube: Kube, overlay: Path, image: str, *, generate_secrets: bool) -> list[Object]:
-    """Render an overlay with IMAGE (`name:tag` or `name@sha256:…`) in place of the manifests' own.
+def render(service: Service, kube: Kube, overlay: Path, image: str, *, generate_secrets: bool) -> list[Object]:
+    """Render an overlay with `image` (`name:tag` or `name@sha256:…`) in place of the service's own.
 
-    With `generate_secrets` the Secrets are part of it, from the files that `tooling.secret_files` makes once.
+    With `generate_secrets` the Secrets of a service with a database are part of it, from the files that
+    `tooling.secret_files` makes once.
     """
     cache = ROOT / ".cache"
     cache.mkdir(exist_ok=True)
@@ -43,17 +50,19 @@ def render(kube: Kube, overlay: Path, image: str, *, generate_secrets: bool) -> 
             "kind": "Kustomization",
             "namespace": kube.namespace,
             "resources": [os.path.relpath(overlay, folder.resolve())],
-            "labels": [{"pairs": {"app.kubernetes.io/part-of": IMAGE}}],
-            "images": [{"name": IMAGE, "newName": new_name, "digest" if separator == "@" else "newTag": version}],
+            "labels": [{"pairs": {"app.kubernetes.io/part-of": service.name}}],
+            "images": [
+                {"name": service.name, "newName": new_name, "digest" if separator == "@" else "newTag": version}
+            ],
         }
-        if generate_secrets:
+        if generate_secrets and service.database:
             files = secret_files.ensure()
             for file in files.values():
                 shutil.copy(file, folder)
             # The service's name carries a hash of its content, so that a rotated key makes a rollout; the database's
             # password is fixed when the database is made.
             kustomization["secretGenerator"] = [
-                {"name": "task-api", "envs": [files["task_api"].name]},
+                {"name": service.name, "envs": [files[service.package].name]},
                 {"name": "postgres", "envs": [files["postgres"].name], "options": {"disableNameSuffixHash": True}},
             ]
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
@@ -61,7 +70,7 @@ def render(kube: Kube, overlay: Path, image: str, *, generate_secrets: bool) -> 
 
 
 def stage(item: Object) -> str:
-    """Tell at which point of a deploy an object is applied: foundation, database, monitoring, migration or service."""
+    """Return the step of a deploy that applies an object: foundation, database, monitoring, migration or service."""
     if item["kind"] not in WORKLOADS:
         return "foundation"
     component = item["metadata"].get("labels", {}).get("app.kubernetes.io/component")
@@ -69,23 +78,54 @@ def stage(item: Object) -> str:
 
 
 def of_stage(objects: Sequence[Object], name: str) -> list[Object]:
-    """Give a stage's objects."""
+    """Return a stage's objects."""
     return [item for item in objects if stage(item) == name]
 
 
 def images(objects: Sequence[Object]) -> set[str]:
-    """Give every image that the objects' pods run."""
-    found: set[str] = set()
+    """Return every image that the objects' pods run."""
+    return {container["image"] for spec in pod_specs(objects) for container in containers(spec)}
 
-    def walk(value: object) -> None:
-        if isinstance(value, dict):
-            if isinstance(value.get("containers"), list):
-                found.update(container["image"] for container in value["containers"])
-            for inner in value.values():
-                walk(inner)
-        elif isinstance(value, list):
-            for inner in value:
-                walk(inner)
 
-    walk(list(objects))
-    return found
+def pod_specs(value: object) -> Iterator[Object]:
+    """Yield the specification of every pod in objects, wherever it stands."""
+    if isinstance(value, dict):
+        if isinstance(value.get("containers"), list):
+            yield value
+        for inner in value.values():
+            yield from pod_specs(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from pod_specs(inner)
+
+
+def containers(spec: Object) -> list[Object]:
+    """Return a pod's containers, the initial ones first."""
+    return [*spec.get("initContainers", []), *spec["containers"]]
+
+
+def missing(kube: Kube, objects: Sequence[Object]) -> list[str]:
+    """Return the settings and secrets that pods need, and that neither the objects nor the cluster have."""
+    made = {(item["kind"], item["metadata"]["name"]) for item in objects}
+    made |= {
+        ("Secret", item["spec"].get("target", {}).get("name", item["metadata"]["name"]))
+        for item in objects
+        if item["kind"] == "ExternalSecret"
+    }
+    needed = {reference for spec in pod_specs(list(objects)) for reference in _references(spec)}
+    return [f"{kind.lower()}/{name}" for kind, name in sorted(needed - made) if kube.get(kind.lower(), name) is None]
+
+
+def _references(spec: Object) -> Iterator[tuple[str, str]]:
+    """Yield kind and name of what a pod cannot start without."""
+    for container in containers(spec):
+        sources = [source for one in container.get("env", []) if (source := one.get("valueFrom"))]
+        for source in [*container.get("envFrom", []), *sources]:
+            for key, kind in REFERENCES.items():
+                if key in source and not source[key].get("optional"):
+                    yield kind, source[key]["name"]
+    for volume in spec.get("volumes", []):
+        if "configMap" in volume and not volume["configMap"].get("optional"):
+            yield "ConfigMap", volume["configMap"]["name"]
+        if "secret" in volume and not volume["secret"].get("optional"):
+            yield "Secret", volume["secret"]["secretName"]

@@ -7,50 +7,55 @@ from pathlib import Path
 from tooling.deploy import DeployError, cluster, manifests, rollout, verify
 from tooling.deploy.kube import Change, Kube, Object
 from tooling.deploy.steps import Say, Steps
+from tooling.project import Service, service
 
-DEPLOYMENT = "task-api"
 KNOWN_SECONDS, NEW_SECONDS = 60, 900
 """How long an address may take to answer that has answered before, and one that has not."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where to deploy: an overlay of k8s/, and the cluster. Without CONTEXT it is the local kind cluster."""
+    """Where to deploy what: an overlay of a service, a namespace of a cluster, and whether that is the local one."""
 
     overlay: Path
     kube: Kube
     local: bool
+    service: Service
+    address: str = ""
+    """The service's base URL; by default the node port of the local cluster, elsewhere the host of the Ingress."""
 
     @classmethod
-    def of(cls, overlay: str, context: str = "") -> "Target":
-        """Make sense of what the command line says. Raises `DeployError`."""
-        folder = manifests.overlay_folder(overlay)
+    def of(cls, overlay: str, context: str = "", name: str = "", address: str = "") -> "Target":
+        """Read the command line; without `context` the local cluster is meant. Raises `DeployError`."""
+        one = service(name)
+        folder = manifests.overlay_folder(one, overlay)
         if not context and folder.name in ("eks", "gke"):
             raise DeployError(
                 f"the overlay {overlay} needs a cluster: name its kubectl context (`kubectl config get-contexts`)"
             )
-        return cls(folder, Kube(context or cluster.CONTEXT), local=not context)
+        kube = Kube(context or cluster.CONTEXT, one.name)
+        return cls(folder, kube, local=not context, service=one, address=address)
 
     def url(self) -> str:
-        """Give the address at which clients find the service."""
-        if self.local:
-            return cluster.URL
-        ingress = self.kube.get("ingress", "task-api")
+        """Return the service's base URL. Raises `DeployError` where no Ingress has a host."""
+        if self.address or self.local:
+            return self.address or f"http://127.0.0.1:{self.service.node_port}"
+        ingress = self.kube.get("ingress", self.service.name)
         if ingress is None:
-            raise DeployError("the overlay has no ingress/task-api whose host could be asked")
+            raise DeployError(f"the overlay has no ingress/{self.service.name} with a host: name the address by --url")
         return f"https://{ingress['spec']['rules'][0]['host']}"
 
 
 def deploy(target: Target, image: str, steps: Steps) -> None:
-    """Bring the cluster to what the overlay says with IMAGE, and prove that it works.
+    """Bring the cluster to what the overlay describes with `image`, and prove that it works.
 
-    IMAGE must have been checked before. Raises `DeployError` when it does not come up; then what served before serves.
+    `image` is checked before. Raises `DeployError` when it does not come up; then what served before serves again.
     """
     kube = target.kube
     if target.local:
         with steps.step("kind cluster") as say:
             cluster.create(say)
-    objects = manifests.render(kube, target.overlay, image, generate_secrets=target.local)
+    objects = manifests.render(target.service, kube, target.overlay, image, generate_secrets=target.local)
     monitoring = manifests.of_stage(objects, "monitoring")
     if target.local:
         with steps.step("copy images into the cluster") as say:
@@ -58,7 +63,8 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
         cluster.install_metrics_server()
     wait_for_the_end_of(kube, steps)
     if target.local:
-        cluster.free_backup_volume(kube)
+        cluster.free_backup_volume(kube, target.service.name)
+    check_references(kube, objects)
     with steps.step("namespace, settings, secrets, network policies") as say:
         show(steps, kube.apply([item for item in objects if item["kind"] == "Namespace"]))
         show(
@@ -77,24 +83,40 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
             cluster.serve_metrics(say)
     roll_out(target, manifests.of_stage(objects, "service"), steps)
     if monitoring:
-        with steps.step("monitoring") as say:
-            if target.local:
-                cluster.load(manifests.images(monitoring), say)
-            show(steps, kube.apply(monitoring))
-            wait_for(kube, monitoring, say)
-            verify.scraped(kube, say)
+        deploy_monitoring(target, monitoring, steps)
     with steps.step("remove settings that no revision uses") as say:
-        removed = prune(kube, objects)
+        removed = prune(kube, objects, target.service.name)
         say(f"{len(removed)} removed")
+
+
+def check_references(kube: Kube, objects: Sequence[Object]) -> None:
+    """Raise `DeployError` where pods need settings or secrets that nobody has made."""
+    if lacking := manifests.missing(kube, objects):
+        raise DeployError(
+            f"the namespace {kube.namespace} has no {', '.join(lacking)}: make them first (docs/deploy.md says how); "
+            "nothing was changed"
+        )
+
+
+def deploy_monitoring(target: Target, objects: Sequence[Object], steps: Steps) -> None:
+    """Apply the monitoring, and prove that Prometheus scrapes every pod of the service."""
+    with steps.step("monitoring") as say:
+        if target.local:
+            cluster.load(manifests.images(objects), say)
+        show(steps, target.kube.apply(objects))
+        wait_for(target.kube, objects, say)
+        verify.scraped(target.kube, target.service.name, say)
+    if warning := verify.unreceived(target.kube, objects):
+        steps.tell(f"    {warning}")
 
 
 def migrate(target: Target, say: Say) -> None:
     """Migrate the database as the version that is deployed wants it, after a restore."""
-    deployment = target.kube.get("deployment", DEPLOYMENT)
+    deployment = target.kube.get("deployment", target.service.name)
     if deployment is None:
         raise DeployError("nothing is deployed, so there is no version to migrate for")
     image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
-    objects = manifests.render(target.kube, target.overlay, image, generate_secrets=target.local)
+    objects = manifests.render(target.service, target.kube, target.overlay, image, generate_secrets=target.local)
     for job in manifests.of_stage(objects, "migration"):
         run_migration(target.kube, job, say)
 
@@ -128,10 +150,9 @@ def wait_for(kube: Kube, objects: Sequence[Object], say: Say) -> None:
 
 def roll_out(target: Target, objects: Sequence[Object], steps: Steps) -> None:
     """Apply the service and prove it; when it does not come up, go back to the revision that served before."""
-    kube = target.kube
-    before = kube.get("deployment", DEPLOYMENT)
+    kube, name = target.kube, target.service.name
+    before = kube.get("deployment", name)
     revision = rollout.revision(before) if before else 0
-    account = verify.account(kube)
     timeout = patience(target)
     try:
         with steps.step("roll out") as say:
@@ -140,12 +161,14 @@ def roll_out(target: Target, objects: Sequence[Object], steps: Steps) -> None:
         with steps.step("first answer from outside") as say:
             verify.answers(target.url(), say, timeout=timeout)
         steps.mark("first 200")
-        with steps.step("write and read a task") as say:
-            verify.task_round(target.url(), account, say)
-        with steps.step("autoscaler reads real numbers") as say:
-            verify.autoscaler_reads(kube, say)
+        if target.service.accounts:
+            with steps.step("write and read a task") as say:
+                verify.task_round(target.url(), verify.account(kube), say)
+        if any(item["kind"] == "HorizontalPodAutoscaler" for item in objects):
+            with steps.step("autoscaler reads real numbers") as say:
+                verify.autoscaler_reads(kube, name, say)
     except DeployError as error:
-        raise DeployError(f"{error}\n{go_back(kube, revision, steps)}", error.evidence) from error
+        raise DeployError(f"{error}\n{go_back(kube, name, revision, steps)}", error.evidence) from error
 
 
 def patience(target: Target) -> float:
@@ -173,22 +196,22 @@ def apply_service(kube: Kube, objects: Sequence[Object], *, first: bool) -> list
     return kube.apply(objects)
 
 
-def go_back(kube: Kube, revision: int, steps: Steps) -> str:
-    """Undo a failed rollout, and say what was done."""
-    deployment = kube.get("deployment", DEPLOYMENT)
+def go_back(kube: Kube, name: str, revision: int, steps: Steps) -> str:
+    """Undo a failed rollout; return what was done."""
+    deployment = kube.get("deployment", name)
     if not revision:
         return "this was the first deploy: there is nothing to go back to"
     if deployment is None or rollout.revision(deployment) == revision:
         return f"the pods are those of revision {revision}, as before: there is nothing to go back to"
     failed = next((pod for pod in rollout.pods_of(kube, deployment)), None)
     with steps.step(f"roll back to revision {revision}") as say:
-        rollout.roll_back(kube, DEPLOYMENT, say, to=revision)
+        rollout.roll_back(kube, name, say, to=revision)
     if failed:  # so that the history holds only what has served
         kube.run("delete", "replicaset", failed["metadata"]["ownerReferences"][0]["name"], "--ignore-not-found")
     return f"rolled back: revision {revision} serves again"
 
 
-def prune(kube: Kube, objects: Sequence[Object]) -> list[str]:
+def prune(kube: Kube, objects: Sequence[Object], name: str) -> list[str]:
     """Remove settings and secrets of earlier deploys that neither this one nor a revision to go back to refers to."""
     used = {(item["kind"], item["metadata"]["name"]) for item in objects}
     for replica_set in kube.find("replicaset"):
@@ -201,7 +224,7 @@ def prune(kube: Kube, objects: Sequence[Object]) -> list[str]:
                 used.add(("ConfigMap", volume["configMap"]["name"]))
     removed = []
     for kind in ("ConfigMap", "Secret"):
-        for item in kube.find(kind.lower(), "app.kubernetes.io/part-of=task-api"):
+        for item in kube.find(kind.lower(), f"app.kubernetes.io/part-of={name}"):
             if (kind, item["metadata"]["name"]) not in used:
                 kube.run("delete", kind.lower(), item["metadata"]["name"])
                 removed.append(f"{kind}/{item['metadata']['name']}")

@@ -4,7 +4,7 @@ import base64
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import httpx
 
@@ -120,13 +120,13 @@ def _expect(response: httpx.Response, status: int) -> None:
         )
 
 
-def scraped(kube: Kube, say: Say, *, timeout: float = 60) -> None:
+def scraped(kube: Kube, name: str, say: Say, *, timeout: float = 60) -> None:
     """Wait until Prometheus has metrics of every pod of the service."""
     # by the kubelet: network policies let no client but the monitoring itself in, hence not the API server's proxy
     query = ["promtool", "query", "instant", "--format=json", "http://localhost:9090"]
 
     def problem() -> str:
-        deployment = kube.get("deployment", "task-api")
+        deployment = kube.get("deployment", name)
         wanted = deployment["status"].get("readyReplicas", 0) if deployment else 0
         try:
             result = json.loads(
@@ -139,6 +139,21 @@ def scraped(kube: Kube, say: Say, *, timeout: float = 60) -> None:
 
     until(problem, say, timeout=timeout)
     say("Prometheus scrapes every pod")
+
+
+def unreceived(kube: Kube, monitoring: Sequence[Object]) -> str:
+    """Return a warning where an Alertmanager is deployed whose alerts reach nobody; else an empty text."""
+    for item in monitoring:
+        for volume in item.get("spec", {}).get("template", {}).get("spec", {}).get("volumes", []):
+            if volume["name"] == "receivers" and not (kube.get("secret", volume["secret"]["secretName"]) or {}).get(
+                "data"
+            ):
+                return (
+                    f"WARNING: no alert reaches anybody, for want of a receiver: `kubectl --namespace {kube.namespace} "
+                    f"create secret generic {volume['secret']['secretName']} --from-literal=page=https://…` "
+                    "(docs/runbooks/README.md)"
+                )
+    return ""
 
 
 def autoscaler_text(autoscaler: Object) -> tuple[bool, str]:
@@ -157,13 +172,13 @@ def autoscaler_text(autoscaler: Object) -> tuple[bool, str]:
     return known, ", ".join(parts)
 
 
-def autoscaler_reads(kube: Kube, say: Say, *, timeout: float = 120) -> None:
+def autoscaler_reads(kube: Kube, name: str, say: Say, *, timeout: float = 120) -> None:
     """Wait until the autoscaler reads real numbers."""
 
     def problem() -> str:
-        autoscaler = kube.get("horizontalpodautoscaler", "task-api")
+        autoscaler = kube.get("horizontalpodautoscaler", name)
         if autoscaler is None:
-            return "there is no horizontalpodautoscaler/task-api"
+            return f"there is no horizontalpodautoscaler/{name}"
         known, text = autoscaler_text(autoscaler)
         if known:
             say(text)

@@ -16,17 +16,19 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from task_api.config import Settings, SigningKey
 from task_api.http.app import create_app
 from task_api.http.context import Services
 from task_api.store.database import Database
 from tooling.canaries.fixtures import serving
-from tooling.deploy import K8S, DeployError, cluster, kube, manifests, release, rollout, verify
+from tooling.deploy import K8S, DeployError, backup, cluster, kube, manifests, release, rollout, verify, view
 from tooling.deploy.kube import Change, Object
 from tooling.deploy.steps import Say, Steps
 from tooling.findings import Finding, Report, Scan, Severity
 from tooling.images import trust
+from tooling.project import service
 from tooling.service import running
 
 IDENTITY = "sha256:" + "a" * 64
@@ -52,6 +54,7 @@ class Recorded(kube.Kube):
     """A cluster that holds OBJECTS and keeps what is asked of it."""
 
     context: str = "nowhere"
+    namespace: str = "task-api"
     objects: list[Object] = field(default_factory=list)
     applied: list[Object] = field(default_factory=list)
     handed_over: list[str] = field(default_factory=list)
@@ -168,7 +171,7 @@ def test_settings_go_when_no_revision_uses_them() -> None:
             item("Secret", "kept"),
         ]
     )
-    assert release.prune(there, [item("ConfigMap", "new")]) == ["ConfigMap/old"]
+    assert release.prune(there, [item("ConfigMap", "new")], "task-api") == ["ConfigMap/old"]
     assert there.commands == [("delete", "configmap", "old")]
 
 
@@ -473,8 +476,9 @@ def test_only_a_clouds_new_address_has_a_quarter_of_an_hour_to_answer(
     monkeypatch.setattr(verify, "answers", answers)
     monkeypatch.setattr(verify, "task_round", lambda *_: None)
     monkeypatch.setattr(verify, "autoscaler_reads", lambda *_: None)
+    monkeypatch.setattr(verify, "account", lambda _kube: {})
     ingress = item("Ingress", spec={"rules": [{"host": "tasks.example.com"}]})
-    target = release.Target(Path(), Recorded(objects=[ingress]), local)
+    target = release.Target(Path(), Recorded(objects=[ingress]), local, service("task-api"))
     release.roll_out(target, [], Steps("deploy"))
     assert timeouts == [*([] if local else [0]), seconds]
 
@@ -513,13 +517,13 @@ def test_there_is_no_going_back_before_the_first_revision() -> None:
 
 def test_a_failed_first_deploy_has_nothing_to_go_back_to() -> None:
     there = Recorded(objects=revisions(1, newest=1))
-    assert "first deploy" in release.go_back(there, 0, Steps("t"))
+    assert "first deploy" in release.go_back(there, "task-api", 0, Steps("t"))
     assert there.applied == []
 
 
 def test_a_deploy_that_changed_no_pod_is_not_taken_back() -> None:
     there = Recorded(objects=revisions(1, 2, newest=2))
-    assert "nothing to go back to" in release.go_back(there, 2, Steps("t"))
+    assert "nothing to go back to" in release.go_back(there, "task-api", 2, Steps("t"))
     assert there.applied == []
 
 
@@ -601,10 +605,72 @@ def test_a_taken_port_is_named_with_a_remedy(monkeypatch: pytest.MonkeyPatch) ->
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        monkeypatch.setattr(cluster, "PORT", port)
+        monkeypatch.setattr(cluster, "PORTS", [port])
         with pytest.raises(DeployError, match=f"port {port} .* is taken: stop what listens there"):
             cluster.check_port()
     cluster.check_port()
+
+
+def test_what_pods_need_and_nobody_has_made_is_named_before_anything_changes() -> None:
+    container = {
+        "image": "a:1",
+        "envFrom": [{"secretRef": {"name": "task-api"}}, {"configMapRef": {"name": "settings"}}],
+        "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "other", "key": "a", "optional": True}}}],
+    }
+    volumes = [{"name": "ca", "configMap": {"name": "database-ca"}}, {"name": "run", "emptyDir": {}}]
+    pods = item("Deployment", spec={"template": {"spec": {"containers": [container], "volumes": volumes}}})
+    settings = item("ConfigMap", "settings")
+    there = Recorded()
+    assert manifests.missing(there, [pods, settings]) == ["configmap/database-ca", "secret/task-api"]
+    external = item("ExternalSecret", spec={"target": {"name": "task-api"}})
+    assert manifests.missing(there, [pods, settings, external]) == ["configmap/database-ca"]
+    assert manifests.missing(Recorded(objects=[item("ConfigMap", "database-ca")]), [pods, settings, external]) == []
+
+
+def test_a_deploy_warns_where_no_alert_reaches_anybody() -> None:
+    volumes = [{"name": "receivers", "secret": {"secretName": "alert-receivers", "optional": True}}]
+    alertmanager = item("StatefulSet", "alertmanager", spec={"template": {"spec": {"volumes": volumes}}})
+    assert "create secret generic alert-receivers" in verify.unreceived(Recorded(), [alertmanager])
+    there = Recorded(objects=[item("Secret", "alert-receivers", data={"page": "aHR0cHM6"})])
+    assert verify.unreceived(there, [alertmanager]) == ""
+    assert verify.unreceived(Recorded(), []) == ""
+
+
+def test_a_restore_names_its_backup_to_each_container_of_the_job() -> None:
+    class Cluster(Recorded):
+        def run(self, *arguments: str, stdin: str | None = None) -> str:
+            super().run(*arguments, stdin=stdin)
+            pod = {"initContainers": [{"name": "fetch"}], "containers": [{"name": "restore", "env": []}]}
+            return json.dumps(item("Job", spec={"template": {"spec": pod}})) if arguments[0] == "create" else "restored"
+
+        def get(self, kind: str, name: str) -> Object:
+            del kind, name
+            return item("Job", spec={}, status={"conditions": [{"type": "Complete", "status": "True"}]})
+
+    there = Cluster()
+    assert backup.restore(there, "task-api", silent, "2026-01-01.dump") == "restored"
+    assert "--from=cronjob/task-api-restore" in there.commands[0]
+    pod = there.applied[0]["spec"]["template"]["spec"]
+    for container in (*pod["initContainers"], *pod["containers"]):
+        assert container["env"] == [{"name": "BACKUP", "value": "2026-01-01.dump"}]
+
+
+PULL_ERROR = "failed to pull and unpack image: " + "no such host " * 40
+
+
+def test_the_status_is_readable_in_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    waiting = pod({"waiting": {"reason": "ImagePullBackOff", "message": PULL_ERROR}})
+    waiting["metadata"]["name"] = "task-api-5b9f4f9c8d-abcde"
+    waiting["spec"] |= {"nodeName": "ip-10-0-12-34.eu-central-1.compute.internal", "containers": [{}]}
+    running = deployment(**COMPLETE)
+    running["spec"]["template"] = {"spec": {"containers": [{"image": "task-api:1"}]}}
+    there = Recorded(objects=[running, waiting])
+    view.show(there, "task-api", "http://127.0.0.1:30080", Console(width=80))
+    printed = capsys.readouterr().out
+    (row,) = [line for line in printed.splitlines() if "0/1" in line]
+    assert "task-api-5b9f4f9c8d-abcde" in row
+    assert len(row) <= 80
+    assert f"task-api-5b9f4f9c8d-abcde waits: ImagePullBackOff: {PULL_ERROR}" in printed
 
 
 # Proof that it works.
@@ -627,7 +693,7 @@ def test_the_autoscaler_must_read_every_metric() -> None:
     assert verify.autoscaler_text(autoscaler(cpu=12)) == (False, "cpu: 12%/70%, memory: <unknown>/80%")
     assert verify.autoscaler_text(autoscaler())[0] is False
     with pytest.raises(DeployError, match="<unknown>"):
-        verify.autoscaler_reads(Recorded(objects=[autoscaler(cpu=1)]), silent, timeout=0)
+        verify.autoscaler_reads(Recorded(objects=[autoscaler(cpu=1)]), "task-api", silent, timeout=0)
 
 
 @pytest.fixture(scope="module")
@@ -716,7 +782,7 @@ def test_prometheus_is_asked_in_its_own_pod(answer: str, problem: str) -> None:
 
     there = Watched(objects=[deployment(readyReplicas=2)])
     with pytest.raises(DeployError, match=problem) if problem else nullcontext():
-        verify.scraped(there, silent, timeout=0)
+        verify.scraped(there, "task-api", silent, timeout=0)
     assert there.commands[0][:4] == ("exec", "statefulset/prometheus", "--", "promtool")
 
 
