@@ -202,7 +202,7 @@ def test_sigterm_under_load_drops_no_request_and_readiness_falls_first(
 def refused(settings: dict[str, str]) -> str:
     """Start the service, which must not start, and return what it says."""
     ended = subprocess.run(
-        task_api("serve"), env=environment(settings), capture_output=True, text=True, check=False, timeout=30
+        command_line("serve"), env=environment(settings), capture_output=True, text=True, check=False, timeout=30
     )
     assert ended.returncode == 1, ended
     assert ended.stdout == ""
@@ -216,7 +216,7 @@ def test_a_service_that_may_not_start_touches_nothing_of_the_one_that_runs(
     metrics = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics")}
     url, settings = serve(tmp_path, **metrics)
     other = serve(tmp_path, **metrics, DB_PATH=str(tmp_path / "other.db"), LOG_LEVEL="error")[1]
-    with listening(task_api("serve"), settings, ready=f"{url}/readyz", log=log):
+    with listening(command_line("serve"), settings, ready=f"{url}/readyz", log=log):
         http.get(f"{url}/tasks")
         taken = refused({**other, "PORT": settings["PORT"]})
         assert f"PORT: {settings['PORT']} on 127.0.0.1 is taken" in taken
@@ -235,7 +235,7 @@ def test_a_service_ends_with_its_terminal_unless_it_is_told_to_outlive_it(
     tmp_path: Path, log: Path, http: httpx.Client, ignored: bool
 ) -> None:
     url, settings = serve(tmp_path)
-    program = [*(["nohup"] if ignored else []), *task_api("serve")]
+    program = [*(["nohup"] if ignored else []), *command_line("serve")]
     with listening(program, settings, ready=f"{url}/readyz", log=log) as process:
         for pid in (process.pid, *children(process.pid)):  # the whole group gets it
             os.kill(pid, signal.SIGHUP)
