@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,9 +33,24 @@ NOTED = {"S101", "S105", "S106", "S107", "S110", "S112", "S311", "S606"}  # ruff
 OSV = "https://api.osv.dev/v1/query"
 
 
+def in_git(root: Path) -> bool:
+    """Return whether `root` lies in a Git repository; a downloaded archive does not."""
+    return tools.run("git", "rev-parse", "--git-dir", cwd=root, expect=(0, 128)).returncode == 0
+
+
 def tracked(root: Path, *patterns: str) -> list[str]:
-    """List the files under ROOT that Git would commit and PATTERNS (of `git ls-files`) match, without the tests."""
-    listed = call("git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns, cwd=root)
+    """Return the files under `root`, without tests, that Git would commit and a pattern of `git ls-files` matches.
+
+    In a downloaded archive `.gitignore` decides alone.
+    """
+    with tempfile.TemporaryDirectory() as empty:
+        place = []
+        if not in_git(root):
+            call("git", "init", "--quiet", "--bare", empty)
+            place = [f"--git-dir={empty}", f"--work-tree={root}"]
+        listed = call(
+            "git", *place, "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns, cwd=root
+        )
     return [name for name in listed.splitlines() if "tests" not in Path(name).parts and (root / name).is_file()]
 
 
@@ -117,6 +133,8 @@ def ruff(root: Path, files: Sequence[str]) -> Scan:
 
 def gitleaks(root: Path) -> Scan:
     """Look for secrets in every commit, also in what later commits deleted."""
+    if not in_git(root):
+        raise NotAssessed("this is no Git repository, so there is no history to look at: clone it instead")
     if call("git", "rev-parse", "--is-shallow-repository", cwd=root).strip() == "true":
         raise NotAssessed("this clone is shallow, so most of the history would go unseen: fetch all of it")
     commits = int(call("git", "rev-list", "--all", "--count", cwd=root))

@@ -73,8 +73,16 @@ def gitleaks_shallow(folder: Path) -> Scan:
     return sast.gitleaks(folder / "clone")
 
 
-@canary("sast/gitleaks", "a tool that crashes: no repository to read", problem="git ended with code 128")
+@canary("sast/gitleaks", "a downloaded archive, which has no history", problem="this is no Git repository")
+def gitleaks_archive(folder: Path) -> Scan:
+    return sast.gitleaks(folder)
+
+
+@canary("sast/gitleaks", "a history that cannot be read", problem="git ended with code 128")
 def gitleaks_crash(folder: Path) -> Scan:
+    plant(folder, "settings.py", "")
+    commit(folder, "add settings")
+    plant(folder, ".git/refs/heads/lost", f"{'1' * 40}\n")
     return sast.gitleaks(folder)
 
 

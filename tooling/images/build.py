@@ -47,7 +47,7 @@ class Source:
 
     @classmethod
     def of_checkout(cls) -> "Source":
-        """Read it from Git. Raises `ImageError` outside a checkout."""
+        """Read it from Git. Raises `ImageError` in a downloaded archive, which names no commit."""
         return cls(
             version=_run("git", "describe", "--tags", "--always", "--abbrev=12", "--dirty"),
             revision=_run("git", "rev-parse", "HEAD"),
@@ -215,7 +215,8 @@ def _run(name: str, *arguments: str) -> str:
     command = [str(require(name)), *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ImageError(f"`{name} {' '.join(arguments)}` failed: {done.stderr.strip()}")
+        remedy = ". An image names its commit: clone the repository" if name == "git" else ""
+        raise ImageError(f"`{name} {' '.join(arguments)}` failed: {done.stderr.strip()}{remedy}")
     return done.stdout.strip()
 
 

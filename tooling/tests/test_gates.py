@@ -25,12 +25,17 @@ def test_a_lock_names_what_the_image_holds(tmp_path: Path) -> None:
     assert sast.requirements(lock) == {"flask": "3.1.3", "tzdata": "2026.1", "Typing_Extensions": "4.16.0"}
 
 
-def test_files_are_those_that_git_would_commit_without_the_tests(tmp_path: Path) -> None:
+@pytest.mark.parametrize("repository", [True, False])
+def test_files_are_those_that_git_would_commit_without_the_tests(
+    *, repository: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     for name in ("a.py", "tests/b.py", "ignored.py", "k/c.py", "d.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / ".gitignore").write_text("ignored.py\n")
-    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    if repository:
+        subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     assert sast.tracked(tmp_path, "*.py") == ["a.py", "k/c.py"]
 
 

@@ -45,7 +45,9 @@ def test_outside_a_checkout_it_says_so_and_ends_with_2(
     monkeypatch.setattr(build, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert build.main([]) == 2
-    assert "not a git repository" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "not a git repository" in message
+    assert "clone the repository" in message
 
 
 def test_without_docker_it_says_how_to_get_it_and_ends_with_2(
@@ -54,6 +56,7 @@ def test_without_docker_it_says_how_to_get_it_and_ends_with_2(
     monkeypatch.setattr(
         tools.Tool, "path", lambda tool: None if tool.name == "docker" else Path("/usr/bin") / tool.name
     )
+    monkeypatch.setattr(build.Source, "of_checkout", lambda: build.Source("v1", "abc", 1_700_000_000))
     assert build.main([]) == 2
     assert "docker is missing: install Docker" in capsys.readouterr().err
 
