@@ -1,5 +1,6 @@
 """A service with nothing of its own: what the package alone makes of it."""
 
+import socket
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, NoReturn
 
@@ -167,7 +168,7 @@ def test_conflicts_are_reported_together_with_other_faults_but_not_for_a_variabl
 def test_the_command_line_serves_with_the_settings_of_the_environment() -> None:
     served: list[TeaSettings] = []
 
-    def run(settings: TeaSettings) -> None:
+    def run(settings: TeaSettings, _listener: socket.socket) -> None:
         """Pour until SIGTERM."""
         served.append(settings)
 

@@ -109,7 +109,7 @@ def test_an_administrator_is_made_once(environment: dict[str, str]) -> None:
 @pytest.mark.parametrize("path", ["file/tasks.db", "file"])
 def test_what_can_be_no_database_is_named_and_exits_with_1(command: str, path: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no database, but longer than the head that one would have" * 20)
-    refused = run(command, env={"DB_PATH": str(tmp_path / path)})
+    refused = run(command, env={"DB_PATH": str(tmp_path / path), "PORT": "0"})
     assert refused.exit_code == 1
     assert refused.output.startswith("task-api: DB_PATH")
 

@@ -73,14 +73,14 @@ class CommandLine(click.Group, Generic[S]):
             except OSError as error:
                 self.fail(f"PROMETHEUS_MULTIPROC_DIR: {error}")
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # prometheus-client reads it at its import
-        listener = self._listen(settings)
-        from service_kit.telemetry import logs, metrics  # noqa: PLC0415 - after the settings are known to be right
+        with self._listen(settings) as listener:
+            from service_kit.telemetry import logs, metrics  # noqa: PLC0415 - after the settings are known to be right
 
-        logs.configure(settings.log_level)
-        try:
-            self._run(settings, listener)
-        except metrics.FolderInUse as error:
-            self.fail(error)
+            logs.configure(settings.log_level)
+            try:
+                self._run(settings, listener)
+            except metrics.FolderInUse as error:
+                self.fail(error)
 
     def _listen(self, settings: S) -> socket.socket:
         from service_kit.server import listen  # noqa: PLC0415 - slow to load
