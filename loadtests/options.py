@@ -4,9 +4,11 @@ Exit status: 0 pass, 1 fail, 2 inconclusive or could not run; with --against 1 m
 """
 
 import argparse
+import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from loadtests import shapes
 from tooling.project import REPORTS
@@ -14,10 +16,35 @@ from tooling.project import REPORTS
 OBJECTIVES = Path(__file__).parent / "objectives.yaml"
 
 
+def base_url(text: str) -> str:
+    """Return the URL without a slash at its end. Raises `ArgumentTypeError` where a scheme or a host is missing."""
+    try:
+        parts = urlsplit(text)
+        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a base URL such as http://127.0.0.1:5000")
+    return text.rstrip("/")
+
+
+def taken(port: int) -> bool:
+    """Return whether another program listens on this port of loopback."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+        return False
+
+
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse the command line; return the options, and the arguments for Locust."""
     parser = argparse.ArgumentParser(prog="load", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--host", help="base URL; without it the service is started here, with two workers")
+    parser.add_argument(
+        "--host", type=base_url, help="base URL; without it the service is started here, with two workers"
+    )
     parser.add_argument("--shape", choices=sorted(shapes.SHAPES), default="steady", help="how the load goes over time")
     parser.add_argument("--users", type=int, default=20, help="users at the peak (20)")
     parser.add_argument("--rate", type=float, default=0, help="open loop: arrivals per second at the peak")
@@ -40,5 +67,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         parser.error("one of --headless, --browser, --against or --replay is needed")
     if options.users < 2:  # noqa: PLR2004
         parser.error("--users must be 2 or more: one user measures the reference endpoint")
+    if options.browser and taken(options.web_port):
+        parser.error(f"port {options.web_port} of 127.0.0.1 is taken: choose another one by --web-port")
     options.output = options.output or REPORTS / "load" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{options.shape}"
     return options, rest

@@ -38,7 +38,7 @@ class LoadError(LoadTestError):
 def target(host: str | None, **more: Any) -> Iterator[str]:
     """Give the base URL to load: the given one, or that of a service started here without limits on requests."""
     if host:
-        yield host.rstrip("/")
+        yield host
         return
     key = f"load:{secrets.token_urlsafe(48)}"
     settings = {"AUTH": "on", "JWT_KEYS": key, "RATE_LIMIT": "off", "LOGIN_LIMIT": "off", "LOG_LEVEL": "warning"}

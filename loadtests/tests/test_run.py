@@ -134,7 +134,7 @@ def test_a_killed_run_can_be_replayed(service: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--users=1"], "--users has to be 2 or more"),
+        (["--users=1"], "--users must be 2 or more"),
         (["--shape=wild"], "invalid choice: 'wild'"),
         (["--objectives=none.yaml"], "none.yaml"),
         (["--against=no-such-version"], "git knows no version 'no-such-version'"),
