@@ -27,7 +27,7 @@ from task_api.config import Rate, Settings, SigningKey
 from task_api.store import rates
 from task_api.store.database import Database
 from task_api.store.schema import accounts as accounts_table
-from task_api.store.schema import rate_windows, refresh_tokens
+from task_api.store.schema import refresh_tokens
 
 from .conftest import KEY, PASSWORD, Client, Serve, log_in, log_in_tokens
 
@@ -362,15 +362,6 @@ def test_a_login_that_is_refused_by_the_lane_does_not_count(serve: Serve, monkey
         patch.setattr(passwords.Lane, "run", refuse)
         assert {fail_to_log_in(client, CREDENTIALS["email"], "192.0.2.1") for _ in range(30)} == {503}
     assert client.post("/auth/login", json=CREDENTIALS, **from_address("192.0.2.1")).status_code == 200
-
-
-def test_a_login_clears_windows_of_long_ago(serve: Serve, database: Database) -> None:
-    with database.write() as connection:
-        rates.take(connection, "gone", int(time.time()) - 2 * 86400, 1, 1)
-    client = serve(auth="on", jwt_keys=(KEY,), login_limit=Rate(2, 86400))
-    client.post("/auth/login", json=CREDENTIALS)
-    with database.read() as connection:
-        assert "gone" not in connection.scalars(select(rate_windows.c.client)).all()
 
 
 def test_logins_that_succeed_do_not_count(serve: Serve) -> None:

@@ -34,6 +34,7 @@ INSERTS = {
 }
 INSERTS["0004"] = INSERTS["0003"].replace("of 0003", "of 0004")
 INSERTS["0005"] = INSERTS["0003"].replace("of 0003", "of 0005")
+INSERTS["0006"] = INSERTS["0003"].replace("of 0003", "of 0006")
 
 
 def not_by_hand(_object: Any, name: str | None, _kind: str, _reflected: bool, _compare_to: Any) -> bool:

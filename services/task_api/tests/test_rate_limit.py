@@ -3,7 +3,6 @@ import multiprocessing
 import os
 import signal
 import sqlite3
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -11,16 +10,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import select, update
-from sqlalchemy.exc import DBAPIError
 
-from task_api.config import Rate, Settings
+from task_api.config import Rate
 from task_api.http import rate_limit
 from task_api.http.rate_limit import SHARE, RateLimiter, Windows
-from task_api.store import rates, shared_windows
+from task_api.store import shared_windows
 from task_api.store.database import Database
 from task_api.store.rates import DatabaseWindows
-from task_api.store.schema import rate_windows
 from task_api.store.shared_windows import SLOTS_OF_A_BUCKET, SharedWindows
 
 from .conftest import KEY, Migrated, Serve, client_of, log_in
@@ -149,74 +145,4 @@ def test_while_another_process_writes_to_sqlite_reading_does_not_wait(tmp_path: 
         other.execute("BEGIN IMMEDIATE")
         with database._writer:  # whoever would write waits here for good
             assert [client.get("/tasks").status_code for _ in range(3)] == [200] * 3
-    database.engine.dispose()
-
-
-def keep(database: Database, windows: dict[str, int]) -> None:
-    """Windows that ended, or end, so many seconds from now, each with one used; none was cleared before."""
-    with database.write() as connection:
-        for client, seconds in windows.items():
-            rates.take(connection, client, int(time.time()) + seconds, 10, 10)
-    rates._cleared.clear()
-
-
-def kept(database: Database) -> dict[str, int]:
-    """How much of its window each client has used."""
-    with database.read() as connection:
-        return {row.client: row.used for row in connection.execute(select(rate_windows))}
-
-
-def test_windows_are_cleared_a_day_after_their_end_however_long_those_of_others_are(database: Database) -> None:
-    keep(database, {"login": 60, "yesterday": 60 - DAY, "gone": -60 - DAY})
-    with database.write() as connection:
-        rates.take(connection, "client", int(time.time()) + 30 * DAY, 10, 10)
-    assert kept(database) == {"login": 1, "yesterday": 1, "gone": 1, "client": 1}
-    RateLimiter(Rate(16, 30 * DAY), DatabaseWindows(database)).hit("other")
-    assert kept(database) == {"login": 1, "yesterday": 1, "client": 1, "other": 1}
-
-
-def test_clients_that_come_back_after_days_are_counted_from_the_first_request_on(database: Database) -> None:
-    clients = [f"client {number}" for number in range(60)]
-    keep(database, dict.fromkeys(clients, -3 * DAY))
-
-    def come_back(client: str) -> tuple[int, int]:
-        with database.write() as connection:
-            taken = rates.take(connection, client, int(time.time()) + DAY, 10, 10)
-        rates._cleared.clear()
-        rates.clear(database)
-        return taken
-
-    with ThreadPoolExecutor(3) as pool:
-        assert set(pool.map(come_back, clients)) == {(1, 1)}
-    assert set(kept(database).values()) == {1}
-
-
-def test_clearing_is_seldom_and_a_part_at_a_time(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rates, "CLEARED_AT_ONCE", 2)
-    keep(database, dict.fromkeys("abc", -2 * DAY))
-    for _ in range(2):
-        rates.clear(database)
-        assert len(kept(database)) == 1
-    monkeypatch.setattr(rates, "CLEARED_EVERY_SECONDS", 0)
-    rates.clear(database)
-    assert kept(database) == {}
-
-
-def test_clearing_waits_for_nobody_where_writers_go_side_by_side(database: Database) -> None:
-    keep(database, dict.fromkeys("ab", -2 * DAY))
-    with ThreadPoolExecutor(1) as pool:
-        with database.write() as connection:
-            connection.execute(update(rate_windows).where(rate_windows.c.client == "a").values(used=2))
-            clearing = pool.submit(rates.clear, database)
-            if database.dialect == "postgresql":
-                clearing.result(timeout=5)
-        clearing.result(timeout=5)
-    assert kept(database) == ({"a": 2} if database.dialect == "postgresql" else {})
-
-
-def test_clearing_that_fails_fails_nothing_else(empty_settings: Settings) -> None:
-    database = Database(empty_settings)
-    rates.clear(database)
-    with database.read() as connection, pytest.raises(DBAPIError):
-        connection.execute(select(rate_windows))
     database.engine.dispose()

@@ -1,17 +1,25 @@
 """The metrics that this service has beside those of every service."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from prometheus_client import Counter, Gauge
 
 import service_kit.telemetry.metrics  # noqa: F401 - sets the folder that prometheus-client reads at its import
+from task_api.store.clearing import Backlog
 
 _auth_failures = Counter("api_auth_failures_total", "Requests refused for who sent them.", ("reason",))
 _rate_limited = Counter("api_rate_limited_total", "Requests refused by the rate limit.")
 _connections = Gauge("db_pool_connections", "Database connections.", ("state",), multiprocess_mode="livesum")
 _pool_size = Gauge("db_pool_size", "Database connections at most.", multiprocess_mode="livesum")
+_expired = Counter("db_expired_rows_deleted_total", "Rows deleted because they had expired.", ("table",))
+_backlog = Gauge(
+    "db_expired_rows_oldest_seconds",
+    "For how long the oldest row has been expired that the last round of clearing could not delete.",
+    ("table",),
+    multiprocess_mode="livemax",
+)
 _key_created = Gauge(
     "api_signing_key_created_timestamp_seconds",
     "When the key that signs tokens was made.",
@@ -28,6 +36,13 @@ def sample_pool(pool: Any) -> None:
     _pool_size.set(pool.size())
     _connections.labels("in_use").set(pool.checkedout())
     _connections.labels("idle").set(pool.checkedin())
+
+
+def cleared(backlogs: Iterable[Backlog]) -> None:
+    """Publish what a round of clearing did."""
+    for backlog in backlogs:
+        _expired.labels(backlog.table).inc(backlog.deleted)
+        _backlog.labels(backlog.table).set(backlog.seconds)
 
 
 def signing_key(kid: str) -> None:

@@ -93,7 +93,6 @@ class Throttle:
             full = next(
                 (c for c, limit in limits.items() if not rates.take(connection, c, ends_at, limit, limit)[0]), None
             )
-        rates.clear(self._database)
         if full is None:
             return [(client, ends_at) for client in limits]
         if len(self._refused) >= REFUSALS_REMEMBERED:

@@ -17,6 +17,7 @@ from task_api.accounts.throttle import network
 from task_api.config import Settings
 from task_api.http.errors import RATE_LIMITED, TOKEN_MISSING, TOKEN_PROBLEMS, bearer
 from task_api.http.rate_limit import RateLimiter, Windows
+from task_api.store.clearing import Clearer
 from task_api.store.database import Database, SchemaBehind
 from task_api.store.rates import DatabaseWindows
 from task_api.store.schema import LOCAL_ACCOUNT
@@ -58,6 +59,7 @@ class Services(Service):
 
     def start_worker(self) -> None:
         self.database.close()
+        Clearer(self.database, telemetry.cleared).start()
         for key in self.settings.jwt_keys[:1]:
             telemetry.signing_key(key.kid)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from task_api.store.schema import accounts, refresh_tokens, sessions
 
@@ -37,7 +37,6 @@ def by_session(connection: Connection, session_id: str) -> Row[int, str, str, da
 
 def add_session(connection: Connection, session_id: str, account_id: int, now: datetime, expires_at: datetime) -> None:
     """Begin a session, and forget those that have expired."""
-    connection.execute(delete(sessions).where(sessions.c.expires_at < now))
     connection.execute(
         insert(sessions), {"id": session_id, "account_id": account_id, "created_at": now, "expires_at": expires_at}
     )

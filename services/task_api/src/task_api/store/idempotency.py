@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, select, tuple_, update
+from sqlalchemy import Connection, Row, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from task_api.store.schema import idempotency_keys as keys
@@ -15,11 +15,9 @@ CLAIM_LASTS = timedelta(seconds=60)
 
 def claim(connection: Connection, owner_id: int, key: str, digest: bytes, token: str, now: datetime) -> Row[Any] | None:
     """Claim a key: None when it is ours now, else the row that holds it."""
-    old = select(keys.c.owner_id, keys.c.key).where(keys.c.claimed_at < now - KEPT).with_for_update(skip_locked=True)
-    connection.execute(delete(keys).where(tuple_(keys.c.owner_id, keys.c.key).in_(old)))
     this_key = (keys.c.owner_id == owner_id, keys.c.key == key)
-    abandoned = (*this_key, keys.c.response.is_(None), keys.c.claimed_at < now - CLAIM_LASTS)
-    connection.execute(delete(keys).where(*abandoned))
+    abandoned = keys.c.response.is_(None) & (keys.c.claimed_at < now - CLAIM_LASTS)
+    connection.execute(delete(keys).where(*this_key, abandoned | (keys.c.claimed_at < now - KEPT)))
     dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
     new = dialect.insert(keys).values(owner_id=owner_id, key=key, request_digest=digest, claim=token, claimed_at=now)
     if connection.execute(new.on_conflict_do_nothing().returning(keys.c.key)).one_or_none() is not None:

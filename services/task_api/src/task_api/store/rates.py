@@ -1,27 +1,13 @@
 """How much of a rate limit's window each client has used, in the database that all replicas share."""
 
-import math
-import time
-from contextlib import suppress
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, case, delete, select, update
+from sqlalchemy import Connection, case, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
 
 from task_api.config import Rate
 from task_api.store.database import Database
 from task_api.store.schema import rate_windows
-
-KEPT_SECONDS = 86400
-"""How long a window is kept after its end."""
-
-CLEARED_EVERY_SECONDS = 60.0
-CLEARED_AT_ONCE = 5_000
-
-_cleared: WeakKeyDictionary[Database, float] = WeakKeyDictionary()
-"""When this process last cleared each database, by `time.monotonic`."""
 
 
 def window_end(rate: Rate, now: int) -> int:
@@ -56,25 +42,6 @@ def give_back(connection: Connection, client: str, ends_at: int) -> None:
     connection.execute(update(rate_windows).where(*this_window).values(used=rate_windows.c.used - 1))
 
 
-def clear(database: Database) -> None:
-    """Forget windows that ended a day ago: some thousands once a minute in each process, otherwise nothing.
-
-    To be called outside of a transaction. Never fails: what was not cleared is cleared another time.
-    """
-    now = time.monotonic()
-    if now - _cleared.get(database, -math.inf) < CLEARED_EVERY_SECONDS:
-        return
-    _cleared[database] = now
-    old = (
-        select(rate_windows.c.client)
-        .where(rate_windows.c.ends_at < time.time() - KEPT_SECONDS)
-        .limit(CLEARED_AT_ONCE)
-        .with_for_update(skip_locked=True)
-    )
-    with suppress(SQLAlchemyError), database.write() as connection:
-        connection.execute(delete(rate_windows).where(rate_windows.c.client.in_(old)))
-
-
 class DatabaseWindows:
     """The windows of a database, each taken from in a transaction of its own."""
 
@@ -84,6 +51,4 @@ class DatabaseWindows:
     def take(self, client: str, ends_at: int, limit: int, share: int) -> tuple[int, int]:
         """Take a part of what is left of the client's window, as `take` does."""
         with self._database.write() as connection:
-            result = take(connection, client, ends_at, limit, share)
-        clear(self._database)
-        return result
+            return take(connection, client, ends_at, limit, share)
