@@ -281,6 +281,21 @@ def task_api_database_pool_exhausted() -> float:
 
 
 @drill
+def task_api_expired_rows_remain() -> float:
+    """A transaction holds an idempotency key that has expired."""
+    with on_postgres() as (url, connection), watched(url) as stack:
+        connection.execute(
+            "INSERT INTO idempotency_keys (owner_id, key, request_digest, claim, claimed_at)"
+            " VALUES (0, 'held', sha256('held'), 'held', now() - interval '3 days')"
+        )
+        with connection.transaction():
+            held = connection.execute("SELECT FROM idempotency_keys WHERE key = 'held' FOR UPDATE").rowcount
+            if held != 1:
+                raise NotSeen("the service deleted the key before it could be held")
+            return arrival(stack, "TaskApiExpiredRowsRemain")
+
+
+@drill
 def task_api_auth_failures() -> float:
     """Somebody tries one forged token after the other."""
     with with_accounts("k1") as url, watched(url) as stack:

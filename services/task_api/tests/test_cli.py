@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -177,3 +180,30 @@ def test_progress_of_a_long_import_is_told(tmp_path: Path) -> None:
         lines.write('{"type":"end","accounts":0,"tasks":10001}\n')
     done = run("import", str(file), env=environment)
     assert done.output.splitlines() == ["10000 lines", "0 accounts and 10001 tasks are here"]
+
+
+def test_an_export_is_its_owners_alone_also_where_the_file_was_there(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    run("migrate", env=environment)
+    new, old = tmp_path / "new.jsonl", tmp_path / "old.jsonl"
+    old.touch(mode=0o644)
+    for file in (new, old):
+        assert run("export", str(file), env=environment).exit_code == 0
+        assert oct(file.stat().st_mode & 0o777) == "0o600"
+
+
+def test_an_export_that_cannot_be_written_is_one_line(environment: dict[str, str], tmp_path: Path) -> None:
+    run("migrate", env=environment)
+    for file, reason in (("/dev/full", "No space left"), (str(tmp_path / "no" / "f"), "No such file")):
+        refused = run("export", file, env=environment)
+        assert (refused.exit_code, refused.output.count("\n")) == (1, 1)
+        assert refused.output.startswith("task-api: export: ")
+        assert reason in refused.output
+
+
+def test_settings_are_shown_in_any_encoding(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "task_api", "check-config"]
+    settings = {**GUARDED, "DB_PATH": str(tmp_path / "t.db"), "PYTHONIOENCODING": "iso-8859-1"}
+    shown = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, check=True)
+    assert b"JWT_KEYS" in shown.stdout

@@ -134,6 +134,39 @@ def test_a_password_in_a_url_is_not_shown_wherever_it_stands(name: str, value: s
     assert "hunter22" not in repr(describe(load({**GOOD, name: value})))
 
 
+@given(st.text("abc/?#@:12", min_size=1, max_size=12), st.text("xyz/?#@:34", min_size=1, max_size=12))
+def test_no_part_of_a_password_that_is_not_escaped_is_shown(before: str, after: str) -> None:
+    environment = {"DATABASE_URL": f"postgresql://me:{before}hunter22{after}@db/tasks"}
+    try:
+        shown = repr(describe(load(environment)))
+    except ConfigurationError as error:
+        shown = repr(error.problems)
+    assert "hunter22" not in shown
+
+
+@pytest.mark.parametrize("password", ["s3cret/Pass", "s3cret?Pass", "12?3Pass", "12#3Pass", "s3cret:Pass/"])
+def test_a_password_that_is_not_escaped_is_refused_with_the_remedy_and_not_repeated(password: str) -> None:
+    (problem,) = problems(DATABASE_URL=f"postgresql://me:{password}@db/tasks")
+    assert problem.startswith("DATABASE_URL")
+    assert "%2F" in problem
+    assert "s3cret" not in problem
+    assert "Pass" not in problem
+
+
+def test_a_database_in_memory_is_refused_with_the_remedy() -> None:
+    (problem,) = problems(DB_PATH=":memory:")
+    assert "name a file" in problem
+
+
+@pytest.mark.parametrize(("text", "level"), [("INFO", "info"), ("Warning", "warning"), ("debug", "debug")])
+def test_a_choice_is_taken_in_capitals_too(text: str, level: str) -> None:
+    assert load({"LOG_LEVEL": text}).log_level == level
+
+
+def test_a_choice_that_is_none_is_refused_with_those_there_are() -> None:
+    assert problems(LOG_LEVEL="loud") == ["LOG_LEVEL: expected one of debug, info, warning, error (it is 'loud')"]
+
+
 def test_the_metrics_folder_may_not_be_the_databases(tmp_path: Path) -> None:
     environment = {"DB_PATH": str(tmp_path / "tasks.db"), "PROMETHEUS_MULTIPROC_DIR": f"{tmp_path}/."}
     with pytest.raises(ConfigurationError, match="PROMETHEUS_MULTIPROC_DIR: name a folder of its own"):

@@ -13,7 +13,14 @@ from sqlalchemy import text
 
 from task_api.config import Settings
 from task_api.store.database import Database, SchemaBehind
-from task_api.transfer import EndLine, TransferError, export, import_lines
+from task_api.transfer import (
+    LARGEST_IMPORTED_ID,
+    LARGEST_IMPORTED_VERSION,
+    EndLine,
+    TransferError,
+    export,
+    import_lines,
+)
 
 from .conftest import KEY, Client, client_of, log_in
 
@@ -104,6 +111,9 @@ END = b'{"type":"end","accounts":0,"tasks":%d}\n'
         ([LINE.replace(b"pending", b"done") % 1, END % 1], r"line 1: .*`\$.status`"),
         ([LINE.replace(b'"priority":1', b'"priority":3') % 1, END % 1], r"line 1: .*`\$.priority`"),
         ([LINE.replace(b'"version":1', b'"version":2147483648') % 1, END % 1], r"line 1: .*`\$.version`"),
+        ([LINE.replace(b'"version":1', b'"version":1073741825') % 1, END % 1], r"line 1: .*`\$.version`"),
+        ([LINE % (2**52 + 1), END % 1], r"line 1: .*`\$.id`"),
+        ([LINE % (2**63 - 1), END % 1], r"line 1: .*`\$.id`"),
         ([LINE % 2**63, END % 1], r"line 1: .*`\$.id`"),
         ([LINE % -1, END % 1], r"line 1: .*`\$.id`"),
         ([LINE.replace(b'"due_at":null', b'"due_at":"0001-01-01T00:00:00+05:00"') % 1, END % 1], "line 1: .*in UTC"),
@@ -130,6 +140,16 @@ def test_a_file_that_is_not_whole_is_refused_and_nothing_of_it_stays(
     with fresh.read() as connection:
         assert connection.scalar(text("SELECT count(*) FROM tasks")) == 0
         assert connection.scalar(text("SELECT count(*) FROM accounts")) == 1
+
+
+def test_after_the_largest_id_and_version_that_are_imported_tasks_are_created_and_changed(
+    client: Client, database: Database
+) -> None:
+    largest = LINE.replace(b'"version":1', b'"version":%d' % LARGEST_IMPORTED_VERSION) % LARGEST_IMPORTED_ID
+    import_lines(database, [largest, END % 1])
+    created = client.post("/tasks", json={"title": "t"})
+    assert (created.status_code, created.json["id"]) == (201, LARGEST_IMPORTED_ID + 1)
+    assert client.put(f"/tasks/{LARGEST_IMPORTED_ID}", json={"title": "u"}).status_code == 200
 
 
 def test_a_task_that_is_on_two_lines_comes_in_once(fresh: Database) -> None:

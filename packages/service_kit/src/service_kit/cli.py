@@ -7,8 +7,9 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import click
 
@@ -64,6 +65,13 @@ class CommandLine(click.Group, Generic[S]):
         """Print the message and exit with 1."""
         click.echo(f"{self._program}: {message}", err=True)
         sys.exit(1)
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run a command; what the terminal's encoding cannot show is replaced."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="replace")
+        return super().main(*arguments, **options)
 
     def _serve(self) -> None:
         settings = self.settings()

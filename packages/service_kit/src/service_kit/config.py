@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -101,9 +101,7 @@ def load(kind: type[S], environment: Mapping[str, str] = os.environ) -> S:
             continue
         own = _custom(field)
         try:
-            values[field.name] = (
-                own["parse"](text) if own.get("parse") else msgspec.convert(text, field.type, strict=False)
-            )
+            values[field.name] = own["parse"](text) if own.get("parse") else _converted(text, field.type)
         except ValueError as error:  # msgspec.ValidationError is one
             shown = "" if own.get("secret") else f" (it is {text!r})"
             problems.append(f"{field.name.upper()}: {error}{shown}")
@@ -113,6 +111,13 @@ def load(kind: type[S], environment: Mapping[str, str] = os.environ) -> S:
     if problems:
         raise ConfigurationError(problems)
     return settings
+
+
+def _converted(text: str, kind: Any) -> Any:
+    choices = get_args(get_args(kind)[0]) if get_origin(get_args(kind)[0]) is Literal else ()
+    if choices and text.lower() not in choices:
+        raise ValueError(f"expected one of {', '.join(choices)}")
+    return msgspec.convert(text.lower() if choices else text, kind, strict=False)
 
 
 def describe(settings: Settings) -> list[tuple[str, str, str]]:

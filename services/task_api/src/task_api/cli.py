@@ -1,6 +1,9 @@
 """`task-api`: the service's command line. Exit codes: 0 done, 1 failed, 2 wrong arguments or settings."""
 
+import os
 import socket
+import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
@@ -119,13 +122,34 @@ def create_admin(email: str, password: str) -> None:
 
 
 @main.command("export")
-@click.argument("file", type=click.File("wb"), default="-")
-def export_command(file: BinaryIO) -> None:
-    """Write all accounts and tasks as JSON lines, to standard output by default."""
+@click.argument("file", default="-")
+def export_command(file: str) -> None:
+    """Write all accounts and tasks as JSON lines, to standard output by default; a file is its owner's alone."""
     from task_api.transfer import export  # noqa: PLC0415
 
-    with _database() as database:
-        file.writelines(export(database))
+    try:
+        with _database() as database, _output(file) as output:
+            output.writelines(export(database))
+    except OSError as error:
+        main.fail(f"export: {error}")
+
+
+@contextmanager
+def _output(file: str) -> Iterator[BinaryIO]:
+    """The file, or standard output for `-`, which is flushed while its errors can still be reported."""
+    if file == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    with open(file, "wb", opener=_private) as output:
+        yield output
+
+
+def _private(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags, 0o600)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.fchmod(descriptor, 0o600)  # it may have been there before
+    return descriptor
 
 
 @main.command("import")

@@ -143,17 +143,30 @@ class Settings(config.Settings, frozen=True, kw_only=True):
                 "JWT_KEYS: AUTH=on needs a signing key;"
                 " make one with: python3 -c 'import secrets; print(\"k1:\" + secrets.token_urlsafe(32))'"
             )
-        if self.database_url and not re.match(r"postgres(ql)?(\+psycopg)?://[^/]*/.+", self.database_url):
+        if self.database_url and not _database_url(self.database_url):
             problems.append(
-                "DATABASE_URL: expected postgresql://user:password@host:port/database, or unset it to use SQLite"
+                "DATABASE_URL: expected postgresql://user:password@host:port/database with the password's special"
+                " characters escaped (such as %2F for /), or unset it to use SQLite"
             )
-        try:
-            urlsplit(self.database_url).port  # noqa: B018 - reading it checks it
-        except ValueError as error:
-            problems.append(f"DATABASE_URL: {error}")
+        if not self.database_url and self.db_path == ":memory:":
+            problems.append("DB_PATH: each process would have a ':memory:' of its own: name a file")
         if not self.database_url and Path(self.db_path).is_dir():
             problems.append(f"DB_PATH: {self.db_path!r} is a folder; name a file in it")
         folder = self.prometheus_multiproc_dir
         if folder and not self.database_url and Path(folder).resolve() == Path(self.db_path).parent.resolve():
             problems.append("PROMETHEUS_MULTIPROC_DIR: name a folder of its own: this one holds the database, DB_PATH")
         return problems
+
+
+def _database_url(url: str) -> bool:
+    """Whether it is PostgreSQL's, and no part of it is a password's whose special characters are not escaped.
+
+    The fault is not named further: any part of the URL may be one of the password.
+    """
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - reading it checks it
+    except ValueError:
+        return False
+    scheme = parts.scheme in {"postgresql", "postgres", "postgresql+psycopg", "postgres+psycopg"}
+    return scheme and parts.path.strip("/") != "" and "@" not in f"{parts.path}{parts.query}{parts.fragment}"

@@ -24,10 +24,19 @@ BATCH = 500
 SNAPSHOT = {"sqlite": "BEGIN", "postgresql": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
 
 
+LARGEST_IMPORTED_ID = 2**52
+"""New ids follow the largest one: as many are left, below the 2^53 that every JSON parser reads exactly."""
+
+LARGEST_IMPORTED_VERSION = 2**30
+"""Half of what the column holds: each change counts one up."""
+
+ImportedId = Annotated[int, Meta(ge=0, le=LARGEST_IMPORTED_ID)]
+
+
 class AccountLine(msgspec.Struct, tag="account", tag_field="type", forbid_unknown_fields=True):
     """An account as it is kept."""
 
-    id: Id
+    id: ImportedId
     email: str
     password_hash: Annotated[str, Meta(pattern=r"^\$argon2id\$[!-~]+$")] | None
     role: Role
@@ -40,7 +49,7 @@ class AccountLine(msgspec.Struct, tag="account", tag_field="type", forbid_unknow
 class TaskLine(msgspec.Struct, tag="task", tag_field="type", forbid_unknown_fields=True):
     """A task as it is kept."""
 
-    id: Id
+    id: ImportedId
     title: Title
     description: Description
     status: Status
@@ -49,7 +58,7 @@ class TaskLine(msgspec.Struct, tag="task", tag_field="type", forbid_unknown_fiel
     owner_id: Id
     priority: Literal[0, 1, 2]
     due_at: Moment | None
-    version: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    version: Annotated[int, Meta(ge=1, le=LARGEST_IMPORTED_VERSION)]
 
 
 class EndLine(msgspec.Struct, tag="end", tag_field="type", forbid_unknown_fields=True):

@@ -25,7 +25,7 @@ from task_api.store.schema import (
 PIECE = 1_000
 """Rows deleted in one transaction: on SQLite, other writers wait for it."""
 
-ROUND_SECONDS = 60.0
+ROUND_SECONDS = 30.0
 
 
 class Expiring(NamedTuple):
@@ -92,12 +92,13 @@ def _clear(database: Database, expiring: Expiring, now: datetime, pause: Callabl
         deleted += piece
         if piece == 0:  # others hold all that is left
             age = limit - first
-            return Backlog(expiring.table.name, deleted, age.total_seconds() if isinstance(age, timedelta) else age)
+            seconds = age.total_seconds() if isinstance(age, timedelta) else age
+            return Backlog(expiring.table.name, deleted, seconds)
         pause(monotonic() - start)
 
 
 class Clearer:
-    """A thread that clears once a minute and reports each round. A round that fails is tried again in the next."""
+    """A thread that clears about twice a minute and reports each round. A round that fails is only logged."""
 
     def __init__(self, database: Database, report: Callable[[list[Backlog]], None]) -> None:
         self._database, self._report = database, report
