@@ -172,6 +172,7 @@ def new_service(session: nox.Session) -> None:
     """Write a new service from the template, with the whole road to production: `./dev new-service NAME`."""
     install(session, "template")
     session.run("python", "-m", "tooling.new_service", *session.posargs)
+    session.run("python", "-m", "monitoring.dashboards")
 
 
 @nox.session

@@ -35,11 +35,15 @@ from grafana_foundation_sdk.models.dashboard import (
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from tooling import project
+from tooling.project import Service
+
 FOLDER = Path(__file__).parent / "grafana" / "dashboards"
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
-SERVICE = 'job="task-api", instance=~"$instance"'
-USERS = f'{SERVICE}, endpoint!~"/(health|livez|readyz|metrics)"'  # probes and scrapes are no one's request
-HPA = 'horizontalpodautoscaler="task-api"'
+MAIN = project.service().name
+"""The service whose dashboards lie in FOLDER, together with those of the cluster and of the monitoring itself."""
+
+HPA = f'horizontalpodautoscaler="{MAIN}"'
 BURN_WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 LETTERS = "ABCDEFG"  # by which Grafana tells a panel's queries apart
 
@@ -103,9 +107,19 @@ def limited(panel: timeseries.Panel, *limits: tuple[float | None, str]) -> times
     return panel.thresholds(steps(*limits)).thresholds_style(style)
 
 
-def quantile(share: float, *, by: str = "le") -> str:
-    """Give the PromQL of a quantile of the users' latency."""
-    series = f"api_request_duration_seconds_bucket{{{USERS}}}[$__rate_interval]"
+def selector(job: str) -> str:
+    """Return the label matchers of a service's chosen instances."""
+    return f'job="{job}", instance=~"$instance"'
+
+
+def users(job: str) -> str:
+    """Return the label matchers of a service's requests, without probes and scrapes, which are no one's request."""
+    return f'{selector(job)}, endpoint!~"/(health|livez|readyz|metrics)"'
+
+
+def quantile(share: float, job: str, *, by: str = "le") -> str:
+    """Return the PromQL of a quantile of the users' latency."""
+    series = f"api_request_duration_seconds_bucket{{{users(job)}}}[$__rate_interval]"
     return f"histogram_quantile({share}, sum by ({by}) (rate({series})))"
 
 
@@ -115,14 +129,14 @@ def ratio(part: str, whole: str) -> str:
 
 
 def page(
-    uid: str, title: str, about: str, rows: Sequence[tuple[str, Sequence[PanelBuilder]]], *, instances: bool
+    uid: str, title: str, about: str, rows: Sequence[tuple[str, Sequence[PanelBuilder]]], *, instances: str = ""
 ) -> Dashboard:
-    """Give a dashboard of titled rows; with `instances` one can choose which instances of the service it shows."""
+    """Give a dashboard of titled rows; `instances` names the service whose instances one can choose."""
     built = (
         dashboard.Dashboard(title)
         .uid(uid)
         .description(about)
-        .tags(["task-api"])
+        .tags(["service"])
         .readonly()
         .refresh("10s")
         .time("now-1h", "now")
@@ -130,9 +144,9 @@ def page(
         .tooltip(DashboardCursorSync.CROSSHAIR)
         .with_variable(dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
         .link(
-            dashboard.DashboardLink("Task API")
+            dashboard.DashboardLink("Services")
             .type(DashboardLinkType.DASHBOARDS)
-            .tags(["task-api"])
+            .tags(["service"])
             .keep_time(keep_time=True)
         )
         .annotation(
@@ -149,7 +163,7 @@ def page(
             dashboard.QueryVariable("instance")
             .label("Instance")
             .datasource(SOURCE)
-            .query('label_values(up{job="task-api"}, instance)')
+            .query(f'label_values(up{{job="{instances}"}}, instance)')
             .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
             .multi(multi=True)
             .include_all(include_all=True)
@@ -162,15 +176,17 @@ def page(
     return built.build()
 
 
-def overview() -> Dashboard:
-    """Build the dashboard one opens first: rate, errors, duration, saturation."""
-    requests = f"sum(rate(api_requests_total{{{USERS}}}[$__rate_interval]))"
-    failures = f'sum(rate(api_requests_total{{{USERS}, status=~"5.."}}[$__rate_interval]))'
-    seconds = f"sum(rate(api_request_duration_seconds_sum{{{USERS}}}[$__rate_interval]))"
-    count = f"sum(rate(api_request_duration_seconds_count{{{USERS}}}[$__rate_interval]))"
+def overview(service: Service) -> Dashboard:
+    """Build a service's dashboard: rate, errors, duration, saturation."""
+    job, title = service.name, service.name.replace("-", " ").title().replace("Api", "API")
+    mine, asked = selector(job), users(job)
+    requests = f"sum(rate(api_requests_total{{{asked}}}[$__rate_interval]))"
+    failures = f'sum(rate(api_requests_total{{{asked}, status=~"5.."}}[$__rate_interval]))'
+    seconds = f"sum(rate(api_request_duration_seconds_sum{{{asked}}}[$__rate_interval]))"
+    count = f"sum(rate(api_request_duration_seconds_count{{{asked}}}[$__rate_interval]))"
     return page(
-        "task-api",
-        "Task API",
+        job,
+        title,
         "Rate, errors, duration and saturation of the service.",
         [
             (
@@ -190,7 +206,7 @@ def overview() -> Dashboard:
                     ),
                     number(
                         "P95",
-                        quantile(0.95),
+                        quantile(0.95, job),
                         "s",
                         "95 % of requests are faster.",
                         (None, "green"),
@@ -199,13 +215,13 @@ def overview() -> Dashboard:
                     ),
                     number(
                         "In flight",
-                        f"sum(api_requests_in_flight{{{SERVICE}}})",
+                        f"sum(api_requests_in_flight{{{mine}}})",
                         "none",
                         "Requests being answered at this moment.",
                     ),
                     number(
                         "Instances up",
-                        f"sum(up{{{SERVICE}}})",
+                        f"sum(up{{{mine}}})",
                         "none",
                         "Instances that Prometheus can scrape.",
                         (None, "red"),
@@ -213,7 +229,7 @@ def overview() -> Dashboard:
                     ),
                     number(
                         "Versions",
-                        f"count(count by (version, revision) (task_api_build_info{{{SERVICE}}}))",
+                        f"count(count by (version, revision) ({service.package}_build_info{{{mine}}}))",
                         "none",
                         "How many versions are running: more than one means a rollout is under way, or stuck.",
                         (None, "green"),
@@ -230,7 +246,7 @@ def overview() -> Dashboard:
                             "reqps",
                             "By the route's template.",
                             query(
-                                f"sum by (endpoint) (rate(api_requests_total{{{USERS}}}[$__rate_interval]))",
+                                f"sum by (endpoint) (rate(api_requests_total{{{asked}}}[$__rate_interval]))",
                                 "{{endpoint}}",
                             ),
                         )
@@ -241,7 +257,7 @@ def overview() -> Dashboard:
                             "reqps",
                             "Probes and scrapes are not counted.",
                             query(
-                                f"sum by (status) (rate(api_requests_total{{{USERS}}}[$__rate_interval]))", "{{status}}"
+                                f"sum by (status) (rate(api_requests_total{{{asked}}}[$__rate_interval]))", "{{status}}"
                             ),
                         )
                     ),
@@ -257,9 +273,9 @@ def overview() -> Dashboard:
                             "Over all endpoints. The dots are exemplars: requests whose trace can be opened. "
                             "The line is the objective, 99 % within 250 ms.",
                             query(f"{seconds} / {count}", "mean"),
-                            query(quantile(0.5), "P50"),
-                            query(quantile(0.95), "P95", exemplar=True),
-                            query(quantile(0.99), "P99"),
+                            query(quantile(0.5, job), "P50"),
+                            query(quantile(0.95, job), "P95", exemplar=True),
+                            query(quantile(0.99, job), "P99"),
                         ),
                         (None, "transparent"),
                         (0.25, "red"),
@@ -274,7 +290,7 @@ def overview() -> Dashboard:
                     .y_axis(heatmap.YAxisConfig().unit("s"))
                     .with_target(
                         query(
-                            f"sum by (le) (increase(api_request_duration_seconds_bucket{{{USERS}}}[$__rate_interval]))",
+                            f"sum by (le) (increase(api_request_duration_seconds_bucket{{{asked}}}[$__rate_interval]))",
                             "{{le}}",
                             form=PromQueryFormat.HEATMAP,
                         )
@@ -283,9 +299,9 @@ def overview() -> Dashboard:
                         "P95 by endpoint",
                         "s",
                         "95 % of the requests to this endpoint are faster.",
-                        query(quantile(0.95, by="le, endpoint"), "{{endpoint}}"),
+                        query(quantile(0.95, job, by="le, endpoint"), "{{endpoint}}"),
                     ),
-                    endpoints(),
+                    endpoints(job),
                 ],
             ),
             (
@@ -315,20 +331,11 @@ def overview() -> Dashboard:
                         "reqps",
                         "Requests answered with 4xx: the client's fault.",
                         query(
-                            f'sum by (status) (rate(api_requests_total{{{USERS}, status=~"4.."}}[$__rate_interval]))',
+                            f'sum by (status) (rate(api_requests_total{{{asked}, status=~"4.."}}[$__rate_interval]))',
                             "{{status}}",
                         ),
                     ),
-                    chart(
-                        "Authentication and rate limit",
-                        "reqps",
-                        "Requests refused for who sent them, by reason, and by the rate limit.",
-                        query(
-                            f"sum by (reason) (rate(api_auth_failures_total{{{SERVICE}}}[$__rate_interval]))",
-                            "{{reason}}",
-                        ),
-                        query(f"sum(rate(api_rate_limited_total{{{SERVICE}}}[$__rate_interval]))", "rate limit"),
-                    ),
+                    *([refusals(mine)] if service.accounts else []),
                 ],
             ),
             (
@@ -338,34 +345,53 @@ def overview() -> Dashboard:
                         "Requests in flight",
                         "none",
                         "Against the threads there are. When all are busy, requests wait where no one measures them.",
-                        query(f"sum by (instance) (api_requests_in_flight{{{SERVICE}}})", "{{instance}}"),
-                        query(f"sum(api_request_threads{{{SERVICE}}})", "threads, all instances"),
+                        query(f"sum by (instance) (api_requests_in_flight{{{mine}}})", "{{instance}}"),
+                        query(f"sum(api_request_threads{{{mine}}})", "threads, all instances"),
                     ),
-                    chart(
-                        "Database connections",
-                        "none",
-                        "Of all workers; at the size, requests wait for a connection.",
-                        query(f"sum by (state) (db_pool_connections{{{SERVICE}}})", "{{state}}"),
-                        query(f"sum(db_pool_size{{{SERVICE}}})", "size"),
-                    ),
+                    *([connections(mine)] if service.database else []),
                 ],
             ),
         ],
-        instances=True,
+        instances=job,
     )
 
 
-def endpoints() -> table.Panel:
+def refusals(mine: str) -> timeseries.Panel:
+    """Build the chart of requests refused for who sent them, or how many."""
+    return chart(
+        "Authentication and rate limit",
+        "reqps",
+        "Requests refused for who sent them, by reason, and by the rate limit.",
+        query(
+            f"sum by (reason) (rate(api_auth_failures_total{{{mine}}}[$__rate_interval]))",
+            "{{reason}}",
+        ),
+        query(f"sum(rate(api_rate_limited_total{{{mine}}}[$__rate_interval]))", "rate limit"),
+    )
+
+
+def connections(mine: str) -> timeseries.Panel:
+    """Build the chart of database connections."""
+    return chart(
+        "Database connections",
+        "none",
+        "Of all workers; at the size, requests wait for a connection.",
+        query(f"sum by (state) (db_pool_connections{{{mine}}})", "{{state}}"),
+        query(f"sum(db_pool_size{{{mine}}})", "size"),
+    )
+
+
+def endpoints(job: str) -> table.Panel:
     """Build the table of endpoints over the dashboard's whole time."""
-    by = "sum by (endpoint) "
-    requests = f"{by}(rate(api_requests_total{{{USERS}}}[$__range]))"
-    failures = f'{by}(rate(api_requests_total{{{USERS}, status=~"5.."}}[$__range]))'
+    by, asked = "sum by (endpoint) ", users(job)
+    requests = f"{by}(rate(api_requests_total{{{asked}}}[$__range]))"
+    failures = f'{by}(rate(api_requests_total{{{asked}, status=~"5.."}}[$__range]))'
     columns = {
         "Requests/s": requests,
         "Errors": f"({failures} or 0 * {requests}) / {requests}",
-        "Mean": f"{by}(rate(api_request_duration_seconds_sum{{{USERS}}}[$__range]))"
-        f" / {by}(rate(api_request_duration_seconds_count{{{USERS}}}[$__range]))",
-        "P95": quantile(0.95, by="le, endpoint").replace("$__rate_interval", "$__range"),
+        "Mean": f"{by}(rate(api_request_duration_seconds_sum{{{asked}}}[$__range]))"
+        f" / {by}(rate(api_request_duration_seconds_count{{{asked}}}[$__range]))",
+        "P95": quantile(0.95, job, by="le, endpoint").replace("$__rate_interval", "$__range"),
     }
     units = {"Errors": "percentunit", "Mean": "s", "P95": "s", "Requests/s": "reqps"}
     names = {f"Value #{letter}": name for letter, name in zip(LETTERS, columns, strict=False)}
@@ -395,8 +421,11 @@ def objectives() -> Dashboard:
         ("latency", "99 % of requests are answered within 250 ms"),
     ):
         budget = f'slo:error_budget:ratio{{slo="{slo}"}}'
-        spent = f'slo:error:ratio14d{{slo="{slo}"}} / on (slo) {budget}'
-        burn = [query(f'slo:error:ratio{window}{{slo="{slo}"}} / on (slo) {budget}', window) for window in BURN_WINDOWS]
+        spent = f'slo:error:ratio14d{{job="{MAIN}", slo="{slo}"}} / on (slo) {budget}'
+        burn = [
+            query(f'slo:error:ratio{window}{{job="{MAIN}", slo="{slo}"}} / on (slo) {budget}', window)
+            for window in BURN_WINDOWS
+        ]
         rows.append(
             (
                 f"{slo.title()}: {about}",
@@ -412,7 +441,7 @@ def objectives() -> Dashboard:
                     ).height(9),
                     number(
                         "Errors, last hour",
-                        f'slo:error:ratio1h{{slo="{slo}"}}',
+                        f'slo:error:ratio1h{{job="{MAIN}", slo="{slo}"}}',
                         "percentunit",
                         "Share of the requests of the last hour that missed the objective.",
                     ).height(9),
@@ -452,7 +481,7 @@ def objectives() -> Dashboard:
         )
     )
     rows.append(("Alerts", [firing]))
-    return page("task-api-slo", "Task API: objectives", "How fast the error budgets burn.", rows, instances=False)
+    return page("task-api-slo", "Task API: objectives", "How fast the error budgets burn.", rows)
 
 
 def kubernetes() -> Dashboard:
@@ -553,7 +582,6 @@ def kubernetes() -> Dashboard:
                 ],
             ),
         ],
-        instances=False,
     )
 
 
@@ -613,22 +641,34 @@ def monitoring() -> Dashboard:
                 ],
             ),
         ],
-        instances=False,
     )
 
 
+def folder_of(service: Service) -> Path:
+    """Return where a service's dashboard lies: the main service's with the others', else in the service's folder."""
+    return FOLDER if service.name == MAIN else service.folder / "monitoring" / "dashboards"
+
+
+def text(built: Dashboard) -> str:
+    """Return a dashboard as its file has it."""
+    return json.dumps(built, cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
+
+
 def generated() -> dict[Path, str]:
-    """Give the text of each dashboard's file."""
-    return {
-        FOLDER / f"{built.uid}.json": json.dumps(built, cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
-        for built in (overview(), objectives(), kubernetes(), monitoring())
-    }
+    """Return the text of each dashboard's file."""
+    files = {FOLDER / f"{built.uid}.json": text(built) for built in (objectives(), kubernetes(), monitoring())}
+    return files | {folder_of(one) / f"{one.name}.json": text(overview(one)) for one in project.services()}
+
+
+def present() -> list[Path]:
+    """Return the dashboards' files that there are."""
+    return sorted(file for folder in {FOLDER, *map(folder_of, project.services())} for file in folder.glob("*.json"))
 
 
 def drift() -> list[str]:
-    """Name the files that are not what the code gives, missing and left-over ones too."""
+    """Return the names of files that are not what the code makes, of missing and of left-over ones."""
     wanted = generated()
-    there = {path: path.read_text() for path in FOLDER.glob("*.json")}
+    there = {path: path.read_text() for path in present()}
     return sorted(path.name for path in wanted.keys() | there.keys() if wanted.get(path) != there.get(path))
 
 
@@ -643,10 +683,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{name} differs from monitoring/dashboards.py: run `python -m monitoring.dashboards`", file=sys.stderr
             )
         return 1 if different else 0
-    for path in FOLDER.glob("*.json"):
+    for path in present():
         path.unlink()
-    for path, text in generated().items():
-        path.write_text(text)
+    for path, content in generated().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
     return 0
 
 

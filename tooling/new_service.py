@@ -74,6 +74,7 @@ def create(name: str, root: Path = ROOT) -> Path:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)  # all of it, or nothing
         raise
+    services.cache_clear()
     return folder
 
 
