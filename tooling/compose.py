@@ -22,8 +22,11 @@ from tooling.tools import require
 BACKUPS = ROOT / "backups"
 USER = "task_api"
 START_SECONDS = 300
+FILES = [ROOT / "compose.yaml", *(file for one in services() if (file := one.folder / "compose.yaml").exists())]
+"""The stack, and what each further service lays on it."""
+
 PAGES = {  # service: its port, and what a person finds there
-    "task-api": (5000, "the service; its documentation is /docs"),
+    **{service.name: (5000, "the service; its documentation is /docs") for service in services()},
     "prometheus": (9090, "metrics and alerts"),
     "alertmanager": (9093, "alerts on their way; `docker compose logs alert-receiver` shows what arrived"),
     "grafana": (3000, "dashboards; user admin, password in .secrets/grafana.env"),
@@ -182,13 +185,18 @@ def _run(
 ) -> int:
     """Give Compose's exit code; what it says is shown."""
     command = [str(require("docker")), "compose", *arguments]
-    environment = {**os.environ, **(settings or {})}
+    environment = {**_environment(), **(settings or {})}
     stdin = source or subprocess.DEVNULL
     return subprocess.run(command, cwd=ROOT, env=environment, stdin=stdin, stdout=target, check=False).returncode
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "COMPOSE_FILE": os.pathsep.join(map(str, FILES))}
 
 
 def _output(*arguments: str, source: IO[bytes] | None = None) -> str:
     """Give what Compose prints; nothing where it fails."""
     command = [str(require("docker")), "compose", *arguments]
-    done = subprocess.run(command, cwd=ROOT, stdin=source or subprocess.DEVNULL, capture_output=True, check=False)
+    stdin = source or subprocess.DEVNULL
+    done = subprocess.run(command, cwd=ROOT, env=_environment(), stdin=stdin, capture_output=True, check=False)
     return "" if done.returncode else done.stdout.decode(errors="replace").strip()

@@ -9,16 +9,18 @@ import pytest
 import yaml
 
 from tooling import compose
-from tooling.project import ROOT
+from tooling.project import services
 
-SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+DOCUMENTS: list[dict[str, dict[str, Any]]] = [yaml.safe_load(file.read_text())["services"] for file in compose.FILES]
+SERVICES = {name: service for document in reversed(DOCUMENTS) for name, service in document.items()}
+OWN = "|".join(service.name for service in services())
 OPTIONAL = {"grafana": ["grafana"], "jaeger": ["traces"]}
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_an_image_has_a_full_version_or_is_our_own(name: str) -> None:
     assert re.fullmatch(
-        r"task-api:latest|[a-z./]+/postgres:\d+-trixie|[a-z./]+:v?\d+\.\d+\.\d+", SERVICES[name]["image"]
+        rf"({OWN}):latest|[a-z./]+/postgres:\d+-trixie|[a-z./]+:v?\d+\.\d+\.\d+", SERVICES[name]["image"]
     )
 
 
@@ -48,6 +50,13 @@ def test_only_what_a_person_may_leave_out_has_a_profile() -> None:
 
 def test_every_page_with_a_port_is_shown_to_the_person() -> None:
     assert {name for name, service in SERVICES.items() if "ports" in service} == compose.PAGES.keys()
+
+
+def test_every_service_is_in_the_stack_on_its_own_port() -> None:
+    for service in services():
+        assert SERVICES[service.name]["image"] == f"{service.name}:latest"
+        (port,) = SERVICES[service.name]["ports"]
+        assert port.endswith(f"_PORT:-{service.port}}}:5000")
 
 
 def test_what_was_left_out_is_said(capsys: pytest.CaptureFixture[str]) -> None:
