@@ -8,7 +8,8 @@ from flask import Flask, Response, request
 from service_kit import gthread
 from service_kit.config import Settings, load
 from service_kit.http.app import create_app
-from service_kit.server import listen, serve
+from service_kit.listener import listen
+from service_kit.server import serve
 from service_kit.service import Service
 from service_kit.telemetry import logs
 

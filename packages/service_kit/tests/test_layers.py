@@ -14,7 +14,8 @@ BELOW = {
     "config": set(),
     "telemetry": set(),
     "service": {"config", "telemetry"},
-    "cli": {"config", "telemetry"},
+    "listener": set(),
+    "cli": {"config", "listener", "telemetry"},
     "http": {"config", "telemetry", "service"},
 }
 WITHOUT_FLASK = {"config", "telemetry", "service", "cli"}

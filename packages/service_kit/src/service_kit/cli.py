@@ -13,6 +13,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 import click
 
+from service_kit import listener
 from service_kit.config import ConfigurationError, Settings, describe, load
 
 S = TypeVar("S", bound=Settings)
@@ -81,20 +82,18 @@ class CommandLine(click.Group, Generic[S]):
             except OSError as error:
                 self.fail(f"PROMETHEUS_MULTIPROC_DIR: {error}")
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # prometheus-client reads it at its import
-        with self._listen(settings) as listener:
+        with self._listen(settings) as listening:
             from service_kit.telemetry import logs, metrics  # noqa: PLC0415 - after the settings are known to be right
 
             logs.configure(settings.log_level)
             try:
-                self._run(settings, listener)
+                self._run(settings, listening)
             except metrics.FolderInUse as error:
                 self.fail(error)
 
     def _listen(self, settings: S) -> socket.socket:
-        from service_kit.server import listen  # noqa: PLC0415 - slow to load
-
         try:
-            return listen(settings.host, settings.port)
+            return listener.listen(settings.host, settings.port)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 self.fail(f"PORT: {settings.port} on {settings.host} is taken: end what listens there, or set another")

@@ -18,9 +18,6 @@ from service_kit.service import Service
 from service_kit.telemetry import metrics
 from service_kit.telemetry.logs import log
 
-BACKLOG = 2048
-"""Connections that the system keeps until a worker accepts them."""
-
 SPARE_FILES = 100
 """File descriptors of a worker beside its clients' connections: databases, metrics, logs."""
 
@@ -95,20 +92,6 @@ def places() -> int:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return gthread.PLACES if soft == resource.RLIM_INFINITY else min(gthread.PLACES, max(soft - SPARE_FILES, 1))
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, before anything else is touched. Raises OSError where that cannot be."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 def _remove(folder: str, owner: int) -> None:
