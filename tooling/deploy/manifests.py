@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from tooling import secret_files
-from tooling.deploy import DeployError
+from tooling.deploy import DeployError, admission
 from tooling.deploy.kube import Kube, Object
 from tooling.project import ROOT, Service
 
@@ -66,7 +66,9 @@ def render(service: Service, kube: Kube, overlay: Path, image: str, *, generate_
                 {"name": "postgres", "envs": [files["postgres"].name], "options": {"disableNameSuffixHash": True}},
             ]
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-        return [item for item in yaml.safe_load_all(kube.run("kustomize", name)) if item]
+        objects = [item for item in yaml.safe_load_all(kube.run("kustomize", name)) if item]
+    admission.fill(objects, image, images(objects) - {image}, kube.namespace)
+    return objects
 
 
 def stage(item: Object) -> str:
