@@ -53,12 +53,13 @@ def sast(session: nox.Session) -> None:
 
 @stage
 def build(session: nox.Session) -> None:
-    """The image, its inventory, its known vulnerabilities; then the push, by digest and with its provenance."""
+    """The image, its inventory, its known vulnerabilities; in CI it is kept for `publish`."""
     install(session, "pipeline")
     programs(session, "syft", "trivy")
     session.run("python", "-m", "tooling.images.build")
     session.run("python", "-m", "tooling.images.scan")
-    session.run("python", "-m", "tooling.images.push")
+    if os.environ.get("CI"):
+        session.run("python", "-m", "tooling.images.push", "--archive")
 
 
 @stage
@@ -67,6 +68,13 @@ def dast(session: nox.Session) -> None:
     install(session, "dast", service=True)
     programs(session, "wapiti")
     session.run("python", "-m", "tooling.dast")
+
+
+@stage
+def publish(session: nox.Session) -> None:
+    """The push, by digest and with its provenance, where a repository and a key are set: it alone is given the key."""
+    install(session, "pipeline")
+    session.run("python", "-m", "tooling.images.push")
 
 
 @stage
@@ -96,6 +104,20 @@ def verify(session: nox.Session) -> None:
     """Whether an image may be deployed, by its provenance: `nox -s verify -- REPOSITORY@sha256:DIGEST`."""
     install(session, "pipeline")
     session.run("python", "-m", "tooling.images.provenance", *session.posargs)
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """The release notes of this version, from the changelog; on a tag in CI the release itself."""
+    install(session, "pipeline")
+    session.run("python", "-m", "tooling.github", "release")
+
+
+@nox.session
+def report_proofs(session: nox.Session) -> None:
+    """In CI, after the nightly proofs: one open issue while they fail, closed when they pass again."""
+    install(session, "pipeline")
+    session.run("python", "-m", "tooling.github", "proofs")
 
 
 @nox.session
@@ -173,6 +195,14 @@ def new_service(session: nox.Session) -> None:
     install(session, "template")
     session.run("python", "-m", "tooling.new_service", *session.posargs)
     session.run("python", "-m", "monitoring.dashboards")
+
+
+@nox.session
+def rehearse(session: nox.Session) -> None:
+    """The workflows, run by act on this machine: each event, and what each job comes to; needs Docker."""
+    install(session, "pipeline")
+    programs(session, "act")
+    session.run("python", "-m", "tooling.rehearsal", *session.posargs)
 
 
 @nox.session

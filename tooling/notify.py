@@ -97,8 +97,22 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def overall(stages: list[Stage]) -> str:
-    """Give one word for the pipeline: passed only where every stage has passed."""
-    return "passed" if all(stage.result == "passed" for stage in stages) else "failed"
+    """Return one word for the pipeline: passed where no stage failed; a request's `publish` is skipped."""
+    results = {stage.result for stage in stages}
+    return "passed" if "passed" in results and results <= {"passed", "skipped"} else "failed"
+
+
+def gaps(stages: list[Stage]) -> list[str]:
+    """Return what the run did not look at or do, for want of a setting or of a service that can be reached."""
+    found = [
+        f"{stage.name}/{scan.tool}: {scan.gap}: {textwrap.shorten(scan.problem, 200)}"
+        for stage in stages
+        if stage.report
+        for scan in stage.report.gaps
+    ]
+    if not (os.environ.get("SLACK_WEBHOOK_URL") or os.environ.get("WEBHOOK_URL")):
+        found.append("notify/webhook: not configured: set SLACK_WEBHOOK_URL or WEBHOOK_URL")
+    return found
 
 
 def markdown(stages: list[Stage], commit: str) -> str:
@@ -113,6 +127,8 @@ def markdown(stages: list[Stage], commit: str) -> str:
         took = page.duration(stage.seconds) if stage.seconds is not None else ""
         remark = stage.remark.replace("|", "\\|").replace("\n", " ")
         lines.append(f"| {stage.name} | {MARKS.get(stage.result, '❌')} {stage.result} | {took} | {remark} |")
+    if missing := gaps(stages):
+        lines += ["", "Not looked at, and not clean:", "", *(f"- {gap}" for gap in missing)]
     findings = [finding for stage in stages if stage.report for finding in stage.report.findings if finding.fails]
     if findings:
         lines += ["", "| severity | gate and rule | place | what |", "| --- | --- | --- | --- |"]
@@ -129,6 +145,7 @@ def plain(stages: list[Stage], commit: str) -> dict[str, Any]:
         "result": overall(stages),
         "revision": commit,
         "run": run_url(),
+        "gaps": gaps(stages),
         "stages": [
             {
                 "name": stage.name,
@@ -227,6 +244,9 @@ def main() -> int:
             file.write(text)
     print("page: reports/notify/summary.html")
     scans = run_gates(webhooks(stages, commit))
+    if not scans and "webhook" in os.environ.get("REQUIRED_GATES", "").split():
+        print("notify: REQUIRED_GATES names webhook, and none is set", file=sys.stderr)
+        return NOT_ASSESSED
     return NOT_ASSESSED if any(scan.problem for scan in scans) else 0
 
 

@@ -41,9 +41,13 @@ STAGES = {
     "sast": Stage(modules=("tooling.sast",)),
     "build": Stage(
         needs=("test", "sast"),
-        modules=("tooling.images.scan", "tooling.images.push", "tooling.images.provenance"),
+        modules=("tooling.images.scan",),
     ),
     "dast": Stage(needs=("test",), modules=("tooling.dast",)),
+    "publish": Stage(
+        needs=("build", "dast"),
+        modules=("tooling.images.push", "tooling.images.provenance"),
+    ),
     "notify": Stage(modules=("tooling.notify",)),
 }
 """The pipeline in its order. The noxfile, the summary, the canaries and the workflows' test read this list."""

@@ -1,4 +1,4 @@
-"""Which images the cluster lets into the namespace: the ValidatingAdmissionPolicy of the base, filled in for a deploy."""
+"""Which images the cluster lets into the namespace: the base's ValidatingAdmissionPolicy, filled in for a deploy."""
 
 import re
 from collections.abc import Collection, Sequence

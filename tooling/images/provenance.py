@@ -232,6 +232,14 @@ class Repository:
         answer.raise_for_status()
         return answer
 
+    def tag(self, digest: str, tag: str) -> None:
+        """Give the image with this digest one more tag."""
+        known = self.request(f"manifests/{digest}", MANIFEST_TYPE, INDEX_TYPE, *DOCKER_TYPES)
+        headers = {"Content-Type": known.headers["Content-Type"]}
+        self.client.do_request(
+            self.url(f"manifests/{tag}"), "PUT", data=known.content, headers=headers
+        ).raise_for_status()
+
     def referrers(self, digest: str) -> dict[str, Any]:
         """Return the index of what refers to the image, by the OCI distribution's API or, without it, by its tag."""
         answer = self.request(f"referrers/{digest}", INDEX_TYPE)

@@ -75,6 +75,23 @@ def test_a_gap_is_named_even_where_the_stage_passed() -> None:
     assert "safety not configured: no key" in markdown([a_stage(told=told)], "abc")
 
 
+def test_a_request_whose_publish_is_skipped_has_passed() -> None:
+    assert overall([a_stage(), a_stage("skipped")]) == "passed"
+    assert overall([a_stage(), a_stage("failed"), a_stage("skipped")]) == "failed"
+    assert overall([a_stage("skipped")]) == "failed"
+
+
+def test_a_webhook_that_is_not_set_is_a_gap_and_an_error_only_where_it_is_required(
+    reports: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLACK_WEBHOOK_URL", "WEBHOOK_URL", "REQUIRED_GATES"):
+        monkeypatch.delenv(name, raising=False)
+    assert notify.main() == CLEAN
+    assert "notify/webhook: not configured" in (reports / "notify" / "summary.md").read_text()
+    monkeypatch.setenv("REQUIRED_GATES", "safety webhook")
+    assert notify.main() == NOT_ASSESSED
+
+
 def test_slack_gets_its_shape_within_its_limits() -> None:
     stages = [a_stage("failed", told=report(problem="x" * 150)) for _ in range(100)]
     block = slack(stages, "abc")["blocks"][0]
@@ -151,7 +168,9 @@ def test_it_tells_of_failed_stages_and_succeeds_itself(reports: Path, monkeypatc
         assert notify.main() == CLEAN
     assert "❌ failed" in summary.read_text()
     results = {stage["name"]: stage["result"] for stage in json.loads(plain_received[0][1])["stages"]}
-    assert results == {"test": "cancelled", "sast": "failed", "build": "did not run", "dast": "did not run"}
+    assert results == {"test": "cancelled", "sast": "failed"} | dict.fromkeys(
+        ("build", "dast", "publish"), "did not run"
+    )
     assert json.loads(slack_received[0][1])["text"].startswith("Pipeline failed")
     assert "Pipeline failed" in (reports / "notify" / "summary.html").read_text()
 

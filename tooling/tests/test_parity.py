@@ -10,25 +10,32 @@ import nox
 import pytest
 import yaml
 
-import noxfile  # noqa: F401 - reading it registers the sessions
+import noxfile
 from tooling.images import scan
 from tooling.project import ROOT, STAGES, services
 from tooling.sast import tracked
 
 Document = dict[Any, Any]
-PIPELINE = ROOT / ".github" / "workflows" / "pipeline.yml"
-DEPLOY = ROOT / ".github" / "workflows" / "deploy.yml"
 PREPARE = ROOT / ".github" / "actions" / "prepare" / "action.yml"
+REPORT = ROOT / ".github" / "actions" / "report" / "action.yml"
 ORDER = tuple(nox.options.sessions or ())
 
-# What a job may have, and the step that needs it.
+# What a job may have, and the steps that need it.
 PERMISSIONS = {
-    ("contents", "read"): "actions/checkout",
-    ("security-events", "write"): "github/codeql-action/upload-sarif",
-    ("packages", "write"): "docker/login-action",
-    ("packages", "read"): "docker/login-action",
-    ("id-token", "write"): "aws-actions/configure-aws-credentials",
+    ("actions", "read"): {"./.github/actions/report"},
+    ("attestations", "write"): {"actions/attest"},
+    ("contents", "read"): {"actions/checkout"},
+    ("contents", "write"): {"./dev release"},
+    ("id-token", "write"): {"actions/attest", "aws-actions/configure-aws-credentials"},
+    ("issues", "write"): {"./dev report_proofs"},
+    ("packages", "read"): {"docker/login-action"},
+    ("packages", "write"): {"docker/login-action"},
+    ("security-events", "write"): {"./.github/actions/report"},
 }
+CACHED = {".cache/downloads", ".cache/first-run"}
+"""What a job may take from another one's cache: archives that are checked before they are unpacked, and times."""
+
+SECRET = re.compile(r"\$\{\{[^}]*secrets\.(\w+)")
 
 
 def load(path: Path) -> Document:
@@ -36,8 +43,13 @@ def load(path: Path) -> Document:
     return document
 
 
+def jobs(document: Document) -> Document:
+    """Return the jobs that have steps: not those that are another workflow."""
+    return {name: job for name, job in document.get("jobs", {}).items() if "steps" in job}
+
+
 def steps(document: Document) -> Iterator[Document]:
-    for job in document.get("jobs", {}).values():
+    for job in jobs(document).values():
         yield from job["steps"]
     yield from document.get("runs", {}).get("steps", [])
 
@@ -45,44 +57,68 @@ def steps(document: Document) -> Iterator[Document]:
 class Workflows(NamedTuple):
     """What CI reads."""
 
-    pipeline: Document
-    deploy: Document
+    workflows: dict[str, Document]
     prepare: Document
+    report: Document
 
     @classmethod
     def of_checkout(cls) -> "Workflows":
-        return cls(load(PIPELINE), load(DEPLOY), load(PREPARE))
+        return cls({path.stem: load(path) for path in workflow_files()}, load(PREPARE), load(REPORT))
+
+    @property
+    def pipeline(self) -> Document:
+        return self.workflows["pipeline"]
+
+    @property
+    def deploy(self) -> Document:
+        return self.workflows["deploy"]
+
+    @property
+    def documents(self) -> list[Document]:
+        return [*self.workflows.values(), self.prepare, self.report]
+
+
+def workflow_files() -> list[Path]:
+    return sorted(path for path in (ROOT / ".github" / "workflows").iterdir() if path.suffix in {".yml", ".yaml"})
 
 
 def drift(found: Workflows) -> list[str]:
-    """Name everything in which the workflows differ from what a laptop runs."""
-    return [*stage_drift(found.pipeline["jobs"]), *step_drift(found), *rights_drift(found), *deploy_drift(found)]
+    """Return everything in which the workflows differ from what a laptop runs, or trust what they should not."""
+    checks = (stage_drift, step_drift, rights_drift, trust_drift, deploy_drift, proofs_drift)
+    return [line for check in checks for line in check(found)]
 
 
-def stage_drift(jobs: Document) -> Iterator[str]:
+def stage_drift(found: Workflows) -> Iterator[str]:
     """Jobs and sessions: the same names, the same order, the same needs."""
-    if tuple(jobs) != ORDER:
-        yield f"the jobs are {tuple(jobs)}, bare nox runs {ORDER}"
-    for name, job in jobs.items():
+    declared_jobs = found.pipeline["jobs"]
+    if tuple(declared_jobs) != ORDER:
+        yield f"the jobs are {tuple(declared_jobs)}, bare nox runs {ORDER}"
+    for name, job in declared_jobs.items():
         runs = [step["run"] for step in job["steps"] if "run" in step]
         if runs != [f"./dev {name}"]:
             yield f"job {name}: it runs {runs}, not its session alone"
-        uploads = [step["with"] for step in job["steps"] if step.get("uses", "").startswith("actions/upload-artifact@")]
-        kept = "${{ matrix.report }}" if "strategy" in job else name
-        if uploads != [{"name": kept, "path": f"reports/{name}"}]:
+        if f"reports/{name}" not in kept(job):
             yield f"job {name}: its report is not kept"
         needs = tuple(job.get("needs", ()))
         declared = STAGES[name].needs if name in STAGES else None
         if name != "notify" and needs != declared:
             yield f"job {name}: it needs {needs}, its session {declared}"
-    told = jobs.get("notify", {})
-    if set(told.get("needs", ())) != set(ORDER) - {"notify"} or told.get("if") != "always()":
+    last = declared_jobs.get("notify", {})
+    if set(last.get("needs", ())) != set(ORDER) - {"notify"} or last.get("if") != "always()":
         yield "job notify: it must run after all the others, whatever became of them"
+
+
+def kept(job: Document) -> list[str]:
+    """Return the folders that a job uploads whatever became of it."""
+    always = [step for step in job["steps"] if step.get("if") == "always()"]
+    uploads = [one["with"]["path"] for one in always if one.get("uses", "").startswith("actions/upload-artifact@")]
+    reports = [one["with"]["folder"] for one in always if one.get("uses") == "./.github/actions/report"]
+    return [*uploads, *(f"reports/{folder}" for folder in reports)]
 
 
 def step_drift(found: Workflows) -> Iterator[str]:
     """Steps: pinned actions, the locks' Python, and no logic."""
-    for step in (step for document in found for step in steps(document)):
+    for step in (step for document in found.documents for step in steps(document)):
         uses, run = step.get("uses", ""), step.get("run", "")
         if uses and not uses.startswith("./") and not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", uses):
             yield f"{uses} is not pinned to a commit"
@@ -90,7 +126,7 @@ def step_drift(found: Workflows) -> Iterator[str]:
             yield f"`{run}` holds logic"
         if uses.startswith("actions/checkout@") and step["with"].get("persist-credentials") is not False:
             yield "a checkout leaves the token behind"
-    given = {step["with"]["python-version"] for step in steps(found.prepare) if "setup-python@" in step["uses"]}
+    given = {one["with"]["python-version"] for one in steps(found.prepare) if "setup-python@" in one["uses"]}
     default = found.prepare["inputs"]["python"]["default"]
     if given != {"${{ inputs.python }}"} or default != python_version():
         yield f"CI has Python {default}, the locks are made for {python_version()}"
@@ -108,25 +144,66 @@ def step_drift(found: Workflows) -> Iterator[str]:
 
 def rights_drift(found: Workflows) -> Iterator[str]:
     """Permissions: none for all, and to each job what a step of it needs."""
-    for document in (found.pipeline, found.deploy):
+    for name, document in found.workflows.items():
         if document["permissions"] != {}:
-            yield f"{document['name']}: permissions are granted to every job"
+            yield f"{name}: permissions are granted to every job"
         if "concurrency" not in document:
-            yield f"{document['name']}: two runs may get in each other's way"
-        for name, job in document["jobs"].items():
-            used = {step.get("uses", "").partition("@")[0] for step in job["steps"]}
+            yield f"{name}: two runs may get in each other's way"
+        for job_name, job in jobs(document).items():
+            used = {step.get("uses", "").partition("@")[0] or step["run"] for step in job["steps"]}
             for permission in job["permissions"].items():
-                if PERMISSIONS.get(permission) not in used:
-                    yield f"job {name}: nothing in it needs {permission[0]}: {permission[1]}"
+                if not PERMISSIONS.get(permission, set()) & used:
+                    yield f"job {job_name}: nothing in it needs {permission[0]}: {permission[1]}"
+
+
+def trust_drift(found: Workflows) -> Iterator[str]:
+    """Trust: who holds a key, a right to write or a cloud's account executes nothing that another job has cached."""
+    for step in steps(found.prepare):
+        if step["uses"].startswith("actions/cache@") and not set(step["with"]["path"].split()) <= CACHED:
+            yield f"the cache holds {step['with']['path'].split()}: it may hold what runs"
+    for name, job in ((name, job) for document in found.workflows.values() for name, job in jobs(document).items()):
+        trusted = {"packages", "id-token", "contents"} & {
+            key for key, value in job["permissions"].items() if value == "write"
+        }
+        caches = [
+            one.get("with", {}).get("cache") for one in job["steps"] if one.get("uses") == "./.github/actions/prepare"
+        ]
+        if trusted and caches != ["false"]:
+            yield f"job {name}: it may write {', '.join(sorted(trusted))}, and restores a cache"
+        if "PROVENANCE_KEY" in SECRET.findall(yaml.dump(job)) and "environment" not in job:
+            yield f"job {name}: it has the key, which belongs to an environment"
+    requested = found.pipeline["jobs"].get("publish", {}).get("if")
+    if requested != "github.event_name == 'push'":
+        yield "job publish: it runs for requests"
 
 
 def deploy_drift(found: Workflows) -> Iterator[str]:
-    """The deployment: by hand, and of what has been verified."""
+    """The deployment: by hand, and of what has been verified, from main and from tags alone."""
     runs = [step["run"] for step in steps(found.deploy) if "run" in step]
     if not runs[0].startswith("./dev verify "):
         yield "deploy: the image's provenance is not verified first"
     if set(found.deploy[True]) != {"workflow_dispatch"}:  # YAML 1.1 reads `on` as true
         yield "deploy: it starts by other than a hand"
+    builders = found.deploy["jobs"]["deploy"].get("env", {}).get("PROVENANCE_BUILDERS", "")
+    if [one.rpartition("/.github/workflows/")[2] for one in builders.split() if ".github" in one] != [
+        "pipeline.yml@refs/heads/main",
+        "release.yml@refs/tags/v*",
+    ]:
+        yield "deploy: it accepts images of other than main and tags"
+
+
+def proofs_drift(found: Workflows) -> Iterator[str]:
+    """The nightly proofs: each is a session, and a failure is reported."""
+    sessions = found.workflows["proofs"]["jobs"]["proofs"]["strategy"]["matrix"]["session"]
+    if missing := PROOFS - set(sessions):
+        yield f"proofs: {', '.join(sorted(missing))} run nowhere"
+    if unknown := [name for name in sessions if not hasattr(noxfile, name)]:
+        yield f"proofs: there is no session {', '.join(unknown)}"
+    if found.workflows["proofs"]["jobs"]["issue"].get("needs") != ["proofs"]:
+        yield "proofs: a failure is not reported"
+
+
+PROOFS = {"canaries", "containers", "manifests", "monitoring", "drills", "loadtest", "load_canaries", "e2e", "rehearse"}
 
 
 def python_version() -> str:
@@ -164,6 +241,21 @@ def deployment(found: Workflows) -> list[Document]:
     return listed
 
 
+def verification(found: Workflows) -> Document:
+    return next(step for step in deployment(found) if step.get("run", "").startswith("./dev verify"))
+
+
+def cache(found: Workflows) -> Document:
+    (step,) = (step for step in found.prepare["runs"]["steps"] if step["uses"].startswith("actions/cache@"))
+    options: Document = step["with"]
+    return options
+
+
+def sessions(found: Workflows) -> list[str]:
+    listed: list[str] = found.workflows["proofs"]["jobs"]["proofs"]["strategy"]["matrix"]["session"]
+    return listed
+
+
 def python(found: Workflows) -> Document:
     step: Document = found.prepare["runs"]["steps"][0]
     return step
@@ -174,7 +266,7 @@ DRIFTS: dict[str, tuple[Callable[[Workflows], object], str]] = {
     "a session without its job": (lambda w: w.pipeline["jobs"].pop("dast"), "the jobs are"),
     "another command": (lambda w: job(w, "test")["steps"][2].update(run="pytest"), "not its session alone"),
     "logic in a step": (lambda w: job(w, "test")["steps"][2].update(run="./dev test || true"), "holds logic"),
-    "words of a stranger": (lambda w: deployment(w)[3].update(run="./dev verify ${{ inputs.image }}"), "holds logic"),
+    "words of a stranger": (lambda w: verification(w).update(run="./dev verify ${{ inputs.image }}"), "holds logic"),
     "another order": (lambda w: job(w, "build").update(needs=["test"]), "job build: it needs"),
     "a summary of successes alone": (lambda w: job(w, "notify").pop("if"), "whatever became of them"),
     "an unpinned action": (lambda w: job(w, "test")["steps"][0].update(uses="actions/checkout@v6"), "not pinned"),
@@ -188,7 +280,15 @@ DRIFTS: dict[str, tuple[Callable[[Workflows], object], str]] = {
     "a shallow clone": (lambda w: job(w, "sast")["steps"][0]["with"].pop("fetch-depth"), "not every commit"),
     "a report that is lost": (lambda w: job(w, "sast")["steps"].pop(), "its report is not kept"),
     "no concurrency": (lambda w: w.pipeline.pop("concurrency"), "get in each other's way"),
-    "a deployment on trust": (lambda w: deployment(w).pop(3), "not verified first"),
+    "a deployment on trust": (lambda w: deployment(w).remove(verification(w)), "not verified first"),
+    "an image of any branch": (lambda w: w.deploy["jobs"]["deploy"].pop("env"), "other than main and tags"),
+    "executables in the cache": (lambda w: cache(w).update(path=".cache\n~/.cache/uv"), "it may hold what runs"),
+    "a cache beside the key": (lambda w: job(w, "publish")["steps"][1].pop("with"), "and restores a cache"),
+    "a key without an environment": (lambda w: job(w, "publish").pop("environment"), "belongs to an environment"),
+    "a push for a request": (lambda w: job(w, "publish").pop("if"), "it runs for requests"),
+    "a proof that runs nowhere": (lambda w: sessions(w).remove("drills"), "drills run nowhere"),
+    "a proof without a session": (lambda w: sessions(w).append("luck"), "there is no session luck"),
+    "rights in another workflow": (lambda w: w.workflows["release"].pop("concurrency"), "get in each other's way"),
     "a deployment by itself": (lambda w: w.deploy[True].update(push=None), "other than a hand"),
 }
 

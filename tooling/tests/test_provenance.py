@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner
 
-from tooling import tools
+from tooling import findings, tools
 from tooling.canaries.fixtures import oci_registry
 from tooling.findings import Database, NotConfigured, Report, Scan, Unreachable
 from tooling.images import build, provenance, push
@@ -185,12 +185,29 @@ def test_tags_come_from_git(version: str, names: list[str]) -> None:
     assert push.tags(version, "0123456789abcdef") == names
 
 
+@pytest.fixture
+def unconfigured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    for name in ("IMAGE_REPOSITORY", "PROVENANCE_KEY", "REQUIRED_GATES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(provenance, "KEY", tmp_path / "none.pem")
+    monkeypatch.setattr(findings, "REPORTS", tmp_path)
+    monkeypatch.setattr(findings, "ROOT", tmp_path)
+    return monkeypatch
+
+
 def test_without_a_repository_nothing_is_pushed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    unconfigured: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("IMAGE_REPOSITORY", raising=False)
-    assert push.main() == 0
-    assert "stays here" in capsys.readouterr().out
+    assert push.main([]) == 0
+    assert "not configured push: task-api: IMAGE_REPOSITORY is not set" in capsys.readouterr().out
+    unconfigured.setenv("REQUIRED_GATES", "push")
+    assert push.main([]) == 2
+
+
+def test_without_a_key_nothing_is_pushed(unconfigured: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    unconfigured.setenv("IMAGE_REPOSITORY", "127.0.0.1:9/owner/task-api")
+    assert push.main([]) == 0
+    assert "not configured push: task-api: no key signs: set PROVENANCE_KEY" in capsys.readouterr().out
 
 
 @pytest.fixture

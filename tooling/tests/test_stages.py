@@ -28,12 +28,12 @@ def does(name):
     return stages.stage(run)
 
 test, sast = does("test"), does("sast")
-build, dast, notify = does("build"), does("dast"), does("notify")
+build, dast, publish, notify = does("build"), does("dast"), does("publish"), does("notify")
 """
 
 
 def results(folder: Path, failing: tuple[str, ...], *arguments: str) -> tuple[int, dict[str, str]]:
-    """Run five stages, of which some fail, and give Nox's exit code and each stage's result."""
+    """Run the stages, of which some fail, and give Nox's exit code and each stage's result."""
     (folder / "noxfile.py").write_text(NOXFILE.format(root=str(ROOT), failing=failing))
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("COVERAGE", "COV_", "NOX"))
@@ -51,9 +51,9 @@ ALL_PASSED = dict.fromkeys(STAGES, "passed")
     ("failing", "changed"),
     [
         ((), {}),
-        (("sast",), {"sast": "failed", "build": "skipped"}),
-        (("test",), {"test": "failed", "build": "skipped", "dast": "skipped"}),
-        (("dast",), {"dast": "failed"}),
+        (("sast",), {"sast": "failed", "build": "skipped", "publish": "skipped"}),
+        (("test",), {"test": "failed", "build": "skipped", "dast": "skipped", "publish": "skipped"}),
+        (("dast",), {"dast": "failed", "publish": "skipped"}),
     ],
 )
 def test_a_stage_is_skipped_where_one_that_it_needs_failed(
