@@ -233,6 +233,8 @@ def run_gates(gates: dict[str, Gate], *, parallel: int = 2, quiet: bool = False)
                 unconfigured=isinstance(error, NotConfigured),
             )
         scan = msgspec.structs.replace(scan, seconds=time.monotonic() - started)
+        if scan.problem:  # of several scans in one
+            scan = msgspec.structs.replace(scan, tool=name)
         detail = scan.problem or f"{len(scan.findings)} findings, {len(scan.targets)} targets"
         console.print(f"  {name}: {escape(detail)} ({page.duration(scan.seconds)})")
         return scan
