@@ -3,12 +3,19 @@
 import os
 import shutil
 import signal
+import socket
 import sqlite3
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import psycopg
@@ -22,8 +29,9 @@ from task_api.store import postgresql, prepared, sqlite
 from task_api.store.database import Database, Unusable
 from task_api.store.migrations import migrate
 from task_api.store.postgresql import REQUEST
+from tooling.service import free_port
 
-from .conftest import Client, Serve
+from .conftest import Client, Serve, client_of
 
 only = pytest.mark.parametrize
 SQLITE = only("settings", ["sqlite"], indirect=True)
@@ -256,3 +264,82 @@ def test_tables_are_made_in_the_schema_that_the_url_names(empty_settings: Settin
             other.execute("DROP SCHEMA app CASCADE")
     assert "app" in schemas
     assert "public" not in schemas
+
+
+@contextmanager
+def pgbouncer(url: str, folder: Path, **options: str) -> Iterator[str]:
+    """PgBouncer in transaction mode in front of a server; yields the URL of the same database behind it."""
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("PgBouncer is not installed (Debian: apt install pgbouncer)")
+    server, port = urlsplit(url), free_port()
+    settings = {
+        "listen_addr": "127.0.0.1",
+        "listen_port": port,
+        "unix_socket_dir": "",
+        "auth_type": "any",
+        "pool_mode": "transaction",
+        "default_pool_size": 2,
+        **options,
+    }
+    configuration = folder / "pgbouncer.ini"
+    configuration.write_text(
+        f"[databases]\n* = host=127.0.0.1 port={server.port} user=postgres\n[pgbouncer]\n"
+        + "".join(f"{name} = {value}\n" for name, value in settings.items())
+    )
+    folder.chmod(0o755)
+    user: dict[str, Any] = {"user": "nobody"} if os.geteuid() == 0 else {}  # it refuses to run as root
+    log = folder / "log"
+    with configuration.open() as readable, log.open("wb") as written:  # the user nobody may not look into the folder
+        process = subprocess.Popen([program, "/dev/stdin"], stdin=readable, stdout=written, stderr=written, **user)
+    try:
+        for _ in range(500):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.01)
+        yield f"postgresql://postgres@127.0.0.1:{port}{server.path}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@POSTGRESQL
+@pytest.mark.parametrize("options", [{}, {"ignore_startup_parameters": "options"}])
+def test_behind_pgbouncer_in_transaction_mode_it_works_with_the_same_limits(
+    settings: Settings, tmp_path: Path, options: dict[str, str]
+) -> None:
+    with (
+        pgbouncer(settings.database_url, tmp_path, **options) as url,
+        connected(msgspec.structs.replace(settings, database_url=url)) as database,
+    ):
+        database.check()
+        client = client_of(msgspec.structs.replace(settings, database_url=url), database)
+        with ThreadPoolExecutor(4) as clients:
+            post = partial(client.application.test_client().post, "/tasks", json={"title": "t"})
+            assert {answer.status_code for answer in clients.map(lambda _: post(), range(40))} == {201}
+        listed = client.get("/tasks?limit=1").json
+        with database.write() as connection:
+            limits = [connection.scalar(text(f"SHOW {name}")) for name in ("statement_timeout", "lock_timeout")]
+        with database.read() as connection:
+            assert postgresql.driver(connection).pooled
+    assert limits == ["7s", "5s"]
+    assert listed[0]["created_at"].endswith("Z")
+
+
+@pytest.mark.parametrize("empty_settings", ["postgresql"], indirect=True)
+def test_behind_pgbouncer_it_migrates(empty_settings: Settings, tmp_path: Path) -> None:
+    with (
+        pgbouncer(empty_settings.database_url, tmp_path) as url,
+        connected(msgspec.structs.replace(empty_settings, database_url=url)) as database,
+    ):
+        migrate(database)
+        database.check()
+
+
+@POSTGRESQL
+def test_an_option_that_pgbouncer_drops_is_refused_with_the_remedy(settings: Settings, tmp_path: Path) -> None:
+    with pgbouncer(settings.database_url, tmp_path, ignore_startup_parameters="options") as url:
+        changed = msgspec.structs.replace(settings, database_url=f"{url}?options=-csearch_path%3Dapp")
+        with connected(changed) as database, pytest.raises(OperationalError, match=r"ALTER ROLE .* SET search_path"):
+            database.revision()
