@@ -57,8 +57,8 @@ def test_a_name_that_cannot_be_used_is_refused_in_one_line_with_the_reason(name:
 
 
 @pytest.mark.parametrize("name", ["echo", "mail-relay", "a1", "b" * 32])
-def test_any_other_name_is_accepted(name: str) -> None:
-    check_name(name)
+def test_any_other_name_is_accepted(root: Path, name: str) -> None:
+    check_name(name, root)
 
 
 def test_a_bad_name_on_the_command_line_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
