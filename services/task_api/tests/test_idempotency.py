@@ -1,14 +1,20 @@
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sqlalchemy import update
+from sqlalchemy import select, update
 
+from service_kit.http.messages import respond
 from service_kit.http.requests import EXTENSION
 from task_api.store import idempotency as store
 from task_api.store.database import Database
@@ -149,3 +155,92 @@ def test_any_sequence_does_each_first_request_of_a_key_once(client: Client, requ
         else:
             assert answer[0] == 422
     assert len(client.get("/tasks?limit=200").json) == before + len(first)
+
+
+def test_what_is_kept_are_references_and_not_the_response(client: Client, database: Database) -> None:
+    long = {"title": "a", "description": "d" * 10_000}
+    client.post("/tasks", json=long, headers={"Idempotency-Key": "one"})
+    operations = [{"op": "create", "task": long}] * 10
+    client.post("/tasks/bulk", json={"operations": operations}, headers={"Idempotency-Key": "many"})
+    with database.read() as connection:
+        sizes = {row.key: len(row.response) for row in connection.execute(select(idempotency_keys))}
+    assert sizes["one"] < 20
+    assert sizes["many"] < 150
+
+
+def test_a_replayed_answer_shows_the_tasks_as_they_are_now(client: Client) -> None:
+    def bulk() -> Any:
+        operations = [{"op": "create", "task": {"title": title}} for title in ("kept", "deleted")]
+        return client.post("/tasks/bulk", json={"operations": operations}, headers={"Idempotency-Key": "k"}).json
+
+    kept, deleted = (result["id"] for result in bulk()["results"])
+    client.put(f"/tasks/{kept}", json={"title": "changed"})
+    client.delete(f"/tasks/{deleted}")
+    again = bulk()["results"]
+    assert [(result["op"], result["id"]) for result in again] == [("create", kept), ("create", deleted)]
+    assert again[0]["task"]["title"] == "changed"
+    assert again[1]["task"] is None
+
+
+def test_a_replayed_creation_of_a_task_that_was_deleted_is_410(client: Client) -> None:
+    first = client.post("/tasks", json={"title": "a"}, headers={"Idempotency-Key": "k"})
+    client.put(first.headers["Location"], json={"title": "changed"})
+    again = client.post("/tasks", json={"title": "a"}, headers={"Idempotency-Key": "k"})
+    assert (again.status_code, again.json["title"]) == (201, "changed")
+    assert again.headers["ETag"] != first.headers["ETag"]
+    client.delete(first.headers["Location"])
+    assert client.post("/tasks", json={"title": "a"}, headers={"Idempotency-Key": "k"}).status_code == 410
+    assert client.get("/tasks").json == []
+
+
+def claim_in_another_process(database: Database, key: str) -> None:
+    """Claim a key under the name that a child process has."""
+    name = subprocess.run(
+        [sys.executable, "-c", "from task_api.store.idempotency import claim_name; print(claim_name())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    digest = sha256(b"\0".join((b"POST", b"/tasks?", b'{"title": "a"}'))).digest()
+    with database.write() as connection:
+        store.claim(connection, 0, key, digest, name, datetime.now(UTC))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not say which processes run")
+def test_a_claim_of_a_process_that_died_on_this_machine_is_void_at_once(client: Client, database: Database) -> None:
+    claim_in_another_process(database, "k")
+    assert post(client, "k")[0] == 201
+
+
+def test_a_claim_of_a_process_that_lives_or_ran_elsewhere_is_respected(client: Client, database: Database) -> None:
+    for key, name in (("alive", store.claim_name()), ("elsewhere", "01234567-1-1-" + "0" * 19)):
+        assert len(name) == store.NAME_LENGTH
+        digest = sha256(b"\0".join((b"POST", b"/tasks?", b'{"title": "a"}'))).digest()
+        with database.write() as connection:
+            store.claim(connection, 0, key, digest, name, datetime.now(UTC))
+        assert post(client, key)[0] == 409
+
+
+def test_where_processes_cannot_be_looked_up_a_claim_has_a_random_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(store, "PROC", tmp_path)
+    store._place.cache_clear()
+    names = {store.claim_name() for _ in range(10)}
+    store._place.cache_clear()
+    assert {len(name) for name in names} == {store.NAME_LENGTH}
+    assert len(names) == 10
+    assert not any(store._died(name) for name in names)
+
+
+@pytest.mark.parametrize("path", ["/tasks", "/tasks/bulk"])
+def test_the_response_is_made_when_the_transaction_is_over(
+    client: Client, database: Database, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    open_transactions: list[bool] = []
+    monkeypatch.setattr(
+        "task_api.http.tasks.respond",
+        lambda *arguments: open_transactions.append(database.engine.pool.checkedout() > 0) or respond(*arguments),  # type: ignore[attr-defined, func-returns-value]
+    )
+    assert post(client, "k", path=path)[0] in {200, 201}
+    assert open_transactions == [False]

@@ -30,6 +30,9 @@ KEY_REUSED = problem_type(
 KEY_IN_FLIGHT = problem_type(
     "idempotency-key-in-flight", 409, "The first request is in flight", "Send the same request again later."
 )
+CREATED_TASK_DELETED = problem_type(
+    "created-task-deleted", 410, "The created task is gone", "Use a new key to create another."
+)
 EMAIL_TAKEN = problem_type("email-taken", 409, "The address has an account", "Log in, or use another address.")
 REGISTRATION_CLOSED = problem_type(
     "registration-closed", 403, "Registration is closed", "Ask an administrator for an account."

@@ -1,9 +1,13 @@
-"""Idempotency-Key (draft-ietf-httpapi-idempotency-key-header): a POST sent again is answered again, and done once."""
+"""Idempotency-Key (draft-ietf-httpapi-idempotency-key-header): a POST sent again is answered again, and done once.
 
-import secrets
+What is kept is which tasks the request has changed, not the response: a request sent again is answered with what these
+tasks are by then.
+"""
+
 from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import sha256
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 from flask import Response, request
@@ -17,68 +21,77 @@ from task_api.store import idempotency as store
 from task_api.store.database import UNAVAILABLE
 
 LONGEST_KEY = 255
-KEPT_HEADERS = ("Location", "ETag", "Content-Type")
+
+R = TypeVar("R")
+Reference = tuple[str, int]
+"""An operation and the id of its task."""
+
+_references = msgspec.msgpack.Decoder(list[Reference])
 
 
-class Kept(msgspec.Struct, array_like=True):
-    """An answer as it is kept."""
+class Work(NamedTuple, Generic[R]):
+    """What a request does once, and how its result is kept, found again and answered."""
 
-    status: int
-    headers: dict[str, str]
-    body: bytes
+    do: Callable[[Connection], R]
+    refer: Callable[[R], list[Reference]]
+    recall: Callable[[Connection, list[Reference]], R]
+    respond: Callable[[R], Response]
 
 
-def once(work: Callable[[Connection], Response]) -> Response:
-    """Do the work in one transaction; where the request's Idempotency-Key was answered before, give that answer again.
+def once(work: Work[R]) -> Response:
+    """Do the work in one transaction, or recall its result where this Idempotency-Key has one; return the response.
 
-    Raises Refusal: 400 for a key that is none, 422 for one that came with another request, 409 for one in flight.
+    The response is made when the transaction is over, which others may wait for. Raises Refusal: 400 for a malformed
+    key, 422 for one of another request, 409 for one in flight.
     """
     key = request.headers.get("Idempotency-Key")
     if key is None:
         with database().write() as connection:
-            return work(connection)
+            result = work.do(connection)
+        return work.respond(result)
     if not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
         raise Refusal(
             KEY_MALFORMED,
             f"Idempotency-Key has to be 1 to {LONGEST_KEY} printable ASCII characters, a UUID for example",
         )
-    owner, token = account().id, secrets.token_hex(16)
+    owner, name = account().id, store.claim_name()
     digest = sha256(b"\0".join((request.method.encode(), request.full_path.encode(), request.get_data()))).digest()
     with database().write() as connection:
-        holder = store.claim(connection, owner, key, digest, token, datetime.now(UTC))
+        holder = store.claim(connection, owner, key, digest, name, datetime.now(UTC))
     if holder is not None:
-        return _answered_before(holder.request_digest == digest, holder.response)
+        return _again(work, holder.request_digest == digest, holder.response)
     try:
         with database().write() as connection:
-            response = work(connection)
-            headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
-            kept = msgspec.msgpack.encode(Kept(response.status_code, headers, response.get_data()))
-            if not store.answer(connection, owner, key, token, kept):
+            result = work.do(connection)
+            if not store.keep(connection, owner, key, name, msgspec.msgpack.encode(work.refer(result))):
                 raise Refusal(
                     KEY_IN_FLIGHT, "another request with this key went ahead, as this one took long: send it again"
                 )
     except UNAVAILABLE:
         raise  # the claim lapses by itself: to release it, the client would wait for the database once more
     except BaseException:
-        _release(owner, key, token)
+        _release(owner, key, name)
         raise
-    return response
+    return work.respond(result)
 
 
-def _answered_before(same_request: bool, response: bytes | None) -> Response:
+def _again(work: Work[R], same_request: bool, kept: bytes | None) -> Response:
     if not same_request:
         raise Refusal(KEY_REUSED, "this Idempotency-Key belongs to another request: use a new key for a new request")
-    if response is None:
+    if kept is None:
         raise Refusal(
             KEY_IN_FLIGHT, "a request with this Idempotency-Key is in flight: try again", {"Retry-After": "1"}
         )
-    kept = msgspec.msgpack.decode(response, type=Kept)
-    return Response(kept.body, kept.status, {**kept.headers, "Idempotency-Replayed": "true"})
+    with database().read() as connection:
+        result = work.recall(connection, _references.decode(kept))
+    response = work.respond(result)
+    response.headers["Idempotency-Replayed"] = "true"
+    return response
 
 
-def _release(owner: int, key: str, token: str) -> None:
+def _release(owner: int, key: str, name: str) -> None:
     try:
         with database().write() as connection:
-            store.release(connection, owner, key, token)
-    except Exception:  # noqa: BLE001 - the first error is the one to tell; the claim lapses by itself
+            store.release(connection, owner, key, name)
+    except Exception:  # noqa: BLE001 - the first error is the one to report; the claim lapses by itself
         log.warning("an idempotency key could not be released", exc_info=True)

@@ -8,8 +8,10 @@ from sqlalchemy import Connection
 
 from service_kit.http.messages import MERGE_PATCH, body, query, respond
 from service_kit.http.openapi import Answers, documented
+from service_kit.http.problems import Refusal
 from task_api.http.context import account, database
-from task_api.http.idempotency import once
+from task_api.http.errors import CREATED_TASK_DELETED
+from task_api.http.idempotency import Reference, Work, once
 from task_api.http.preconditions import check_match, check_write, conditional, entity_tag
 from task_api.tasks import service
 from task_api.tasks.model import (
@@ -20,6 +22,7 @@ from task_api.tasks.model import (
     Task,
     TaskChanges,
     TaskMergePatch,
+    TaskNotFound,
     TaskQuery,
     Versioned,
 )
@@ -61,18 +64,33 @@ def list_tasks() -> Response:
 
 
 @blueprint.post("")
-@documented(json=NewTask, answers=Answers(created=Task, problems=(400, 409, 413, 415, 422)), idempotent=True)
+@documented(json=NewTask, answers=Answers(created=Task, problems=(400, 409, 410, 413, 415, 422)), idempotent=True)
 def create_task() -> Response:
     """Create a task."""
     new = body(NewTask)
     owner = account().id
 
-    def work(connection: Connection) -> Response:
-        created = service.create(connection, owner, new)
-        location = url_for("tasks.get_task", task_id=created.task.id)
-        return respond(created.task, 201, {"Location": location, "ETag": entity_tag(created)})
+    return once(
+        Work(
+            do=lambda connection: service.create(connection, owner, new),
+            refer=lambda created: [("create", created.task.id)],
+            recall=_created,
+            respond=lambda created: respond(
+                created.task,
+                201,
+                {"Location": url_for("tasks.get_task", task_id=created.task.id), "ETag": entity_tag(created)},
+            ),
+        )
+    )
 
-    return once(work)
+
+def _created(connection: Connection, references: list[Reference]) -> Versioned:
+    """The task that a request has created. Raises Refusal 410 where it has been deleted since."""
+    ((_, task_id),) = references
+    try:
+        return service.get(connection, account().scope, task_id)
+    except TaskNotFound:
+        raise Refusal(CREATED_TASK_DELETED, f"task {task_id}, which this key created, has been deleted") from None
 
 
 @blueprint.post("/bulk")
@@ -81,7 +99,14 @@ def bulk_tasks() -> Response:
     """Create, update and delete many tasks in one transaction: all of it is done, or none."""
     operations = body(Bulk)
     who = account()
-    return once(lambda connection: respond(BulkResults(service.bulk(connection, who.id, who.scope, operations))))
+    return once(
+        Work(
+            do=lambda connection: service.bulk(connection, who.id, who.scope, operations),
+            refer=lambda results: [(result.op, result.id) for result in results],
+            recall=lambda connection, references: service.recall(connection, who.scope, references),
+            respond=lambda results: respond(BulkResults(results)),
+        )
+    )
 
 
 @blueprint.get(ONE)

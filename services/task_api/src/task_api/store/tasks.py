@@ -61,6 +61,12 @@ def find(connection: Connection, task_id: int, owner_id: int | None, *, lock: bo
     return found[0] if found else None
 
 
+def several(connection: Connection, task_ids: Collection[int], owner_id: int | None) -> list[Row]:
+    """The rows of those of the tasks that are there."""
+    of_owner = () if owner_id is None else (tasks.c.owner_id == owner_id,)
+    return [tuple(row) for row in connection.execute(select(*LISTED).where(tasks.c.id.in_(task_ids), *of_owner))]
+
+
 def lock(connection: Connection, task_ids: Collection[int], owner_id: int | None) -> None:
     """Lock the tasks of an owner in the order of their ids, so that two requests for several cannot deadlock."""
     of_owner = () if owner_id is None else (tasks.c.owner_id == owner_id,)

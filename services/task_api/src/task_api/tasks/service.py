@@ -2,9 +2,9 @@
 
 import base64
 import binascii
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import UNSET
@@ -173,6 +173,13 @@ class BulkFailure(Exception):
 def bulk(connection: Connection, owner_id: int, scope: int | None, operations: Bulk) -> list[BulkResult]:
     """Do the operations in order, new tasks for `owner_id`, on tasks within `scope`. Raises BulkFailure."""
     return list(_bulk(connection, owner_id, scope, operations))
+
+
+def recall(connection: Connection, scope: int | None, references: Sequence[tuple[str, int]]) -> list[BulkResult]:
+    """The results of operations done before, by operation and id: the tasks are what they are now, None if deleted."""
+    rows = store.several(connection, {task_id for _, task_id in references}, scope)
+    found = {versioned.task.id: versioned.task for versioned in map(_versioned, rows)}
+    return [BulkResult(cast("Any", op), task_id, found.get(task_id)) for op, task_id in references]
 
 
 def _bulk(connection: Connection, owner_id: int, scope: int | None, operations: Bulk) -> Iterator[BulkResult]:
