@@ -122,10 +122,10 @@ def report_proofs(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and types alone, for a quick look; `test` includes them."""
+    """Style, types and imports alone, for a quick look; `test` includes them."""
     install(session, "test", service=True)
     programs(session, "scanners")
-    session.run("python", "-m", "tooling.check", "format", "lint", "types")
+    session.run("python", "-m", "tooling.check", "format", "lint", "types", "imports")
 
 
 @nox.session

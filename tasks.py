@@ -22,6 +22,7 @@ from tooling.deploy.release import deploy as release
 from tooling.deploy.steps import Steps
 from tooling.images import trust
 from tooling.images.build import ImageError
+from tooling.images.provenance import Untrusted
 from tooling.project import REPORTS, service
 from tooling.tools import MissingTool
 
@@ -159,7 +160,7 @@ def deploying(title: str) -> Iterator[Steps]:
     try:
         with plain_errors():
             yield steps
-    except DeployError as error:
+    except (DeployError, Untrusted) as error:
         if error.evidence:
             print(f"\n{error.evidence}", file=sys.stderr)
         raise Exit(f"\n{title} failed: {error}", code=1) from error
@@ -203,7 +204,7 @@ def deploy(
                     else trust.built_here(target.service, say, accept_unassessed=accept_unassessed)
                 )
             release(target, checked, steps)
-        except DeployError as error:
+        except (DeployError, Untrusted) as error:
             problem = str(error)
             raise
         finally:

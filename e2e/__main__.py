@@ -17,9 +17,8 @@ from loadtests.record import Recorder
 from tooling.deploy import DeployError, cluster
 from tooling.deploy.release import Target, deploy
 from tooling.deploy.steps import Steps
-from tooling.findings import NotAssessed
 from tooling.images import trust
-from tooling.project import service
+from tooling.project import ToolingError, service
 
 
 def run(name: str, bench: Bench) -> bool:
@@ -58,7 +57,7 @@ def prepare(steps: Steps, *, accept_unassessed: bool) -> Bench:
         deploy(target, image, steps)
         if from_nothing:
             steps.marks["first 200 from having the image and no cluster"] = steps.marks["first 200"] - began
-    except DeployError as failure:
+    except ToolingError as failure:
         error = str(failure)
         raise
     finally:
@@ -81,8 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
         keep = keep or cluster.exists()
         bench = prepare(Steps("deploy"), accept_unassessed=options.accept_unassessed)
         proven = {name: run(name, bench) for name in names}
-    except (DeployError, NotAssessed) as error:
-        print(f"e2e: {error}\n{getattr(error, 'evidence', '')}", file=sys.stderr)
+    except ToolingError as error:
+        print(f"e2e: {error}\n{error.evidence}", file=sys.stderr)
         return 2
     finally:
         if not keep:

@@ -89,6 +89,37 @@ def types(root: Path) -> Scan:
     return Scan(tool="types", version=tools.version("mypy"), targets=(checked.group(1),), findings=tuple(findings))
 
 
+CONTRACT = re.compile(r"^(.+) (KEPT|BROKEN)(?: \(.*\))?$", re.MULTILINE)
+CHAIN = re.compile(r"^(.+) is not allowed to import (.+):\n\n-\s+(.+?) -> (\S+) \(l\.(\d+)", re.MULTILINE)
+
+
+def imports(root: Path) -> Scan:
+    """Check with import-linter which module may import which: by the contracts in pyproject.toml and each service's."""
+    configurations = [root / "pyproject.toml", *(one / "pyproject.toml" for one in distributions(root))]
+    files = [str(file.relative_to(root)) for file in configurations if "[tool.importlinter]" in file.read_text()]
+    findings, targets = [], []
+    for file in files:
+        done = run("lint-imports", "--no-cache", "--no-logo", file, expect=(0, 1), cwd=root, COLUMNS="1000")
+        kept = dict(CONTRACT.findall(done.stdout))
+        targets += [f"{file}: {contract}" for contract in kept]
+        broken = [
+            Finding(
+                tool="imports",
+                rule="forbidden-import",
+                severity=Severity.LOW,
+                message=f"{importer} must not import {imported}: line {line} imports {through}",
+                path=module,
+                subject=f"{importer} {imported}",
+            )
+            for importer, imported, module, through, line in CHAIN.findall(done.stdout)
+        ]
+        if not kept or bool(done.returncode) != bool(broken):
+            raise NotAssessed(f"import-linter broke on {file}: {tools.last_words(done)}")
+        findings += broken
+    version = importlib.metadata.version("import-linter")
+    return Scan(tool="imports", version=version, targets=tuple(targets), findings=tuple(findings))
+
+
 def run_tests(root: Path, *arguments: str, tool: str = "tests", output: Path = REPORTS / "test") -> Scan:
     """Run tests by the settings in pyproject.toml, all of them or as pytest's arguments choose."""
     output.mkdir(parents=True, exist_ok=True)
@@ -164,6 +195,7 @@ GATES: dict[str, Gate] = {
     "types": lambda: types(ROOT),
     "lint": lambda: lint(ROOT),
     "format": lambda: formatting(ROOT),
+    "imports": lambda: imports(ROOT),
 }
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ WORKFLOWS = ROOT / ".github" / "workflows"
 class ToolingError(Exception):
     """Something outside this repository is missing or fails; the message is one line that says what to do."""
 
+    evidence: str = ""
+    """Output of the program that failed, for people to read before the message."""
+
 
 class UnknownServiceError(ToolingError):
     """No service has that name, or a service's record has a mistake."""

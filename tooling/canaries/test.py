@@ -82,3 +82,29 @@ def unused_import(folder: Path) -> Scan:
 @canary("test/format", "a line that is not as the formatter writes it", rule="unformatted", path="planted.py")
 def unformatted(folder: Path) -> Scan:
     return check.formatting(project(folder, CODE.replace("a > b", "a>b")))
+
+
+LAYERS = """
+[tool.importlinter]
+root_packages = ["lower", "upper"]
+
+[[tool.importlinter.contracts]]
+name = "layers"
+type = "layers"
+layers = ["upper", "lower"]
+"""
+
+
+@canary("test/imports", "a lower layer that imports an upper one", rule="forbidden-import", path="lower")
+def upward_import(folder: Path) -> Scan:
+    plant(folder, "pyproject.toml", LAYERS)
+    plant(folder, "upper/__init__.py", "")
+    plant(folder, "lower/__init__.py", "import upper\n")
+    return check.imports(folder)
+
+
+@canary("test/imports", "contracts about a package that is not there", problem="import-linter broke")
+def no_package(folder: Path) -> Scan:
+    plant(folder, "pyproject.toml", LAYERS.replace("upper", "nowhere"))
+    plant(folder, "lower/__init__.py", "")
+    return check.imports(folder)

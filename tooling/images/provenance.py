@@ -31,7 +31,7 @@ from securesystemslib.exceptions import FormatError, VerificationError
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from tooling.findings import Finding, Gate, NotAssessed, NotConfigured, Report, Scan, Severity, Unreachable, Verdict
-from tooling.project import ROOT
+from tooling.project import ROOT, ToolingError
 
 KEY = ROOT / ".secrets" / "provenance.pem"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -46,7 +46,7 @@ PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:task-api:build:nox-session"
 
 
-class Untrusted(Exception):
+class Untrusted(ToolingError):
     """The image must not be deployed; the message says why."""
 
 

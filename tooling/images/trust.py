@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from tooling.deploy import DeployError
 from tooling.findings import NotAssessed, Report, Verdict, read_report, run_stage
 from tooling.images import build, provenance, scan
+from tooling.images.provenance import Untrusted
 from tooling.project import REPORTS, Service
 from tooling.tools import call
 
@@ -12,16 +12,16 @@ REPORT = REPORTS / "build" / "report.json"
 
 
 def pushed(reference: str) -> str:
-    """Give REPOSITORY@sha256:DIGEST where its signed provenance says that it is clean. Raises `DeployError`."""
+    """Give REPOSITORY@sha256:DIGEST where its signed provenance says that it is clean. Raises `Untrusted`."""
     try:
         provenance.verify(reference)
-    except (provenance.Untrusted, NotAssessed) as error:
-        raise DeployError(f"{reference} must not be deployed: {error}") from error
+    except (Untrusted, NotAssessed) as error:
+        raise Untrusted(f"{reference} must not be deployed: {error}") from error
     return reference
 
 
 def built_here(service: Service, tell: Callable[[str], None], *, accept_unassessed: bool) -> str:
-    """Build and scan a service's image; return a name that holds its digest. Raises `DeployError` unless it is clean.
+    """Build and scan a service's image; return a name that holds its digest. Raises `Untrusted` unless it is clean.
 
     `accept_unassessed` accepts an image that could not be assessed because there is no vulnerability database, but
     never one with findings.
@@ -35,7 +35,7 @@ def built_here(service: Service, tell: Callable[[str], None], *, accept_unassess
         tagged = f"{service.name}:{identity.removeprefix('sha256:')[:12]}"
         call("docker", "tag", name, tagged)
     except (build.ImageError, NotAssessed) as error:
-        raise DeployError(f"the image cannot be deployed: {error}") from error
+        raise Untrusted(f"the image cannot be deployed: {error}") from error
     return tagged
 
 
@@ -51,14 +51,14 @@ def _subject(report: Report) -> str:
 
 
 def judged(report: Report, identity: str, *, accept_unassessed: bool) -> str:
-    """Say in words what the scan says of the image with this identity. Raises `DeployError` where that forbids it."""
+    """Say in words what the scan says of the image with this identity. Raises `Untrusted` where that forbids it."""
     verdict = report.verdict
     if verdict is Verdict.NOT_ASSESSED and accept_unassessed:
         problems = "; ".join(scan.problem.partition(" (")[0] for scan in report.scans if scan.problem)
         return f"WARNING: {identity} is NOT ASSESSED ({problems}), and deployed as --accept-unassessed says"
     if verdict is not Verdict.CLEAN:
         remedy = "; give the scan its database, or say --accept-unassessed" if verdict is Verdict.NOT_ASSESSED else ""
-        raise DeployError(f"the image's scan says: {verdict} (reports/build/report.html){remedy}")
+        raise Untrusted(f"the image's scan says: {verdict} (reports/build/report.html){remedy}")
     if _subject(report) != identity:
-        raise DeployError("the scan's report is about another image")
+        raise Untrusted("the scan's report is about another image")
     return f"{identity} is scanned and clean"

@@ -28,6 +28,7 @@ from tooling.deploy.kube import Change, Object
 from tooling.deploy.steps import Say, Steps
 from tooling.findings import Finding, Report, Scan, Severity
 from tooling.images import trust
+from tooling.images.provenance import Untrusted
 from tooling.project import service
 from tooling.service import running
 
@@ -563,13 +564,13 @@ def test_a_clean_image_may_be_deployed() -> None:
 
 @pytest.mark.parametrize("accept", [False, True])
 def test_an_image_with_findings_is_never_deployed(accept: bool) -> None:
-    with pytest.raises(DeployError, match="findings"):
+    with pytest.raises(Untrusted, match="findings"):
         trust.judged(report(FLAW), IDENTITY, accept_unassessed=accept)
 
 
 def test_an_image_that_was_not_assessed_needs_to_be_accepted_aloud() -> None:
     unassessed = report(problem="there is no vulnerability database (DNS)")
-    with pytest.raises(DeployError, match="--accept-unassessed"):
+    with pytest.raises(Untrusted, match="--accept-unassessed"):
         trust.judged(unassessed, IDENTITY, accept_unassessed=False)
     assert "NOT ASSESSED (there is no vulnerability database)" in trust.judged(
         unassessed, IDENTITY, accept_unassessed=True
@@ -577,12 +578,12 @@ def test_an_image_that_was_not_assessed_needs_to_be_accepted_aloud() -> None:
 
 
 def test_another_images_report_says_nothing() -> None:
-    with pytest.raises(DeployError, match="another image"):
+    with pytest.raises(Untrusted, match="another image"):
         trust.judged(report(target="sha256:" + "b" * 64), IDENTITY, accept_unassessed=False)
 
 
 def test_a_pushed_image_needs_a_digest() -> None:
-    with pytest.raises(DeployError, match="a tag can move"):
+    with pytest.raises(Untrusted, match="a tag can move"):
         trust.pushed("registry.example/task-api:latest")
 
 

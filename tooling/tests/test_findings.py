@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tooling import findings
+from tooling import findings, project
 from tooling.findings import (
     CLEAN,
     FINDINGS,
@@ -28,6 +28,7 @@ from tooling.findings import (
     Verdict,
     Waiver,
     check_waivers,
+    for_each,
     read_report,
     read_waivers,
     run_gates,
@@ -334,3 +335,19 @@ def test_a_stage_whose_waivers_cannot_be_read_is_not_assessed(
     monkeypatch.setattr(findings.read_waivers, "__defaults__", (tmp_path / "waivers.toml",))
     assert findings.run_stage("sast", {"bandit": a_scan}) == NOT_ASSESSED
     assert "waivers.toml" in capsys.readouterr().err
+
+
+def test_a_gate_over_all_services_keeps_what_each_of_them_says(tmp_path: Path) -> None:
+    first, second = (project.Service(folder=tmp_path / "services" / name, name=name) for name in ("first", "second"))
+
+    def scan(service: project.Service) -> Scan:
+        if service is second:
+            raise NotAssessed("it has no image")
+        return Scan(tool="size", version="1", targets=("a",), findings=(a_finding(path="image"),))
+
+    merged = for_each((first, second), scan)()
+    assert (merged.tool, merged.version, merged.targets) == ("size", "1", ("a",))
+    assert [finding.path for finding in merged.findings] == ["image"]
+    assert merged.problem == "second: it has no image"
+    assert for_each((second,), scan)().problem == "it has no image"
+    assert for_each((first, first), scan)().problem == ""
