@@ -149,10 +149,10 @@ class Client(FastHttpUser):
         return self.accept(answer.json()) if answer.status_code == HTTPStatus.OK else None
 
     def prove(self, route: str, account: dict[str, str], expected: int) -> FastResponse:
-        """Send a password. The service takes on few at once: it answers 503 to the others, who wait and try again."""
+        """Send a password. The service takes on few at once: it answers 429 to the others, who wait and try again."""
         for _ in range(PATIENCE):
-            answer = self.send("POST", route, json=account, expect=(expected, HTTPStatus.SERVICE_UNAVAILABLE))
-            if answer.status_code != HTTPStatus.SERVICE_UNAVAILABLE:
+            answer = self.send("POST", route, json=account, expect=(expected, HTTPStatus.TOO_MANY_REQUESTS))
+            if answer.status_code != HTTPStatus.TOO_MANY_REQUESTS:
                 return answer
             sleep(int(header(answer, "Retry-After")) * self.random.uniform(1, 2))
         return self.send("POST", route, json=account, expect=(expected,))

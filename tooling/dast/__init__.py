@@ -24,7 +24,7 @@ def matrix(target: Target) -> Scan:
     rows = {
         cell.operation: [other for other in filled.cells if other.operation == cell.operation] for cell in filled.cells
     }
-    content = page.render("authorization.html", rows=rows, callers=authorization.CALLERS, target=target)
+    content = page.render("authorization.html", rows=rows, callers=authorization.callers(target), target=target)
     (REPORTS / "dast" / f"{target.service.name}-authorization.html").write_text(content)
     return filled.scan()
 

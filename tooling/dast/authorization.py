@@ -24,6 +24,9 @@ from tooling.findings import Finding, NotAssessed, Scan, Severity
 LIVE = ("owner", "other", "admin")
 WORTHLESS = ("nobody", "expired", "tampered", "alg-none", "revoked")
 CALLERS = (*WORTHLESS, "other", "admin", "owner")
+WITH_SCOPE = "owner with "
+"""A caller who sends a personal token of the owner's has the token's scope after this."""
+
 AT_ONCE = 16
 OK, NOT_FOUND, FORBIDDEN, UNAUTHORIZED = 200, 404, 403, 401
 ID = "id"
@@ -71,16 +74,24 @@ class Callers:
 
     def new(self, account: str) -> str:
         """Give the token of a new session."""
-        return self.target.tokens(self.target.accounts[account])["access_token"]
+        try:
+            return self.target.tokens(self.target.accounts[account])["access_token"]
+        except NotAssessed:  # the last request deleted the account
+            self.target.renew(account)
+            return self.target.tokens(self.target.accounts[account])["access_token"]
 
     def signed(self, header: dict[str, Any], claims: dict[str, Any]) -> str:
         """Sign claims with the service's own key."""
         return jwt.encode(claims, self.target.key, algorithm=header["alg"], headers=header)
 
-    def accepted(self, token: str) -> bool:
-        """Tell whether a token is good."""
+    def status(self, token: str) -> int:
+        """Return the status of a request with a token, over a connection of its own."""
         headers = bearer(token) | {"Connection": "close"}
-        return self.target.client.get("/auth/me", headers=headers).status_code == OK
+        return self.target.client.get("/auth/me", headers=headers).status_code
+
+    def accepted(self, token: str) -> bool:
+        """Return whether a token is valid."""
+        return self.status(token) == OK
 
     def accepted_at_once(self, token: str) -> list[bool]:
         """Tell it for many connections at once, so that every worker of the service is asked."""
@@ -88,16 +99,18 @@ class Callers:
             return list(pool.map(self.accepted, [token] * AT_ONCE))
 
     def live(self, caller: str) -> str:
-        """Give a good token of an account, a new one where the last was used up."""
-        if caller not in self.tokens or not self.accepted(self.tokens[caller]):
-            self.tokens[caller] = self.new(caller)
+        """Return a valid token of a caller, a new one where the last was used up."""
+        if caller not in self.tokens or self.status(self.tokens[caller]) == UNAUTHORIZED:
+            scope = caller.removeprefix(WITH_SCOPE)
+            new = self.target.personal_token(self.live("owner"), scope) if scope != caller else self.new(caller)
+            self.tokens[caller] = new
         return self.tokens[caller]
 
     def headers(self, caller: str) -> dict[str, str]:
         """Give what CALLER sends along."""
         if caller == "nobody":
             return {}
-        return bearer(self.live(caller) if caller in LIVE else self.tokens[caller])
+        return bearer(self.tokens[caller] if caller in WORTHLESS else self.live(caller))
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -105,18 +118,27 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-def due(operation: Operation, caller: str, role: str, *, owned: bool) -> str:
-    """Give the status that the document's declarations ask for; 2xx is any success.
+def callers(target: Target) -> tuple[str, ...]:
+    """Return all callers: those of every service with accounts, and one for each scope of a personal token."""
+    return (*CALLERS, *(f"{WITH_SCOPE}{scope}" for scope in target.scopes))
 
-    ROLE is what an account with a good token has, OWNED whether the request is about an object of the owner's.
+
+def due(operation: Operation, caller: str, role: str, *, owned: bool) -> str:
+    """Return the status that the document's declarations ask for; 2xx is any success.
+
+    `role` is that of an account with a valid session, `owned` whether the request is about an object of the owner's.
     """
     if operation.roles is None:
         return "2xx"
     if caller in WORTHLESS:
         return str(UNAUTHORIZED)
+    if caller.startswith(WITH_SCOPE):
+        allowed = operation.scopes is not None and operation.scopes <= {caller.removeprefix(WITH_SCOPE)}
+        return "2xx" if allowed else str(FORBIDDEN)
     if operation.roles and role not in operation.roles:
         return str(FORBIDDEN)
-    return str(NOT_FOUND) if owned and caller == "other" else "2xx"
+    strangers = ("other", "admin") if operation.personal else ("other",)
+    return str(NOT_FOUND) if owned and caller in strangers else "2xx"
 
 
 @dataclass(frozen=True)
@@ -155,6 +177,7 @@ class Matrix:
         self.target = target
         self.operations = target.operations
         self.callers = Callers(target)
+        self.asking = callers(target)
         self.secret = f"secret-of-the-owner-{secrets.token_hex(8)}"
         self.cells: list[Cell] = []
         self.findings: list[Finding] = []
@@ -167,7 +190,7 @@ class Matrix:
         for operation in self.operations:
             try:
                 count = len(list(operation.bodies(Sampler(self.target.document, {ID: 0}))))
-                for number, caller in itertools.product(range(count), CALLERS):
+                for number, caller in itertools.product(range(count), self.asking):
                     self.ask(
                         operation, caller, number, f"{operation.label} #{number + 1}" if count > 1 else operation.label
                     )
@@ -196,7 +219,10 @@ class Matrix:
     def ask(self, operation: Operation, caller: str, number: int, label: str) -> None:
         """Send the request with the NUMBERth body of an operation as CALLER."""
         maker, expression = self.target.maker(operation)
-        given: dict[str, Any] = self.target.credentials(operation, self.target.accounts["other"])
+        if caller in LIVE:
+            self.callers.live(caller)  # an account that was deleted is replaced before its password is sent
+        account = self.target.accounts[caller if caller in LIVE else "other"]
+        given: dict[str, Any] = self.target.credentials(operation, account)
         if maker:
             made = self.make(maker)
             given[ID] = value_at(made.json(), expression)
@@ -228,7 +254,7 @@ class Matrix:
             yield f"was answered {answer.status_code} where {wanted} is due"
         if answer.status_code == UNAUTHORIZED and "www-authenticate" not in answer.headers:
             yield "was answered 401 without WWW-Authenticate (RFC 9110)"
-        if caller not in ("owner", "admin") and any(self.secret in page for page in self.pages(answer)):
+        if caller in (*WORTHLESS, "other") and any(self.secret in page for page in self.pages(answer)):
             yield "was shown what the owner wrote"
 
     def pages(self, answer: httpx.Response) -> Iterator[str]:
@@ -240,15 +266,17 @@ class Matrix:
             yield answer.text
 
     def make(self, maker: Operation) -> httpx.Response:
-        """Make an object of the owner's whose texts hold the secret."""
-        sampler = Sampler(self.target.document, {}, text=self.secret)
-        _, body = next(maker.bodies(sampler))
-        made = self.target.client.request(maker.method, maker.path, json=body, headers=self.callers.headers("owner"))
+        """Make an object of the owner's whose texts hold the secret, or list those that there are."""
+        headers = self.callers.headers("owner")
+        given = self.target.credentials(maker, self.target.accounts["owner"])
+        _, body = next(maker.bodies(Sampler(self.target.document, given, text=self.secret)))
+        made = self.target.client.request(maker.method, maker.path, json=body, headers=headers)
         if not made.is_success:
             raise NoSampleError(f"{maker.label} makes nothing: {made.status_code} {made.text[:200]}")
         return made
 
     def seen(self, made: httpx.Response) -> tuple[int, str]:
         """Give what the owner sees of an object."""
-        answer = self.target.client.get(made.headers["Location"], headers=self.callers.headers("owner"))
+        place = made.headers.get("Location", str(made.request.url))
+        answer = self.target.client.get(place, headers=self.callers.headers("owner"))
         return answer.status_code, answer.text

@@ -1,11 +1,12 @@
 """A service under attack: the real one, on loopback, with accounts where it has them, on PostgreSQL where possible."""
 
+import itertools
 import json
 import os
 import re
 import secrets
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +24,9 @@ from tooling.project import Service
 from tooling.project import service as default_service
 from tooling.service import ServiceError, command_line, environment, running
 from tooling.tools import MissingTool
+
+PERSONAL = "personal_token"
+"""The security scheme of personal tokens, whose scopes the document names."""
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 
@@ -45,6 +49,13 @@ class Operation:
     declared: dict[str, Any]
     roles: frozenset[str] | None
     """None: for everybody. Empty: for whoever is logged in. Else: for these roles."""
+    scopes: frozenset[str] | None = None
+    """The scopes that a personal token needs; None where no personal token may."""
+
+    @property
+    def personal(self) -> bool:
+        """Whether even an administrator reaches only what is their own."""
+        return bool(self.declared.get("x-personal"))
 
     @property
     def label(self) -> str:
@@ -81,6 +92,8 @@ class Target:
     log: Path = Path(os.devnull)
     accounts: dict[str, Account] = field(default_factory=dict)
     service: Service = field(default_factory=default_service)
+    promote: Callable[[], Account] = field(default=lambda: Account("administrator@example.com", "admin"), repr=False)
+    """Makes a new administrator."""
 
     @cached_property
     def client(self) -> httpx.Client:
@@ -100,17 +113,35 @@ class Target:
     @cached_property
     def operations(self) -> list[Operation]:
         """Every operation of the document."""
-        found = []
-        for path, item in self.document["paths"].items():
-            for method in METHODS:
-                if declared := item.get(method):
-                    security = declared.get("security", self.document.get("security", []))
-                    everybody = not security or {} in security
-                    roles = None if everybody else frozenset(chain.from_iterable(chain(*map(dict.values, security))))
-                    found.append(Operation(method.upper(), path, declared, roles))
+        found = [
+            self.operation(method.upper(), path, item[method])
+            for path, item in self.document["paths"].items()
+            for method in METHODS
+            if method in item
+        ]
         if not found:
             raise NotAssessed("the OpenAPI document has no operation")
         return found
+
+    def operation(self, method: str, path: str, declared: dict[str, Any]) -> Operation:
+        """Return an operation with the roles and the scopes (of a personal token) that its security names."""
+        security = declared.get("security", self.document.get("security", []))
+        if not security or {} in security:
+            return Operation(method, path, declared, None)
+        schemes = self.document.get("components", {}).get("securitySchemes", {})
+        roles: set[str] = set()
+        scopes: frozenset[str] | None = None
+        for name, needed in chain.from_iterable(each.items() for each in security):
+            if name == PERSONAL and name in schemes:
+                scopes = frozenset(needed)
+            else:
+                roles |= set(needed)
+        return Operation(method, path, declared, frozenset(roles), scopes)
+
+    @cached_property
+    def scopes(self) -> list[str]:
+        """Every scope that a personal token can have, by the document."""
+        return sorted({scope for operation in self.operations for scope in operation.scopes or ()})
 
     def place(self, method: str, path: str) -> str:
         """Name a request by its operation (`GET /tasks/{task_id}`), or as it is where none has such a path."""
@@ -118,6 +149,16 @@ class Target:
             if re.fullmatch(re.sub(r"\{[^}]*\}", "[^/]+", template), path):
                 return f"{method} {template}"
         return f"{method} {path}"
+
+    def personal_token(self, access_token: str, scope: str) -> str:
+        """Return a personal token of one scope. Raises `NotAssessed`."""
+        body = {"name": "dast", "scopes": [scope], "days": 1}
+        headers = {"Authorization": f"Bearer {access_token}"}
+        answer = self.client.post("/auth/tokens", json=body, headers=headers)
+        if answer.status_code != HTTPStatus.CREATED:
+            raise NotAssessed(f"no personal token can be made: {answer.status_code} {answer.text[:200]}")
+        token: str = answer.json()["token"]
+        return token
 
     def tokens(self, account: Account) -> dict[str, str]:
         """Log in and give the answer: access_token, refresh_token and more. Raises `NotAssessed`."""
@@ -129,31 +170,36 @@ class Target:
         return tokens
 
     def credentials(self, operation: Operation, known: Account) -> dict[str, Any]:
-        """Give what an operation for everybody may ask for: of the account KNOWN, or new where it makes one."""
-        if operation.roles is not None:
-            return {}
-        makes = "201" in operation.declared["responses"]
+        """Return what an operation may ask for: of the account `known`, or of a new one where it makes one."""
+        makes = operation.roles is None and "201" in operation.declared["responses"]
         account = Account(f"new-{secrets.token_hex(4)}@example.com") if makes else known
-        given = {"email": account.email, "password": account.password}
+        given = {"email": account.email, "password": account.password, "new_password": account.password}
         resolve = Sampler(self.document, {}).resolve
         if "refresh_token" in json.dumps([resolve(media["schema"]) for media in operation.content.values()]):
             given["refresh_token"] = self.tokens(known)["refresh_token"]
         return given
 
     def maker(self, operation: Operation) -> tuple[Operation | None, str]:
-        """Give the operation that makes what this one is about, and the link's expression for its id.
+        """Return the operation that makes what this one is about, or lists it, and the link's expression for its id.
 
         A link of the document says so; for an operation without one, a link from what its path is under does.
         """
         nearest: tuple[Operation | None, str] = (None, "")
-        for maker in self.operations:
-            for link in maker.declared["responses"].get("201", {}).get("links", {}).values():
+        for status, maker in itertools.product(("201", "200"), self.operations):
+            if status == "200" and (maker.method != "GET" or maker.parameters("path")):
+                continue
+            for link in maker.declared["responses"].get(status, {}).get("links", {}).values():
                 for expression in link.get("parameters", {}).values():
                     if link["operationId"] == operation.declared["operationId"]:
                         return maker, expression
-                    if f"{operation.path}/".startswith(f"{maker.path}/") and maker.roles is not None:
+                    below = f"{operation.path}/".startswith(f"{maker.path}/") and maker.roles is not None
+                    if below and status == "201":
                         nearest = maker, expression
         return nearest
+
+    def renew(self, name: str) -> None:
+        """Make a new account for one of the callers. Raises `NotAssessed`."""
+        self.accounts[name] = self.promote() if name == "admin" else self.join(name)
 
     def join(self, name: str) -> Account:
         """Register a new account."""
@@ -187,7 +233,8 @@ def attacked(
     program = program or command_line(service=service)
     settings = {"RATE_LIMIT": "100000000/minute"}
     if service.accounts:
-        settings |= {"AUTH": "on", "JWT_KEYS": f"dast:{key}"}
+        # threads for the scanners' logins: the service has few of them wait for a password hash, and refuses the others
+        settings |= {"AUTH": "on", "JWT_KEYS": f"dast:{key}", "THREADS": "32"}
         settings |= dict.fromkeys(("LOGIN_LIMIT", "REGISTRATION_LIMIT"), "100000000/minute")
     with ExitStack() as stack:
         try:
@@ -196,17 +243,18 @@ def attacked(
         except ServiceError as error:
             raise NotAssessed(str(error)) from error
         kind = "PostgreSQL" if "DATABASE_URL" in settings else "SQLite" if service.database else "no database"
-        target = Target(url, kind, key, log, service=service)
+        target = Target(url, kind, key, log, service=service, promote=lambda: make_admin(program, settings))
         if service.accounts:
-            admin = make_admin(program, settings)
-            target.accounts.update(owner=target.join("owner"), other=target.join("other"), admin=admin)
+            target.promote()  # one that stays: the last administrator can neither be deleted nor demoted
+            for name in ("owner", "other", "admin"):
+                target.renew(name)
         yield target
         target.client.close()
 
 
 def make_admin(program: Sequence[str], settings: Mapping[str, str]) -> Account:
     """Make an administrator's account on the command line. Raises `NotAssessed`."""
-    admin = Account("administrator@example.com", "admin")
+    admin = Account(f"administrator-{secrets.token_hex(4)}@example.com", "admin")
     made = subprocess.run(
         [*program, "create-admin", admin.email],
         env=environment({**settings, "ADMIN_PASSWORD": admin.password}),

@@ -18,6 +18,9 @@ MODULES = "csp,cookieflags,crlf,exec,file,http_headers,permanentxss,redirect,sql
 """Those that need no server of the attacker's on the Internet."""
 
 
+ENDING = ("/auth/logout", "/auth/sessions*", "/auth/me/delete")
+"""The paths that end the session or the account of whoever asks for them."""
+
 WAPITIS_BODIES = {"application/json", "application/x-www-form-urlencoded"}
 
 
@@ -68,9 +71,10 @@ class Document(msgspec.Struct):
 
 
 def scan(target: Target) -> Scan:
-    """Attack the service with Wapiti, as a user of its own where the service has accounts."""
-    token = target.tokens(target.join("wapiti"))["access_token"] if target.service.accounts else ""
-    return attack(target, token, concrete(target, token))
+    """Attack the service with Wapiti, as an administrator of its own where the service has accounts."""
+    attacker = target.promote() if target.service.accounts else Account("nobody@example.com")
+    token = target.tokens(attacker)["access_token"] if target.service.accounts else ""
+    return attack(target, token, concrete(target, attacker, token))
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -78,15 +82,14 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def concrete(target: Target, token: str) -> dict[str, Any]:
+def concrete(target: Target, attacker: Account, token: str) -> dict[str, Any]:
     """Return the document with a valid value in place of each schema, for the user of this token.
 
     Most of Wapiti's own values are the word `default`: the service would refuse them before they reach anything.
     """
-    known = target.join("wapiti-knows") if target.service.accounts else Account("nobody@example.com")
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
     for operation in target.operations:
-        sampler = Sampler(target.document, target.credentials(operation, known))
+        sampler = Sampler(target.document, target.credentials(operation, attacker))
         bodies = {
             kind: {"schema": constant(sampler.full(media["schema"]))} for kind, media in operation.content.items()
         }
@@ -113,7 +116,8 @@ def values(target: Target, operation: Operation, place: str, sampler: Sampler, t
     if place == "path" and found:
         maker, expression = target.maker(operation)
         if maker:
-            _, body = next(maker.bodies(sampler))
+            known = target.credentials(maker, Account("nobody@example.com"))
+            _, body = next(maker.bodies(Sampler(target.document, known)))
             made = target.client.request(maker.method, maker.path, json=body, headers=headers)
             given[found[0]["name"]] = str(value_at(made.json(), expression))
     if place == "query" and operation.method == "GET":
@@ -124,13 +128,15 @@ def values(target: Target, operation: Operation, place: str, sampler: Sampler, t
 
 
 def attack(target: Target, token: str, openapi: dict[str, Any]) -> Scan:
-    """Run Wapiti; logging out is left out, since it would end the attacker's session."""
+    """Run Wapiti. What would end the attacker's session or account is left out."""
     with TemporaryDirectory(prefix="wapiti-") as folder:
         output, document = Path(folder, "report.json"), Path(folder, "openapi.json")
         document.write_bytes(msgspec.json.encode({**openapi, "servers": [{"url": target.url}]}))
         arguments = ["--url", f"{target.url}/", "--swagger", str(document), "--module", MODULES]
         if token:
-            arguments += ["--exclude", f"{target.url}/auth/logout", "--header", f"Authorization: Bearer {token}"]
+            for path in ENDING:
+                arguments += ["--exclude", f"{target.url}{path}"]
+            arguments += ["--header", f"Authorization: Bearer {token}"]
         arguments += ["--flush-session", "--no-bugreport", "--store-session", folder, "--store-config", folder]
         arguments += ["--verbose", "0", "--detailed-report", "2", "--format", "json", "--output", str(output)]
         tools.call("wapiti", *arguments)

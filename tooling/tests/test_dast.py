@@ -184,6 +184,20 @@ def test_a_schema_that_is_not_understood_says_so() -> None:
         Sampler({}, {}).alternatives({"type": "unheard-of"})
 
 
+def test_a_personal_token_may_do_what_its_scopes_say() -> None:
+    reading = Operation("GET", "/things", {}, frozenset(), frozenset({"things:read"}))
+    assert due(reading, "owner with things:read", "", owned=True) == "2xx"
+    assert due(reading, "owner with things:write", "", owned=True) == "403"
+    assert due(operation(), "owner with things:read", "", owned=False) == "403"
+    assert due(operation(None), "owner with things:read", "", owned=False) == "2xx"
+
+
+def test_what_is_personal_is_404_to_an_administrator_too() -> None:
+    personal = Operation("DELETE", "/things/{thing_id}", {"x-personal": True}, frozenset())
+    assert due(personal, "admin", "admin", owned=True) == due(personal, "other", "user", owned=True) == "404"
+    assert due(personal, "owner", "user", owned=True) == "2xx"
+
+
 def test_an_expression_of_a_link_finds_its_value() -> None:
     assert value_at([{"id": 5}], "$response.body#/0/id") == 5
 
@@ -193,6 +207,9 @@ def test_an_operation_is_about_what_a_link_or_its_path_says(document: dict[str, 
     makers = {found.label: maker and maker.label for found in target.operations for maker, _ in [target.maker(found)]}
     assert makers["PUT /tasks/{task_id}"] == makers["POST /tasks/bulk"] == makers["GET /tasks"] == "POST /tasks"
     assert makers["GET /auth/me"] is None
+    assert makers["DELETE /auth/sessions/{session_id}"] == "GET /auth/sessions"
+    assert makers["DELETE /auth/tokens/{token_id}"] == "POST /auth/tokens"
+    assert makers["PATCH /admin/accounts/{account_id}"] == "POST /auth/register"
 
 
 GOOD = {

@@ -157,6 +157,75 @@ def new_route(folder: Path) -> Scan:
     return matrix(folder, NEW_ROUTE.format(module="tasks", path="/<int:task_id>/title"))
 
 
+ANY_SCOPE = """
+from task_api.http import context
+real = context._authorize
+def authorize(here, operation):
+    here.scopes = None
+    real(here, operation)
+context._authorize = authorize
+"""
+
+
+@canary(
+    "dast/authorization",
+    "a personal token whose scopes nobody checks",
+    rule="as-owner with tasks:read",
+    path="POST /tasks",
+)
+def scope(folder: Path) -> Scan:
+    return matrix(folder, ANY_SCOPE)
+
+
+@canary(
+    "dast/authorization",
+    "a personal token that changes the account's password",
+    rule="as-owner with tasks:write",
+    path="POST /auth/password",
+)
+def scope_of_a_session(folder: Path) -> Scan:
+    return matrix(folder, ANY_SCOPE)
+
+
+ANY_ROLE = """
+from task_api.http import context
+real = context._authorize
+context._authorize = lambda here, operation: None if operation.roles else real(here, operation)
+"""
+
+
+@canary(
+    "dast/authorization",
+    "an administrator's route that asks for no role",
+    rule="as-other",
+    path="PATCH /admin/accounts/{account_id}",
+)
+def role(folder: Path) -> Scan:
+    return matrix(folder, ANY_ROLE)
+
+
+ANYBODYS_SESSION = """
+from task_api.store import accounts
+real = accounts.revoke_sessions_of
+def revoke(connection, account_id, now, *, only=None, but=None):
+    if only is None:
+        return real(connection, account_id, now, but=but)
+    accounts.revoke_session(connection, only, now)
+    return 1
+accounts.revoke_sessions_of = revoke
+"""
+
+
+@canary(
+    "dast/authorization",
+    "a session that others can end",
+    rule="as-other",
+    path="DELETE /auth/sessions/{session_id}",
+)
+def anybodys_session(folder: Path) -> Scan:
+    return matrix(folder, ANYBODYS_SESSION)
+
+
 @canary("dast/authorization", "a new route that cannot be tried", rule="untried", path="GET /auth/notes/{task_id}")
 def untried(folder: Path) -> Scan:
     return matrix(folder, NEW_ROUTE.format(module="auth", path="/notes/<int:task_id>"))

@@ -20,7 +20,7 @@ from sqlalchemy import select, update
 
 from task_api.accounts import passwords
 from task_api.accounts.model import BadToken, Login, Overloaded, Registration
-from task_api.accounts.service import Accounts, register
+from task_api.accounts.service import Accounts, Origin, register
 from task_api.accounts.throttle import network
 from task_api.accounts.tokens import TokenIssuer
 from task_api.config import Rate, Settings, SigningKey
@@ -298,7 +298,8 @@ def test_while_passwords_are_hashed_others_are_answered_and_more_passwords_are_r
         while lane._places._value:
             time.sleep(0.01)
         refused = send(2)
-        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+        assert refused.json["type"].endswith("overloaded")
         assert client.get("/tasks", headers=ada).status_code == 200
         assert client.get("/livez").status_code == 200
         assert not hashing.acquire(blocking=False)  # one at a time
@@ -360,7 +361,7 @@ def test_a_login_that_is_refused_by_the_lane_does_not_count(serve: Serve, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(passwords.Lane, "run", refuse)
-        assert {fail_to_log_in(client, CREDENTIALS["email"], "192.0.2.1") for _ in range(30)} == {503}
+        assert {fail_to_log_in(client, CREDENTIALS["email"], "192.0.2.1") for _ in range(30)} == {429}
     assert client.post("/auth/login", json=CREDENTIALS, **from_address("192.0.2.1")).status_code == 200
 
 
@@ -418,13 +419,13 @@ def test_a_family_of_tokens_lives_until_one_is_reused_or_it_is_logged_out(
     service = Accounts(msgspec.structs.replace(settings, auth="on", jwt_keys=(KEY,), login_limit=None), database)
     email = f"u{time.monotonic_ns()}@example.org"
     register(database, Registration(email, PASSWORD))
-    issued = [service.login(Login(email, PASSWORD), "127.0.0.1")]
+    issued = [service.login(Login(email, PASSWORD), Origin("127.0.0.1"))]
     alive, spent = True, set()
     for action, number in steps:
         which = number % len(issued)
         if action == "logout":
             if alive:
-                service.logout(service.authenticate(issued[which].access_token)[1])
+                service.logout(service.authenticate(issued[which].access_token).session_id or "")
             alive = False
         elif alive and which not in spent:
             issued.append(service.refresh(issued[which].refresh_token))

@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ def test_every_route_is_in_the_document_and_nothing_else(guarded: Client) -> Non
     assert document["openapi"].startswith("3.1")
     described = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
     routes = {
-        (method, rule.rule.replace("<int:task_id>", "{task_id}"))
+        (method, re.sub(r"<\w+:(\w+)>", r"{\1}", rule.rule))
         for rule in guarded.application.url_map.iter_rules()
         if rule.endpoint not in UNDOCUMENTED
         for method in (rule.methods or set()) & HTTP_METHODS

@@ -6,7 +6,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 import msgspec
@@ -102,23 +102,117 @@ def migrate(wait: float) -> None:
     click.echo(f"the schema was at {before or 'nothing'} and is at {after}")
 
 
-@main.command("create-admin")
-@click.argument("email")
-@click.password_option(envvar="ADMIN_PASSWORD", help="Asked for where it is not given; better by ADMIN_PASSWORD.")
-def create_admin(email: str, password: str) -> None:
-    """Make an account that sees the tasks of all."""
-    from task_api.accounts.model import EmailTaken, Registration  # noqa: PLC0415
-    from task_api.accounts.service import register  # noqa: PLC0415
+@contextmanager
+def _administered() -> Iterator["Database"]:
+    """Open the database for an act on accounts; what is refused ends the command with 1."""
+    from task_api.accounts.model import AccountNotFound, EmailTaken, NotAllowed  # noqa: PLC0415
 
     try:
-        registration = msgspec.convert({"email": email, "password": password}, Registration)
         with _database() as database:
             database.check()
-            account = register(database, registration, "admin")
-    except (msgspec.ValidationError, EmailTaken) as error:
+            yield database
+    except (msgspec.ValidationError, ValueError, AccountNotFound, EmailTaken, NotAllowed) as error:
         main.fail(error)
-    else:
+
+
+@main.command("create-admin")
+@click.argument("email")
+@click.password_option(envvar="ADMIN_PASSWORD", help="Prompted for unless given; safer by ADMIN_PASSWORD.")
+def create_admin(email: str, password: str) -> None:
+    """Create an account that sees the tasks of all."""
+    from task_api.accounts.administration import OPERATOR  # noqa: PLC0415
+    from task_api.accounts.model import Registration  # noqa: PLC0415
+    from task_api.accounts.service import register  # noqa: PLC0415
+    from task_api.store import audit  # noqa: PLC0415
+
+    with _administered() as database:
+        registration = msgspec.convert({"email": email, "password": password}, Registration)
+        account = register(database, registration, "admin")
+        with database.write() as connection:
+            audit.record(connection, OPERATOR, "administrator created", account.id, account.email)
         click.echo(f"account {account.id}, {account.email}, is an administrator")
+
+
+@main.group()
+def accounts() -> None:
+    """List accounts, and change them; each change is in the audit log."""
+
+
+@accounts.command("list")
+def list_accounts() -> None:
+    """Print every account: id, role, state, address."""
+    from task_api.accounts import administration  # noqa: PLC0415
+
+    with _administered() as database:
+        for account in administration.every(database):
+            state = "disabled" if account.disabled else "enabled"
+            click.echo(
+                f"{account.id:>8}  {account.role:<5}  {state:<8}  {account.created_at:%Y-%m-%d}  {account.email}"
+            )
+
+
+def _change(email: str, **changes: Any) -> None:
+    from task_api.accounts import administration  # noqa: PLC0415
+    from task_api.accounts.model import AccountChanges  # noqa: PLC0415
+
+    with _administered() as database:
+        found = administration.find(database, email)
+        changed = administration.change(database, administration.OPERATOR, found.id, AccountChanges(**changes))
+        click.echo(f"account {changed.id}, {changed.email}: {changed.role}{', disabled' if changed.disabled else ''}")
+
+
+@accounts.command()
+@click.argument("email")
+def disable(email: str) -> None:
+    """Refuse an account's logins, and end its sessions and personal tokens; its tasks stay."""
+    _change(email, disabled=True)
+
+
+@accounts.command()
+@click.argument("email")
+def enable(email: str) -> None:
+    """Accept a disabled account's logins again."""
+    _change(email, disabled=False)
+
+
+@accounts.command()
+@click.argument("email")
+def promote(email: str) -> None:
+    """Make an account an administrator."""
+    _change(email, role="admin")
+
+
+@accounts.command()
+@click.argument("email")
+def demote(email: str) -> None:
+    """Make an administrator a user."""
+    _change(email, role="user")
+
+
+@accounts.command("set-password")
+@click.argument("email")
+@click.password_option(envvar="NEW_PASSWORD", help="Prompted for unless given; safer by NEW_PASSWORD.")
+def set_password(email: str, password: str) -> None:
+    """Replace an account's password; all its sessions and personal tokens end."""
+    from task_api.accounts import administration, passwords  # noqa: PLC0415
+    from task_api.accounts.model import Registration  # noqa: PLC0415
+
+    with _administered() as database:
+        found = administration.find(database, email)
+        new = msgspec.convert({"email": found.email, "password": password}, Registration).password
+        ended = administration.replace_password(database, administration.OPERATOR, found.id, passwords.digest(new))
+        click.echo(f"account {found.id}, {found.email}, has the new password; {ended}")
+
+
+@main.command("audit")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Entries at most.")
+def audit_command(limit: int) -> None:
+    """Print what was done to accounts, as JSON lines, the newest first."""
+    from task_api.accounts import administration  # noqa: PLC0415
+
+    with _administered() as database:
+        for entry in administration.entries(database, None, limit):
+            click.echo(msgspec.json.encode(entry))
 
 
 @main.command("export")

@@ -99,6 +99,9 @@ class Settings(config.Settings, frozen=True, kw_only=True):
     ] = ()
     access_token_seconds: Annotated[int, Meta(ge=10, le=86400, description="life of an access token")] = 900
     refresh_token_seconds: Annotated[int, Meta(ge=60, le=31536000, description="life of a refresh token")] = 1209600
+    session_seconds: Annotated[
+        int, Meta(ge=60, le=31536000, description="life of a session, however often it is refreshed")
+    ] = 7776000
     rate_limit: Annotated[Rate | None, Meta(description="requests of one client, or off"), RATE_TEXT] = Rate(6000, 60)
     login_limit: Annotated[
         Rate | None,

@@ -23,6 +23,7 @@ finally:
 
 View = TypeVar("View", bound=Callable[..., Any])
 BEARER = "bearer"
+PERSONAL = "personal_token"
 LARGEST_ID = 2**63 - 1
 BY_ID = {"task_id": "$response.body#/id"}
 
@@ -58,6 +59,18 @@ LINKS: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
     ("patch_task", "200"): {"get_task": {"operationId": "get_task", "parameters": BY_ID}},
     ("delete_task", "200"): {"get_task": {"operationId": "get_task", "parameters": BY_ID}},
     ("list_tasks", "200"): {"get_task": {"operationId": "get_task", "parameters": {"task_id": "$response.body#/0/id"}}},
+    ("register_account", "201"): {
+        "change_account": {"operationId": "change_account", "parameters": {"account_id": "$response.body#/id"}}
+    },
+    ("create_personal_token", "201"): {
+        "delete_personal_token": {
+            "operationId": "delete_personal_token",
+            "parameters": {"token_id": "$response.body#/id"},
+        }
+    },
+    ("list_sessions", "200"): {
+        "end_session": {"operationId": "end_session", "parameters": {"session_id": "$response.body#/0/id"}}
+    },
     ("login", "200"): {
         "refresh": {"operationId": "refresh", "requestBody": {"refresh_token": "$response.body#/refresh_token"}}
     },
@@ -74,6 +87,8 @@ class Answers(msgspec.Struct, kw_only=True):
     created: Any = None
     no_content: bool = False
     text: bool = False
+    media: str = "text/plain"
+    """The media type of `text`."""
     not_modified: bool = False
     entity_tag: bool = False
     problems: tuple[int, ...] = ()
@@ -96,6 +111,12 @@ class Operation(msgspec.Struct, kw_only=True):
     public: bool
     idempotent: bool
     if_match: bool
+    roles: tuple[str, ...]
+    """The roles of which an account needs one; any account may where there is none."""
+    scopes: tuple[str, ...]
+    """The scopes that a personal token needs, all of them; where there is none, no personal token may."""
+    personal: bool
+    """Whether even an administrator reaches only what is their own."""
 
 
 class _DocumentsOnly(FlaskPlugin):
@@ -127,12 +148,23 @@ def documented(
     public: bool = False,
     idempotent: bool = False,
     if_match: bool = False,
+    roles: tuple[str, ...] = (),
+    scopes: tuple[str, ...] = (),
+    personal: bool = False,
     tag: str = "",
 ) -> Callable[[View], View]:
     """Put a handler into the document, under its function's name and docstring."""
 
     def decorate(view: View) -> View:
-        _operations[view.__name__] = Operation(answers=answers, public=public, idempotent=idempotent, if_match=if_match)
+        _operations[view.__name__] = Operation(
+            answers=answers,
+            public=public,
+            idempotent=idempotent,
+            if_match=if_match,
+            roles=roles,
+            scopes=scopes,
+            personal=personal,
+        )
         decorated: View = _api.validate(
             query=query,
             json=json,
@@ -145,6 +177,11 @@ def documented(
         return decorated
 
     return decorate
+
+
+def declared(endpoint: str | None) -> Operation | None:
+    """Return what is declared about the operation of one of Flask's endpoints."""
+    return _operations.get((endpoint or "").rpartition(".")[2])
 
 
 def document() -> dict[str, Any]:
@@ -164,7 +201,10 @@ def _completed(spec: dict[str, Any], about: Service) -> dict[str, Any]:
         name: header for name, header in HEADERS.items() if not name.startswith(("If-", "Idempotency-Key"))
     }
     if about.authenticates:
-        components["securitySchemes"] = {BEARER: {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
+        components["securitySchemes"] = {
+            BEARER: {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "A session's token."},
+            PERSONAL: {"type": "http", "scheme": "bearer", "description": "A personal token that has these scopes."},
+        }
         spec["security"] = [{BEARER: []}]
     else:
         spec.pop("security")
@@ -188,7 +228,13 @@ def _common(operation: dict[str, Any], extra: Operation, about: Service) -> None
     if about.authenticates and extra.public:
         operation["security"] = []
     if about.authenticates and not extra.public:
-        responses.setdefault("401", problem("No token, or one that is worth nothing"))
+        responses.setdefault("401", problem("No token, or one that is not valid"))
+        responses.setdefault("403", problem("The token has not the role or the scope that this needs"))
+        operation["security"] = [{BEARER: list(extra.roles)}]
+        if extra.personal:
+            operation["x-personal"] = True
+        if extra.scopes:
+            operation["security"].append({PERSONAL: list(extra.scopes)})
     if "operations" not in operation["tags"]:
         for status, description in about.common_problems.items():
             responses.setdefault(str(status), problem(description))
@@ -197,7 +243,7 @@ def _common(operation: dict[str, Any], extra: Operation, about: Service) -> None
 
 def _parameters(operation: dict[str, Any], extra: Operation) -> None:
     for parameter in operation["parameters"]:
-        if parameter["in"] == "path":
+        if parameter["in"] == "path" and parameter["schema"].get("type") == "integer":
             parameter["schema"] = {"type": "integer", "format": "int64", "minimum": 0, "maximum": LARGEST_ID}
     wanted = {
         "If-Match": extra.if_match,
@@ -218,7 +264,7 @@ def _responses(operation: dict[str, Any], extra: Operation) -> None:
         if int(status) >= 400:  # noqa: PLR2004
             content[CONTENT_TYPE] = content.pop("application/json")
         if extra.answers.text and status == "200":
-            response["content"] = {"text/plain": {"schema": {"type": "string"}}}
+            response["content"] = {extra.answers.media: {"schema": {"type": "string"}}}
         names = {
             "ETag": status in {"200", "201", "304"}
             and (extra.answers.entity_tag or extra.answers.not_modified or (status == "201" and extra.idempotent)),

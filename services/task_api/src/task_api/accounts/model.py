@@ -3,7 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from task_api.accounts.password_policy import check_password
 
 SHORTEST_PASSWORD = 12
 LONGEST_PASSWORD = 128
@@ -42,6 +44,11 @@ class Account(Struct, frozen=True):
         return None if self.role == "admin" else self.id
 
 
+Scope = Literal["tasks:read", "tasks:write"]
+Given = Annotated[str, Meta(max_length=1024)]
+"""A password as somebody who logs in sends it: only its hash decides, not today's rules for new ones."""
+
+
 class Registration(Struct, forbid_unknown_fields=True):
     """What a new account needs."""
 
@@ -50,13 +57,14 @@ class Registration(Struct, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         self.email = self.email.lower()
+        check_password(self.password, self.email)
 
 
 class Login(Struct, forbid_unknown_fields=True):
     """An attempt to log in."""
 
     email: Annotated[str, Meta(max_length=254, pattern=r"^[^\x00]*$")]  # PostgreSQL cannot be asked for U+0000
-    password: Annotated[str, Meta(max_length=1024)]
+    password: Given
     device_token: (
         Annotated[
             str, Meta(max_length=1024, description="of an earlier login: others' wrong guesses do not lock it out")
@@ -85,6 +93,120 @@ class Tokens(Struct, frozen=True, kw_only=True):
     device_token: str
     expires_in: int
     token_type: Literal["Bearer"] = "Bearer"  # the type, not a token
+
+
+class Proof(Struct, forbid_unknown_fields=True):
+    """The account's password, which confirms that its owner asks."""
+
+    password: Given
+
+
+class PasswordChange(Struct, forbid_unknown_fields=True):
+    """The account's password and the one that replaces it."""
+
+    password: Given
+    new_password: Password
+
+
+class Session(Struct, frozen=True, kw_only=True):
+    """A session: where it began, when it was last refreshed, and when it ends unless it is refreshed again."""
+
+    id: str
+    current: bool
+    created_at: datetime
+    refreshed_at: datetime | None
+    expires_at: datetime
+    user_agent: str | None
+    address: str | None
+
+
+class NewPersonalToken(Struct, forbid_unknown_fields=True):
+    """What a personal token is for, what it may do, and for how many days."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^\x00]*$")]
+    scopes: Annotated[list[Scope], Meta(min_length=1, max_length=2)]
+    days: Annotated[int, Meta(ge=1, le=365)]
+
+    def __post_init__(self) -> None:
+        self.scopes = sorted(set(self.scopes))
+
+
+class PersonalToken(Struct, frozen=True, kw_only=True):
+    """A personal token without the token itself, which is not stored."""
+
+    id: int
+    name: str
+    scopes: list[Scope]
+    created_at: datetime
+    expires_at: datetime
+
+
+class CreatedPersonalToken(PersonalToken, frozen=True, kw_only=True):
+    """A personal token with the token itself, which is returned this once."""
+
+    token: str
+
+
+class ManagedAccount(Struct, frozen=True, kw_only=True):
+    """An account as administrators see it."""
+
+    id: int
+    email: str
+    role: Role
+    created_at: datetime
+    disabled: bool
+    second_factor: bool
+
+
+class AccountChanges(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What an administrator changes about an account; what is left out stays as it is."""
+
+    role: Role | UnsetType = UNSET
+    disabled: bool | UnsetType = UNSET
+
+
+class AuditEntry(Struct, frozen=True, kw_only=True):
+    """What was done to an account. `actor` is `account 3`, or `command line` for an operator."""
+
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    account_id: int
+    details: str
+
+
+class AccountNotFound(Exception):
+    """No account has that id or address."""
+
+
+class SessionNotFound(Exception):
+    """The account has no such session."""
+
+    def __init__(self) -> None:
+        super().__init__("there is no such session")
+
+
+class PersonalTokenNotFound(Exception):
+    """The account has no such token."""
+
+    def __init__(self) -> None:
+        super().__init__("there is no such token")
+
+
+class BadPassword(Exception):
+    """A new password is guessed easily, for the reason in the message."""
+
+
+class WrongPassword(Exception):
+    """Somebody who is logged in did not confirm a change with the account's password."""
+
+    def __init__(self) -> None:
+        super().__init__("the password is wrong")
+
+
+class NotAllowed(Exception):
+    """An administrator may not do that, for the reason in the message."""
 
 
 class EmailTaken(Exception):

@@ -16,7 +16,7 @@ from argon2.exceptions import Argon2Error, InvalidHashError
 from task_api.accounts.model import Overloaded
 
 T = TypeVar("T")
-TURN_SECONDS = 2.0
+TURN_SECONDS = 5.0
 """How long a caller waits for its turn in a lane."""
 
 LOWEST_PRIORITY = 19

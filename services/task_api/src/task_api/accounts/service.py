@@ -7,30 +7,46 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from mmap import mmap
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from task_api.accounts import passwords
+from task_api.accounts import administration, passwords, personal_tokens
+from task_api.accounts.administration import actor
 from task_api.accounts.model import (
     Account,
+    AccountChanges,
+    BadPassword,
     BadToken,
+    CreatedPersonalToken,
     EmailTaken,
     Login,
     LoginFailed,
+    ManagedAccount,
+    NewPersonalToken,
+    NotAllowed,
     Overloaded,
+    PasswordChange,
+    PersonalToken,
+    Proof,
     Registration,
     Role,
+    Session,
+    SessionNotFound,
     Throttled,
     Tokens,
+    WrongPassword,
 )
+from task_api.accounts.password_policy import check_password
 from task_api.accounts.throttle import Throttle
 from task_api.accounts.tokens import TokenIssuer
 from task_api.config import Settings
 from task_api.store import accounts as store
+from task_api.store import audit
 from task_api.store.database import Database
 
+LONGEST_USER_AGENT, LONGEST_ADDRESS = 200, 64
 REMEMBERED_SECONDS = 1.0
 SESSIONS_REMEMBERED = 10_000
 REVOCATION_SIZE = 8
@@ -82,13 +98,39 @@ class Sessions:
         self._known[session_id] = (account, now + REMEMBERED_SECONDS, revoked)
         return account
 
+    def personal(self, token: str) -> tuple[Account, None, frozenset[str]]:
+        """Return the account and the scopes of a personal token. Raises BadToken."""
+        digest = sha256(token.encode()).digest()
+        with self._database.read() as connection:
+            row = store.by_personal_token(connection, digest, datetime.now(UTC))
+        if row is None:
+            raise BadToken("invalid")
+        account = Account(row.id, row.email, cast("Role", row.role), row.created_at)
+        return account, None, frozenset(row.scopes.split())
+
     def forget(self) -> None:
         """Make every worker read from the database again."""
         self._revoked[:REVOCATION_SIZE] = secrets.token_bytes(REVOCATION_SIZE)
 
 
+class Identity(NamedTuple):
+    """Who sends a request: an account, by a session or by a personal token with scopes."""
+
+    account: Account
+    session_id: str | None
+    scopes: frozenset[str] | None
+    """What a personal token may do; None for a session, which may do all that the account may."""
+
+
+class Origin(NamedTuple):
+    """Where a request comes from."""
+
+    address: str
+    user_agent: str | None = None
+
+
 class Accounts:
-    """Registering, logging in and out, over one database, with the keys and lifetimes of the settings."""
+    """Registering, logging in and out, and what people manage about their own accounts."""
 
     def __init__(
         self, settings: Settings, database: Database, failed: Callable[[Failure], None] = lambda _: None
@@ -97,16 +139,19 @@ class Accounts:
         self._sessions = Sessions(database)
         self._issuer = TokenIssuer(settings.jwt_keys, settings.access_token_seconds)
         self._refresh_life = timedelta(seconds=settings.refresh_token_seconds)
+        self._session_life = timedelta(seconds=settings.session_seconds)
         self._logins = Throttle(database, settings.login_limit)
         self._registrations = Throttle(database, settings.registration_limit)
         self._lane = passwords.Lane(max(1, settings.threads - 1))
         self._failed = failed
 
-    def authenticate(self, token: str) -> tuple[Account, str]:
-        """Return the account and session of an access token. Raises BadToken."""
+    def authenticate(self, token: str) -> Identity:
+        """Return whose an access token or a personal token is. Raises BadToken."""
         try:
+            if token.startswith(personal_tokens.PREFIX):
+                return Identity(*self._sessions.personal(token))
             session_id = self._issuer.verify(token)
-            return self._sessions.account(session_id), session_id
+            return Identity(self._sessions.account(session_id), session_id, None)
         except BadToken as error:
             self._failed(error.reason)
             raise
@@ -121,45 +166,36 @@ class Accounts:
             password_hash = self._lane.run(passwords.digest, registration.password)
         return _add(self._database, registration, password_hash, "user")
 
-    def login(self, login: Login, address: str) -> Tokens:
+    def login(self, login: Login, origin: Origin) -> Tokens:
         """Begin a session. Raises LoginFailed, Throttled after too many failures, and Overloaded."""
         with self._database.read() as connection:
             row = store.by_email(connection, login.email)
         device = self._issuer.device(login.device_token, row.id) if login.device_token and row else None
-        with self._counted():
-            attempts = self._logins.login(login.email, address, device)
-            try:
-                right = self._lane.run(passwords.verify, row.password_hash if row else None, login.password)
-            except Overloaded:
-                self._logins.give_back(attempts)
-                raise
-        if not right:
+        if not self._verified(row, login.email, login.password, origin.address, device):
             self._failed("bad_credentials")
             raise LoginFailed("wrong address or password")
-        assert row is not None  # verify is False without a hash
-        self._logins.give_back(attempts)
+        assert row is not None  # nobody is verified without an account
         renewed = None
         if passwords.outdated(row.password_hash):
             with suppress(Overloaded):  # then at another login
                 renewed = self._lane.run(passwords.digest, login.password)
-        session_id = secrets.token_hex(16)
+        now = datetime.now(UTC)
+        session = {
+            "id": secrets.token_hex(16),
+            "account_id": row.id,
+            "created_at": now,
+            "expires_at": now + min(self._refresh_life, self._session_life),
+            "user_agent": origin.user_agent and origin.user_agent[:LONGEST_USER_AGENT],
+            "address": origin.address[:LONGEST_ADDRESS],
+        }
         with self._database.write() as connection:
+            held = store.by_id(connection, row.id, lock=True)
+            if held is None or held.disabled_at or held.password_hash != row.password_hash:  # meanwhile
+                raise LoginFailed("wrong address or password")
             if renewed:
                 store.set_password_hash(connection, row.id, renewed)
-            now = datetime.now(UTC)
-            store.add_session(connection, session_id, row.id, now, now + self._refresh_life)
-            return self._tokens(connection, row.id, session_id, now)
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        try:
-            yield
-        except Throttled:
-            self._failed("throttled")
-            raise
-        except Overloaded:
-            self._failed("overloaded")
-            raise
+            store.add_session(connection, session)
+            return self._tokens(connection, row.id, session["id"], now, now)
 
     def refresh(self, refresh_token: str) -> Tokens:
         """Return new tokens for an unspent refresh token. A spent one ends the session: a thief may hold its successor.
@@ -173,8 +209,9 @@ class Accounts:
             row = store.refresh_token(connection, digest)
             fault = self._fault(row, unspent, now)
             if fault is None and row is not None:
-                store.extend_session(connection, row.session_id, now + self._refresh_life)
-                return self._tokens(connection, row.account_id, row.session_id, now)
+                end = min(now + self._refresh_life, row.created_at + self._session_life)
+                store.extend_session(connection, row.session_id, now, end)
+                return self._tokens(connection, row.account_id, row.session_id, row.created_at, now)
             if fault == "reused" and row is not None:
                 store.revoke_session(connection, row.session_id, now)
         self._sessions.forget()
@@ -187,6 +224,123 @@ class Accounts:
             store.revoke_session(connection, session_id, datetime.now(UTC))
         self._sessions.forget()
 
+    def sessions(self, account: Account, current: str | None) -> list[Session]:
+        """Return the valid sessions of an account, the newest first."""
+        with self._database.read() as connection:
+            rows = store.sessions_of(connection, account.id, datetime.now(UTC))
+        return [
+            Session(
+                id=row.id,
+                current=row.id == current,
+                created_at=row.created_at,
+                refreshed_at=row.refreshed_at,
+                expires_at=row.expires_at,
+                user_agent=row.user_agent,
+                address=row.address,
+            )
+            for row in rows
+        ]
+
+    def end_session(self, account: Account, session_id: str) -> None:
+        """End one session of an account. Raises SessionNotFound."""
+        with self._database.write() as connection:
+            if not store.revoke_sessions_of(connection, account.id, datetime.now(UTC), only=session_id):
+                raise SessionNotFound
+        self._sessions.forget()
+
+    def end_sessions(self, account: Account) -> None:
+        """End all sessions of an account."""
+        with self._database.write() as connection:
+            ended = store.revoke_sessions_of(connection, account.id, datetime.now(UTC))
+            audit.record(connection, actor(account), "sessions ended", account.id, f"all {ended}")
+        self._sessions.forget()
+
+    def change_password(self, account: Account, session_id: str | None, change: PasswordChange, address: str) -> None:
+        """Replace the password and end all other sessions. Raises WrongPassword, Throttled, and Overloaded."""
+        try:
+            check_password(change.new_password, account.email)
+        except ValueError as error:
+            raise BadPassword(str(error)) from None
+        held = self.confirm(account, change.password, address)
+        with self._counted():
+            replaced = self._lane.run(passwords.digest, change.new_password)
+        with self._database.write() as connection:
+            now = datetime.now(UTC)
+            row = store.by_id(connection, account.id, lock=True)
+            if row is None or row.password_hash != held:  # another request was faster
+                raise WrongPassword
+            store.set_password_hash(connection, account.id, replaced)
+            ended = store.revoke_sessions_of(connection, account.id, now, but=session_id)
+            audit.record(connection, actor(account), "password changed", account.id, f"{ended} other sessions ended")
+        self._sessions.forget()
+
+    def delete(self, account: Account, proof: Proof, address: str) -> None:
+        """Delete the account with its tasks. Raises WrongPassword, Throttled, Overloaded, and NotAllowed."""
+        self.confirm(account, proof.password, address)
+        with self._database.write() as connection:
+            if account.role == "admin" and store.hold_administrators(connection) <= {account.id}:
+                raise NotAllowed("the last administrator cannot go: promote another one first")
+            store.remove(connection, account.id)
+            audit.record(connection, actor(account), "deleted", account.id, account.email)
+        self._sessions.forget()
+
+    def confirm(self, account: Account, password: str, address: str) -> str:
+        """Return the hash of the account's password where it was sent. Raises WrongPassword, Throttled, and Overloaded.
+
+        Guesses count here too: whoever has stolen a token must not find the password out with it.
+        """
+        with self._database.read() as connection:
+            row = store.by_id(connection, account.id)
+        if row is None or not self._verified(row, account.email, password, address, f"account {account.id}"):
+            self._failed("bad_credentials")
+            raise WrongPassword
+        return str(row.password_hash)
+
+    def create_personal_token(self, account: Account, new: NewPersonalToken) -> CreatedPersonalToken:
+        """Create a personal token. Raises NotAllowed where the account has too many."""
+        return personal_tokens.create(self._database, account, new)
+
+    def personal_tokens(self, account: Account) -> list[PersonalToken]:
+        """Return the valid personal tokens of an account."""
+        return personal_tokens.listed(self._database, account)
+
+    def remove_personal_token(self, account: Account, token_id: int) -> None:
+        """Delete a personal token. Raises PersonalTokenNotFound."""
+        personal_tokens.remove(self._database, account, token_id)
+        self._sessions.forget()
+
+    def administer(self, admin: Account, account_id: int, changes: AccountChanges) -> ManagedAccount:
+        """Change an account as an administrator. Raises AccountNotFound, and NotAllowed for one's own account."""
+        if admin.id == account_id:
+            raise NotAllowed("administrators cannot change their own account: another one has to")
+        changed = administration.change(self._database, actor(admin), account_id, changes)
+        self._sessions.forget()
+        return changed
+
+    def _verified(self, row: Any, email: str, password: str, address: str, device: str | None) -> bool:
+        with self._counted():
+            attempts = self._logins.login(email, address, device)
+            try:
+                right = self._lane.run(passwords.verify, row.password_hash if row else None, password)
+            except Overloaded:
+                self._logins.give_back(attempts)
+                raise
+        if not right or row.disabled_at:
+            return False
+        self._logins.give_back(attempts)
+        return True
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        try:
+            yield
+        except Throttled:
+            self._failed("throttled")
+            raise
+        except Overloaded:
+            self._failed("overloaded")
+            raise
+
     @staticmethod
     def _fault(row: Any, unspent: bool, now: datetime) -> Literal["invalid", "expired", "revoked", "reused"] | None:
         if row is None:
@@ -197,14 +351,17 @@ class Accounts:
             return "reused"
         return "expired" if row.expires_at < now else None
 
-    def _tokens(self, connection: Connection, account_id: int, session_id: str, now: datetime) -> Tokens:
+    def _tokens(
+        self, connection: Connection, account_id: int, session_id: str, began: datetime, now: datetime
+    ) -> Tokens:
         refresh_token = secrets.token_urlsafe(32)
-        store.add_refresh_token(
-            connection, sha256(refresh_token.encode()).digest(), session_id, now + self._refresh_life
-        )
+        left = began + self._session_life - now
+        end = now + min(self._refresh_life, left)
+        store.add_refresh_token(connection, sha256(refresh_token.encode()).digest(), session_id, end)
+        seconds = min(self._issuer.seconds, int(left.total_seconds()))
         return Tokens(
-            access_token=self._issuer.issue(account_id, session_id),
+            access_token=self._issuer.issue(account_id, session_id, seconds),
             refresh_token=refresh_token,
             device_token=self._issuer.issue_device(account_id),
-            expires_in=self._issuer.seconds,
+            expires_in=seconds,
         )

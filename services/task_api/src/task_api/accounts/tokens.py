@@ -31,15 +31,15 @@ class TokenIssuer:
         self._secrets = {key.kid: key.secret for key in keys}
         self._decode = lru_cache(TOKENS_REMEMBERED)(self._decode_and_check)
 
-    def issue(self, account_id: int, session_id: str) -> str:
-        """Return an access token for an account's session."""
+    def issue(self, account_id: int, session_id: str, seconds: int | None = None) -> str:
+        """Return an access token for an account's session, valid for so many seconds or as long as all are."""
         now = datetime.now(UTC)
         claims = {
             "iss": ISSUER,
             "sub": str(account_id),
             "sid": session_id,
             "iat": now,
-            "exp": now + timedelta(seconds=self.seconds),
+            "exp": now + timedelta(seconds=self.seconds if seconds is None else seconds),
         }
         headers = {"kid": self._signing.kid, "typ": TYPE}
         return jwt.encode(claims, self._signing.secret, algorithm=ALGORITHM, headers=headers)

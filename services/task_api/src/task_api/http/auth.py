@@ -5,18 +5,32 @@ from flask import Blueprint, Response, g, request
 from service_kit.http.messages import body, respond
 from service_kit.http.openapi import Answers, documented
 from service_kit.http.problems import Refusal
-from task_api.accounts.model import Account, Login, Refresh, Registration, Tokens
-from task_api.accounts.service import Accounts
-from task_api.http.context import account, services
+from task_api.accounts.model import (
+    Account,
+    CreatedPersonalToken,
+    Login,
+    NewPersonalToken,
+    PasswordChange,
+    PersonalToken,
+    Proof,
+    Refresh,
+    Registration,
+    Session,
+    Tokens,
+)
+from task_api.accounts.personal_data import lines
+from task_api.accounts.service import Accounts, Origin
+from task_api.http.context import account, database, services
 from task_api.http.errors import REGISTRATION_CLOSED
 
 blueprint = Blueprint("auth", __name__, url_prefix="/auth")
 
 
-def _accounts() -> Accounts:
-    accounts = services().accounts
-    assert accounts is not None  # these routes exist only with accounts on
-    return accounts
+def accounts() -> Accounts:
+    """Return the accounts of the application that answers now."""
+    found = services().accounts
+    assert found is not None  # these routes exist only with accounts on
+    return found
 
 
 @blueprint.post("/register")
@@ -25,15 +39,20 @@ def register_account() -> Response:
     """Create an account."""
     if services().settings.registration == "closed":
         raise Refusal(REGISTRATION_CLOSED, "registration is closed: ask an administrator for an account")
-    created = _accounts().register(body(Registration), request.remote_addr or "")
+    created = accounts().register(body(Registration), _address())
     return respond(created, 201, {"Location": "/auth/me"})
+
+
+def _address() -> str:
+    return request.remote_addr or ""
 
 
 @blueprint.post("/login")
 @documented(json=Login, answers=Answers(ok=Tokens, problems=(400, 401, 413, 415, 429)), public=True)
 def login() -> Response:
     """Log in."""
-    return respond(_accounts().login(body(Login), request.remote_addr or ""))
+    origin = Origin(_address(), request.headers.get("User-Agent"))
+    return respond(accounts().login(body(Login), origin))
 
 
 @blueprint.post("/refresh")
@@ -43,7 +62,7 @@ def refresh() -> Response:
 
     Each is valid for one exchange. Using one again ends the session: whoever else held it loses access too.
     """
-    return respond(_accounts().refresh(body(Refresh).refresh_token))
+    return respond(accounts().refresh(body(Refresh).refresh_token))
 
 
 @blueprint.post("/logout")
@@ -51,12 +70,85 @@ def refresh() -> Response:
 def logout() -> Response:
     """Log out: no token of this session is valid from now on."""
     account()
-    _accounts().logout(g.session_id)
+    accounts().logout(g.session_id)
     return Response(status=204)
 
 
 @blueprint.get("/me")
-@documented(answers=Answers(ok=Account))
+@documented(answers=Answers(ok=Account), scopes=("tasks:read",))
 def me() -> Response:
     """Return the account that the token belongs to."""
     return respond(account())
+
+
+@blueprint.post("/me/delete")
+@documented(json=Proof, answers=Answers(no_content=True, problems=(400, 403, 409, 413, 415)))
+def delete_account() -> Response:
+    """Delete the account with its tasks, for good. `GET /auth/me/export` returns them before."""
+    who = account()
+    accounts().delete(who, body(Proof), _address())
+    return Response(status=204)
+
+
+@blueprint.get("/me/export")
+@documented(answers=Answers(text=True, media="application/x-ndjson"))
+def export_account() -> Response:
+    """Return all that is stored about the account, one JSON object a line; the last line counts the others."""
+    headers = {"Content-Disposition": 'attachment; filename="task-api.jsonl"'}
+    return Response(lines(database(), account()), headers=headers, content_type="application/x-ndjson")
+
+
+@blueprint.post("/password")
+@documented(json=PasswordChange, answers=Answers(no_content=True, problems=(400, 403, 413, 415)))
+def change_password() -> Response:
+    """Change the password. All other sessions of the account end."""
+    who = account()
+    accounts().change_password(who, g.session_id, body(PasswordChange), _address())
+    return Response(status=204)
+
+
+@blueprint.get("/sessions")
+@documented(answers=Answers(ok=list[Session]))
+def list_sessions() -> Response:
+    """List the account's sessions, the newest first."""
+    return respond(accounts().sessions(account(), g.session_id))
+
+
+@blueprint.delete("/sessions")
+@documented(answers=Answers(no_content=True))
+def end_sessions() -> Response:
+    """Log out everywhere: all sessions of the account end, this one too."""
+    accounts().end_sessions(account())
+    return Response(status=204)
+
+
+@blueprint.delete("/sessions/<string:session_id>")
+@documented(answers=Answers(no_content=True, problems=(404,)), path={"session_id": "the session's id"}, personal=True)
+def end_session(session_id: str) -> Response:
+    """End one session of the account."""
+    accounts().end_session(account(), session_id)
+    return Response(status=204)
+
+
+@blueprint.post("/tokens")
+@documented(json=NewPersonalToken, answers=Answers(created=CreatedPersonalToken, problems=(400, 409, 413, 415)))
+def create_personal_token() -> Response:
+    """Create a personal token for a program: it may do what its scopes say, until its end. It is returned this once."""
+    who = account()
+    created = accounts().create_personal_token(who, body(NewPersonalToken))
+    return respond(created, 201, {"Location": "/auth/tokens"})
+
+
+@blueprint.get("/tokens")
+@documented(answers=Answers(ok=list[PersonalToken]))
+def list_personal_tokens() -> Response:
+    """List the account's personal tokens."""
+    return respond(accounts().personal_tokens(account()))
+
+
+@blueprint.delete("/tokens/<int:token_id>")
+@documented(answers=Answers(no_content=True, problems=(404,)), path={"token_id": "the token's id"}, personal=True)
+def delete_personal_token(token_id: int) -> Response:
+    """Delete a personal token: it is not valid from now on."""
+    accounts().remove_personal_token(account(), token_id)
+    return Response(status=204)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, cast
 from flask import g
 
 from service_kit.http import requests
+from service_kit.http.openapi import Operation, declared
 from service_kit.http.problems import Refusal
 from service_kit.service import NotReady, Service
 from service_kit.telemetry.traces import Tracer
@@ -15,7 +16,7 @@ from task_api.accounts.model import Account, BadToken
 from task_api.accounts.service import Accounts
 from task_api.accounts.throttle import network
 from task_api.config import Settings
-from task_api.http.errors import RATE_LIMITED, TOKEN_MISSING, TOKEN_PROBLEMS, bearer
+from task_api.http.errors import RATE_LIMITED, ROLE_MISSING, SCOPE_MISSING, TOKEN_MISSING, TOKEN_PROBLEMS, bearer
 from task_api.http.rate_limit import RateLimiter, Windows
 from task_api.store.clearing import Clearer
 from task_api.store.database import Database, SchemaBehind
@@ -24,7 +25,6 @@ from task_api.store.schema import LOCAL_ACCOUNT
 from task_api.store.shared_windows import SharedWindows
 
 LOCAL = Account(LOCAL_ACCOUNT, "local", "user", datetime.fromtimestamp(0, UTC))
-FOR_ANYBODY = frozenset({"auth.login", "auth.register_account", "auth.refresh"})
 OUTSIDE_LIMITS = frozenset({"health", "livez", "readyz", "metrics"})
 
 
@@ -72,15 +72,18 @@ class Services(Service):
         return tracer
 
     def admit(self, context: Any) -> None:
-        context.account = context.rate = None
+        context.account = context.rate = context.scopes = None
         endpoint = context.request.endpoint
         if endpoint in OUTSIDE_LIMITS:
             return
         refusal = _identify(context, self.accounts)
         if self.limiter:
             _limit(context, self.limiter)
-        if refusal and endpoint not in FOR_ANYBODY:
+        operation = declared(endpoint)
+        if refusal and not (operation and operation.public):
             raise refusal
+        if operation and context.account:
+            _authorize(context, operation)
 
     def log_fields(self, context: Any) -> dict[str, Any]:
         known = context.get("account")
@@ -102,7 +105,7 @@ def database() -> Database:
 
 
 def account() -> Account:
-    """Who is asking. Raises Refusal 401 where that has to be known and is not."""
+    """Return the account that sends the request. Raises Refusal 401 where there is none."""
     known: Account | None = g.get("account")
     if known is None:
         raise Refusal(
@@ -112,7 +115,7 @@ def account() -> Account:
 
 
 def _identify(here: Any, accounts: Accounts | None) -> Exception | None:
-    """Set the request's account; gives why not, where there is a token and it is no good."""
+    """Set the request's account; return why not where there is a token that is not valid."""
     if accounts is None:
         here.account = LOCAL
         return None
@@ -125,10 +128,23 @@ def _identify(here: Any, accounts: Accounts | None) -> Exception | None:
             TOKEN_PROBLEMS["invalid"], "the Authorization header has to be: Bearer, a space, and a token", bearer()
         )
     try:
-        here.account, here.session_id = accounts.authenticate(token.strip())
+        here.account, here.session_id, here.scopes = accounts.authenticate(token.strip())
     except BadToken as error:
         return error
     return None
+
+
+def _authorize(here: Any, operation: Operation) -> None:
+    """Raise Refusal 403 where the account has not the role, or its personal token not the scopes, that are declared."""
+    if operation.roles and here.account.role not in operation.roles:
+        raise Refusal(ROLE_MISSING, f"this needs an account with the role {' or '.join(operation.roles)}")
+    if here.scopes is None or operation.public:
+        return
+    if not operation.scopes:
+        raise Refusal(SCOPE_MISSING, "a personal token may not do this: log in", bearer("insufficient_scope"))
+    if not here.scopes.issuperset(operation.scopes):
+        needed = " ".join(operation.scopes)
+        raise Refusal(SCOPE_MISSING, f"the token lacks the scope {needed}", bearer("insufficient_scope", scope=needed))
 
 
 def _limit(here: Any, limiter: RateLimiter) -> None:

@@ -8,7 +8,19 @@ from sqlalchemy.exc import ProgrammingError
 
 from service_kit.http.problems import RETRY_SECONDS, UNAVAILABLE, Violation, problem_type, respond, unforeseen
 from service_kit.telemetry.logs import log
-from task_api.accounts.model import BadToken, EmailTaken, LoginFailed, Overloaded, Throttled
+from task_api.accounts.model import (
+    AccountNotFound,
+    BadPassword,
+    BadToken,
+    EmailTaken,
+    LoginFailed,
+    NotAllowed,
+    Overloaded,
+    PersonalTokenNotFound,
+    SessionNotFound,
+    Throttled,
+    WrongPassword,
+)
 from task_api.store import errors as store
 from task_api.tasks.model import BadCursor, TaskNotFound, VersionConflict
 from task_api.tasks.service import BulkFailure
@@ -39,12 +51,24 @@ REGISTRATION_CLOSED = problem_type(
 )
 LOGIN_FAILED = problem_type("login-failed", 401, "Wrong address or password", "Let the user type both again.")
 LOGIN_THROTTLED = problem_type(
-    "login-throttled", 429, "Too many failed logins", "Wait for Retry-After seconds before the next attempt."
+    "login-throttled", 429, "Too many attempts", "Wait for Retry-After seconds before the next attempt."
 )
-OVERLOADED = problem_type("overloaded", 503, "Too many logins at once", "Send it again after Retry-After seconds.")
+OVERLOADED = problem_type("overloaded", 429, "Too many logins at once", "Send it again after Retry-After seconds.")
 RATE_LIMITED = problem_type("rate-limited", 429, "Too many requests", "Wait for Retry-After seconds.")
 TOKEN_MISSING = problem_type(
     "token-missing", 401, "A token is needed", "Log in, and send Authorization: Bearer with the access token."
+)
+ROLE_MISSING = problem_type("role-missing", 403, "Another role is needed", "Ask an administrator.")
+SCOPE_MISSING = problem_type(
+    "scope-missing", 403, "The token may not do this", "Create a personal token with the scope, or log in."
+)
+PASSWORD_REFUSED = problem_type("password-refused", 400, "The password is easily guessed", "Choose another one.")
+PASSWORD_WRONG = problem_type("password-wrong", 403, "Wrong password", "Let the user type the password again.")
+NOT_ALLOWED = problem_type("not-allowed", 409, "A rule of accounts forbids this", "Do first what `detail` says.")
+ACCOUNT_NOT_FOUND = problem_type("account-not-found", 404, "No such account", "List the accounts.")
+SESSION_NOT_FOUND = problem_type("session-not-found", 404, "No such session", "List the sessions: it has ended.")
+PERSONAL_TOKEN_NOT_FOUND = problem_type(
+    "personal-token-not-found", 404, "No such personal token", "List the personal tokens: it is gone."
 )
 TOKEN_PROBLEMS = {
     "invalid": problem_type("token-invalid", 401, "The token is invalid", "Log in again."),
@@ -96,6 +120,12 @@ ANSWERS: dict[type[Exception], Callable[[Any], Response]] = {
     LoginFailed: lambda error: respond(LOGIN_FAILED, str(error), bearer()),
     Throttled: lambda error: respond(LOGIN_THROTTLED, str(error), {"Retry-After": str(error.retry_after)}),
     Overloaded: lambda error: respond(OVERLOADED, str(error), {"Retry-After": str(error.retry_after)}),
+    BadPassword: lambda error: respond(PASSWORD_REFUSED, str(error)),
+    WrongPassword: lambda error: respond(PASSWORD_WRONG, str(error)),
+    NotAllowed: lambda error: respond(NOT_ALLOWED, str(error)),
+    AccountNotFound: lambda error: respond(ACCOUNT_NOT_FOUND, str(error)),
+    SessionNotFound: lambda error: respond(SESSION_NOT_FOUND, str(error)),
+    PersonalTokenNotFound: lambda error: respond(PERSONAL_TOKEN_NOT_FOUND, str(error)),
     BadToken: _bad_token,
     **dict.fromkeys((*store.UNAVAILABLE, store.SchemaBehind), _unavailable),
     ProgrammingError: _statement_failed,

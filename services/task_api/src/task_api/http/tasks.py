@@ -29,6 +29,7 @@ from task_api.tasks.model import (
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
 ONE = "/<int:task_id>"
+READ, WRITE = ("tasks:read",), ("tasks:write",)
 TASK_ID = {"task_id": "the task's id"}
 
 
@@ -49,7 +50,7 @@ def _links(cursor: str | None) -> str:
 
 
 @blueprint.get("")
-@documented(query=TaskQuery, answers=Answers(ok=list[Task], problems=(400,), not_modified=True))
+@documented(query=TaskQuery, answers=Answers(ok=list[Task], problems=(400,), not_modified=True), scopes=READ)
 def list_tasks() -> Response:
     """List tasks, a page at a time.
 
@@ -64,7 +65,9 @@ def list_tasks() -> Response:
 
 
 @blueprint.post("")
-@documented(json=NewTask, answers=Answers(created=Task, problems=(400, 409, 410, 413, 415, 422)), idempotent=True)
+@documented(
+    json=NewTask, answers=Answers(created=Task, problems=(400, 409, 410, 413, 415, 422)), idempotent=True, scopes=WRITE
+)
 def create_task() -> Response:
     """Create a task."""
     new = body(NewTask)
@@ -94,7 +97,12 @@ def _created(connection: Connection, references: list[Reference]) -> Versioned:
 
 
 @blueprint.post("/bulk")
-@documented(json=Bulk, answers=Answers(ok=BulkResults, problems=(400, 404, 409, 412, 413, 415, 422)), idempotent=True)
+@documented(
+    json=Bulk,
+    answers=Answers(ok=BulkResults, problems=(400, 404, 409, 412, 413, 415, 422)),
+    idempotent=True,
+    scopes=WRITE,
+)
 def bulk_tasks() -> Response:
     """Create, update and delete many tasks in one transaction: all of it is done, or none."""
     operations = body(Bulk)
@@ -110,7 +118,9 @@ def bulk_tasks() -> Response:
 
 
 @blueprint.get(ONE)
-@documented(answers=Answers(ok=Task, problems=(400, 404, 412), not_modified=True, entity_tag=True), path=TASK_ID)
+@documented(
+    answers=Answers(ok=Task, problems=(400, 404, 412), not_modified=True, entity_tag=True), path=TASK_ID, scopes=READ
+)
 def get_task(task_id: int) -> Response:
     """Get a task."""
     with database().read() as connection:
@@ -124,6 +134,7 @@ _change_of = partial(
     answers=Answers(ok=Task, problems=(400, 404, 412, 413, 415), entity_tag=True),
     path=TASK_ID,
     if_match=True,
+    scopes=WRITE,
 )
 
 
@@ -156,7 +167,7 @@ def patch_task(task_id: int) -> Response:
 
 
 @blueprint.delete(ONE)
-@documented(answers=Answers(ok=Deleted, problems=(404, 412)), path=TASK_ID, if_match=True)
+@documented(answers=Answers(ok=Deleted, problems=(404, 412)), path=TASK_ID, if_match=True, scopes=WRITE)
 def delete_task(task_id: int) -> Response:
     """Delete a task."""
     with database().write() as connection:

@@ -1,28 +1,66 @@
 """Accounts, sessions and refresh tokens as rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
-from task_api.store.schema import accounts, refresh_tokens, sessions
+from task_api.store.schema import LOCAL_ACCOUNT, accounts, personal_tokens, refresh_tokens, sessions, tasks
 
 _SESSION = (
     select(accounts.c.id, accounts.c.email, accounts.c.role, accounts.c.created_at)
     .join(sessions, sessions.c.account_id == accounts.c.id)
-    .where(sessions.c.id == bindparam("session_id"), sessions.c.revoked_at.is_(None))
+    .where(sessions.c.id == bindparam("session_id"), sessions.c.revoked_at.is_(None), accounts.c.disabled_at.is_(None))
+)
+_PERSONAL = (
+    select(accounts.c.id, accounts.c.email, accounts.c.role, accounts.c.created_at, personal_tokens.c.scopes)
+    .join(personal_tokens, personal_tokens.c.account_id == accounts.c.id)
+    .where(
+        personal_tokens.c.digest == bindparam("digest"),
+        personal_tokens.c.expires_at > bindparam("now"),
+        accounts.c.disabled_at.is_(None),
+    )
 )
 
 
 def add(connection: Connection, values: Mapping[str, Any]) -> int:
-    """Insert an account and give its id. Raises IntegrityError where the address is taken."""
+    """Insert an account and return its id. Raises IntegrityError where the address is taken."""
     return int(connection.execute(insert(accounts).returning(accounts.c.id), dict(values)).scalar_one())
 
 
 def by_email(connection: Connection, email: str) -> Row[Any] | None:
-    """The account of an address."""
+    """Return the account of an address."""
     return connection.execute(select(accounts).where(accounts.c.email == email)).one_or_none()
+
+
+def by_id(connection: Connection, account_id: int, *, lock: bool = False) -> Row[Any] | None:
+    """Return an account, held against other writers until the transaction ends where `lock` is True."""
+    statement = select(accounts).where(accounts.c.id == account_id)
+    return connection.execute(statement.with_for_update() if lock else statement).one_or_none()
+
+
+def page(connection: Connection, after: int, limit: int) -> Sequence[Row[Any]]:
+    """Return at most `limit` accounts whose ids are greater than `after`, in the order of their ids."""
+    statement = select(accounts).where(accounts.c.id > after, accounts.c.id != LOCAL_ACCOUNT)
+    return connection.execute(statement.order_by(accounts.c.id).limit(limit)).all()
+
+
+def hold_administrators(connection: Connection) -> set[int]:
+    """Return the ids of the administrators that are not disabled, held until the transaction ends."""
+    statement = select(accounts.c.id).where(accounts.c.role == "admin", accounts.c.disabled_at.is_(None))
+    return set(connection.scalars(statement.order_by(accounts.c.id).with_for_update()))
+
+
+def change(connection: Connection, account_id: int, **values: Any) -> None:
+    """Set columns of an account."""
+    connection.execute(update(accounts).where(accounts.c.id == account_id).values(**values))
+
+
+def remove(connection: Connection, account_id: int) -> None:
+    """Delete an account with its tasks; sessions, tokens and idempotency keys go with it."""
+    connection.execute(delete(tasks).where(tasks.c.owner_id == account_id))
+    connection.execute(delete(accounts).where(accounts.c.id == account_id))
 
 
 def set_password_hash(connection: Connection, account_id: int, password_hash: str) -> None:
@@ -31,24 +69,39 @@ def set_password_hash(connection: Connection, account_id: int, password_hash: st
 
 
 def by_session(connection: Connection, session_id: str) -> Row[int, str, str, datetime] | None:
-    """(id, email, role, created_at) of the account that a session, not revoked, belongs to."""
+    """Return (id, email, role, created_at) of the account of a session; None where either is not valid any more."""
     return connection.execute(_SESSION, {"session_id": session_id}).one_or_none()
 
 
-def add_session(connection: Connection, session_id: str, account_id: int, now: datetime, expires_at: datetime) -> None:
-    """Begin a session, and forget those that have expired."""
-    connection.execute(
-        insert(sessions), {"id": session_id, "account_id": account_id, "created_at": now, "expires_at": expires_at}
-    )
+def add_session(connection: Connection, values: Mapping[str, Any]) -> None:
+    """Begin a session."""
+    connection.execute(insert(sessions), dict(values))
 
 
-def extend_session(connection: Connection, session_id: str, expires_at: datetime) -> None:
-    """Let a session live on."""
-    connection.execute(update(sessions).where(sessions.c.id == session_id).values(expires_at=expires_at))
+def sessions_of(connection: Connection, account_id: int, now: datetime) -> Sequence[Row[Any]]:
+    """Return the sessions of an account that are valid at a moment, the newest first."""
+    alive = (sessions.c.account_id == account_id, sessions.c.revoked_at.is_(None), sessions.c.expires_at > now)
+    return connection.execute(select(sessions).where(*alive).order_by(sessions.c.created_at.desc())).all()
+
+
+def revoke_sessions_of(
+    connection: Connection, account_id: int, now: datetime, *, only: str | None = None, but: str | None = None
+) -> int:
+    """End the sessions of an account, `only` one or all `but` one, and return how many ended."""
+    which = [sessions.c.account_id == account_id, sessions.c.revoked_at.is_(None), sessions.c.expires_at > now]
+    which += [sessions.c.id == only] if only is not None else []
+    which += [sessions.c.id != but] if but is not None else []
+    return connection.execute(update(sessions).where(*which).values(revoked_at=now)).rowcount
+
+
+def extend_session(connection: Connection, session_id: str, now: datetime, expires_at: datetime) -> None:
+    """Move the end of a session."""
+    values = {"refreshed_at": now, "expires_at": expires_at}
+    connection.execute(update(sessions).where(sessions.c.id == session_id).values(**values))
 
 
 def revoke_session(connection: Connection, session_id: str, now: datetime) -> None:
-    """End a session: its access tokens and refresh tokens are worth nothing from now on."""
+    """End a session: none of its tokens is valid from now on."""
     alive = sessions.c.revoked_at.is_(None)
     connection.execute(update(sessions).where(sessions.c.id == session_id, alive).values(revoked_at=now))
 
@@ -65,9 +118,9 @@ def spend_refresh_token(connection: Connection, digest: bytes, now: datetime) ->
 
 
 def refresh_token(connection: Connection, digest: bytes) -> Row[Any] | None:
-    """The token with its session's account and end."""
+    """Return the token with the account, the begin and the end of its session."""
     statement = (
-        select(refresh_tokens, sessions.c.account_id, sessions.c.revoked_at)
+        select(refresh_tokens, sessions.c.account_id, sessions.c.revoked_at, sessions.c.created_at)
         .join(sessions, sessions.c.id == refresh_tokens.c.session_id)
         .where(refresh_tokens.c.digest == digest)
     )
@@ -77,3 +130,26 @@ def refresh_token(connection: Connection, digest: bytes) -> Row[Any] | None:
 def every(connection: Connection) -> Any:
     """All accounts as mappings, in the order of their ids."""
     return connection.execute(select(accounts).order_by(accounts.c.id)).mappings()
+
+
+def by_personal_token(connection: Connection, digest: bytes, now: datetime) -> Row[int, str, str, datetime, str] | None:
+    """Return (id, email, role, created_at, scopes) of a personal token and its account; None where one is not valid."""
+    return connection.execute(_PERSONAL, {"digest": digest, "now": now}).one_or_none()
+
+
+def add_personal_token(connection: Connection, values: Mapping[str, Any]) -> int:
+    """Insert a personal token and return its id."""
+    return int(connection.execute(insert(personal_tokens).returning(personal_tokens.c.id), dict(values)).scalar_one())
+
+
+def personal_tokens_of(connection: Connection, account_id: int, now: datetime) -> Sequence[Row[Any]]:
+    """Return the personal tokens of an account that are valid at a moment, oldest first."""
+    valid = (personal_tokens.c.account_id == account_id, personal_tokens.c.expires_at > now)
+    return connection.execute(select(personal_tokens).where(*valid).order_by(personal_tokens.c.id)).all()
+
+
+def remove_personal_tokens(connection: Connection, account_id: int, only: int | None = None) -> int:
+    """Delete the personal tokens of an account, `only` one or all, and return how many."""
+    which = [personal_tokens.c.account_id == account_id]
+    which += [personal_tokens.c.id == only] if only is not None else []
+    return connection.execute(delete(personal_tokens).where(*which)).rowcount

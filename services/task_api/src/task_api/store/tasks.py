@@ -3,7 +3,7 @@
 `owner_id` None means: whoever owns it.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +18,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy import Row as AnyRow
 
 from task_api.store import search
 from task_api.store.prepared import Row, rows
@@ -164,6 +165,12 @@ def every(connection: Connection) -> Any:
     """All tasks as mappings, streamed in the order of their ids."""
     streaming = connection.execution_options(stream_results=True, max_row_buffer=1000)
     return streaming.execute(select(tasks).order_by(tasks.c.id)).mappings()
+
+
+def of_owner(connection: Connection, owner_id: int, after: int, limit: int) -> Sequence[AnyRow[Any]]:
+    """Return at most `limit` tasks of an owner whose ids are greater than `after`, in the order of their ids."""
+    which = (tasks.c.owner_id == owner_id, tasks.c.id > after)
+    return connection.execute(select(tasks).where(*which).order_by(tasks.c.id).limit(limit)).all()
 
 
 def restore(connection: Connection, rows: list[dict[str, Any]]) -> None:
