@@ -1,4 +1,4 @@
-"""Run every event of events.toml through the workflows: `python -m tooling.rehearsal [NAME ...]`.
+"""Run every event of events.toml through the workflows: `python -m tooling.rehearsal [--part | NAME ...]`.
 
 act runs them in a clone of the checked-out commit, whose `dev` is a stand-in; no job reaches GitHub. Then each deliberate
 fault is put into a clone, and its event must come to something else. reports/rehearse/ has the table.
@@ -57,6 +57,7 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     sees_key: list[str] = []
     summary: list[str] = []
     gh: list[str] = []
+    part: bool = False
 
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,6 +68,7 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     file: str
     find: str
     replace: str
+    part: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -306,9 +308,13 @@ def prepared(address: str, key: Any, fault: Fault | None = None) -> Iterator[Sta
 
 
 def main(names: list[str]) -> int:
-    """Rehearse the named events, by default all, and then the faults."""
+    """Rehearse the named events alone, or all of them, or those of a part, and then the faults."""
     events, faults = read()
-    wanted = [event for event in events if not names or event.name in names]
+    part = names == ["--part"]
+    wanted = [event for event in events if not names or event.name in names or (part and event.part)]
+    if unknown := set(names) - {event.name for event in events} - {"--part"}:
+        print(f"rehearse: events.toml has no event {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 2
     console = Console(highlight=False, soft_wrap=True)
     say = functools.partial(console.print, markup=False)
     shutil.rmtree(REPORTS / "rehearse", ignore_errors=True)
@@ -323,7 +329,7 @@ def main(names: list[str]) -> int:
                     outcomes.append(outcome)
                     verdict = "; ".join(outcome.differences) or "as expected"
                     say(f"{event.name}: {verdict} ({page.duration(outcome.seconds)})")
-            for fault in [] if names else faults:
+            for fault in [fault for fault in faults if not names or (part and fault.part)]:
                 event = next(one for one in events if one.name == fault.event)
                 with prepared(address, key, fault) as stage:
                     outcome = stage.run(event)

@@ -1,7 +1,7 @@
-"""What a stand-in for an action does on disk: `python standin.py NAME`, in the place and with the inputs of the real one.
+"""What a stand-in for an action does on disk: `python standin.py NAME`, with the inputs of the real one.
 
-It refuses what GitHub refuses: a right that the job's token lacks, an artifact's name that is taken, code scanning where
-there is none. Only the standard library is imported: jobs run it by any Python.
+It refuses what GitHub refuses: a right that the job's token lacks, an artifact's name that is taken, code scanning
+where there is none. Only the standard library is imported: jobs run it by any Python.
 """
 
 import fnmatch
@@ -28,7 +28,7 @@ def need(**rights: str) -> None:
     granted = json.loads((HOME / "permissions.json").read_text())[JOB]
     for scope, right in rights.items():
         has = granted.get(scope.replace("_", "-"), "")
-        if has != "write" and has != right:
+        if has not in {"write", right}:
             sys.exit(f"the token of the job {JOB} lacks {scope.replace('_', '-')}: {right}")
         if right == "write" and EVENT["fork"]:
             sys.exit(f"the token of a fork's request may not write {scope.replace('_', '-')}")
