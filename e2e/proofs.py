@@ -323,7 +323,21 @@ def refusing(bench: Bench, proof: Proof) -> None:
                 template(kube) == before and rollout.workload_state(deployment(kube)).done,
             )
             proof.notes.append(f"{name}:\n{text}")
+        before = template(kube)
+        with proof.phase("foreign-image", load) as say:
+            answer = foreign_image(kube)
+            say(answer)
+        refused = "not allowed in this namespace" in answer and template(kube) == before
+        proof.check("foreign-image: the cluster refuses `kubectl set image`", answer.splitlines()[0], refused)
     proof.ledger(load)
+
+
+def foreign_image(kube: Kube) -> str:
+    """Try another image past the deploy, and return the cluster's answer."""
+    try:
+        return kube.run("set", "image", f"deployment/{DEPLOYMENT}", "*=registry.invalid/task-api-of-nobody:1")
+    except DeployError as error:
+        return str(error)
 
 
 def failing(target: Target, image: str, steps: Steps) -> DeployError | None:

@@ -1,7 +1,7 @@
 """Run every event of events.toml through the workflows: `python -m tooling.rehearsal [--part | NAME ...]`.
 
-act runs them in a clone of the checked-out commit, whose `dev` is a stand-in; no job reaches GitHub. Then each deliberate
-fault is put into a clone, and its event must come to something else. reports/rehearse/ has the table.
+act runs them in a clone of the checked-out commit, whose `dev` is a stand-in; no job reaches GitHub. Then each
+deliberate fault is put into a clone, and its event must come to something else. reports/rehearse/ has the table.
 Exit codes: 0 as expected, 1 something ended otherwise, 2 could not be run.
 """
 
@@ -36,7 +36,7 @@ from tooling.tools import call, require
 HERE = Path(__file__).parent
 REPOSITORY = "owner/repository"
 USES = re.compile(r"uses: ([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)@([0-9a-f]{40})")
-LONGEST = 300
+LONGEST = 1800
 """Seconds that an event may take."""
 
 
@@ -171,7 +171,8 @@ def registry(folder: Path) -> Iterator[str]:
     """Run a registry on the loopback interface; yield its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+        port = int(free.getsockname()[1])
+        address = f"127.0.0.1:{port}"
     if program := shutil.which("docker-registry"):
         settings = folder / "registry.yml"
         storage = f"{{filesystem: {{rootdirectory: {folder}/registry}}}}"
@@ -185,7 +186,7 @@ def registry(folder: Path) -> Iterator[str]:
     with subprocess.Popen(command, env=environment, **quiet) as process:  # type: ignore[call-overload]
         try:
             for _ in range(300):
-                with contextlib.suppress(OSError), socket.create_connection(tuple(address.split(":")), timeout=1):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                     break
                 time.sleep(0.1)
             yield address
