@@ -1,7 +1,7 @@
-"""The whole service on one machine: the stack of compose.yaml started, stopped, backed up and restored.
+"""All services on one machine: the stack of compose.yaml started, stopped, backed up and restored.
 
-Another project name (COMPOSE_PROJECT_NAME) with other ports (TASK_API_PORT, …; 0 takes a free one) is a second stack
-beside the first.
+With another project name (COMPOSE_PROJECT_NAME) and other ports (PROMETHEUS_PORT, …; 0 takes a free one) a second stack
+runs beside the first.
 """
 
 import json
@@ -16,17 +16,20 @@ from rich.table import Table
 
 from tooling import secret_files
 from tooling.images import build
-from tooling.project import ROOT, ToolingError, services
+from tooling.project import ROOT, ToolingError, service, services
 from tooling.tools import require
 
 BACKUPS = ROOT / "backups"
-USER = "task_api"
+SERVICE = service()
+"""The service whose database is backed up and restored."""
+USER, DATABASE = SERVICE.package, SERVICE.database
 START_SECONDS = 300
+LOGS = f"`docker compose logs migrate {SERVICE.name}`"
 FILES = [ROOT / "compose.yaml", *(file for one in services() if (file := one.folder / "compose.yaml").exists())]
 """The stack, and what each further service lays on it."""
 
 PAGES = {  # service: its port, and what a person finds there
-    **{service.name: (5000, "the service; its documentation is /docs") for service in services()},
+    **{one.name: (5000, "the service; its documentation is /docs") for one in services()},
     "prometheus": (9090, "metrics and alerts"),
     "alertmanager": (9093, "alerts on their way; `docker compose logs alert-receiver` shows what arrived"),
     "grafana": (3000, "dashboards; user admin, password in .secrets/grafana.env"),
@@ -39,13 +42,13 @@ class ComposeError(ToolingError):
 
 
 def up(*, grafana: bool = True, traces: bool = False) -> dict[str, str]:
-    """Make the secrets, build the image, start everything and wait until all is healthy; give each page's address.
+    """Make the secrets, build the image, start everything, wait until all is healthy, and return each page's address.
 
     Docker shows the progress. Raises `ComposeError`, `tooling.images.build.ImageError` or `tooling.tools.MissingTool`.
     """
     secret_files.ensure()
-    for service in services():
-        build.build(service)
+    for one in services():
+        build.build(one)
     make_mounts_readable()
     profiles = [f"--profile={name}" for name, wanted in (("grafana", grafana), ("traces", traces)) if wanted]
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://jaeger:4318"} if traces else {}
@@ -53,7 +56,7 @@ def up(*, grafana: bool = True, traces: bool = False) -> dict[str, str]:
     if _run(*profiles, "up", *wait, settings=settings):
         raise ComposeError(
             "not everything is running; what Docker said is above.\n"
-            "  a port is taken: choose another, e.g. `TASK_API_PORT=5001 ./dev up`\n"
+            f"  a port is taken: choose another, e.g. `{USER.upper()}_PORT=5001 ./dev up`\n"
             "  Grafana's image cannot be had: `./dev up --no-grafana`\n"
             "  a container fails: `docker compose ps --all` and `docker compose logs NAME`"
         )
@@ -72,43 +75,43 @@ def make_mounts_readable() -> None:
 
 
 def down(*, volumes: bool = False) -> None:
-    """Stop and remove the containers; the data too where VOLUMES. Raises `ComposeError`."""
+    """Stop and remove the containers, with `volumes` the data too. Raises `ComposeError`."""
     if _run("--profile=*", "down", "--remove-orphans", *["--volumes"] * volumes):
         raise ComposeError("docker could not stop it: see above")
 
 
 def addresses() -> dict[str, str]:
-    """Give the address of each page that is served now, by the service's name."""
+    """Return the address of each page that is served now, by the name of its container's service."""
     found = {}
-    for service, (port, _) in PAGES.items():
-        published = _output("--profile=*", "port", service, str(port))
+    for name, (port, _) in PAGES.items():
+        published = _output("--profile=*", "port", name, str(port))
         if published:
-            found[service] = f"http://{published}"
+            found[name] = f"http://{published}"
     return found
 
 
 def show(found: dict[str, str], left_out: list[str]) -> None:
-    """Print the addresses, and what was left out by an explicit wish."""
+    """Print the addresses, and the pages that were left out on request."""
     table = Table("", "address", "what is there")
-    for service, address in found.items():
-        table.add_row(service, address, PAGES[service][1])
-    for service in left_out:
-        table.add_row(service, "not started (--no-grafana)", PAGES[service][1])
+    for name, address in found.items():
+        table.add_row(name, address, PAGES[name][1])
+    for name in left_out:
+        table.add_row(name, "not started (--no-grafana)", PAGES[name][1])
     Console(width=120).print(table)
 
 
 def backup(file: Path | None = None) -> Path:
-    """Write the database into FILE, by default backups/tasks-TIME.dump, while the service runs; give the file.
+    """Write the database into `file`, by default backups/DATABASE-TIME.dump, while the service runs; return the file.
 
     The format is pg_dump's custom one. The file is complete or not there at all. Raises `ComposeError`.
     """
-    file = file or BACKUPS / f"tasks-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.dump"
+    file = file or BACKUPS / f"{DATABASE}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.dump"
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.part")
     part.unlink(missing_ok=True)
     part.touch(mode=0o600)
     with part.open("wb") as target:
-        failed = _run(*_in_postgres("pg_dump"), "--format=custom", "tasks", target=target)
+        failed = _run(*_in_postgres("pg_dump"), "--format=custom", DATABASE, target=target)
     if failed or not _tables(part):
         part.unlink()
         raise ComposeError("no backup was written: see above; is it running (`./dev up`)?")
@@ -118,45 +121,44 @@ def backup(file: Path | None = None) -> Path:
 
 
 def restore(file: Path) -> None:
-    """Put the database of a backup in the place of the present one, and start the service on it.
+    """Replace the present database by that of a backup, and start the service on it.
 
     The backup is read whole, into a database beside the present one, before anything is changed; the present one is
-    kept as tasks_replaced until the next restore. Sessions that are open in it, such as a person's psql, are ended. A
+    kept as NAME_replaced until the next restore. Sessions that are open in it, such as a person's psql, are ended. A
     backup of an older schema is migrated. Raises `ComposeError`, which says which database is there now; the service
     is started in any case.
     """
     if not file.is_file() or not _tables(file):
         raise ComposeError(f"{file} is not a backup that `./dev backup` wrote, or PostgreSQL does not run (`./dev up`)")
-    _sql("DROP DATABASE IF EXISTS tasks_restored WITH (FORCE)", "CREATE DATABASE tasks_restored")
+    _sql(f"DROP DATABASE IF EXISTS {DATABASE}_restored WITH (FORCE)", f"CREATE DATABASE {DATABASE}_restored")
     with file.open("rb") as source:
-        options = ["--exit-on-error", "--single-transaction", "--no-owner", "--dbname=tasks_restored"]
+        options = ["--exit-on-error", "--single-transaction", "--no-owner", f"--dbname={DATABASE}_restored"]
         if _run(*_in_postgres("pg_restore"), *options, source=source):
             raise ComposeError(f"{file} could not be restored: see above; the present database is untouched")
-    _sql("DROP DATABASE IF EXISTS tasks_replaced WITH (FORCE)")
+    _sql(f"DROP DATABASE IF EXISTS {DATABASE}_replaced WITH (FORCE)")
     try:
-        if _run("stop", "task-api"):
+        if _run("stop", SERVICE.name):
             raise ComposeError("the service could not be stopped: see above")
         _sql(
             "BEGIN",
-            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = 'tasks'",
-            "ALTER DATABASE tasks RENAME TO tasks_replaced",
-            "ALTER DATABASE tasks_restored RENAME TO tasks",
+            f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{DATABASE}'",
+            f"ALTER DATABASE {DATABASE} RENAME TO {DATABASE}_replaced",
+            f"ALTER DATABASE {DATABASE}_restored RENAME TO {DATABASE}",
             "COMMIT",
         )
     except ComposeError as error:
-        runs = "runs on it again" if _start() else "does not start on it: `docker compose logs migrate task-api`"
+        runs = "runs on it again" if _start() else f"does not start on it: {LOGS}"
         raise ComposeError(f"{error}\nnot restored: the present database is untouched; the service {runs}") from error
     if not _start():
         raise ComposeError(
-            "restored, but the service does not start on it: `docker compose logs migrate task-api`; what was there "
-            "before is the database tasks_replaced"
+            f"restored, but the service does not start on it: {LOGS}; the previous database is {DATABASE}_replaced"
         )
-    print(f"restored from {file}; what was there before is the database tasks_replaced")
+    print(f"restored from {file}; the previous database is {DATABASE}_replaced")
 
 
 def _start() -> bool:
-    """Start the service, the migration first, and tell whether it is healthy."""
-    return not _run("up", "--no-recreate", "--detach", "--wait", f"--wait-timeout={START_SECONDS}", "task-api")
+    """Start the service, the migration first, and return whether it is healthy."""
+    return not _run("up", "--no-recreate", "--detach", "--wait", f"--wait-timeout={START_SECONDS}", SERVICE.name)
 
 
 def _in_postgres(program: str) -> list[str]:

@@ -250,14 +250,13 @@ def for_each(services: Sequence[Service], scan: Callable[[Service], Scan]) -> Ga
         gates: dict[str, Gate] = {service.name: functools.partial(scan, service) for service in services}
         scans = run_gates(gates, quiet=True)
         broken = {name: one for name, one in zip(gates, scans, strict=True) if one.problem}
-        named = len(scans) > 1
         return Scan(
             tool=scans[0].tool,
             version=next((one.version for one in scans if one.version), ""),
             targets=tuple(target for one in scans for target in one.targets),
             findings=tuple(finding for one in scans for finding in one.findings),
             database=next((one.database for one in scans if one.database), None),
-            problem="; ".join(f"{name}: {one.problem}" if named else one.problem for name, one in broken.items()),
+            problem="; ".join(f"{name}: {one.problem}" for name, one in broken.items()),
             unreachable=bool(broken) and all(one.unreachable for one in broken.values()),
             unconfigured=bool(broken) and all(one.unconfigured for one in broken.values()),
         )

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+NAME: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"]
+"""The repository's name."""
+
 REPORTS = ROOT / "reports"
 """Each stage and session writes into a folder of its own name in it; CI uploads that folder."""
 
@@ -62,7 +65,7 @@ class Service:
 
     folder: Path
     name: str
-    """Distribution, command, image, Deployment and Kubernetes namespace: one name for all (`task-api`)."""
+    """Distribution, command, image, Deployment and Kubernetes namespace: one name for all, with hyphens."""
     default: bool = False
     """Whether a command that names no service means this one."""
     port: int = 5000
@@ -82,12 +85,12 @@ class Service:
 
     @property
     def package(self) -> str:
-        """The name that Python imports: `task_api`. It is the folder's name too."""
+        """The name that Python imports, with underscores. It is the folder's name too."""
         return self.name.replace("-", "_")
 
     @property
     def path(self) -> str:
-        """The folder as Git writes it, relative to the root: `services/task_api`."""
+        """The folder as Git writes it, relative to the root."""
         return "/".join(self.folder.parts[-2:])
 
     @property

@@ -1,5 +1,6 @@
 """The record of each service, and that nothing in the tools names one."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -66,3 +67,13 @@ def test_the_project_module_needs_only_the_standard_library(tmp_path: Path) -> N
     python = str(system) if system.exists() else "python3"
     done = subprocess.run([python, "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert int(done.stdout) == len(services())
+
+
+def test_no_tool_and_no_session_names_a_service() -> None:
+    files = [*(file for file in (ROOT / "tooling").rglob("*") if file.suffix in {".py", ".html", ".toml"})]
+    files += [ROOT / name for name in ("noxfile.py", "tasks.py", "dev")]
+    names = re.compile(
+        "|".join(f"{one.name}|{one.package}|{one.name.replace('-', '')}" for one in services()), re.IGNORECASE
+    )
+    named = [file for file in files if "tests" not in file.parts and names.search(file.read_text())]
+    assert not named, "a tool works over tooling.project.services()"
