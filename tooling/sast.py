@@ -310,7 +310,7 @@ def trivy_config(root: Path, dockerfiles: Sequence[str], overlays: Sequence[str]
             findings.append(
                 Finding(
                     tool="trivy-config",
-                    rule=result["ID"],
+                    rule=(result.get("AVDID") or result["ID"]).removeprefix("AVD-"),  # as Trivy writes it from 0.68 on
                     severity=severity,
                     message=result["Message"],
                     path=path,

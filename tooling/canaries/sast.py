@@ -155,12 +155,12 @@ def hadolint_missing(folder: Path) -> Scan:
     return sast.hadolint(folder, ["Dockerfile"])
 
 
-@canary("sast/trivy-config", "an image that runs as root", rule="DS002", path="Dockerfile")
+@canary("sast/trivy-config", "an image that runs as root", rule="DS-0002", path="Dockerfile")
 def trivy_root(folder: Path) -> Scan:
     return sast.trivy_config(folder, [plant(folder, "Dockerfile", 'FROM debian:13\nCMD ["sleep", "1"]\n')], [])
 
 
-@canary("sast/trivy-config", "a privileged pod", rule="KSV017", path="overlay")
+@canary("sast/trivy-config", "a privileged pod", rule="KSV-0017", path="overlay")
 def trivy_privileged(folder: Path) -> Scan:
     plant(folder, "overlay/kustomization.yaml", "resources: [pod.yaml]\n")
     container = "{name: planted, image: 'debian:13', securityContext: {privileged: true}}"

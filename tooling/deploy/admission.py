@@ -12,11 +12,14 @@ def fill(objects: Sequence[Object], image: str, others: Collection[str], namespa
     """Let the policy of `objects` allow the deployed image's repository by digest, and `others` as they are written.
 
     An image without a registry's digest, as it is copied into a cluster of one's own, is allowed by its name and any
-    tag that is the beginning of an image's id. Policies are of the whole cluster: each namespace has one of its own.
+    tag that is the beginning of an image's id. The image of the load test, which runs in the same namespace, lies
+    beside the service's. Policies are of the whole cluster: each namespace has one of its own.
     """
     name, separator, _ = image.partition("@") if "@" in image else image.rpartition(":")
-    version = "@sha256:[0-9a-f]{64}" if separator == "@" else ":[0-9a-f]{12}"
-    patterns = [f"{re.escape(name)}{version}", *(re.escape(other) for other in sorted(others))]
+    digest = "@sha256:[0-9a-f]{64}"
+    version, load = (digest, digest) if separator == "@" else (":[0-9a-f]{12}", ":latest")
+    own = [f"{re.escape(name)}{version}", f"{re.escape(name)}-load{load}"]
+    patterns = [*own, *(re.escape(other) for other in sorted(others))]
     for item in objects:
         if item["kind"] not in {POLICY, BINDING}:
             continue

@@ -252,11 +252,15 @@ class Stage(msgspec.Struct, kw_only=True):
         if event.secrets:
             pem = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
             public = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-            settings["PROVENANCE_KEY"] = self.key.private_bytes(*pem).decode()
-            settings["SAFETY_API_KEY"] = "rehearsed"
-            settings["PROVENANCE_PUBLIC_KEY"] = self.key.public_key().public_bytes(*public).decode()
-            command += ["--secret=PROVENANCE_KEY", "--secret=SAFETY_API_KEY", "--var=PROVENANCE_PUBLIC_KEY"]
-            command += [f"--var=IMAGE_REPOSITORY={self.address}/owner/rehearsed", "--var=REQUIRED_GATES=safety push"]
+            # Not by act's own environment: jobs on this machine inherit that.
+            private = json.dumps(self.key.private_bytes(*pem).decode())
+            (self.folder / "secrets").write_text(f"PROVENANCE_KEY={private}\nSAFETY_API_KEY=rehearsed\n")
+            known = json.dumps(self.key.public_key().public_bytes(*public).decode())
+            (self.folder / "variables").write_text(
+                f"PROVENANCE_PUBLIC_KEY={known}\nIMAGE_REPOSITORY={self.address}/owner/rehearsed\n"
+                "REQUIRED_GATES=safety push\n"
+            )
+            command += [f"--secret-file={self.folder / 'secrets'}", f"--var-file={self.folder / 'variables'}"]
         done = subprocess.run(
             command, cwd=self.origin, env=settings, check=False, capture_output=True, text=True, timeout=LONGEST
         )

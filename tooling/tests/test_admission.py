@@ -36,6 +36,9 @@ def allows(image: str, tried: str) -> bool:
         ("ghcr.io/o/task-api" + DIGEST, "postgres:18", False),
         ("task-api:0123456789ab", "task-api:ba9876543210", True),
         ("task-api:0123456789ab", "task-api:latest", False),
+        ("task-api:0123456789ab", "task-api-load:latest", True),
+        ("ghcr.io/o/task-api" + DIGEST, "ghcr.io/o/task-api-load" + DIGEST, True),
+        ("ghcr.io/o/task-api" + DIGEST, "ghcr.io/o/task-api-load:latest", False),
     ],
 )
 def test_only_the_repository_by_digest_and_the_overlays_images_are_allowed(
