@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from task_api.config import Settings, SigningKey
 from task_api.http.app import create_app
 from task_api.http.context import Services
 from task_api.store.database import Database
-from tooling.dast import headers, log, schemathesis, wapiti
+from tooling.dast import headers, log, raw_http, schemathesis, wapiti
 from tooling.dast.authorization import CALLERS, WORTHLESS, due
 from tooling.dast.samples import NoSampleError, Sampler, constant, value_at
 from tooling.dast.target import Operation, Target
@@ -362,3 +363,39 @@ def test_a_service_that_ends_before_it_is_ready_is_an_error_with_its_last_words(
         listening(command, {}, ready=url, log=tmp_path / "log"),
     ):
         pytest.fail("it was not ready")
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "rules"),
+    [
+        (b"", []),
+        (OK + OK, []),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, []),
+        (b"HTTP/1.1 204 No Content\r\n\r\n" + BUSY + b"\r\n", ["server-error"]),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + OK, []),  # the first to a HEAD
+        (BUSY + b"Retry-After: 2\r\n\r\n", []),
+        (b"HTTP/1.1 501 Not Implemented\r\n\r\n", []),
+        (BUSY + b"\r\n", ["server-error"]),
+        (OK + b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n", ["server-error"]),
+        (OK + b"left over", ["broken-answer"]),
+        (b"Traceback", ["broken-answer"]),
+        (OK.replace(b"ok", b"s3"), ["secret-in-answer"]),
+        (None, ["no-end"]),
+    ],
+)
+def test_what_is_answered_to_hostile_bytes_is_judged(answer: bytes | None, rules: list[str]) -> None:
+    assert [rule for rule, _ in raw_http.faults(answer, [b"s3"])] == rules
+
+
+def test_hostile_inputs_are_the_same_for_the_same_seed() -> None:
+    target = Target("http://127.0.0.1:9")
+    vars(target)["document"] = {"openapi": "3.1.0", "paths": {"/a/{id}": {"get": {"responses": {}, "security": []}}}}
+
+    def some(seed: int) -> list[bytes]:
+        return [data for _, data in islice(raw_http.Attacker(target, seed).inputs(), 50)]
+
+    assert some(1) == some(1) != some(2)

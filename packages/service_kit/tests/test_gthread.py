@@ -110,6 +110,10 @@ def test_a_request_may_come_in_pieces_of_any_size(service: Running, size: int) -
         assert status(client.recv(65536)) == 200
 
 
+def test_a_client_of_a_later_minor_version_is_answered_in_ours(service: Running) -> None:
+    assert service.send(LIVEZ.replace(b"HTTP/1.1", b"HTTP/1.7")).startswith(b"HTTP/1.1 200 OK")
+
+
 def test_head_has_no_body_and_an_answer_in_pieces_is_chunked(service: Running) -> None:
     assert service.send(LIVEZ.replace(b"GET", b"HEAD")).endswith(b"\r\n\r\n")
     assert service.send(LIVEZ.replace(b"livez", b"pieces")).endswith(b"1\r\n0\r\n1\r\n1\r\n1\r\n2\r\n0\r\n\r\n")

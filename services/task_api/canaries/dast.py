@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tooling.canaries import canary
 from tooling.canaries.fixtures import plant
-from tooling.dast import authorization, headers, log, schemathesis, wapiti
+from tooling.dast import authorization, headers, log, raw_http, schemathesis, wapiti
 from tooling.dast.target import Target, attacked
 from tooling.findings import Scan
 from tooling.project import service
@@ -272,6 +272,45 @@ def foreign_origin(folder: Path) -> Scan:
 @canary("dast/headers", "an unreachable target", problem="cannot be reached")
 def headers_nowhere(_folder: Path) -> Scan:
     return headers.scan(NOWHERE)
+
+
+NO_FAULT_OF_OURS = """
+from gunicorn.http import errors
+from service_kit import gthread
+gthread.PARSE_PROBLEMS[errors.ParseException] = (500, "planted")
+"""
+
+
+@canary("dast/raw_http", "a broken request is answered 500", rule="server-error", path="GET /tasks")
+def broken_request(folder: Path) -> Scan:
+    with planted(folder, NO_FAULT_OF_OURS) as target:
+        return raw_http.scan(target, inputs=600)
+
+
+REPEATS = """
+from gunicorn.http import errors
+from service_kit.gthread import Connection
+real = Connection.read_head
+def read_head(self, cfg):
+    head = bytes(self.received)
+    try:
+        real(self, cfg)
+    except errors.ParseException:
+        self.sock.sendall(b"HTTP/1.1 400 Bad Request\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(head) + head)
+        raise
+Connection.read_head = read_head
+"""
+
+
+@canary("dast/raw_http", "a parser that repeats what it cannot read", rule="secret-in-answer", path="GET /tasks")
+def repeating(folder: Path) -> Scan:
+    with planted(folder, REPEATS) as target:
+        return raw_http.scan(target, inputs=600)
+
+
+@canary("dast/raw_http", "an unreachable target", problem="cannot be reached")
+def raw_http_nowhere(_folder: Path) -> Scan:
+    return raw_http.scan(NOWHERE)
 
 
 BROKEN_LIST = """

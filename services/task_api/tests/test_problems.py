@@ -262,6 +262,12 @@ def test_without_accounts_a_page_that_reaches_us_by_another_name_is_refused(clie
     assert client.get("/tasks", headers={"Host": "LOCALHOST"}).status_code == 200
 
 
+def test_a_number_that_no_type_holds_is_refused_wherever_it_is(client: Client) -> None:
+    answer = client.post("/tasks", data=b'{"unknown": 1e999}', content_type="application/json")
+    assert answer.status_code == 400
+    assert "out of range" in answer.json["detail"]
+
+
 @pytest.mark.parametrize("path", ["//tasks", "//evil.example/tasks", "/tasks//1", "/tasks/"])
 def test_no_spelling_of_a_path_redirects_to_the_host_that_the_client_names(client: Client, path: str) -> None:
     assert "Location" not in client.get(path, headers={"Host": "localhost:1"}).headers

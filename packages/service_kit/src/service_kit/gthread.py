@@ -228,6 +228,7 @@ class Connection:
         unreader = IterUnreader([bytes(self.received)])
         self._requests += 1
         self.request = request = Request(cfg, unreader, self.client, self._requests)
+        request.version = min(request.version, (1, 1))  # what we speak, also to a client of a later HTTP/1
         self.received = bytearray(unreader.take_buffered())
         self._scanned = self._announced = 0
         reader = request.body.reader

@@ -67,7 +67,11 @@ def body(kind: type[T], content_type: str = JSON) -> T:
     try:
         decoded: T = _decoded(kind, data)
     except msgspec.ValidationError as error:
-        raise _invalid(INVALID_BODY, error, body_violations(kind, _decoded(Any, data))) from None
+        try:
+            anything = _decoded(Any, data)
+        except msgspec.ValidationError as unreadable:  # such as a number that no type holds
+            raise Refusal(MALFORMED_BODY, str(unreadable)) from None
+        raise _invalid(INVALID_BODY, error, body_violations(kind, anything)) from None
     return decoded
 
 
