@@ -162,6 +162,7 @@ def load_canaries(session: nox.Session) -> None:
 def monitoring(session: nox.Session) -> None:
     """Rules, dashboards and traces against a real Prometheus and Alertmanager: their unit tests, and every query."""
     install(session, "monitoring", service=True)
+    programs(session, "prometheus", "promtool", "alertmanager", "amtool")
     session.run("python", "-m", "monitoring.dashboards", "--check")
     session.run("pytest", "-m", "not docker", "monitoring", *session.posargs)
 
@@ -170,6 +171,7 @@ def monitoring(session: nox.Session) -> None:
 def drills(session: nox.Session) -> None:
     """Each alert's condition caused for real, the alert seen at its webhook; `nox -s drills -- ALERT` for one."""
     install(session, "monitoring", service=True)
+    programs(session, "prometheus", "promtool", "alertmanager", "amtool")
     session.run("python", "-m", "monitoring.drills", *session.posargs)
 
 

@@ -67,24 +67,26 @@ class Tool:
 
     @property
     def source(self) -> str:
-        """Where it comes from: `release`, `go` or `wheel`; empty for what has one source, or is not installed."""
+        """Where it comes from: `release`, `go`, `wheel` or `system`; empty for what has one source, or is missing."""
         if not self.go and not self.release:
             return ""
         if (self.folder / "source").exists():
             return (self.folder / "source").read_text()
-        return "wheel" if self.path() else ""
+        path = self.path()
+        return ("wheel" if path.is_relative_to(HOME) else "system") if path else ""
 
     def path(self) -> Path | None:
         """Return where it is: where `./dev tools` puts it, in this environment or on PATH; None where it is missing.
 
-        Of a program with a release or a Go module only the pinned version counts, or else its wheel.
+        Of a program with a release or a Go module only the pinned version counts, or else its wheel, or else, where
+        `least` says which version will do, the system's.
         """
         if (self.folder / self.name).exists():
             return self.folder / self.name
         if self.environment:
             for program in (HOME / self.environment).glob(self.program or f"bin/{self.name}"):
                 return program
-        if self.go or self.release:
+        if (self.go or self.release) and not self.least:
             return None
         places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         found = shutil.which(self.name, path=places) or shutil.which(self.program or self.name, path=places)
@@ -241,7 +243,7 @@ def install_release(tool: Tool) -> bool:
         return False
     file = pinned["file"].format(version=tool.version)
     url = tool.release.format(version=tool.version, file=file)
-    archive = DOWNLOADS / f"{tool.name}-{tool.version}-{file}"
+    archive = DOWNLOADS / f"{tool.version}-{file}"
     if not archive.exists() or digest(archive) != pinned["sha256"]:
         try:
             download(url, archive)
@@ -255,7 +257,9 @@ def install_release(tool: Tool) -> bool:
     with staged(tool, "release") as folder:
         if file.endswith(".tar.gz"):
             with tarfile.open(archive) as tar:
-                tar.extract(tool.name, folder, filter="data")
+                (member,) = (one for one in tar if one.isfile() and Path(one.name).name == tool.name)
+                member.name = tool.name
+                tar.extract(member, folder, filter="data")
         else:
             shutil.copy(archive, folder / tool.name)
         (folder / tool.name).chmod(0o755)
