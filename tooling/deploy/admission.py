@@ -19,7 +19,7 @@ def fill(objects: Sequence[Object], image: str, others: Collection[str], namespa
     digest = "@sha256:[0-9a-f]{64}"
     version, load = (digest, digest) if separator == "@" else (":[0-9a-f]{12}", ":latest")
     own = [f"{re.escape(name)}{version}", f"{re.escape(name)}-load{load}"]
-    patterns = [*own, *(re.escape(other) for other in sorted(others))]
+    patterns = [*own, *(re.escape(other) for other in sorted({image, *others}))]
     for item in objects:
         if item["kind"] not in {POLICY, BINDING}:
             continue

@@ -35,6 +35,7 @@ def allows(image: str, tried: str) -> bool:
         ("ghcr.io/o/task-api" + DIGEST, "postgres:17-trixie", True),
         ("ghcr.io/o/task-api" + DIGEST, "postgres:18", False),
         ("task-api:0123456789ab", "task-api:ba9876543210", True),
+        ("task-api:0123456789ab-next", "task-api:0123456789ab-next", True),
         ("task-api:0123456789ab", "task-api:latest", False),
         ("task-api:0123456789ab", "task-api-load:latest", True),
         ("ghcr.io/o/task-api" + DIGEST, "ghcr.io/o/task-api-load" + DIGEST, True),
