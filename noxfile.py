@@ -88,7 +88,7 @@ def notify(session: nox.Session) -> None:
 def canaries(session: nox.Session) -> None:
     """A planted defect for every gate, and each gate seen going red for it; `nox -s canaries -- sast` for one stage."""
     install(session, "canaries", service=True)
-    programs(session)
+    programs(session, "node", "scanners", "wapiti", "actionlint", "gitleaks", "hadolint", "syft", "trivy")
     session.run("python", "-m", "tooling.canaries", *session.posargs)
 
 
