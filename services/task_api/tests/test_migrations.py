@@ -10,7 +10,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from task_api.config import Settings
-from task_api.store import migrations
+from task_api.store import migrations, usage
 from task_api.store.database import Database, SchemaBehind, TableInUse
 from task_api.store.migrations import configuration, migrate
 from task_api.store.migrations import online as operations
@@ -35,6 +35,7 @@ INSERTS = {
 INSERTS["0004"] = INSERTS["0003"].replace("of 0003", "of 0004")
 INSERTS["0005"] = INSERTS["0003"].replace("of 0003", "of 0005")
 INSERTS["0006"] = INSERTS["0003"].replace("of 0003", "of 0006")
+INSERTS["0007"] = INSERTS["0003"].replace("of 0003", "of 0007")
 
 
 def not_by_hand(_object: Any, name: str | None, _kind: str, _reflected: bool, _compare_to: Any) -> bool:
@@ -78,6 +79,7 @@ def test_every_revision_upgrades_to_the_newest_with_its_data(empty: Database, st
         after = connection.execute(text("SELECT * FROM tasks")).mappings().one()
         assert {name: after[name] for name in before} == dict(before)
         found, _ = service.page(connection, 0, TaskQuery(q="old"))
+        assert usage.of(connection, 0) == usage.Usage(1, len(f"of {start}old words"))
     assert [versioned.task.title for versioned in found] == [f"of {start}"]
     with empty.write() as connection:
         held = service.get(connection, 0, found[0].task.id, lock=True)

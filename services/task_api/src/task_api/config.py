@@ -111,6 +111,10 @@ class Settings(config.Settings, frozen=True, kw_only=True):
     registration_limit: Annotated[
         Rate | None, Meta(description="registrations from one network, or off"), RATE_TEXT
     ] = Rate(20, 3600)
+    quota_tasks: Annotated[int, Meta(ge=0, description="tasks that one account may keep; 0: no limit")] = 100_000
+    quota_bytes: Annotated[
+        int, Meta(ge=0, description="bytes of titles and descriptions that one account may keep; 0: no limit")
+    ] = 100 << 20
     cors_origins: Annotated[tuple[str, ...], Meta(description="origins that browsers may call from"), ORIGINS_TEXT] = ()
 
     @property
@@ -126,6 +130,8 @@ class Settings(config.Settings, frozen=True, kw_only=True):
             notes.append("AUTH=off: anybody who reaches this port on this machine can read and change every task")
         if self.rate_limit is None:
             notes.append("RATE_LIMIT=off: one client can use up the service")
+        if self.auth == "on" and not (self.quota_tasks and self.quota_bytes):
+            notes.append("QUOTA_TASKS=0 or QUOTA_BYTES=0: one account can fill the disk")
         if self.auth == "on" and self.login_limit is None:
             notes.append("LOGIN_LIMIT=off: passwords can be guessed without limit")
         if self.auth == "on" and self.registration == "open" and self.registration_limit is None:

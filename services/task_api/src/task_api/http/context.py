@@ -23,6 +23,7 @@ from task_api.store.database import Database, SchemaBehind
 from task_api.store.rates import DatabaseWindows
 from task_api.store.schema import LOCAL_ACCOUNT
 from task_api.store.shared_windows import SharedWindows
+from task_api.tasks.quota import Quota
 
 LOCAL = Account(LOCAL_ACCOUNT, "local", "user", datetime.fromtimestamp(0, UTC))
 OUTSIDE_LIMITS = frozenset({"health", "livez", "readyz", "metrics"})
@@ -42,6 +43,8 @@ class Services(Service):
         super().__init__(settings)
         self.database = database
         self.accounts = Accounts(settings, database, telemetry.auth_failed) if settings.auth == "on" else None
+        own = settings.auth == "off"  # whoever may reach the service then may fill this disk by other means too
+        self.quota = Quota() if own else Quota(settings.quota_tasks, settings.quota_bytes)
         self.limiter = RateLimiter(settings.rate_limit, self._windows()) if settings.rate_limit else None
 
     def _windows(self) -> Windows:

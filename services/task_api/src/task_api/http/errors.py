@@ -23,6 +23,7 @@ from task_api.accounts.model import (
 )
 from task_api.store import errors as store
 from task_api.tasks.model import BadCursor, TaskNotFound, VersionConflict
+from task_api.tasks.quota import QuotaExceeded
 from task_api.tasks.service import BulkFailure
 
 TASK_NOT_FOUND = problem_type("task-not-found", 404, "No such task", "List the tasks: this one is gone or another's.")
@@ -44,6 +45,9 @@ KEY_IN_FLIGHT = problem_type(
 )
 CREATED_TASK_DELETED = problem_type(
     "created-task-deleted", 410, "The created task is gone", "Use a new key to create another."
+)
+QUOTA_EXCEEDED = problem_type(
+    "quota-exceeded", 403, "The account's quota is used up", "Delete tasks, or ask an administrator for more."
 )
 EMAIL_TAKEN = problem_type("email-taken", 409, "The address has an account", "Log in, or use another address.")
 REGISTRATION_CLOSED = problem_type(
@@ -116,6 +120,7 @@ ANSWERS: dict[type[Exception], Callable[[Any], Response]] = {
     TaskNotFound: lambda error: respond(TASK_NOT_FOUND, str(error)),
     VersionConflict: lambda error: respond(VERSION_CONFLICT, str(error), {"ETag": f'"{error.held.version}"'}),
     BulkFailure: _bulk_failed,
+    QuotaExceeded: lambda error: respond(QUOTA_EXCEEDED, str(error)),
     EmailTaken: lambda error: respond(EMAIL_TAKEN, str(error)),
     LoginFailed: lambda error: respond(LOGIN_FAILED, str(error), bearer()),
     Throttled: lambda error: respond(LOGIN_THROTTLED, str(error), {"Retry-After": str(error.retry_after)}),

@@ -9,13 +9,14 @@ from sqlalchemy import Connection
 from service_kit.http.messages import MERGE_PATCH, body, query, respond
 from service_kit.http.openapi import Answers, documented
 from service_kit.http.problems import Refusal
-from task_api.http.context import account, database
+from task_api.http.context import account, database, services
 from task_api.http.errors import CREATED_TASK_DELETED
 from task_api.http.idempotency import Reference, Work, once
 from task_api.http.preconditions import check_match, check_write, conditional, entity_tag
 from task_api.tasks import service
 from task_api.tasks.model import (
     Bulk,
+    BulkResult,
     BulkResults,
     Deleted,
     NewTask,
@@ -66,16 +67,23 @@ def list_tasks() -> Response:
 
 @blueprint.post("")
 @documented(
-    json=NewTask, answers=Answers(created=Task, problems=(400, 409, 410, 413, 415, 422)), idempotent=True, scopes=WRITE
+    json=NewTask,
+    answers=Answers(created=Task, problems=(400, 403, 409, 410, 413, 415, 422)),
+    idempotent=True,
+    scopes=WRITE,
 )
 def create_task() -> Response:
     """Create a task."""
     new = body(NewTask)
     owner = account().id
 
+    def create(connection: Connection) -> Versioned:
+        with services().quota.held(connection, owner):
+            return service.create(connection, owner, new)
+
     return once(
         Work(
-            do=lambda connection: service.create(connection, owner, new),
+            do=create,
             refer=lambda created: [("create", created.task.id)],
             recall=_created,
             respond=lambda created: respond(
@@ -99,7 +107,7 @@ def _created(connection: Connection, references: list[Reference]) -> Versioned:
 @blueprint.post("/bulk")
 @documented(
     json=Bulk,
-    answers=Answers(ok=BulkResults, problems=(400, 404, 409, 412, 413, 415, 422)),
+    answers=Answers(ok=BulkResults, problems=(400, 403, 404, 409, 412, 413, 415, 422)),
     idempotent=True,
     scopes=WRITE,
 )
@@ -107,9 +115,14 @@ def bulk_tasks() -> Response:
     """Create, update and delete many tasks in one transaction: all of it is done, or none."""
     operations = body(Bulk)
     who = account()
+
+    def bulk(connection: Connection) -> list[BulkResult]:
+        with services().quota.held(connection, who.id):
+            return service.bulk(connection, who.id, who.scope, operations)
+
     return once(
         Work(
-            do=lambda connection: service.bulk(connection, who.id, who.scope, operations),
+            do=bulk,
             refer=lambda results: [(result.op, result.id) for result in results],
             recall=lambda connection, references: service.recall(connection, who.scope, references),
             respond=lambda results: respond(BulkResults(results)),
@@ -131,7 +144,7 @@ def get_task(task_id: int) -> Response:
 
 _change_of = partial(
     documented,
-    answers=Answers(ok=Task, problems=(400, 404, 412, 413, 415), entity_tag=True),
+    answers=Answers(ok=Task, problems=(400, 403, 404, 412, 413, 415), entity_tag=True),
     path=TASK_ID,
     if_match=True,
     scopes=WRITE,
@@ -141,7 +154,8 @@ _change_of = partial(
 def _change(task_id: int, changes: TaskChanges) -> Response:
     with database().write() as connection:
         held = _held(connection, task_id)
-        changed = service.change(connection, held, changes)
+        with services().quota.held(connection, held.owner_id):
+            changed = service.change(connection, held, changes)
     return respond(changed.task, 200, {"ETag": entity_tag(changed)})
 
 

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """Every migration, oldest first. The service is ready at the last one, and at any newer than it knows."""
 
 LOCAL_ACCOUNT = 0
@@ -165,6 +165,14 @@ Index(None, tasks.c.owner_id, tasks.c.id)
 Index(None, tasks.c.owner_id, tasks.c.status, tasks.c.id)
 Index(None, tasks.c.owner_id, tasks.c.priority, tasks.c.id)
 Index(None, tasks.c.owner_id, tasks.c.updated_at, tasks.c.id)
+
+account_usage = Table(
+    "account_usage",
+    metadata,
+    Column("owner_id", Key, ForeignKey("accounts.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("tasks", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+)
 
 idempotency_keys = Table(
     "idempotency_keys",

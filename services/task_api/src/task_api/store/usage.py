@@ -1,0 +1,23 @@
+"""How much each account keeps; triggers of migration 0008 count it."""
+
+from typing import NamedTuple
+
+from sqlalchemy import Connection, bindparam, select
+
+from task_api.store.prepared import rows
+from task_api.store.schema import account_usage
+
+_OF_OWNER = select(account_usage.c.tasks, account_usage.c.bytes).where(account_usage.c.owner_id == bindparam("owner"))
+
+
+class Usage(NamedTuple):
+    """Tasks, and bytes of their titles and descriptions in UTF-8."""
+
+    tasks: int
+    bytes: int
+
+
+def of(connection: Connection, owner_id: int) -> Usage:
+    """The usage of an account, with what this transaction has changed."""
+    found = rows(connection, _OF_OWNER, {"owner": owner_id})
+    return Usage(*found[0]) if found else Usage(0, 0)
