@@ -115,6 +115,13 @@ class Settings(config.Settings, frozen=True, kw_only=True):
     quota_bytes: Annotated[
         int, Meta(ge=0, description="bytes of titles and descriptions that one account may keep; 0: no limit")
     ] = 100 << 20
+    smtp_url: Annotated[
+        str,
+        Meta(description="smtp[s]://user:password@host:port, to verify addresses and reset passwords; none if unset"),
+        URL_TEXT,
+    ] = ""
+    mail_from: Annotated[str, Meta(description="sender of mails, such as tasks@example.org")] = ""
+    mail_link: Annotated[str, Meta(description="page that mails lead to, with the token after #; optional")] = ""
     cors_origins: Annotated[tuple[str, ...], Meta(description="origins that browsers may call from"), ORIGINS_TEXT] = ()
 
     @property
@@ -136,6 +143,8 @@ class Settings(config.Settings, frozen=True, kw_only=True):
             notes.append("LOGIN_LIMIT=off: passwords can be guessed without limit")
         if self.auth == "on" and self.registration == "open" and self.registration_limit is None:
             notes.append("REGISTRATION_LIMIT=off: one client can register any number of accounts")
+        if self.smtp_url.startswith("smtp+insecure:"):
+            notes.append("SMTP_URL=smtp+insecure://…: mails with tokens, and the password, are sent without TLS")
         return notes
 
     @property
@@ -152,6 +161,12 @@ class Settings(config.Settings, frozen=True, kw_only=True):
                 "JWT_KEYS: AUTH=on needs a signing key;"
                 " make one with: python3 -c 'import secrets; print(\"k1:\" + secrets.token_urlsafe(32))'"
             )
+        if self.smtp_url and not _smtp_url(self.smtp_url):
+            problems.append("SMTP_URL: expected smtp://user:password@host:port (STARTTLS) or smtps://…, or unset it")
+        if self.smtp_url and not re.fullmatch(r"[^@\s]+@[^@\s]+", self.mail_from):
+            problems.append("MAIL_FROM: SMTP_URL needs the address that mails come from, such as tasks@example.org")
+        if self.mail_link and not re.fullmatch(r"https?://[^/\s#][^\s#]*", self.mail_link):
+            problems.append("MAIL_LINK: expected a page without #, such as https://app.example/account")
         if self.database_url and not _database_url(self.database_url):
             problems.append(
                 "DATABASE_URL: expected postgresql://user:password@host:port/database with the password's special"
@@ -165,6 +180,16 @@ class Settings(config.Settings, frozen=True, kw_only=True):
         if folder and not self.database_url and Path(folder).resolve() == Path(self.db_path).parent.resolve():
             problems.append("PROMETHEUS_MULTIPROC_DIR: name a folder of its own: this one holds the database, DB_PATH")
         return problems
+
+
+def _smtp_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - reading it checks it
+    except ValueError:
+        return False
+    plain = not (parts.path.strip("/") or parts.query or parts.fragment)
+    return parts.scheme in {"smtp", "smtps", "smtp+insecure"} and bool(parts.hostname) and plain
 
 
 def _database_url(url: str) -> bool:

@@ -95,6 +95,22 @@ class Tokens(Struct, frozen=True, kw_only=True):
     token_type: Literal["Bearer"] = "Bearer"  # the type, not a token
 
 
+class Address(Struct, forbid_unknown_fields=True):
+    """An address to send mail to."""
+
+    email: Email
+
+    def __post_init__(self) -> None:
+        self.email = self.email.lower()
+
+
+class TokenAndPassword(Struct, forbid_unknown_fields=True):
+    """The token from a mail, and the password to log in with from now on."""
+
+    token: Annotated[str, Meta(max_length=128)]
+    password: Password
+
+
 class Proof(Struct, forbid_unknown_fields=True):
     """The account's password, which confirms that its owner asks."""
 
@@ -192,6 +208,13 @@ class PersonalTokenNotFound(Exception):
 
     def __init__(self) -> None:
         super().__init__("there is no such token")
+
+
+class BadMailToken(Exception):
+    """A token from a mail is not valid: unknown, expired, used, or replaced by what came after it."""
+
+    def __init__(self) -> None:
+        super().__init__("the token is not valid, or not any more: have a new one sent")
 
 
 class BadPassword(Exception):

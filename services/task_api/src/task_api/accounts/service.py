@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from mmap import mmap
 from typing import Any, Literal, NamedTuple, cast
@@ -14,6 +15,8 @@ from sqlalchemy.exc import IntegrityError
 
 from task_api.accounts import administration, passwords, personal_tokens
 from task_api.accounts.administration import actor
+from task_api.accounts.by_mail import ByMail
+from task_api.accounts.mail import Mailer, Post
 from task_api.accounts.model import (
     Account,
     AccountChanges,
@@ -35,6 +38,7 @@ from task_api.accounts.model import (
     Session,
     SessionNotFound,
     Throttled,
+    TokenAndPassword,
     Tokens,
     WrongPassword,
 )
@@ -133,7 +137,11 @@ class Accounts:
     """Registering, logging in and out, and what people manage about their own accounts."""
 
     def __init__(
-        self, settings: Settings, database: Database, failed: Callable[[Failure], None] = lambda _: None
+        self,
+        settings: Settings,
+        database: Database,
+        failed: Callable[[Failure], None] = lambda _: None,
+        post: Post | None = None,
     ) -> None:
         self._database = database
         self._sessions = Sessions(database)
@@ -144,6 +152,8 @@ class Accounts:
         self._registrations = Throttle(database, settings.registration_limit)
         self._lane = passwords.Lane(max(1, settings.threads - 1))
         self._failed = failed
+        post = post or Mailer(settings.smtp_url, settings.mail_from)
+        self.by_mail = ByMail(database, post, settings.mail_link, partial(self._lane.run, passwords.digest))
 
     def authenticate(self, token: str) -> Identity:
         """Return whose an access token or a personal token is. Raises BadToken."""
@@ -165,6 +175,23 @@ class Accounts:
                     raise EmailTaken(registration.email)
             password_hash = self._lane.run(passwords.digest, registration.password)
         return _add(self._database, registration, password_hash, "user")
+
+    def register_address(self, email: str, address: str) -> None:
+        """Have a token to register with sent. Raises Throttled after too many from one network, and Overloaded."""
+        with self._counted():
+            self._registrations.once("register", address, "registrations")
+            self.by_mail.register(email)
+
+    def forgot_password(self, email: str, address: str) -> None:
+        """Have a token to reset a password sent. Raises Throttled after too many of a network, and Overloaded."""
+        with self._counted():
+            self._registrations.once("forgot", address, "forgotten passwords")
+            self.by_mail.forgot(email)
+
+    def reset_password(self, sent: TokenAndPassword) -> None:
+        """Replace a password by a token that was sent. Raises BadMailToken, BadPassword, and Overloaded."""
+        self.by_mail.reset(sent)
+        self._sessions.forget()
 
     def login(self, login: Login, origin: Origin) -> Tokens:
         """Begin a session. Raises LoginFailed, Throttled after too many failures, and Overloaded."""

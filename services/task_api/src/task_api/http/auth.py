@@ -24,6 +24,8 @@ from task_api.http.context import account, database, services
 from task_api.http.errors import REGISTRATION_CLOSED
 
 blueprint = Blueprint("auth", __name__, url_prefix="/auth")
+registration = Blueprint("registration", __name__, url_prefix="/auth")
+"""Registering where no mail is configured: `mail` has the other way."""
 
 
 def accounts() -> Accounts:
@@ -33,17 +35,23 @@ def accounts() -> Accounts:
     return found
 
 
-@blueprint.post("/register")
+def check_open() -> None:
+    """Raise Refusal where nobody may register."""
+    if services().settings.registration == "closed":
+        raise Refusal(REGISTRATION_CLOSED, "registration is closed: ask an administrator for an account")
+
+
+@registration.post("/register")
 @documented(json=Registration, answers=Answers(created=Account, problems=(400, 403, 409, 413, 415, 429)), public=True)
 def register_account() -> Response:
     """Create an account."""
-    if services().settings.registration == "closed":
-        raise Refusal(REGISTRATION_CLOSED, "registration is closed: ask an administrator for an account")
-    created = accounts().register(body(Registration), _address())
+    check_open()
+    created = accounts().register(body(Registration), address())
     return respond(created, 201, {"Location": "/auth/me"})
 
 
-def _address() -> str:
+def address() -> str:
+    """Return the network address of whoever sends the request."""
     return request.remote_addr or ""
 
 
@@ -51,7 +59,7 @@ def _address() -> str:
 @documented(json=Login, answers=Answers(ok=Tokens, problems=(400, 401, 413, 415, 429)), public=True)
 def login() -> Response:
     """Log in."""
-    origin = Origin(_address(), request.headers.get("User-Agent"))
+    origin = Origin(address(), request.headers.get("User-Agent"))
     return respond(accounts().login(body(Login), origin))
 
 
@@ -86,7 +94,7 @@ def me() -> Response:
 def delete_account() -> Response:
     """Delete the account with its tasks, for good. `GET /auth/me/export` returns them before."""
     who = account()
-    accounts().delete(who, body(Proof), _address())
+    accounts().delete(who, body(Proof), address())
     return Response(status=204)
 
 
@@ -103,7 +111,7 @@ def export_account() -> Response:
 def change_password() -> Response:
     """Change the password. All other sessions of the account end."""
     who = account()
-    accounts().change_password(who, g.session_id, body(PasswordChange), _address())
+    accounts().change_password(who, g.session_id, body(PasswordChange), address())
     return Response(status=204)
 
 

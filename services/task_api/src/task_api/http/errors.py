@@ -10,6 +10,7 @@ from service_kit.http.problems import RETRY_SECONDS, UNAVAILABLE, Violation, pro
 from service_kit.telemetry.logs import log
 from task_api.accounts.model import (
     AccountNotFound,
+    BadMailToken,
     BadPassword,
     BadToken,
     EmailTaken,
@@ -67,6 +68,9 @@ SCOPE_MISSING = problem_type(
     "scope-missing", 403, "The token may not do this", "Create a personal token with the scope, or log in."
 )
 PASSWORD_REFUSED = problem_type("password-refused", 400, "The password is easily guessed", "Choose another one.")
+MAIL_TOKEN_INVALID = problem_type(
+    "mail-token-invalid", 400, "The token from the mail is not valid", "Have another mail sent."
+)
 PASSWORD_WRONG = problem_type("password-wrong", 403, "Wrong password", "Let the user type the password again.")
 NOT_ALLOWED = problem_type("not-allowed", 409, "A rule of accounts forbids this", "Do first what `detail` says.")
 ACCOUNT_NOT_FOUND = problem_type("account-not-found", 404, "No such account", "List the accounts.")
@@ -125,6 +129,7 @@ ANSWERS: dict[type[Exception], Callable[[Any], Response]] = {
     LoginFailed: lambda error: respond(LOGIN_FAILED, str(error), bearer()),
     Throttled: lambda error: respond(LOGIN_THROTTLED, str(error), {"Retry-After": str(error.retry_after)}),
     Overloaded: lambda error: respond(OVERLOADED, str(error), {"Retry-After": str(error.retry_after)}),
+    BadMailToken: lambda error: respond(MAIL_TOKEN_INVALID, str(error)),
     BadPassword: lambda error: respond(PASSWORD_REFUSED, str(error)),
     WrongPassword: lambda error: respond(PASSWORD_WRONG, str(error)),
     NotAllowed: lambda error: respond(NOT_ALLOWED, str(error)),

@@ -1,0 +1,156 @@
+"""Registering an address, and resetting a password, by a token that is sent to the address.
+
+No answer reveals whether an address has an account: the mail says so, to its owner alone. An account comes to be when
+the owner of the address sends the token back with a password, so nobody can prepare an account for somebody else.
+"""
+
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Literal
+
+from sqlalchemy.exc import IntegrityError
+
+from task_api.accounts import administration
+from task_api.accounts.mail import Post
+from task_api.accounts.model import Account, BadMailToken, BadPassword, EmailTaken, TokenAndPassword
+from task_api.accounts.password_policy import check_password
+from task_api.accounts.throttle import Throttle
+from task_api.config import Rate
+from task_api.store import accounts as store
+from task_api.store import audit, mail_tokens
+from task_api.store.database import Database
+
+VALID = timedelta(hours=1)
+MAILS_TO_AN_ADDRESS = Rate(5, 3600)
+
+Purpose = Literal["register", "reset"]
+REGISTER: Purpose = "register"
+RESET: Purpose = "reset"
+
+WELCOME = (
+    "Confirm your address",
+    """\
+Somebody, probably you, registers this address with the Task API. To confirm it and choose a password:
+
+{how}
+
+It is valid for an hour. If it was not you, ignore this mail: without it there is no account.
+""",
+)
+KNOWN = (
+    "You have an account already",
+    """\
+Somebody, probably you, registers this address with the Task API, and it has an account already. Log in, or reset the
+password if you have forgotten it. If it was not you, nothing has changed.
+""",
+)
+FORGOTTEN = (
+    "Reset your password",
+    """\
+Somebody, probably you, resets the password of this address at the Task API. To choose a new password:
+
+{how}
+
+It is valid for an hour. If it was not you, ignore this mail: the password stays as it is.
+""",
+)
+CHANGED = (
+    "Your password was reset",
+    """\
+The password of this address at the Task API was reset, and all sessions and personal tokens have ended. If it was not
+you, reset the password again, and tell whoever runs the service.
+""",
+)
+
+
+class ByMail:
+    """What people do with their address before they can log in."""
+
+    def __init__(self, database: Database, post: Post, link: str, digest: Callable[[str], str]) -> None:
+        """`link` is the page that mails lead to; `digest` returns the hash of a password, and raises Overloaded."""
+        self._database = database
+        self._post = post
+        self._link = link
+        self._digest = digest
+        self._mails = Throttle(database, MAILS_TO_AN_ADDRESS)
+
+    def register(self, email: str) -> None:
+        """Send the address a token to register with, or say that it has an account."""
+        token = self._token(REGISTER, email)
+        if token:
+            subject, text = KNOWN if self._account(email) else WELCOME
+            self._post.send(email, subject, text.format(how=self._how(REGISTER, token)))
+
+    def verify(self, sent: TokenAndPassword) -> Account:
+        """Create the account of the token's address. Raises BadMailToken, BadPassword, EmailTaken, and Overloaded."""
+        email, digest = self._checked(REGISTER, sent)
+        password_hash = self._digest(sent.password)
+        now = datetime.now(UTC)
+        values = {"email": email, "password_hash": password_hash, "role": "user", "created_at": now}
+        try:
+            with self._database.write() as connection:
+                if not mail_tokens.spend(connection, digest):
+                    raise BadMailToken
+                identity = store.add(connection, values)
+                mail_tokens.forget(connection, email)
+        except IntegrityError:
+            raise EmailTaken(email) from None
+        return Account(identity, email, "user", now)
+
+    def forgot(self, email: str) -> None:
+        """Send the address a token to reset the password with, where it has an account that is not disabled."""
+        token = self._token(RESET, email)  # stored for any address: the time that takes reveals nothing
+        if token and self._account(email):
+            subject, text = FORGOTTEN
+            self._post.send(email, subject, text.format(how=self._how(RESET, token)))
+
+    def reset(self, sent: TokenAndPassword) -> None:
+        """Replace the password; all sessions and personal tokens end. Raises BadMailToken and BadPassword."""
+        email, digest = self._checked(RESET, sent)
+        account_id = self._account(email)
+        if account_id is None:
+            raise BadMailToken
+        password_hash = self._digest(sent.password)
+        with self._database.write() as connection:
+            if not mail_tokens.spend(connection, digest):
+                raise BadMailToken
+            store.set_password_hash(connection, account_id, password_hash)
+            ended = administration.end_all(connection, account_id, datetime.now(UTC))
+            audit.record(connection, f"account {account_id}", "password reset by mail", account_id, ended)
+            mail_tokens.forget(connection, email)
+        self._post.send(email, *CHANGED)
+
+    def _account(self, email: str) -> int | None:
+        with self._database.read() as connection:
+            row = store.by_email(connection, email)
+        return row.id if row and row.password_hash and not row.disabled_at else None
+
+    def _token(self, purpose: Purpose, email: str) -> str | None:
+        """Store a new token and return it; None where the address has had enough mails for now."""
+        if not self._mails.admits(f"mail:{email}"):
+            return None
+        token = secrets.token_urlsafe(32)
+        with self._database.write() as connection:
+            mail_tokens.add(connection, sha256(token.encode()).digest(), purpose, email, datetime.now(UTC) + VALID)
+        return token
+
+    def _checked(self, purpose: Purpose, sent: TokenAndPassword) -> tuple[str, bytes]:
+        """Return the address and the digest of a valid token, before the password costs a hash."""
+        digest = sha256(sent.token.encode()).digest()
+        with self._database.read() as connection:
+            email = mail_tokens.address(connection, digest, purpose, datetime.now(UTC))
+        if email is None:
+            raise BadMailToken
+        try:
+            check_password(sent.password, email)
+        except ValueError as error:
+            raise BadPassword(str(error)) from None
+        return email, digest
+
+    def _how(self, purpose: Purpose, token: str) -> str:
+        if self._link:  # after the #, which browsers send to no server
+            return f"  {self._link}#{purpose}={token}"
+        path = "/auth/verify" if purpose == REGISTER else "/auth/password/reset"
+        return f"  POST {path} with the token\n\n  {token}"

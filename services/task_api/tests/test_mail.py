@@ -1,0 +1,227 @@
+"""Registering and resetting a password by mail, received from a real SMTP server."""
+
+import re
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email import message_from_bytes
+from email.message import Message
+from typing import Any
+
+import msgspec
+import pytest
+from aiosmtpd.controller import Controller
+from sqlalchemy import select, update
+
+from service_kit.config import ConfigurationError, load
+from task_api.accounts.by_mail import MAILS_TO_AN_ADDRESS
+from task_api.accounts.mail import Mailer
+from task_api.accounts.model import Overloaded
+from task_api.config import Rate, Settings
+from task_api.store.database import Database
+from task_api.store.schema import accounts, mail_tokens
+from tooling.service import free_port
+
+from .conftest import KEY, PASSWORD, Client, Serve
+
+ADA, NEW = "ada@example.org", "quite another long one"
+
+
+class Inbox:
+    """Mails as the server got them."""
+
+    def __init__(self) -> None:
+        self.mails: list[Message] = []
+        self.expected = 0
+
+    async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's name
+        self.mails.append(message_from_bytes(envelope.content))
+        return "250 OK"
+
+    def next(self) -> Message:
+        """Return the next mail, for which it waits."""
+        self.expected += 1
+        deadline = time.monotonic() + 30
+        while len(self.mails) < self.expected:
+            assert time.monotonic() < deadline, "no mail came"
+            time.sleep(0.01)
+        return self.mails[self.expected - 1]
+
+    def token(self) -> str:
+        """Return the token in the next mail."""
+        found = re.search(r"^  ([\w-]{40,})\r?$", str(self.next().get_payload()), re.MULTILINE)
+        assert found
+        return found[1]
+
+
+@pytest.fixture
+def inbox() -> Iterator[tuple[Inbox, str]]:
+    inbox = Inbox()
+    port = free_port()
+    controller = Controller(inbox, hostname="127.0.0.1", port=port)
+    controller.start()
+    yield inbox, f"smtp+insecure://127.0.0.1:{port}"
+    controller.stop()
+
+
+@pytest.fixture
+def mailing(serve: Serve, inbox: tuple[Inbox, str]) -> Client:
+    """A client of the service with accounts and mail."""
+    return serve(auth="on", jwt_keys=(KEY,), smtp_url=inbox[1], mail_from="tasks@example.org")
+
+
+def sign_up(client: Client, inbox: Inbox, email: str = ADA) -> None:
+    assert client.post("/auth/register", json={"email": email}).status_code == 204
+    created = client.post("/auth/verify", json={"token": inbox.token(), "password": PASSWORD})
+    assert (created.status_code, created.json["email"]) == (201, email)
+
+
+def log_in(client: Client, password: str = PASSWORD) -> Any:
+    return client.post("/auth/login", json={"email": ADA, "password": password})
+
+
+def test_an_account_comes_to_be_when_the_owner_of_the_address_sends_the_token(
+    mailing: Client, inbox: tuple[Inbox, str], database: Database
+) -> None:
+    assert mailing.post("/auth/register", json={"email": "Ada@Example.org"}).status_code == 204
+    with database.read() as connection:
+        assert connection.scalars(select(accounts.c.email)).all() == ["local"]
+        token = inbox[0].token()
+        assert token.encode() not in connection.scalars(select(mail_tokens.c.digest)).one()
+    assert mailing.post("/auth/verify", json={"token": token, "password": PASSWORD}).status_code == 201
+    assert log_in(mailing).status_code == 200
+    assert mailing.post("/auth/verify", json={"token": token, "password": PASSWORD}).status_code == 400
+    mail = inbox[0].mails[0]
+    assert (mail["To"], mail["From"], mail["Auto-Submitted"]) == (ADA, "tasks@example.org", "auto-generated")
+
+
+@pytest.mark.parametrize("path", ["/auth/register", "/auth/password/forgot"])
+def test_no_answer_reveals_whether_an_address_has_an_account(
+    mailing: Client, inbox: tuple[Inbox, str], path: str
+) -> None:
+    sign_up(mailing, inbox[0])
+    known, unknown = (mailing.post(path, json={"email": email}) for email in (ADA, "bob@example.org"))
+    assert (known.status_code, known.data) == (unknown.status_code, unknown.data) == (204, b"")
+    assert {name for name, _ in known.headers} == {name for name, _ in unknown.headers}
+
+
+def test_who_registers_an_address_again_learns_of_the_account_by_mail(
+    mailing: Client, inbox: tuple[Inbox, str]
+) -> None:
+    sign_up(mailing, inbox[0])
+    mailing.post("/auth/register", json={"email": ADA})
+    mail = inbox[0].next()
+    assert mail["Subject"] == "You have an account already"
+    assert not re.search(r"[\w-]{40,}", str(mail.get_payload()))
+
+
+def test_a_reset_password_ends_all_sessions_and_every_token(mailing: Client, inbox: tuple[Inbox, str]) -> None:
+    sign_up(mailing, inbox[0])
+    session = {"Authorization": f"Bearer {log_in(mailing).json['access_token']}"}
+    body = {"name": "n", "scopes": ["tasks:read"], "days": 1}
+    personal = {"Authorization": f"Bearer {mailing.post('/auth/tokens', json=body, headers=session).json['token']}"}
+    for _ in range(2):
+        mailing.post("/auth/password/forgot", json={"email": ADA})
+    first, second = inbox[0].token(), inbox[0].token()
+    reset = mailing.post("/auth/password/reset", json={"token": second, "password": NEW})
+    assert reset.status_code == 204
+    assert [mailing.get("/auth/me", headers=headers).status_code for headers in (session, personal)] == [401, 401]
+    assert (log_in(mailing).status_code, log_in(mailing, NEW).status_code) == (401, 200)
+    assert inbox[0].next()["Subject"] == "Your password was reset"
+    for token in (first, second):
+        again = mailing.post("/auth/password/reset", json={"token": token, "password": PASSWORD})
+        assert (again.status_code, again.json["type"].rpartition("#")[2]) == (400, "mail-token-invalid")
+
+
+def test_an_address_without_an_account_gets_no_mail(mailing: Client, inbox: tuple[Inbox, str]) -> None:
+    mailing.post("/auth/password/forgot", json={"email": "bob@example.org"})
+    sign_up(mailing, inbox[0])
+    assert [mail["To"] for mail in inbox[0].mails] == [ADA]
+
+
+def test_a_token_is_for_one_purpose_and_expires(mailing: Client, inbox: tuple[Inbox, str], database: Database) -> None:
+    mailing.post("/auth/register", json={"email": ADA})
+    sent = {"token": inbox[0].token(), "password": PASSWORD}
+    assert mailing.post("/auth/password/reset", json=sent).status_code == 400
+    with database.write() as connection:
+        connection.execute(update(mail_tokens).values(expires_at=datetime.now(UTC) - timedelta(seconds=1)))
+    assert mailing.post("/auth/verify", json=sent).status_code == 400
+
+
+def test_a_refused_password_leaves_the_token_valid(mailing: Client, inbox: tuple[Inbox, str]) -> None:
+    mailing.post("/auth/register", json={"email": ADA})
+    token = inbox[0].token()
+    for password in ("password1234", "ada@example.org"):
+        assert mailing.post("/auth/verify", json={"token": token, "password": password}).status_code == 400
+    assert mailing.post("/auth/verify", json={"token": token, "password": PASSWORD}).status_code == 201
+
+
+def test_an_address_gets_a_few_mails_an_hour_and_the_answer_stays_the_same(
+    mailing: Client, inbox: tuple[Inbox, str]
+) -> None:
+    count = MAILS_TO_AN_ADDRESS.limit
+    answers = [mailing.post("/auth/register", json={"email": ADA}).status_code for _ in range(count + 3)]
+    assert answers == [204] * (count + 3)
+    mailing.post("/auth/register", json={"email": "bob@example.org"})
+    recipients = [inbox[0].next()["To"] for _ in range(count + 1)]
+    assert recipients == [ADA] * count + ["bob@example.org"]
+
+
+@pytest.mark.parametrize("path", ["/auth/register", "/auth/password/forgot"])
+def test_a_network_causes_a_few_mails_an_hour(serve: Serve, inbox: tuple[Inbox, str], path: str) -> None:
+    client = serve(
+        auth="on", jwt_keys=(KEY,), smtp_url=inbox[1], mail_from="t@example.org", registration_limit=Rate(2, 86400)
+    )
+    answers = [client.post(path, json={"email": f"u{number}@example.org"}).status_code for number in range(3)]
+    assert answers == [204, 204, 429]
+
+
+def test_a_mail_leads_to_a_page_with_the_token_after_the_number_sign(serve: Serve, inbox: tuple[Inbox, str]) -> None:
+    link = "https://app.example/account"
+    client = serve(auth="on", jwt_keys=(KEY,), smtp_url=inbox[1], mail_from="t@example.org", mail_link=link)
+    client.post("/auth/register", json={"email": ADA})
+    assert f"{link}#register=" in str(inbox[0].next().get_payload())
+
+
+def test_a_server_that_is_gone_fails_no_request_and_frees_its_place() -> None:
+    mailer = Mailer("smtp+insecure://127.0.0.1:9", "t@example.org")  # the discard port: nothing listens
+    for _ in range(3):
+        mailer.send(ADA, "s", "t")
+    mailer._executor.shutdown(wait=True)
+    assert mailer._places._value == 100
+
+
+def test_mails_that_wait_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("task_api.accounts.mail.WAITING", 0)
+    with pytest.raises(Overloaded):
+        Mailer("smtp://127.0.0.1", "t@example.org").send(ADA, "s", "t")
+
+
+def test_without_tls_no_mail_is_sent_unless_that_is_asked_for(inbox: tuple[Inbox, str]) -> None:
+    mailer = Mailer(inbox[1].replace("smtp+insecure", "smtp"), "t@example.org")
+    mailer.send(ADA, "s", "t")
+    mailer._executor.shutdown(wait=True)
+    assert inbox[0].mails == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"SMTP_URL": "mail.example.org"}, "SMTP_URL"),
+        ({"SMTP_URL": "smtp://user:secret@host:port"}, "SMTP_URL"),
+        ({"SMTP_URL": "smtp://mail.example.org", "MAIL_FROM": ""}, "MAIL_FROM"),
+        ({"SMTP_URL": "smtp://mail.example.org", "MAIL_LINK": "app#x"}, "MAIL_LINK"),
+    ],
+)
+def test_a_fault_of_the_mail_settings_is_named_without_the_password(changes: dict[str, str], fault: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        load(Settings, {"MAIL_FROM": "t@example.org", **changes})
+    assert [problem.partition(":")[0] for problem in refused.value.problems] == [fault]
+    assert "secret" not in str(refused.value)
+
+
+def test_mail_without_tls_is_said_at_start() -> None:
+    settings = load(Settings, {"SMTP_URL": "smtp+insecure://relay", "MAIL_FROM": "t@example.org"})
+    assert any(note.startswith("SMTP_URL=smtp+insecure") for note in settings.weaker)
+    secure = msgspec.structs.replace(settings, smtp_url="smtps://relay")
+    assert not any(note.startswith("SMTP_URL") for note in secure.weaker)
