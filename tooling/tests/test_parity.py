@@ -342,3 +342,28 @@ def test_every_lock_image_and_action_is_renewed_by_dependabot(ecosystem: str) ->
 
 def test_dependabot_can_read_the_base_images() -> None:
     assert holding(r"^FROM \S*\$|^ARG \w+=\S+:\S+", "*Dockerfile") == set()  # it does not resolve arguments
+
+
+@pytest.mark.parametrize("ecosystem", ["docker", "docker-compose"])
+def test_dependabot_asks_for_no_major_version_of_postgresql(ecosystem: str) -> None:
+    """A data directory is of one major version: a person moves it."""
+    updates = load(ROOT / ".github" / "dependabot.yml")["updates"]
+    (update,) = [one for one in updates if one["package-ecosystem"] == ecosystem]
+    majors = {one["dependency-name"]: one["update-types"] for one in update["ignore"]}
+    assert all(
+        majors[name] == ["version-update:semver-major"]
+        for name in ("postgres", "public.ecr.aws/docker/library/postgres")
+    )
+
+
+def test_dependabot_renews_together_what_pins_each_other_exactly() -> None:
+    """A lock in which one of two is new cannot be installed."""
+    updates = load(ROOT / ".github" / "dependabot.yml")["updates"]
+    (update,) = [one for one in updates if one["package-ecosystem"] == "pip"]
+    for kind in ("major", "minor", "patch"):
+        groups = [one for one in update["groups"].values() if kind in one["update-types"]]
+        for pair in (("psycopg", "psycopg-binary"), ("pydantic", "pydantic-core")):
+            together = [
+                group for group in groups if all(any(Path(name).match(p) for p in group["patterns"]) for name in pair)
+            ]
+            assert together, (kind, pair)
