@@ -1,35 +1,32 @@
 """The OpenAPI 3.1 document, made from the types that the handlers decode and encode."""
 
-import copy
-import sys
-from collections.abc import Callable
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import msgspec
-from flask import current_app
+from flask import Flask, current_app
+from werkzeug.routing import Rule
 
 from service_kit.http.problems import CONTENT_TYPE, Problem
 from service_kit.http.requests import service
 from service_kit.service import Service
 
-sys.modules["offapi"] = None  # type: ignore[assignment]  # whose scripts spectree would read at each start, for no use
-try:
-    from spectree import Response as Declared
-    from spectree import SpecTree
-    from spectree.model_adapter import get_msgspec_model_adapter
-    from spectree.plugins.flask_plugin import FlaskPlugin
-finally:
-    del sys.modules["offapi"]
-
 View = TypeVar("View", bound=Callable[..., Any])
 BEARER = "bearer"
 PERSONAL = "personal_token"
-LARGEST_ID = 2**63 - 1
-BY_ID = {"task_id": "$response.body#/id"}
+JSON = "application/json"
+REFERENCE = "#/components/{}/{}"
+LARGEST_INTEGER = 2**53 - 1
+"""The greatest integer that every JSON parser reads exactly (RFC 8259, section 6)."""
+LARGEST_INT32 = 2**31 - 1
+VARIABLE = re.compile(r"<(?:(\w+):)?(\w+)>")
 
-HEADERS: dict[str, dict[str, Any]] = {
+REQUEST_HEADERS: dict[str, dict[str, Any]] = {
     "If-Match": {
-        "description": 'Only if the task still has this entity tag, such as "3" (RFC 9110).',
+        "description": 'Only if the resource still has this entity tag, such as "3" (RFC 9110).',
         "schema": {"type": "string", "pattern": r'^(\*|(W/)?"[!#-~]+"(, (W/)?"[!#-~]+")*)$'},
     },
     "If-None-Match": {"description": "Answer 304 if nothing changed (RFC 9110).", "schema": {"type": "string"}},
@@ -37,51 +34,27 @@ HEADERS: dict[str, dict[str, Any]] = {
         "description": "Do this once, however often it is sent; kept for 24 hours.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[!-~]([ -~]*[!-~])?$"},
     },
+}
+RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
     "ETag": {"description": "Entity tag (RFC 9110).", "schema": {"type": "string"}},
     "Location": {"description": "Where it is.", "schema": {"type": "string", "format": "uri-reference"}},
     "Link": {"description": "The next page, as long as there is one (RFC 8288).", "schema": {"type": "string"}},
-    "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
+    "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 0}},
     "WWW-Authenticate": {"description": "How to authenticate (RFC 6750).", "schema": {"type": "string"}},
-    "Allow": {"description": "The methods there are.", "schema": {"type": "string"}},
     "Idempotency-Replayed": {"description": "true where this answer was given before.", "schema": {"type": "string"}},
 }
 
-LINKS: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
-    ("create_task", "201"): {
-        operation: {"operationId": operation, "parameters": BY_ID}
-        for operation in ("get_task", "put_task", "patch_task", "delete_task")
-    },
-    ("get_task", "200"): {
-        operation: {"operationId": operation, "parameters": BY_ID}
-        for operation in ("put_task", "patch_task", "delete_task")
-    },
-    ("put_task", "200"): {"get_task": {"operationId": "get_task", "parameters": BY_ID}},
-    ("patch_task", "200"): {"get_task": {"operationId": "get_task", "parameters": BY_ID}},
-    ("delete_task", "200"): {"get_task": {"operationId": "get_task", "parameters": BY_ID}},
-    ("list_tasks", "200"): {"get_task": {"operationId": "get_task", "parameters": {"task_id": "$response.body#/0/id"}}},
-    ("register_account", "201"): {
-        "change_account": {"operationId": "change_account", "parameters": {"account_id": "$response.body#/id"}}
-    },
-    ("create_personal_token", "201"): {
-        "delete_personal_token": {
-            "operationId": "delete_personal_token",
-            "parameters": {"token_id": "$response.body#/id"},
-        }
-    },
-    ("list_sessions", "200"): {
-        "end_session": {"operationId": "end_session", "parameters": {"session_id": "$response.body#/0/id"}}
-    },
-    ("login", "200"): {
-        "refresh": {"operationId": "refresh", "requestBody": {"refresh_token": "$response.body#/refresh_token"}}
-    },
-    ("refresh", "200"): {
-        "refresh": {"operationId": "refresh", "requestBody": {"refresh_token": "$response.body#/refresh_token"}}
-    },
-}
+
+class Link(msgspec.Struct, frozen=True):
+    """An operation that a response's values lead to, by expressions such as `$response.body#/id` (OpenAPI's Link)."""
+
+    operation: str
+    parameters: Mapping[str, str] = {}
+    body: Mapping[str, str] = {}
 
 
 class Answers(msgspec.Struct, kw_only=True):
-    """What an operation may answer, beside what every operation may (see `_common`)."""
+    """What an operation may answer, beside what every operation may."""
 
     ok: Any = None
     created: Any = None
@@ -91,23 +64,23 @@ class Answers(msgspec.Struct, kw_only=True):
     """The media type of `text`."""
     not_modified: bool = False
     entity_tag: bool = False
+    paged: bool = False
     problems: tuple[int, ...] = ()
-
-    def declared(self) -> Declared:
-        """The same, as spectree takes it."""
-        models: dict[str, Any] = {f"HTTP_{status}": Problem for status in self.problems}
-        if self.ok is not None:
-            models["HTTP_200"] = self.ok
-        if self.created is not None:
-            models["HTTP_201"] = self.created
-        codes = {"HTTP_204": self.no_content, "HTTP_304": self.not_modified, "HTTP_200": self.text}
-        return Declared(*(code for code, given in codes.items() if given), **models)
+    links: tuple[Link, ...] = ()
 
 
 class Operation(msgspec.Struct, kw_only=True):
-    """What the document says of an operation beyond its types."""
+    """What the document says of an operation."""
 
+    name: str
+    summary: str
+    description: str
+    tag: str
     answers: Answers
+    query: Any
+    json: Any
+    content_type: str
+    path: dict[str, str]
     public: bool
     idempotent: bool
     if_match: bool
@@ -119,23 +92,6 @@ class Operation(msgspec.Struct, kw_only=True):
     """Whether even an administrator reaches only what is their own."""
 
 
-class _DocumentsOnly(FlaskPlugin):
-    """The handlers decode by themselves, in one pass; the request takes no way around."""
-
-    def validate(self, func: Callable[..., Any], *arguments: Any, **path: Any) -> Any:  # noqa: ARG002
-        return func(**path)
-
-
-_api = SpecTree(
-    backend=_DocumentsOnly,
-    model_adapter=get_msgspec_model_adapter(),
-    naming_strategy=lambda model: getattr(model, "__name__", None) or model.__metadata__[0].title,
-    nested_naming_strategy=lambda _parent, child: child,
-    validation_error_status=400,
-    validation_error_model=Problem,
-    annotations=False,
-    mode="strict",
-)
 _operations: dict[str, Operation] = {}
 
 
@@ -144,6 +100,7 @@ def documented(
     answers: Answers,
     query: Any = None,
     json: Any = None,
+    content_type: str = JSON,
     path: dict[str, str] | None = None,
     public: bool = False,
     idempotent: bool = False,
@@ -153,11 +110,23 @@ def documented(
     personal: bool = False,
     tag: str = "",
 ) -> Callable[[View], View]:
-    """Put a handler into the document, under its function's name and docstring."""
+    """Put a handler into the document, under its function's name and docstring.
+
+    Who checks tokens asks `declared` whether an operation is public, and which role or scope it needs.
+    """
 
     def decorate(view: View) -> View:
+        summary, _, description = (inspect.getdoc(view) or "").partition("\n")
         _operations[view.__name__] = Operation(
+            name=view.__name__,
+            summary=summary.removesuffix("."),
+            description=description.strip() or summary,
+            tag=tag or view.__module__.rpartition(".")[2],
             answers=answers,
+            query=query,
+            json=json,
+            content_type=content_type,
+            path=path or {},
             public=public,
             idempotent=idempotent,
             if_match=if_match,
@@ -165,117 +134,184 @@ def documented(
             scopes=scopes,
             personal=personal,
         )
-        decorated: View = _api.validate(
-            query=query,
-            json=json,
-            resp=answers.declared(),
-            tags=[tag or view.__module__.rpartition(".")[2]],
-            operation_id=view.__name__,
-            path_parameter_descriptions=path,
-            skip_validation=True,
-        )(view)
-        return decorated
+        return view
 
     return decorate
 
 
 def declared(endpoint: str | None) -> Operation | None:
-    """Return what is declared about the operation of one of Flask's endpoints."""
-    return _operations.get((endpoint or "").rpartition(".")[2])
+    """Return what is declared about the operation of an endpoint of this application."""
+    view = current_app.view_functions.get(endpoint or "")
+    return _operations.get(view.__name__) if view else None
 
 
 def document() -> dict[str, Any]:
-    """The document of the application that answers now."""
-    cache = current_app.extensions.setdefault("openapi", {})
+    """Return the document of the application that answers now."""
+    cache: dict[str, Any] = current_app.extensions.setdefault("openapi", {})
     if not cache:
-        own = copy.copy(_api)
-        own.models = copy.deepcopy(_api.models)  # spectree takes its models apart when it makes the document
-        cache.update(_completed(copy.deepcopy(own.spec), service()))
-    return dict(cache)
+        cache.update(_document(current_app, service()))
+    return cache
 
 
-def _completed(spec: dict[str, Any], about: Service) -> dict[str, Any]:
-    spec["info"] = {"title": about.title, "version": about.version, "description": about.description}
-    components = spec["components"]
-    components["headers"] = {
-        name: header for name, header in HEADERS.items() if not name.startswith(("If-", "Idempotency-Key"))
+def _routes(app: Flask) -> Iterator[tuple[Rule, Operation]]:
+    for rule in app.url_map.iter_rules():
+        operation = _operations.get(app.view_functions[rule.endpoint].__name__)
+        if operation:
+            yield rule, operation
+
+
+def _document(app: Flask, about: Service) -> dict[str, Any]:
+    routes = list(_routes(app))
+    schemas = _Schemas([operation for _, operation in routes])
+    paths: dict[str, Any] = {}
+    for rule, operation in routes:
+        path = VARIABLE.sub(r"{\2}", rule.rule)
+        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+            paths.setdefault(path, {})[method.lower()] = _operation(rule, operation, schemas, about)
+    components = {"schemas": schemas.components, "headers": RESPONSE_HEADERS}
+    result = {
+        "openapi": "3.1.0",
+        "info": {"title": about.title, "version": about.version, "description": about.description},
+        "servers": [{"url": "/"}],
+        "tags": [{"name": tag} for tag in dict.fromkeys(operation.tag for _, operation in routes)],
+        "paths": paths,
+        "components": components,
     }
     if about.authenticates:
         components["securitySchemes"] = {
             BEARER: {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "A session's token."},
             PERSONAL: {"type": "http", "scheme": "bearer", "description": "A personal token that has these scopes."},
         }
-        spec["security"] = [{BEARER: []}]
-    else:
-        spec.pop("security")
-    for path in spec["paths"].values():
-        for operation in path.values():
-            extra = _operations[operation["operationId"]]
-            _common(operation, extra, about)
-            _parameters(operation, extra)
-            _responses(operation, extra)
-    return spec
+        result["security"] = [{BEARER: []}]
+    _set_formats(result)
+    return result
 
 
-def _common(operation: dict[str, Any], extra: Operation, about: Service) -> None:
-    """What every operation may answer, and who may ask."""
+class _Schemas:
+    """The JSON Schemas of all types that operations take and return."""
 
-    def problem(description: str) -> dict[str, Any]:
-        content = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-        return {"description": description, "content": content}
-
-    responses = operation["responses"]
-    if about.authenticates and extra.public:
-        operation["security"] = []
-    if about.authenticates and not extra.public:
-        responses.setdefault("401", problem("No token, or one that is not valid"))
-        responses.setdefault("403", problem("The token has not the role or the scope that this needs"))
-        operation["security"] = [{BEARER: list(extra.roles)}]
-        if extra.personal:
-            operation["x-personal"] = True
-        if extra.scopes:
-            operation["security"].append({PERSONAL: list(extra.scopes)})
-    if "operations" not in operation["tags"]:
-        for status, description in about.common_problems.items():
-            responses.setdefault(str(status), problem(description))
-    responses["500"] = problem("An unexpected error")
-
-
-def _parameters(operation: dict[str, Any], extra: Operation) -> None:
-    for parameter in operation["parameters"]:
-        if parameter["in"] == "path" and parameter["schema"].get("type") == "integer":
-            parameter["schema"] = {"type": "integer", "format": "int64", "minimum": 0, "maximum": LARGEST_ID}
-    wanted = {
-        "If-Match": extra.if_match,
-        "If-None-Match": extra.answers.not_modified,
-        "Idempotency-Key": extra.idempotent,
-    }
-    operation["parameters"] += [
-        {"name": name, "in": "header", **HEADERS[name]} for name, given in wanted.items() if given
-    ]
-    if operation["operationId"] == "patch_task":
-        content = operation["requestBody"]["content"]
-        content["application/merge-patch+json"] = content.pop("application/json")
-
-
-def _responses(operation: dict[str, Any], extra: Operation) -> None:
-    for status, response in operation["responses"].items():
-        content = response.get("content", {})
-        if int(status) >= 400:  # noqa: PLR2004
-            content[CONTENT_TYPE] = content.pop("application/json")
-        if extra.answers.text and status == "200":
-            response["content"] = {extra.answers.media: {"schema": {"type": "string"}}}
-        names = {
-            "ETag": status in {"200", "201", "304"}
-            and (extra.answers.entity_tag or extra.answers.not_modified or (status == "201" and extra.idempotent)),
-            "Location": status == "201",
-            "Link": status == "200" and operation["operationId"] == "list_tasks",
-            "Retry-After": status in {"429", "503"},
-            "WWW-Authenticate": status == "401",
-            "Idempotency-Replayed": extra.idempotent and status in {"200", "201"},
+    def __init__(self, operations: list[Operation]) -> None:
+        kinds = [Problem]
+        for one in operations:
+            kinds += [kind for kind in (one.json, one.query, one.answers.ok, one.answers.created) if kind is not None]
+        made, self.components = msgspec.json.schema_components(
+            kinds, ref_template=REFERENCE.format("schemas", "{name}")
+        )
+        self._kinds, self._made = kinds, made
+        for one in operations:
+            if one.query is not None:
+                self.components.pop(one.query.__name__, None)
+        self._queries = {
+            one.query: msgspec.json.schema_components([one.query])[1][one.query.__name__]
+            for one in operations
+            if one.query is not None
         }
-        headers = {name: {"$ref": f"#/components/headers/{name}"} for name, given in names.items() if given}
-        if headers:
-            response["headers"] = headers
-        if links := LINKS.get((operation["operationId"], status)):
-            response["links"] = links
+
+    def of(self, kind: Any) -> dict[str, Any]:
+        """Return the schema of a type."""
+        return self._made[self._kinds.index(kind)]
+
+    def parameters(self, kind: Any) -> list[dict[str, Any]]:
+        """Return the query parameters that a type stands for."""
+        schema = self._queries[kind]
+        return [
+            {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": dict(one)}
+            for name, one in schema["properties"].items()
+        ]
+
+
+def _operation(rule: Rule, operation: Operation, schemas: _Schemas, about: Service) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "description": operation.description,
+        "tags": [operation.tag],
+        "parameters": list(_parameters(rule, operation, schemas)),
+        "responses": dict(sorted(_responses(operation, schemas, about))),
+    }
+    if operation.json is not None:
+        content = {operation.content_type: {"schema": schemas.of(operation.json)}}
+        result["requestBody"] = {"required": True, "content": content}
+    if about.authenticates:
+        result["security"] = _security(operation)
+        if operation.personal:
+            result["x-personal"] = True
+    return result
+
+
+def _security(operation: Operation) -> list[dict[str, list[str]]]:
+    if operation.public:
+        return []
+    personal = [{PERSONAL: list(operation.scopes)}] if operation.scopes else []
+    return [{BEARER: list(operation.roles)}, *personal]
+
+
+def _parameters(rule: Rule, operation: Operation, schemas: _Schemas) -> Iterator[dict[str, Any]]:
+    for converter, name in VARIABLE.findall(rule.rule):
+        schema = {"type": "integer", "minimum": 0} if converter == "int" else {"type": "string", "minLength": 1}
+        described = {"description": operation.path.get(name, name.replace("_", " "))}
+        yield {"name": name, "in": "path", "required": True, "schema": schema, **described}
+    if operation.query is not None:
+        yield from schemas.parameters(operation.query)
+    wanted = {
+        "If-Match": operation.if_match,
+        "If-None-Match": operation.answers.not_modified,
+        "Idempotency-Key": operation.idempotent,
+    }
+    yield from ({"name": name, "in": "header", **REQUEST_HEADERS[name]} for name, wants in wanted.items() if wants)
+
+
+def _responses(operation: Operation, schemas: _Schemas, about: Service) -> Iterator[tuple[str, dict[str, Any]]]:
+    answers = operation.answers
+    bodies = {200: answers.ok, 201: answers.created}
+    for status, kind in bodies.items():
+        if kind is not None:
+            yield _response(operation, status, {JSON: {"schema": schemas.of(kind)}})
+    if answers.text:
+        yield _response(operation, 200, {answers.media: {"schema": {"type": "string"}}})
+    for status, wanted in ((204, answers.no_content), (304, answers.not_modified)):
+        if wanted:
+            yield _response(operation, status, {})
+    common = dict.fromkeys(about.common_problems) if operation.tag != "operations" else {}
+    token = {401: None, 403: None} if about.authenticates and not operation.public else {}
+    for status in {**dict.fromkeys(answers.problems), **common, **token, 500: None}:
+        description = about.common_problems.get(status, "")
+        yield _response(operation, status, {CONTENT_TYPE: {"schema": schemas.of(Problem)}}, description)
+
+
+def _response(
+    operation: Operation, status: int, content: dict[str, Any], description: str = ""
+) -> tuple[str, dict[str, Any]]:
+    answers = operation.answers
+    description = description or HTTPStatus(status).phrase
+    tagged = answers.entity_tag or answers.not_modified
+    wanted = {
+        "ETag": (tagged and status in {200, 304}) or (status == HTTPStatus.CREATED and operation.idempotent),
+        "Location": status == HTTPStatus.CREATED,
+        "Link": status == HTTPStatus.OK and answers.paged,
+        "Retry-After": status in {429, 503},
+        "WWW-Authenticate": status == HTTPStatus.UNAUTHORIZED,
+        "Idempotency-Replayed": operation.idempotent and status in {200, 201},
+    }
+    headers = {name: {"$ref": REFERENCE.format("headers", name)} for name, wants in wanted.items() if wants}
+    links = {link.operation: _link(link) for link in answers.links} if status in {200, 201} else {}
+    parts = {"content": content, "headers": headers, "links": links}
+    return str(status), {"description": description, **{name: part for name, part in parts.items() if part}}
+
+
+def _link(link: Link) -> dict[str, Any]:
+    parts = {"parameters": dict(link.parameters), "requestBody": dict(link.body)}
+    return {"operationId": link.operation, **{name: part for name, part in parts.items() if part}}
+
+
+def _set_formats(part: Any) -> None:
+    """Set the format of every integer, by its maximum (OpenAPI Format Registry)."""
+    if isinstance(part, dict):
+        if part.get("type") == "integer":
+            part.setdefault("maximum", LARGEST_INTEGER)
+            part["format"] = "int32" if part["maximum"] <= LARGEST_INT32 else "int64"
+        for one in part.values():
+            _set_formats(one)
+    elif isinstance(part, list):
+        for one in part:
+            _set_formats(one)

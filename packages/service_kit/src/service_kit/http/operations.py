@@ -4,7 +4,8 @@ import hashlib
 import mimetypes
 from functools import cache
 from html import escape
-from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 
 import msgspec
 from flask import Flask, Response, request
@@ -121,7 +122,10 @@ def docs() -> Response:
 @cache
 def _asset(name: str) -> tuple[bytes, str]:
     """A file's content, which all responses share however slowly they are taken, and its digest."""
-    content = files("offapi").joinpath(name).read_bytes()
+    package = find_spec("offapi")  # importing it would read all its scripts, 50 MB in memory
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("offapi is missing: install the service from its lock", name="offapi")
+    content = Path(package.origin).with_name(name).read_bytes()
     return content, hashlib.sha256(content).hexdigest()
 
 

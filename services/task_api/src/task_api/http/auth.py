@@ -3,7 +3,7 @@
 from flask import Blueprint, Response, g, request
 
 from service_kit.http.messages import body, respond
-from service_kit.http.openapi import Answers, documented
+from service_kit.http.openapi import Answers, Link, documented
 from service_kit.http.problems import Refusal
 from task_api.accounts.model import (
     Account,
@@ -26,6 +26,17 @@ from task_api.http.errors import REGISTRATION_CLOSED
 blueprint = Blueprint("auth", __name__, url_prefix="/auth")
 registration = Blueprint("registration", __name__, url_prefix="/auth")
 """Registering where no mail is configured: `mail` has the other way."""
+REGISTERED = Answers(
+    created=Account,
+    problems=(400, 403, 409, 413, 415, 429),
+    links=(Link("change_account", {"account_id": "$response.body#/id"}),),
+)
+TOKEN_CREATED = Answers(
+    created=CreatedPersonalToken,
+    problems=(400, 409, 413, 415),
+    links=(Link("delete_personal_token", {"token_id": "$response.body#/id"}),),
+)
+REFRESHES = (Link("refresh", body={"refresh_token": "$response.body#/refresh_token"}),)
 
 
 def accounts() -> Accounts:
@@ -42,7 +53,7 @@ def check_open() -> None:
 
 
 @registration.post("/register")
-@documented(json=Registration, answers=Answers(created=Account, problems=(400, 403, 409, 413, 415, 429)), public=True)
+@documented(json=Registration, answers=REGISTERED, public=True)
 def register_account() -> Response:
     """Create an account."""
     check_open()
@@ -56,7 +67,7 @@ def address() -> str:
 
 
 @blueprint.post("/login")
-@documented(json=Login, answers=Answers(ok=Tokens, problems=(400, 401, 413, 415, 429)), public=True)
+@documented(json=Login, answers=Answers(ok=Tokens, problems=(400, 401, 413, 415, 429), links=REFRESHES), public=True)
 def login() -> Response:
     """Log in."""
     origin = Origin(address(), request.headers.get("User-Agent"))
@@ -64,7 +75,7 @@ def login() -> Response:
 
 
 @blueprint.post("/refresh")
-@documented(json=Refresh, answers=Answers(ok=Tokens, problems=(400, 401, 413, 415)), public=True)
+@documented(json=Refresh, answers=Answers(ok=Tokens, problems=(400, 401, 413, 415), links=REFRESHES), public=True)
 def refresh() -> Response:
     """Exchange a refresh token for new tokens.
 
@@ -116,7 +127,7 @@ def change_password() -> Response:
 
 
 @blueprint.get("/sessions")
-@documented(answers=Answers(ok=list[Session]))
+@documented(answers=Answers(ok=list[Session], links=(Link("end_session", {"session_id": "$response.body#/0/id"}),)))
 def list_sessions() -> Response:
     """List the account's sessions, the newest first."""
     return respond(accounts().sessions(account(), g.session_id))
@@ -139,7 +150,7 @@ def end_session(session_id: str) -> Response:
 
 
 @blueprint.post("/tokens")
-@documented(json=NewPersonalToken, answers=Answers(created=CreatedPersonalToken, problems=(400, 409, 413, 415)))
+@documented(json=NewPersonalToken, answers=TOKEN_CREATED)
 def create_personal_token() -> Response:
     """Create a personal token for a program: it may do what its scopes say, until its end. It is returned this once."""
     who = account()

@@ -7,7 +7,7 @@ from flask import Blueprint, Response, request, url_for
 from sqlalchemy import Connection
 
 from service_kit.http.messages import MERGE_PATCH, body, query, respond
-from service_kit.http.openapi import Answers, documented
+from service_kit.http.openapi import Answers, Link, documented
 from service_kit.http.problems import Refusal
 from task_api.http.context import account, database, services
 from task_api.http.errors import CREATED_TASK_DELETED
@@ -31,6 +31,25 @@ from task_api.tasks.model import (
 blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
 ONE = "/<int:task_id>"
 READ, WRITE = ("tasks:read",), ("tasks:write",)
+
+
+def leads_to(*operations: str, task_id: str = "$response.body#/id") -> tuple[Link, ...]:
+    """Return links to operations on the task of the response."""
+    return tuple(Link(operation, {"task_id": task_id}) for operation in operations)
+
+
+CHANGES = ("put_task", "patch_task", "delete_task")
+LISTED = Answers(
+    ok=list[Task],
+    problems=(400,),
+    not_modified=True,
+    paged=True,
+    links=leads_to("get_task", task_id="$response.body#/0/id"),
+)
+CREATED = Answers(created=Task, problems=(400, 403, 409, 410, 413, 415, 422), links=leads_to("get_task", *CHANGES))
+FETCHED = Answers(ok=Task, problems=(400, 404, 412), not_modified=True, entity_tag=True, links=leads_to(*CHANGES))
+CHANGED = Answers(ok=Task, problems=(400, 403, 404, 412, 413, 415), entity_tag=True, links=leads_to("get_task"))
+DELETED = Answers(ok=Deleted, problems=(404, 412), links=leads_to("get_task"))
 TASK_ID = {"task_id": "the task's id"}
 
 
@@ -51,7 +70,7 @@ def _links(cursor: str | None) -> str:
 
 
 @blueprint.get("")
-@documented(query=TaskQuery, answers=Answers(ok=list[Task], problems=(400,), not_modified=True), scopes=READ)
+@documented(query=TaskQuery, answers=LISTED, scopes=READ)
 def list_tasks() -> Response:
     """List tasks, a page at a time.
 
@@ -66,12 +85,7 @@ def list_tasks() -> Response:
 
 
 @blueprint.post("")
-@documented(
-    json=NewTask,
-    answers=Answers(created=Task, problems=(400, 403, 409, 410, 413, 415, 422)),
-    idempotent=True,
-    scopes=WRITE,
-)
+@documented(json=NewTask, answers=CREATED, idempotent=True, scopes=WRITE)
 def create_task() -> Response:
     """Create a task."""
     new = body(NewTask)
@@ -131,9 +145,7 @@ def bulk_tasks() -> Response:
 
 
 @blueprint.get(ONE)
-@documented(
-    answers=Answers(ok=Task, problems=(400, 404, 412), not_modified=True, entity_tag=True), path=TASK_ID, scopes=READ
-)
+@documented(answers=FETCHED, path=TASK_ID, scopes=READ)
 def get_task(task_id: int) -> Response:
     """Get a task."""
     with database().read() as connection:
@@ -144,7 +156,7 @@ def get_task(task_id: int) -> Response:
 
 _change_of = partial(
     documented,
-    answers=Answers(ok=Task, problems=(400, 403, 404, 412, 413, 415), entity_tag=True),
+    answers=CHANGED,
     path=TASK_ID,
     if_match=True,
     scopes=WRITE,
@@ -173,7 +185,7 @@ def put_task(task_id: int) -> Response:
 
 
 @blueprint.patch(ONE)
-@_change_of(json=TaskMergePatch)
+@_change_of(json=TaskMergePatch, content_type=MERGE_PATCH)
 def patch_task(task_id: int) -> Response:
     """Change a task by a JSON Merge Patch (RFC 7396): null takes a field back to its default."""
     patch = body(TaskMergePatch, MERGE_PATCH)
@@ -181,7 +193,7 @@ def patch_task(task_id: int) -> Response:
 
 
 @blueprint.delete(ONE)
-@documented(answers=Answers(ok=Deleted, problems=(404, 412)), path=TASK_ID, if_match=True, scopes=WRITE)
+@documented(answers=DELETED, path=TASK_ID, if_match=True, scopes=WRITE)
 def delete_task(task_id: int) -> Response:
     """Delete a task."""
     with database().write() as connection:

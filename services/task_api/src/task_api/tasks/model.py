@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 LONGEST_TITLE = 200
-LARGEST_ID = 2**63 - 1
+LARGEST_ID = 2**53 - 1  # every JSON parser reads it exactly (RFC 8259, section 6)
 LARGEST_PAGE = 200
 LARGEST_BULK = 1000
 
@@ -46,9 +46,9 @@ def trimmed(title: str) -> str:
 
 
 class Task(Struct, frozen=True):
-    """A task as it is given out."""
+    """A task as the service returns it."""
 
-    id: int
+    id: Id
     title: str
     description: str
     status: Status
@@ -191,7 +191,7 @@ class BulkResult(Struct, frozen=True):
     """What one operation came to: the task as it is now, or null for one deleted."""
 
     op: Literal["create", "update", "delete"]
-    id: int
+    id: Id
     task: Task | None
 
 
@@ -202,9 +202,9 @@ class BulkResults(Struct, frozen=True):
 
 
 class Deleted(Struct, frozen=True):
-    """What a deletion answers."""
+    """The result of a deletion."""
 
-    id: int
+    id: Id
     message: str = "task deleted"
 
 
