@@ -1,6 +1,5 @@
 import io
 import json
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +9,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
+from task_api import transfer
 from task_api.config import Settings
 from task_api.store.database import Database, SchemaBehind
 from task_api.transfer import (
@@ -88,6 +89,7 @@ def hashed(parameters: bytes) -> bytes:
 
 
 END = b'{"type":"end","accounts":0,"tasks":%d}\n'
+TWO_ACCOUNTS = b'{"type":"end","accounts":2,"tasks":0}\n'
 
 
 @pytest.mark.parametrize(
@@ -96,12 +98,15 @@ END = b'{"type":"end","accounts":0,"tasks":%d}\n'
         ([LINE % 1, b"{", END % 1], "line 2"),
         ([LINE % 1, b"\xff", END % 1], "line 2"),
         ([LINE % 1, LINE % 2], "cut off behind line 2: its last line is missing"),
-        ([LINE % 1, END % 2], "cut off behind line 2: it tells of 0 accounts and 2 tasks"),
+        ([LINE % 1, END % 2], "cut off behind line 2: it announces 0 accounts and 2 tasks"),
         ([LINE % 1, END % 1, LINE % 2], "line 3: there is something behind the end"),
         ([LINE % 1, LINE.replace(b'"t"', b'"other"') % 1, END % 2], "line 2: task 1 is another here"),
         ([LINE.replace(b'"owner_id":0', b'"owner_id":77') % 1, END % 1], "line 1: its owner, account 77,"),
         ([LINE % 1, b'{"type":"plan"}', END % 1], "line 2"),
-        ([ACCOUNT % (5, b"ada@example.org", b"user"), ACCOUNT % (6, b"ada@example.org", b"user")], "line 2: account 6"),
+        (
+            [ACCOUNT % (5, b"ada@example.org", b"user"), ACCOUNT % (6, b"ada@example.org", b"user"), TWO_ACCOUNTS],
+            "line 2: account 6",
+        ),
         ([], "cut off"),
         ([LINE % 1, LINE.replace(b'"t"', b'"a\\u0000b"') % 2, END % 2], r"line 2: .*`\$.title`"),
         ([LINE.replace(b'"t"', b'"%s"' % (b"t" * 201)) % 1, END % 1], "line 1: a title has at most 200 characters"),
@@ -170,34 +175,85 @@ def test_an_import_of_no_tasks_leaves_the_first_id_free(client: Client, database
     assert client.post("/tasks", json={"title": "t"}).json["id"] == 1
 
 
-def test_tasks_that_are_created_beside_an_import_follow_it(client: Client, database: Database) -> None:
+def between_pieces(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Act after each piece of an import."""
+    write = transfer._pieces
+
+    def pieces(staged: Any) -> Iterator[Any]:
+        for piece in write(staged):
+            yield piece
+            act()
+
+    monkeypatch.setattr(transfer, "_pieces", pieces)
+
+
+def test_others_write_between_the_pieces_of_an_import_and_their_ids_follow_it(
+    client: Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     created: list[Any] = []
+    between_pieces(monkeypatch, lambda: created.append(client.post("/tasks", json={"title": "beside"}).json["id"]))
+    import_lines(database, [*(LINE % number for number in range(1, 1101)), END % 1100])
+    assert created == [1101, 1102, 1103, 1104]
 
-    def create() -> None:
-        created.append(client.application.test_client().post("/tasks", json={"title": "beside"}))
 
-    beside = threading.Thread(target=create)
+@pytest.mark.parametrize("failure", [TransferError("no"), KeyboardInterrupt(), OperationalError("", None, Exception())])
+def test_the_pieces_of_an_import_that_fails_are_deleted_and_nothing_else_is(
+    client: Client, database: Database, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    pieces = iter(range(10))
 
-    def lines() -> Iterator[bytes]:
-        yield from (LINE % number for number in range(1, 501))
-        beside.start()
-        beside.join(0.3)
-        yield END % 500
+    def fail_at_the_third() -> None:
+        client.post("/tasks", json={"title": "beside"})
+        if next(pieces) == 2:
+            raise failure
 
-    import_lines(database, lines())
-    beside.join()
-    assert [(answer.status_code, answer.json["id"]) for answer in created] == [(201, 501)]
+    between_pieces(monkeypatch, fail_at_the_third)
+    with pytest.raises((TransferError, KeyboardInterrupt)):
+        import_lines(database, [*(LINE % number for number in range(1, 1601)), END % 1600])
+    assert {task["title"] for task in client.get("/tasks?limit=200").json} == {"beside"}
+
+
+def test_an_import_that_was_killed_is_completed_by_another_of_the_same_file(
+    client: Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [*(LINE % number for number in range(1, 1101)), END % 1100]
+
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer, "_undo", lambda *_: None)
+        between_pieces(patch, killed)
+        with pytest.raises(KeyboardInterrupt):
+            import_lines(database, lines)
+    assert import_lines(database, lines) == EndLine(0, 1100)
+    assert json.loads(list(export(database))[-1])["tasks"] == 1100
+    assert client.post("/tasks", json={"title": "t"}).json["id"] == 1101
+
+
+def test_an_import_that_cannot_be_undone_says_how_to_complete_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unavailable = OperationalError("", None, Exception())
+
+    def lost() -> None:
+        monkeypatch.setattr(database, "write", lambda: (_ for _ in ()).throw(unavailable))
+        raise unavailable
+
+    between_pieces(monkeypatch, lost)
+    with pytest.raises(TransferError, match="import the same file again"):
+        import_lines(database, [*(LINE % number for number in range(1, 1101)), END % 1100])
 
 
 @pytest.mark.parametrize(
-    "transfer", [lambda database: next(export(database)), lambda database: import_lines(database, [])]
+    "command", [lambda database: next(export(database)), lambda database: import_lines(database, [])]
 )
 def test_a_database_without_tables_is_told_to_be_migrated(
-    empty_settings: Settings, transfer: Callable[[Database], object]
+    empty_settings: Settings, command: Callable[[Database], object]
 ) -> None:
     database = Database(empty_settings)
     with pytest.raises(SchemaBehind, match="task-api migrate"):
-        transfer(database)
+        command(database)
     database.engine.dispose()
 
 

@@ -5,18 +5,20 @@ The last line counts the others, so that a file that was cut off is told from a 
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from tempfile import TemporaryFile
+from time import monotonic, sleep
+from typing import IO, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
-from sqlalchemy import Connection, func, insert, select, text
+from sqlalchemy import Connection, Table, delete, insert, select, text
 from sqlalchemy.exc import DBAPIError
 
 from task_api.accounts.model import Email, Role
 from task_api.accounts.passwords import check_cost
 from task_api.store import accounts as account_store
 from task_api.store import tasks as task_store
-from task_api.store.database import Database
+from task_api.store.database import UNAVAILABLE, Database
 from task_api.store.schema import LOCAL_ACCOUNT, accounts, tasks
 from task_api.tasks.model import Description, Id, Moment, Status, Title, trimmed, utc
 
@@ -91,60 +93,110 @@ def export(database: Database) -> Iterator[bytes]:
 def import_lines(
     database: Database, lines: Iterable[bytes], progress: Callable[[int], None] = lambda _: None
 ) -> EndLine:
-    """Take in what `export` gave, in one transaction; what is there already, just so, is passed over.
+    """Take in what `export` wrote; rows that are there already, just so, are passed over.
 
-    Other writers wait until it is done. Raises SchemaBehind, and TransferError, naming the line, for one that cannot be
-    read or that the service could not have written, an id or address that is taken by another, and a file that was cut
-    off.
+    The file is read to its end before anything is written. Then the rows are written in pieces, between which others
+    write; where one fails, the pieces before are deleted again. An import whose process was killed is completed by
+    another of the same file.
+
+    Raises SchemaBehind, and TransferError, with the number of the line, for one that cannot be read or that the service
+    could not have written, an id or address that is taken by another, and a file that was cut off.
     """
     database.check()
+    with TemporaryFile() as staged:
+        count, largest = _stage(lines, staged, progress)
+        staged.seek(0)
+        added: list[tuple[Table, list[int]]] = []
+        try:
+            if largest:
+                with database.write() as connection:
+                    _reserve_ids(connection, largest)
+            for piece in _pieces(staged):
+                start = monotonic()
+                with database.write() as connection:
+                    new = _write(connection, piece)
+                added.append(new)
+                if database.dialect == "sqlite":  # whoever waits for its one writer looks again only now and then
+                    sleep(monotonic() - start)
+        except BaseException as error:
+            _undo(database, added)
+            if isinstance(error, DBAPIError):
+                raise TransferError(f"the rows could not be written: {error.orig}") from error
+            raise
+    return count
+
+
+Piece = tuple[str, list[tuple[int, dict[str, Any]]]]
+"""The name of a table, and rows by the numbers of their lines."""
+
+_piece = msgspec.msgpack.Decoder(Piece)
+
+
+def _stage(
+    lines: Iterable[bytes], staged: IO[bytes], progress: Callable[[int], None]
+) -> tuple[EndLine, dict[str, int]]:
+    """Check every line and write the rows in pieces; return how many there are, and the largest id of each table."""
     decode = msgspec.json.Decoder(AccountLine | TaskLine | EndLine).decode
-    seen = EndLine(0, 0)
-    waiting: dict[int, dict[str, Any]] = {}
-    number, end = 0, None
+    count, end, number = EndLine(0, 0), None, 0
+    largest: dict[str, int] = {}
+    waiting: Piece = ("accounts", [])
+
+    def write() -> None:
+        data = msgspec.msgpack.encode(waiting)
+        staged.write(len(data).to_bytes(4) + data)
+
+    for number, line in enumerate(lines, 1):
+        if end is not None:
+            raise TransferError(f"line {number}: there is something behind the end")
+        try:
+            record = decode(line)
+            values = _values(record)
+        except (ValueError, RecursionError) as error:  # msgspec's and Unicode's errors are ValueErrors
+            raise TransferError(f"line {number}: {error}") from error
+        if isinstance(record, EndLine):
+            end = record
+            continue
+        table = "accounts" if isinstance(record, AccountLine) else "tasks"
+        setattr(count, table, getattr(count, table) + 1)
+        largest[table] = max(largest.get(table, 0), record.id)
+        if table != waiting[0] or len(waiting[1]) == BATCH:
+            write()
+            waiting = (table, [])
+        waiting[1].append((number, values))
+        progress(number)
+    write()
+    if end != count:
+        announced = f"it announces {end.accounts} accounts and {end.tasks} tasks" if end else "its last line is missing"
+        raise TransferError(
+            f"the file was cut off behind line {number}: {announced};"
+            f" {count.accounts} accounts and {count.tasks} tasks were read"
+        )
+    return count, largest
+
+
+def _pieces(staged: IO[bytes]) -> Iterator[Piece]:
+    while size := staged.read(4):
+        yield _piece.decode(staged.read(int.from_bytes(size)))
+
+
+def _write(connection: Connection, piece: Piece) -> tuple[Table, list[int]]:
+    """Write the rows of a piece that are not there yet; return their table and ids."""
+    name, rows = piece
+    if name == "accounts":
+        return accounts, [values["id"] for number, values in rows if _account(connection, values, number)]
+    return tasks, _tasks(connection, dict(rows))
+
+
+def _undo(database: Database, added: list[tuple[Table, list[int]]]) -> None:
+    """Delete what was added, the last piece first. Raises TransferError where that fails too."""
     try:
-        with database.write() as connection:
-            _hold(connection)
-            for number, line in enumerate(lines, 1):
-                if end is not None:
-                    raise TransferError(f"line {number}: there is something behind the end")
-                try:
-                    record = decode(line)
-                    values = _values(record)
-                except (ValueError, RecursionError) as error:  # msgspec's and Unicode's errors are ValueErrors
-                    raise TransferError(f"line {number}: {error}") from error
-                if isinstance(record, EndLine):
-                    end = record
-                    continue
-                if isinstance(record, AccountLine):
-                    seen.accounts += 1
-                    _account(connection, values, number)
-                else:
-                    seen.tasks += 1
-                    waiting[number] = values
-                    if len(waiting) == BATCH:
-                        _tasks(connection, waiting)
-                        waiting = {}
-                progress(number)
-            _tasks(connection, waiting)
-            if end != seen:
-                told = (
-                    f"it tells of {end.accounts} accounts and {end.tasks} tasks" if end else "its last line is missing"
-                )
-                raise TransferError(
-                    f"the file was cut off behind line {number}: {told};"
-                    f" {seen.accounts} accounts and {seen.tasks} tasks were read"
-                )
-            _advance_identities(connection)
-    except DBAPIError as error:
-        raise TransferError(f"line {number} or some before: {error.orig}") from error
-    return seen
-
-
-def _hold(connection: Connection) -> None:
-    """Let others write when we are done, lest one takes an id that a line will have; on SQLite they wait anyway."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("LOCK TABLE accounts, tasks IN SHARE ROW EXCLUSIVE MODE"))
+        for table, ids in reversed(added):
+            with database.write() as connection:
+                connection.execute(delete(table).where(table.c.id.in_(ids)))
+    except UNAVAILABLE as error:
+        raise TransferError(
+            f"the database failed, with a part of the file in it: import the same file again to complete it ({error})"
+        ) from error
 
 
 def _values(record: AccountLine | TaskLine | EndLine) -> dict[str, Any]:
@@ -161,19 +213,22 @@ def _values(record: AccountLine | TaskLine | EndLine) -> dict[str, Any]:
     return {name: utc(value) if isinstance(value, datetime) else value for name, value in values.items()}
 
 
-def _account(connection: Connection, values: dict[str, Any], number: int) -> None:
+def _account(connection: Connection, values: dict[str, Any], number: int) -> bool:
+    """Insert an account; return False when it is there already."""
     same = (accounts.c.id == values["id"]) | (accounts.c.email == values["email"])
     found = [dict(row) for row in connection.execute(select(accounts).where(same)).mappings()]
     if not found:
         connection.execute(insert(accounts), values)
-    elif values["id"] != LOCAL_ACCOUNT and found != [values]:
+        return True
+    if values["id"] != LOCAL_ACCOUNT and found != [values]:
         raise TransferError(
             f"line {number}: account {values['id']} or its address is taken by another: import into an empty database"
         )
+    return False
 
 
-def _tasks(connection: Connection, waiting: dict[int, dict[str, Any]]) -> None:
-    """Insert tasks, each under the number of its line."""
+def _tasks(connection: Connection, waiting: dict[int, dict[str, Any]]) -> list[int]:
+    """Insert those of the tasks, by the numbers of their lines, that are not there already; return their ids."""
     ids, owners = ({task[name] for task in waiting.values()} for name in ("id", "owner_id"))
     held = {row["id"]: dict(row) for row in connection.execute(select(tasks).where(tasks.c.id.in_(ids))).mappings()}
     known = set(connection.scalars(select(accounts.c.id).where(accounts.c.id.in_(owners))))
@@ -188,15 +243,27 @@ def _tasks(connection: Connection, waiting: dict[int, dict[str, Any]]) -> None:
             raise TransferError(f"line {number}: task {task['id']} is another here: import into an empty database")
     if new:
         task_store.restore(connection, new)
+    return [task["id"] for task in new]
 
 
-def _advance_identities(connection: Connection) -> None:
-    """Let new ids follow the imported ones, and never one that was given before; SQLite does so by itself."""
-    if connection.dialect.name == "postgresql":
-        for table in (accounts, tasks):
-            advance = text(
-                "SELECT setval(sequence::regclass, :last) FROM pg_get_serial_sequence(:table, 'id') AS sequence"
-                " WHERE :last > coalesce(pg_sequence_last_value(sequence::regclass), 0)"
-            )
-            last = connection.scalar(select(func.max(table.c.id)))
-            connection.execute(advance, {"table": table.name, "last": last})
+def _reserve_ids(connection: Connection, largest: dict[str, int]) -> None:
+    """Let new ids follow the imported ones, also those that are given while the import runs."""
+    for table, last in largest.items():
+        if connection.dialect.name == "postgresql":
+            connection.execute(_RESERVE_POSTGRESQL, {"table": table, "last": last})
+        else:
+            for statement in _RESERVE_SQLITE:
+                connection.execute(statement, {"table": table, "last": last})
+
+
+_RESERVE_POSTGRESQL = text(
+    "SELECT setval(sequence::regclass, :last) FROM pg_get_serial_sequence(:table, 'id') AS sequence"
+    " WHERE :last > coalesce(pg_sequence_last_value(sequence::regclass), 0)"
+)
+_RESERVE_SQLITE = (
+    text(
+        "INSERT INTO sqlite_sequence (name, seq) SELECT :table, 0"
+        " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = :table)"
+    ),
+    text("UPDATE sqlite_sequence SET seq = max(seq, :last) WHERE name = :table"),
+)
