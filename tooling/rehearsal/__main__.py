@@ -254,7 +254,7 @@ class Stage(msgspec.Struct, kw_only=True):
             public = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
             # Not by act's own environment: jobs on this machine inherit that.
             private = json.dumps(self.key.private_bytes(*pem).decode())
-            (self.folder / "secrets").write_text(f"PROVENANCE_KEY={private}\nSAFETY_API_KEY=rehearsed\n")
+            (self.folder / "secrets").write_text(f"PROVENANCE_KEY={private}\nSAFETY_API_KEY=a-key-of-nobody\n")
             known = json.dumps(self.key.public_key().public_bytes(*public).decode())
             (self.folder / "variables").write_text(
                 f"PROVENANCE_PUBLIC_KEY={known}\nIMAGE_REPOSITORY={self.address}/owner/rehearsed\n"
