@@ -209,6 +209,13 @@ def rehearse(session: nox.Session) -> None:
 
 
 @nox.session
+def new_service_proof(session: nox.Session) -> None:
+    """A service from the template takes the whole road in a scratch copy; `-- --quick` for style, tests and sast."""
+    install(session, "dev")
+    session.run("python", "-m", "e2e.new_service", *session.posargs)
+
+
+@nox.session
 def lock(session: nox.Session) -> None:
     """Renew the locks: `nox -s lock` for all of them, `nox -s lock -- test --upgrade` for one."""
     install(session, "dev")

@@ -47,7 +47,7 @@ def sessions() -> set[str]:
 
 def known() -> set[str]:
     tasks = re.findall(r"^@task.*?^def (\w+)\(", (ROOT / "tasks.py").read_text(), re.MULTILINE | re.DOTALL)
-    return sessions() | {name.replace("_", "-") for name in tasks}
+    return sessions() | {name.replace("_", "-") for name in [*tasks, *sessions()]}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

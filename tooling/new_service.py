@@ -9,13 +9,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 import copier
 from uv import find_uv_bin
 
-from tooling.project import ROOT, Service, ToolingError, services
+from tooling.project import ROOT, Service, ToolingError, service, services
 
 TEMPLATE = ROOT / "templates" / "service"
 LONGEST = 32
@@ -35,7 +36,7 @@ def check_name(name: str, root: Path = ROOT) -> None:
             f"{name!r} cannot be a service's name: lower-case letters and digits, words joined by single hyphens,"
             f" at most {LONGEST} characters, such as `echo` or `mail-relay`"
         )
-    if (root / "services" / package).exists() or name in {service.name for service in services(root)}:
+    if (root / "services" / package).exists() or name in {one.name for one in services(root)}:
         raise BadNameError(f"there is a service {name} already: services/{package}")
     if keyword.iskeyword(package) or package in sys.stdlib_module_names:
         raise BadNameError(f"{name!r} cannot be a service's name: it is a module or a word of Python's")
@@ -54,7 +55,7 @@ def _installed(root: Path) -> set[str]:
 
 def ports(known: Sequence[Service]) -> tuple[int, int]:
     """The first port on this machine, and the first node port, that no service has."""
-    taken = {service.port for service in known}, {service.node_port for service in known}
+    taken = {one.port for one in known}, {one.node_port for one in known}
     port, node_port = (
         next(number for number in range(first, first + 1000) if number not in numbers)
         for first, numbers in zip((FIRST_PORT, FIRST_NODE_PORT), taken, strict=True)
@@ -67,7 +68,8 @@ def create(name: str, root: Path = ROOT) -> Path:
     check_name(name, root)
     port, node_port = ports(services(root))
     folder = root / "services" / name.replace("-", "_")
-    answers = {"name": name, "port": port, "node_port": node_port}
+    version = tomllib.loads((service(root=root).folder / "pyproject.toml").read_text())["project"]["version"]
+    answers = {"name": name, "version": version, "port": port, "node_port": node_port}
     try:
         copier.run_copy(str(TEMPLATE), folder, data=answers, defaults=True, quiet=True, vcs_ref=None)
         _lock(folder, root)

@@ -1,11 +1,12 @@
 """What `./dev new-service` writes, and which names it refuses."""
 
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from tooling import new_service, project
+from tooling import github, new_service, project
 from tooling.new_service import BadNameError, check_name, ports
 from tooling.project import ROOT, Service
 from tooling.tools import require
@@ -85,6 +86,7 @@ def test_a_new_service_is_written_into_its_own_folder_alone_and_has_a_record(roo
     record = project.service(name, root)
     assert (record.folder, record.port, record.node_port) == (folder, 5001, 30081)
     assert (record.default, record.database, record.migrations, record.accounts) == (False, "", False, False)
+    assert github.version() == tomllib.loads((folder / "pyproject.toml").read_text())["project"]["version"]
     assert record.dockerfile.exists()
     assert record.tests.is_dir()
 
