@@ -1,6 +1,6 @@
-"""Statements of SQLAlchemy Core that nearly every request needs, compiled once and run on the driver's own cursor.
+"""Statements of SQLAlchemy Core that nearly every request runs: compiled once, executed by the driver's own cursor.
 
-`Connection.execute` would do the same for a third of what a request costs: it is for all other statements.
+`Connection.execute` returns the same, but takes a third of a request's CPU time. All other statements use it.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from sqlalchemy.sql.expression import ClauseElement
 Row = tuple[Any, ...]
 Processor = Callable[[Any], Any]
 WATCHED = "watched"
-"""The execution option of an engine whose statements are listened to: they go by `Connection.execute`, which tells."""
+"""The execution option of an engine with event listeners, such as traces: `Connection.execute` calls them."""
 
 
 class _Compiled(NamedTuple):
@@ -41,9 +41,9 @@ def _compile(statement: Any, dialect: Dialect, names: tuple[str, ...]) -> _Compi
 
 
 def rows(connection: Connection, statement: ClauseElement, parameters: Mapping[str, Any]) -> list[Row]:
-    """Run a statement that is kept for good, and give its rows.
+    """Return the rows of a statement that is a constant of its module: what is compiled stays in a cache.
 
-    `parameters` has every bind of the statement, and the columns to set of an INSERT or UPDATE. Raises what
+    `parameters` holds a value for every bind parameter, and for the columns that an INSERT or UPDATE sets. Raises what
     `Connection.execute` raises.
     """
     if connection.get_execution_options().get(WATCHED):
@@ -58,7 +58,7 @@ def rows(connection: Connection, statement: ClauseElement, parameters: Mapping[s
 
 
 def command(connection: Connection, sql: str) -> None:
-    """Run a statement of the database's own language that has no parameters and gives nothing, such as COMMIT."""
+    """Run SQL text that has no parameters and returns no rows, such as COMMIT."""
     if connection.get_execution_options().get(WATCHED):
         connection.exec_driver_sql(sql)
     else:

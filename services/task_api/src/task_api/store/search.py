@@ -19,11 +19,11 @@ _NO_WORD = "'[^[:alnum:]]+', ' ', 'g'"
 POSTGRESQL_DOCUMENT = f"to_tsvector('simple'::regconfig, regexp_replace({_TEXT}, {_NO_WORD}))"
 
 index = table("tasks_search", column("rowid", Integer), column("tasks_search"))
-"""SQLite's index; its own name as a column is how FTS5 is asked to match."""
+"""SQLite's index. A column with the table's own name is FTS5's syntax for a match of the whole row."""
 
 
 def query(dialect: str, text: str) -> dict[str, str]:
-    """The values that `matching` needs to find a text: `words`, and `exact` where PostgreSQL may leave some out."""
+    """Return the bind parameters of `matching`: `words`, and `exact` where PostgreSQL may drop a part of the text."""
     text = text.replace("\0", " ")
     if dialect == "sqlite":
         apart = "".join(" " if _parts_words(char) else char for char in text)
@@ -34,19 +34,19 @@ def query(dialect: str, text: str) -> dict[str, str]:
 
 
 def _parts_words(char: str) -> bool:
-    """Whether FTS5 surely takes the character as none of a word's; it takes all that it does not know as letters."""
+    """Whether the character separates words for every version of FTS5, which counts unknown characters as letters."""
     categories = (unicodedata.category, unicodedata.ucd_3_2_0.category)
     return char.isspace() or all(category(char)[0] in "PSZ" for category in categories)
 
 
 def _caseless(char: str) -> bool:
-    """Whether the character can be part of a word and is the same in all its places."""
+    """Whether the character can be part of a word and has no upper and lower case."""
     category = unicodedata.category(char)
     return not char.isascii() and (category[0] in "LMN" or category == "Co") and char.lower() == char.upper()
 
 
 def matching(dialect: str, *, exact: bool) -> tuple[Any, ColumnElement[bool], ColumnElement[int]]:
-    """What to select from, the condition that the values of `query` match, and the id to sort and page by."""
+    """Return the tables to select from, the condition on the values of `query`, and the id to sort and page by."""
     words = bindparam("words", type_=String)
     if dialect == "sqlite":
         return index.join(tasks, tasks.c.id == index.c.rowid), index.c.tasks_search.op("MATCH")(words), index.c.rowid

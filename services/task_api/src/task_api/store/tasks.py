@@ -1,6 +1,6 @@
-"""Tasks as rows. Every function works inside the connection, and so the transaction, that it is given.
+"""Tasks as rows. Every function works in the transaction of the connection that is passed.
 
-`owner_id` None means: whoever owns it.
+`owner_id` None means the tasks of all owners.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -36,7 +36,7 @@ LISTED = (
     tasks.c.version,
     tasks.c.owner_id,
 )
-"""The columns of a row as these functions give it, in this order."""
+"""The columns of the rows that these functions return, in this order."""
 
 _BY_ID = select(*LISTED).where(tasks.c.id == bindparam("task_id"))
 _BY_ID_AND_OWNER = _BY_ID.where(tasks.c.owner_id == bindparam("owner"))
@@ -48,12 +48,12 @@ _DELETE = delete(tasks).where(tasks.c.id == bindparam("task_id"))
 
 
 def add(connection: Connection, values: Mapping[str, Any]) -> int:
-    """Insert a task and give its id."""
+    """Insert a task and return its id."""
     return int(rows(connection, _INSERT, values)[0][0])
 
 
 def find(connection: Connection, task_id: int, owner_id: int | None, *, lock: bool = False) -> Row | None:
-    """The row of a task, held against other writers until the transaction ends where `lock` is asked."""
+    """Return the row of a task, None where there is none. `lock` locks it until the transaction ends."""
     if owner_id is None:
         found = rows(connection, _HELD if lock else _BY_ID, {"task_id": task_id})
     else:
@@ -63,7 +63,7 @@ def find(connection: Connection, task_id: int, owner_id: int | None, *, lock: bo
 
 
 def several(connection: Connection, task_ids: Collection[int], owner_id: int | None) -> list[Row]:
-    """The rows of those of the tasks that are there."""
+    """Return the rows of those tasks that exist."""
     of_owner = () if owner_id is None else (tasks.c.owner_id == owner_id,)
     return [tuple(row) for row in connection.execute(select(*LISTED).where(tasks.c.id.in_(task_ids), *of_owner))]
 
@@ -86,7 +86,7 @@ def remove(connection: Connection, task_id: int) -> None:
 
 
 class Shape(NamedTuple):
-    """What kind of listing is asked for; the values come with it."""
+    """The form of a query for a page; its values are passed separately."""
 
     filters: frozenset[str]
     """Of `owner_id`, `status`, `priority`, `due_before`, `due_after`, and those of `search.query`."""
@@ -97,9 +97,9 @@ class Shape(NamedTuple):
 
 
 def page(connection: Connection, shape: Shape, values: Mapping[str, Any], limit: int) -> list[Row]:
-    """At most `limit` rows, from the first, or behind the key (`after_value`, `after_id`) where the values have one.
+    """Return at most `limit` rows: the first ones, or those after the key `after_value`, `after_id` in `values`.
 
-    What is behind a key is asked for in two statements: each is a range of an index on both databases, which a
+    The rows after a key are selected by two statements: each is a range of an index on both databases, which a
     comparison of (value, id) as a row is not.
     """
     dialect = connection.dialect.name
@@ -162,7 +162,7 @@ def _page(dialect: str, shape: Shape) -> Select[Any]:
 
 
 def every(connection: Connection) -> Any:
-    """All tasks as mappings, streamed in the order of their ids."""
+    """Return all tasks as mappings, streamed in the order of their ids."""
     streaming = connection.execution_options(stream_results=True, max_row_buffer=1000)
     return streaming.execute(select(tasks).order_by(tasks.c.id)).mappings()
 
