@@ -245,6 +245,16 @@ def test_a_personal_token_ends_when_it_expires_or_is_deleted_and_belongs_to_one_
     assert guarded.delete("/auth/tokens/2", headers=ada).status_code == 404
 
 
+@pytest.mark.parametrize("token_id", [77, 2**63 - 1, 2**63, 10**30])
+def test_a_personal_token_that_does_not_exist_cannot_be_deleted(guarded: Client, token_id: int) -> None:
+    assert guarded.delete(f"/auth/tokens/{token_id}", headers=log_in(guarded)).status_code == 404
+
+
+@pytest.mark.parametrize("query", ["accounts?after=9223372036854775808", "audit?before=9223372036854775808"])
+def test_a_page_behind_every_id_is_refused_or_empty(guarded: Client, admin: Headers, query: str) -> None:
+    assert guarded.get(f"/admin/{query}", headers=admin).status_code == 400
+
+
 def test_an_account_has_so_many_personal_tokens_at_most(guarded: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(personal_tokens, "MOST", 1)
     ada = log_in(guarded)
@@ -305,7 +315,7 @@ def test_administrators_promote_and_demote_but_not_themselves(guarded: Client, a
     assert audited(guarded, admin) == [("account 1", "role changed", 2)] * 2
 
 
-@pytest.mark.parametrize("account_id", [0, 77, 2**63 - 1])
+@pytest.mark.parametrize("account_id", [0, 77, 2**63 - 1, 2**63, 10**30])
 def test_an_account_that_does_not_exist_cannot_be_changed(guarded: Client, admin: Headers, account_id: int) -> None:
     changed = guarded.patch(f"/admin/accounts/{account_id}", json={"role": "admin"}, headers=admin)
     assert changed.status_code == 404

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
-from task_api.store.schema import LOCAL_ACCOUNT, accounts, personal_tokens, refresh_tokens, sessions, tasks
+from task_api.store.schema import LARGEST_KEY, LOCAL_ACCOUNT, accounts, personal_tokens, refresh_tokens, sessions, tasks
 
 _SESSION = (
     select(accounts.c.id, accounts.c.email, accounts.c.role, accounts.c.created_at)
@@ -36,6 +36,8 @@ def by_email(connection: Connection, email: str) -> Row[Any] | None:
 
 def by_id(connection: Connection, account_id: int, *, lock: bool = False) -> Row[Any] | None:
     """Return an account, held against other writers until the transaction ends where `lock` is True."""
+    if account_id > LARGEST_KEY:
+        return None
     statement = select(accounts).where(accounts.c.id == account_id)
     return connection.execute(statement.with_for_update() if lock else statement).one_or_none()
 
@@ -150,6 +152,8 @@ def personal_tokens_of(connection: Connection, account_id: int, now: datetime) -
 
 def remove_personal_tokens(connection: Connection, account_id: int, only: int | None = None) -> int:
     """Delete the personal tokens of an account, `only` one or all, and return how many."""
+    if only is not None and only > LARGEST_KEY:
+        return 0
     which = [personal_tokens.c.account_id == account_id]
     which += [personal_tokens.c.id == only] if only is not None else []
     return connection.execute(delete(personal_tokens).where(*which)).rowcount

@@ -28,6 +28,9 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """Every migration, oldest first. The service is ready at the last one, and at any that it does not know."""
 
+LARGEST_KEY = 2**63 - 1
+"""The largest integer that both databases can be asked for."""
+
 LOCAL_ACCOUNT = 0
 """The account that all requests act as with AUTH=off. It has no password, so nobody can log in as it."""
 
