@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tooling.deploy import cluster
+from tooling.project import services
 from tooling.tools import call
 
 K8S = Path(__file__).parent.parent
@@ -19,7 +20,15 @@ ROOT = K8S.parent
 VERSION = "1.34"
 OVERLAYS = ["kind", "eks", "gke"]
 GOOGLE_KEEPS_SECONDS = 600  # what its load balancer's connections to pods live idle; nobody can set it
-EVERYTHING = [*(f"overlays/{name}" for name in OVERLAYS), "metrics-server"]
+FURTHER = [
+    f"../{overlay.relative_to(ROOT)}"
+    for service in services()
+    if not service.default
+    for overlay in sorted((service.manifests / "overlays").iterdir())
+]
+"""The overlays of every service but the default one."""
+
+EVERYTHING = [*(f"overlays/{name}" for name in OVERLAYS), "metrics-server", *FURTHER]
 
 DEFINED_ELSEWHERE = {
     definition["spec"]["names"]["kind"]
