@@ -90,7 +90,7 @@ def archive(folder: Path) -> None:
     """Write each service's image and what it was made from into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for service in services():
-        call("docker", "save", "--output", folder / f"{service.name}.tar", service.name)
+        call("docker", "save", "--output", folder / f"{service.name}.tar", f"{service.name}:latest")  # not every tag
         (folder / f"{service.name}.materials.json").write_text(json.dumps(materials(service)))
 
 
