@@ -66,7 +66,7 @@ def build(session: nox.Session) -> None:
 def dast(session: nox.Session) -> None:
     """The real service, attacked: Schemathesis, Wapiti, security headers, and who may do what."""
     install(session, "dast", service=True)
-    programs(session, "wapiti")
+    programs(session, "node", "wapiti")
     session.run("python", "-m", "tooling.dast")
 
 

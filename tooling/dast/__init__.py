@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 from tooling import page
-from tooling.dast import authorization, headers, log, raw_http, schemathesis, wapiti
+from tooling.dast import authorization, headers, log, raw_http, schemathesis, spectral, wapiti
 from tooling.dast.target import Target, attacked
 from tooling.findings import NotAssessed, Scan, for_each, run_stage
 from tooling.project import REPORTS, Service, services
@@ -36,6 +36,7 @@ GATES: dict[str, Callable[[Target], Scan]] = {
     "authorization": matrix,
     "raw_http": raw_http.scan,
     "headers": headers.scan,
+    "spectral": spectral.scan,
     "log": log.scan,
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tooling.canaries import canary
 from tooling.canaries.fixtures import plant
-from tooling.dast import authorization, headers, log, raw_http, schemathesis, wapiti
+from tooling.dast import authorization, headers, log, raw_http, schemathesis, spectral, wapiti
 from tooling.dast.target import Target, attacked
 from tooling.findings import Scan
 from tooling.project import service
@@ -424,3 +424,30 @@ def logged_plainly(folder: Path) -> Scan:
 @canary("dast/log", "no request in the log", problem="looked at nothing")
 def logged_nothing(_folder: Path) -> Scan:
     return log.scan(NOWHERE)
+
+
+PLAIN_ERRORS = """
+from service_kit.http import openapi
+openapi.CONTENT_TYPE = "application/json"
+"""
+LARGE_NUMBERS = """
+from service_kit.http import openapi
+openapi.LARGEST_INTEGER = 2**63 - 1
+"""
+
+
+@canary("dast/spectral", "errors that are no problem documents", rule="problem-details", path="/openapi.json")
+def spectral_errors(folder: Path) -> Scan:
+    with planted(folder, PLAIN_ERRORS) as target:
+        return spectral.scan(target)
+
+
+@canary("dast/spectral", "an integer that JavaScript rounds", rule="exact-integers", path="/openapi.json")
+def spectral_integers(folder: Path) -> Scan:
+    with planted(folder, LARGE_NUMBERS) as target:
+        return spectral.scan(target)
+
+
+@canary("dast/spectral", "a document without operations", problem="describes no operation")
+def spectral_nothing(_folder: Path) -> Scan:
+    return spectral.lint({"openapi": "3.1.0", "paths": {}}, "/openapi.json")
