@@ -304,6 +304,11 @@ def test_schemathesis_failures_are_findings() -> None:
     assert finding.severity is Severity.CRITICAL
 
 
+def test_a_scenario_that_schemathesis_skipped_counts_for_nothing() -> None:
+    skipped = {"ScenarioFinished": {"status": "skip", "recorder": {"label": "Stateful tests"}}}
+    assert schemathesis.read(target_of(PATHS), [*events("GET /things/{id}"), skipped]).findings == ()
+
+
 def test_schemathesis_that_left_an_operation_out_is_not_assessed() -> None:
     with pytest.raises(NotAssessed, match=r"never asked for GET /things/\{id\}"):
         schemathesis.read(target_of(PATHS), events("GET /else"))
