@@ -33,8 +33,9 @@ class Database:
     def __init__(self, settings: Settings, limits: Limits = REQUEST) -> None:
         self._settings = settings
         self._file = None if settings.postgresql else sqlite.DatabaseFile(settings.db_path)
+        self._breaker = postgresql.Breaker()
         if self._file is None:
-            self.engine = postgresql.engine(settings, limits)
+            self.engine = postgresql.engine(settings, limits, self._breaker)
         else:
             self.engine = sqlite.engine(settings, self._file)
         self.dialect = self.engine.dialect.name
@@ -45,6 +46,7 @@ class Database:
         """A connection for statements that change nothing, each its own transaction. Never waits for a write."""
         if self._file:
             self._file.check()
+        self._breaker.check()
         return self.engine.connect()
 
     @contextmanager
@@ -60,6 +62,7 @@ class Database:
                 command(connection, "COMMIT")
                 self._file.check()
         else:
+            self._breaker.check()
             with self.engine.connect() as connection:
                 command(connection, postgresql.driver(connection).begin)
                 yield connection
@@ -102,6 +105,7 @@ class Database:
             )
 
     def _check_postgresql(self) -> str | None:
+        self._breaker.check()
         with self.engine.connect() as connection:
             driver = postgresql.driver(connection)
             limit, driver.answer_seconds = driver.answer_seconds, 2 * CHECK_SECONDS
@@ -134,7 +138,7 @@ class Database:
 
     def migrating(self) -> Engine:
         """An engine of its own for migrations: without limits, and with transactions that SQLAlchemy begins."""
-        return postgresql.engine(self._settings, postgresql.MIGRATION)
+        return postgresql.engine(self._settings, postgresql.MIGRATION, self._breaker)
 
     def watched(self) -> Engine:
         """The engine, for a listener to its statements: from now on it reports all of them."""

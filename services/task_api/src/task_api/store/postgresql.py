@@ -3,6 +3,8 @@
 import shlex
 from collections.abc import Callable
 from functools import partial
+from threading import Lock
+from time import monotonic
 from typing import Any, NamedTuple
 
 import psycopg
@@ -11,6 +13,10 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 
 from task_api.config import Settings
+from task_api.store.errors import Unusable
+
+RETRY_SECONDS = 2.0
+"""How long nobody asks a database that did not answer."""
 
 CONNECT_SECONDS = 3
 """How long a request waits for a free place in the pool, and how long for the server to accept a connection."""
@@ -24,9 +30,9 @@ class Limits(NamedTuple):
 
 
 REQUEST = Limits(
-    {"statement_timeout": "7s", "lock_timeout": "5s", "idle_in_transaction_session_timeout": "30s"}, answer_seconds=8
+    {"statement_timeout": "5s", "lock_timeout": "4s", "idle_in_transaction_session_timeout": "30s"}, answer_seconds=6
 )
-"""For requests. With `CONNECT_SECONDS` twice, a request ends within 15 seconds whatever the database does."""
+"""For requests. One that waits for a thread first, behind others that wait for the database, ends within 15 seconds."""
 
 COMMAND = Limits(
     {"statement_timeout": "0", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "0"}, answer_seconds=None
@@ -37,6 +43,36 @@ MIGRATION = Limits({**COMMAND.server, "lock_timeout": "0"}, answer_seconds=None)
 """For migrations, which limit their waits for locks by themselves."""
 
 
+class Breaker:
+    """Fails what needs the database at once, after it has left somebody without an answer (a circuit breaker).
+
+    Else every request would wait for itself, and those behind it for a thread. One at a time tries again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._open = False
+        self._next_try = 0.0
+
+    def check(self) -> None:
+        """Raise Unusable unless the database answers, or it is time for another try."""
+        if self._open:
+            with self._lock:
+                if self._open and monotonic() < self._next_try:
+                    raise Unusable("the database did not answer a moment ago")
+                self._next_try = monotonic() + RETRY_SECONDS
+
+    def unanswered(self) -> None:
+        """Note that the database did not answer."""
+        with self._lock:
+            self._open, self._next_try = True, monotonic() + RETRY_SECONDS
+
+    def answered(self) -> None:
+        """Note that the database answers."""
+        if self._open:
+            self._open = False
+
+
 class PatientConnection(psycopg.Connection[TupleRow]):
     """A connection that is closed when the server leaves a statement unanswered for `answer_seconds`.
 
@@ -44,6 +80,7 @@ class PatientConnection(psycopg.Connection[TupleRow]):
     """
 
     answer_seconds: float | None = None
+    breaker = Breaker()
     pooled = False
     """Whether a pooler hands each transaction to any of its server connections (PgBouncer's transaction mode)."""
     begin = "BEGIN"
@@ -52,12 +89,15 @@ class PatientConnection(psycopg.Connection[TupleRow]):
         """Return the result of `gen`. Raises OperationalError when the server does not answer in time."""
         limit = self.answer_seconds if timeout is None else timeout
         try:
-            return super().wait(gen, interval, limit)
+            result = super().wait(gen, interval, limit)
         except psycopg.errors._WaitTimeout:  # noqa: SLF001 - psycopg asks callers to convert it
             if timeout is not None:
                 raise
+            self.breaker.unanswered()
             self.pgconn.finish()  # what the server may still send must not be taken for the next answer
             raise psycopg.OperationalError(f"the database did not answer within {limit:g} seconds") from None
+        self.breaker.answered()
+        return result
 
 
 def driver(connection: Connection) -> PatientConnection:
@@ -67,8 +107,8 @@ def driver(connection: Connection) -> PatientConnection:
     return found
 
 
-def engine(settings: Settings, limits: Limits, **options: Any) -> Engine:
-    """An engine for the database that DATABASE_URL names.
+def engine(settings: Settings, limits: Limits, breaker: Breaker) -> Engine:
+    """An engine for the database that DATABASE_URL names, which tells the breaker whether it answers.
 
     The URL's parameters go before these defaults, and its `options` are added to the ones with the limits.
     """
@@ -91,12 +131,17 @@ def engine(settings: Settings, limits: Limits, **options: Any) -> Engine:
         pool_size=settings.db_pool_size,
         max_overflow=0,
         pool_timeout=CONNECT_SECONDS,
-        **options,
     )
 
     @event.listens_for(made, "do_connect")
     def connect(_dialect: Any, _record: Any, arguments: Any, parameters: Any) -> PatientConnection:
-        return _connect(limits, their_options, partial(PatientConnection.connect, *arguments, **parameters))
+        try:
+            connection = _connect(limits, their_options, partial(PatientConnection.connect, *arguments, **parameters))
+        except psycopg.errors.ConnectionTimeout:
+            breaker.unanswered()
+            raise
+        connection.breaker = breaker
+        return connection
 
     return made
 
