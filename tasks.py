@@ -233,7 +233,7 @@ def logs(runner: Context, overlay: str = "kind", context: str = "", name: str = 
 
 @task(help={**WHERE, "to": "revision; the one before by default"})
 def rollback(_context: Context, overlay: str = "kind", context: str = "", name: str = "", to: int = 0) -> None:
-    """Give the service the pods of its last revision again."""
+    """Return the service the pods of its last revision again."""
     with deploying("rollback") as steps, steps.step("roll back") as say:
         target = Target.of(overlay, context, name)
         revision = rollout.roll_back(target.kube, target.service.name, say, to=to)

@@ -78,7 +78,7 @@ class Proof:
 
     @contextmanager
     def phase(self, name: str, load: Load | None = None, *, settle: float = 5.0) -> Iterator[Say]:
-        """Do something under load, and go on watching for SETTLE seconds."""
+        """Do something under load, and keep watching for `settle` seconds."""
         phase = Phase(name, time.time())
         before = (load.requests, len(load.failed), len(load.refused)) if load else (0, 0, 0)
         self.recorder.event("phase", name)
@@ -142,7 +142,7 @@ class Bench:
 
 
 def next_version(image: str) -> str:
-    """Make an image that differs from IMAGE in a label, so that deploying it is a rolling update; give its name."""
+    """Build an image that differs from `image` in a label, so that its deploy is a rolling update; return its name."""
     name = f"{image}-next"
     with TemporaryDirectory() as folder:
         Path(folder, "Dockerfile").write_text(f"FROM {image}\nLABEL e2e=next\n")
@@ -247,14 +247,14 @@ def autoscaling(bench: Bench, proof: Proof) -> None:
 
 
 def cpu_used(kube: Kube) -> float:
-    """Give the CPU that the service's pods use, in cores."""
+    """Return the CPU that the service's pods use, in cores."""
     path = f"/apis/metrics.k8s.io/v1beta1/namespaces/{kube.namespace}/pods?labelSelector={API.replace('=', '%3D')}"
     containers = [container for pod in kube.raw(path)["items"] for container in pod["containers"]]
     return sum(quantity(container["usage"]["cpu"]) for container in containers)
 
 
 def until_ready(kube: Kube, pods: int, say: Say, *, timeout: float) -> float:
-    """Give the seconds until so many pods are ready, infinity where TIMEOUT passes first."""
+    """Return the seconds until so many pods are ready, infinity if `timeout` passes first."""
     began = time.monotonic()
     while time.monotonic() - began < timeout:
         ready = sum(rollout.ready(pod) for pod in kube.find("pod", API))
@@ -266,7 +266,7 @@ def until_ready(kube: Kube, pods: int, say: Say, *, timeout: float) -> float:
 
 
 def scaled_to(kube: Kube, pods: int, say: Say, *, timeout: float) -> None:
-    """Wait until the autoscaler has brought the service to so many pods. Raises `DeployError` after TIMEOUT seconds."""
+    """Wait until the autoscaler has scaled the service to `pods`. Raises `DeployError` after `timeout` seconds."""
 
     def problem() -> str:
         there = len(kube.find("pod", API))
@@ -350,7 +350,7 @@ def failing(target: Target, image: str, steps: Steps) -> DeployError | None:
 
 
 def deployment(kube: Kube) -> Object:
-    """Give the service's Deployment. Raises `DeployError` where there is none."""
+    """Return the service's Deployment. Raises `DeployError` where there is none."""
     found = kube.get("deployment", DEPLOYMENT)
     if found is None:
         raise DeployError(f"there is no deployment/{DEPLOYMENT}")
@@ -358,7 +358,7 @@ def deployment(kube: Kube) -> Object:
 
 
 def template(kube: Kube) -> Object:
-    """Give what the service's pods are made from."""
+    """Return what the service's pods are made from."""
     found: Object = deployment(kube)["spec"]["template"]
     return found
 

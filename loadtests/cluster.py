@@ -160,14 +160,14 @@ def _seconds(duration: str) -> float:
 
 
 def synced(autoscaler: dict[str, Any]) -> float | None:
-    """Give when the HPA's status was last written."""
+    """Return when the HPA's status was last written."""
     fields = autoscaler["metadata"].get("managedFields", [])
     times = [moment(field["time"]) for field in fields if field.get("subresource") == "status"]
     return max((time for time in times if time), default=None)
 
 
 def happened(item: dict[str, Any]) -> Event | None:
-    """Give the flight record's event for one of Kubernetes's, or None for what is of no interest there."""
+    """Return the flight record's event for one of Kubernetes's, or None for what is of no interest there."""
     kind, reason = item["involvedObject"]["kind"], item["reason"]
     text = f"{item['involvedObject']['name']}: {reason}: {item['message']}"
     at = moment(item.get("lastTimestamp") or item.get("eventTime")) or time.time()

@@ -22,7 +22,7 @@ DURATIONS = "api_request_duration_seconds"
 
 
 def status(url: str) -> int:
-    """Give the status that a GET of `url` answers, 0 for none at all."""
+    """Return the status that a GET of `url` answers, 0 for none at all."""
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:  # the host under test
             return int(answer.status)
@@ -66,7 +66,7 @@ class Generator:
         self._errors.append(Event(time.time(), "error", f"a user raised {exception!r}"))
 
     def take(self) -> list[Entry]:
-        """Give everything collected since the last time."""
+        """Return everything collected since the last time."""
         now = time.time()
         (wall, cpu), self._taken = self._taken, (time.perf_counter(), time.process_time())
         used = 100 * (self._taken[1] - cpu) / max(self._taken[0] - wall, 1e-6)

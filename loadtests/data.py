@@ -24,19 +24,19 @@ class Maker:
         self._random = source
 
     def text(self, median_words: float, longest: int) -> str:
-        """Give words, log-normal in number around the median, cut at `longest` characters."""
+        """Return words, log-normal in number around the median, cut at `longest` characters."""
         number = max(round(self._random.lognormvariate(0, 0.8) * median_words), 1)
         return " ".join(self._random.choices(WORDS, k=number))[:longest].strip()
 
     def due(self) -> str | None:
-        """Give a due date within two months of now, past or coming, or none."""
+        """Return a due date within two months of now, past or coming, or none."""
         if self._random.random() < 0.3:  # noqa: PLR2004 - three in ten tasks are never due
             return None
         moment = datetime.now(UTC) + timedelta(hours=self._random.gauss(0, 24 * 20))
         return moment.isoformat(timespec="seconds")
 
     def task(self) -> dict[str, Any]:
-        """Give a new task's fields."""
+        """Return a new task's fields."""
         return {
             "title": self.text(4, LONGEST_TITLE),
             "description": self.text(25, LONGEST_DESCRIPTION) if self._random.random() < 0.7 else "",  # noqa: PLR2004
@@ -46,7 +46,7 @@ class Maker:
         }
 
     def query(self) -> str:
-        """Give a list's query: a filter or two, a search now and then, an order, a page size."""
+        """Return a list's query: a filter or two, a search now and then, an order, a page size."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         choices = (
             ("status", self._random.choice(STATUSES), 0.5),

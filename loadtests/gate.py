@@ -172,7 +172,7 @@ class Measured:
         return np.zeros(self._shape, dtype=np.int64)
 
     def judged(self, endpoint: str | None) -> histogram.Counts:
-        """Give an endpoint's (None: all endpoints') counts by block, from the intended start in open-loop runs."""
+        """Return an endpoint's (None: all endpoints') counts by block, from the intended start in open-loop runs."""
         source = self.intended or self.latency
         if endpoint is not None:
             return source.get(endpoint, self._empty())
@@ -205,7 +205,7 @@ class Measured:
         return found
 
     def server(self) -> dict[str, dict[float, int]]:
-        """Give what the service counted, by bucket bound, between the first reading after the warm-up and the last."""
+        """Return the service's own counts by bucket bound, from the first reading after the warm-up to the last."""
         readings: dict[str, list[Durations]] = defaultdict(list)
         for entry in self.entries:
             if isinstance(entry, Durations) and entry.at >= self.start:
@@ -250,7 +250,7 @@ def redraws(places: int, number: int, source: np.random.Generator) -> histogram.
 
 
 def interval(blocks: int, statistic: Callable[[histogram.Counts], histogram.Milliseconds]) -> tuple[float, float]:
-    """Give a statistic's 95 % interval by bootstrap: it gets redraws of the blocks and gives a value for each."""
+    """Return a statistic's 95 % interval by bootstrap: it gets redraws of the blocks and gives a value for each."""
     if blocks < 2:  # noqa: PLR2004 - one block says nothing about how blocks differ
         return 0.0, float("inf")
     values = statistic(redraws(blocks, RESAMPLES, np.random.default_rng(1)))
@@ -259,7 +259,7 @@ def interval(blocks: int, statistic: Callable[[histogram.Counts], histogram.Mill
 
 
 def binomial_interval(count: int, number: int) -> tuple[float, float]:
-    """Give the exact 95 % interval of the share COUNT / NUMBER, from 0 to 1 (Clopper and Pearson, 1934).
+    """Return the exact 95 % interval of the share `count` / `number`, from 0 to 1 (Clopper and Pearson, 1934).
 
     It is that of `scipy.stats.binomtest`, whose import takes a second.
     """
@@ -442,7 +442,7 @@ class _Judge:
 
 
 def _quantile(buckets: dict[float, int]) -> float:
-    """Give the server-side P95 in milliseconds, interpolated within its bucket as Prometheus does."""
+    """Return the server-side P95 in milliseconds, interpolated within its bucket as Prometheus does."""
     rank, lower, below = buckets[float("inf")] * SERVER_PERCENT / 100, 0.0, 0
     for bound in sorted(buckets):
         if buckets[bound] >= rank:

@@ -30,12 +30,12 @@ def record(histogram: Any, milliseconds: float) -> None:
 
 
 def encode(histogram: Any) -> str:
-    """Give HDR's compressed base64 form (`HISTFAAAA...`), which HDR libraries of other languages read too."""
+    """Return HDR's compressed base64 form (`HISTFAAAA...`), which HDR libraries of other languages read too."""
     return cast("bytes", histogram.encode()).decode("ascii")
 
 
 def decode(encoded: str) -> Counts:
-    """Give the counts of an encoded histogram."""
+    """Return the counts of an encoded histogram."""
     return np.array(HdrHistogram.decode(encoded).counts, dtype=np.int64)
 
 
@@ -57,7 +57,7 @@ MILLISECONDS: Milliseconds = np.array(
 
 
 def percentile(counts: Counts, percent: float, milliseconds: Milliseconds = MILLISECONDS) -> float:
-    """Give the smallest latency in milliseconds that at least `percent` % of the requests did not exceed.
+    """Return the smallest latency in milliseconds that at least `percent` % of the requests did not exceed.
 
     `milliseconds` says what each place of `counts` stands for. Raises ValueError without requests: nothing measured is
     not zero.
@@ -70,7 +70,7 @@ def percentile(counts: Counts, percent: float, milliseconds: Milliseconds = MILL
 
 
 def percentiles(rows: Counts, percent: float, milliseconds: Milliseconds) -> Milliseconds:
-    """Give the percentile of each row, as `percentile` does; infinity for a row without requests."""
+    """Return the percentile of each row, as `percentile` does; infinity for a row without requests."""
     totals = rows.sum(axis=1, keepdims=True)
     ranks = np.maximum(np.ceil(totals * percent / 100), 1)
     places = (np.cumsum(rows, axis=1) >= ranks).argmax(axis=1)

@@ -21,7 +21,7 @@ class Shape(LoadTestShape):
     use_common_options = True
 
     def tick(self) -> tuple[int, float] | None:
-        """Give the number of users wanted now; in the end let requests in flight finish before the run stops."""
+        """Return the number of users wanted now; in the end let requests in flight finish before the run stops."""
         runner: Any = self.runner
         options = runner.environment.parsed_options
         after, length = time.perf_counter() - self.start_time, options.run_time or shapes.seconds(options.shape)

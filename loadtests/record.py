@@ -103,7 +103,7 @@ class Cluster(msgspec.Struct, frozen=True, tag="cluster", tag_field="type", omit
     synced: float | None = None
 
     def samples(self) -> Iterator[Sample]:
-        """Give what a chart shows of it."""
+        """Yield what a chart shows of it."""
         ready = sum(pod.ready and not pod.deleting for pod in self.pods)
         yield Sample(self.at, "pods", self.replicas, "desired", "pods")
         yield Sample(self.at, "pods", ready, "ready", "pods")
@@ -159,7 +159,7 @@ class BadRecordError(LoadTestError):
 
 
 def read(path: Path) -> Iterator[Entry]:
-    """Give a record's entries as they were written. A last line cut short by a crash is left out.
+    """Yield a record's entries as they were written. A last line cut short by a crash is left out.
 
     Raises BadRecordError, with the line's number, for any other line that is not an entry.
     """

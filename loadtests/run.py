@@ -36,7 +36,7 @@ class LoadError(LoadTestError):
 
 @contextlib.contextmanager
 def target(host: str | None, **more: Any) -> Iterator[str]:
-    """Give the base URL to load: the given one, or that of a service started here without limits on requests."""
+    """Yield the base URL to load: the given one, or that of a service started here without limits on requests."""
     if host:
         yield host
         return
@@ -135,7 +135,7 @@ def run(options: argparse.Namespace, rest: Sequence[str], objectives: Objectives
 
 @contextlib.contextmanager
 def checkout(ref: str) -> Iterator[tuple[Path, str]]:
-    """Give a folder with another version of the repository, and its short name. Raises LoadError for an unknown one."""
+    """Yield a folder with another version of the repository, and its short name. Raises `LoadError` if unknown."""
     name = subprocess.run(
         ["git", "rev-parse", "--short", "--verify", f"{ref}^{{commit}}"],
         cwd=ROOT,

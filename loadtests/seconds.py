@@ -22,7 +22,7 @@ class Seconds:
         self._cells: dict[tuple[int, str], _Cell] = defaultdict(_Cell)
 
     def add(self, endpoint: str, ended: float, latency: float, *, late: float | None, failed: bool) -> None:
-        """Count a request that ended then and, in an open loop, was sent LATE.
+        """Count a request that ended then and, in an open loop, was sent `late` milliseconds after its intended start.
 
         Its latency from the intended start belongs to the second of that start: a stall spoils all the seconds that it
         lasts, not the one in which its answers come at last.
@@ -35,7 +35,7 @@ class Seconds:
             histogram.record(self._cells[int(ended - since / 1000), endpoint].intended, since)
 
     def take(self) -> list[Requests]:
-        """Give everything added since the last time."""
+        """Return everything added since the last call."""
         cells, self._cells = self._cells, defaultdict(_Cell)
         return [
             Requests(

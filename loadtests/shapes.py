@@ -24,12 +24,12 @@ SHAPES: dict[str, Sequence[Stage]] = {
 
 
 def seconds(shape: str) -> float:
-    """Give a shape's own length."""
+    """Return a shape's own length."""
     return sum(stage.seconds for stage in SHAPES[shape])
 
 
 def share(shape: str, after: float, length: float | None = None) -> float | None:
-    """Give the share of the peak `after` seconds into a shape that is stretched to `length` seconds; None: it is over.
+    """Return the share of the peak, `after` seconds into a shape stretched to `length` seconds; None once it is over.
 
     Raises KeyError for a shape that does not exist.
     """

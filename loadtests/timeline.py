@@ -77,27 +77,27 @@ class Flight:
         self.endpoints = sorted({endpoint for place in self.bins.values() for endpoint in place.requests})
 
     def moment(self, at: float) -> datetime:
-        """Give the time since the start, as the date that the shared axis shows as hours, minutes and seconds."""
+        """Return the time since the start, as the date that the shared axis shows as hours, minutes and seconds."""
         return EPOCH + timedelta(seconds=at - self.start)
 
     def moments(self) -> list[datetime]:
-        """Give the places of all bins on the axis, without gaps: a second without requests counts as zero."""
+        """Return the places of all bins on the axis, without gaps: a second without requests counts as zero."""
         last = max(self.bins, default=-1)
         return [self.moment(math.floor(self.start) + place * self.width) for place in range(last + 1)]
 
     def percentiles(self, percent: float, *, intended: bool = False) -> list[float | None]:
-        """Give a latency percentile in milliseconds for each bin, None where nothing was measured."""
+        """Return a latency percentile in milliseconds for each bin, None where nothing was measured."""
         places = [self.bins.get(place, Bin()) for place in range(len(self.moments()))]
         sums = [histogram.add(place.intended if intended else place.latency) for place in places]
         return [histogram.percentile(counts, percent) if counts.any() else None for counts in sums]
 
     def rates(self, endpoint: str, *, failures: bool = False) -> list[float]:
-        """Give requests, or failures, per second for each bin."""
+        """Return requests, or failures, per second for each bin."""
         places = [self.bins.get(place, Bin()) for place in range(len(self.moments()))]
         return [(place.failures if failures else place.requests)[endpoint] / self.width for place in places]
 
     def heat(self) -> tuple[list[float], list[list[float | None]]]:
-        """Give the edges of the places of latency in milliseconds, and the share of each bin's requests there in %."""
+        """Return the edges of the latency bands in milliseconds, and the share of each bin's requests in them in %."""
         heat = np.zeros((len(self.moments()), len(HEAT_EDGES) - 1))
         for place, counted in self.bins.items():
             counts = histogram.add(counted.latency)
@@ -227,7 +227,7 @@ class _Pen:
 
 
 def _lines(flights: Sequence[Flight]) -> list[dict[str, Any]]:
-    """Give a line through all charts for each event, where there are not too many to see anything else."""
+    """Return a line through all charts for each event, where there are not too many to see anything else."""
     if sum(len(flight.events) for flight in flights) > MOST_LINES:
         return []
     return [

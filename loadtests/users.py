@@ -30,7 +30,7 @@ READ_OK = (HTTPStatus.OK, HTTPStatus.NOT_MODIFIED)
 
 
 def weight(name: str, default: int) -> int:
-    """Give a user's weight: the environment's LOAD_WEIGHT_<NAME>, else the default. Raises ValueError for a bad one."""
+    """Return a user's weight: the environment's LOAD_WEIGHT_<NAME>, or the default. Raises ValueError if invalid."""
     text = os.environ.get(f"LOAD_WEIGHT_{name}", str(default))
     if not text.isdecimal():
         raise ValueError(f"LOAD_WEIGHT_{name} has to be a whole number, not {text!r}")
@@ -38,7 +38,7 @@ def weight(name: str, default: int) -> int:
 
 
 def header(answer: FastResponse, name: str) -> str:
-    """Give a header of an answer, empty where it lacks it or where there was no answer."""
+    """Return a header of an answer, empty where it lacks it or where there was no answer."""
     return str(answer.headers.get(name, "")) if answer.headers else ""
 
 
@@ -60,7 +60,7 @@ class Arrivals:
         self._users.discard(user)
 
     def take(self, source: random.Random, rate_per_user: float) -> float:
-        """Give the moment of the next arrival, on the clock of `perf_counter`; it is nobody else's."""
+        """Return the moment of the next arrival, on the clock of `perf_counter`; it is nobody else's."""
         self._next += source.expovariate(rate_per_user * len(self._users))
         return self._next
 
@@ -93,7 +93,7 @@ class Client(FastHttpUser):
         cls.arrivals = Arrivals()
 
     def wait_time(self) -> float:
-        """Give the seconds until the next arrival."""
+        """Return the seconds until the next arrival."""
         now = perf_counter()
         if self.rate:
             self.intended = self.arrivals.take(self.random, self.rate)

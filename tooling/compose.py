@@ -185,7 +185,7 @@ def _run(
     source: IO[bytes] | None = None,
     target: IO[bytes] | None = None,
 ) -> int:
-    """Give Compose's exit code; what it says is shown."""
+    """Return Compose's exit code; what it says is shown."""
     command = [str(require("docker")), "compose", *arguments]
     environment = {**_environment(), **(settings or {})}
     stdin = source or subprocess.DEVNULL
@@ -197,7 +197,7 @@ def _environment() -> dict[str, str]:
 
 
 def _output(*arguments: str, source: IO[bytes] | None = None) -> str:
-    """Give what Compose prints; nothing where it fails."""
+    """Return what Compose prints; nothing where it fails."""
     command = [str(require("docker")), "compose", *arguments]
     stdin = source or subprocess.DEVNULL
     done = subprocess.run(command, cwd=ROOT, env=_environment(), stdin=stdin, capture_output=True, check=False)

@@ -146,7 +146,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fails(self) -> bool:
-        """Tell whether the stage fails for it."""
+        """Return whether the stage fails for it."""
         return self.blocks and self.waiver is None
 
 
@@ -393,7 +393,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return sorted({scan.database.name for scan in self.scans if scan.database and scan.database.fixture})
 
     def write(self, folder: Path) -> None:
-        """Write report.sarif, report.json and report.html into FOLDER."""
+        """Write report.sarif, report.json and report.html into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         content: dict[str, Any] = {"verdict": self.verdict, "exit_code": self.exit_code, **msgspec.to_builtins(self)}
         for scan, decoded in zip(self.scans, content["scans"], strict=True):
@@ -403,7 +403,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         (folder / "report.html").write_text(page.render("report.html", report=self, now=datetime.now(UTC)))
 
     def sarif(self) -> dict[str, Any]:
-        """Give the report as a SARIF 2.1.0 log, one run a gate."""
+        """Return the report as a SARIF 2.1.0 log, one run a gate."""
         return {
             "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
             "version": "2.1.0",
@@ -444,7 +444,7 @@ def read_report(path: Path) -> Report:
 
 
 def with_fingerprints(findings: Iterable[Finding]) -> list[Finding]:
-    """Give each finding a fingerprint that outlives moved lines; twins in one place are told apart by their number."""
+    """Return the findings with fingerprints that outlive moved lines; equal ones in one place get a number."""
     seen: Counter[str] = Counter()
     numbered = []
     for finding in findings:
@@ -537,13 +537,13 @@ def sarif_result(finding: Finding) -> dict[str, Any]:
 
 @functools.cache
 def revision() -> str:
-    """Give the commit that is checked out, with `+` where the working tree differs; empty outside a repository."""
+    """Return the commit that is checked out, with `+` where the working tree differs; empty outside a repository."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def run_stage(stage: str, gates: dict[str, Gate], then: dict[str, Gate] | None = None, *, parallel: int = 2) -> int:
-    """Run a stage's gates, those of THEN when the others have ended; write reports/STAGE/ and give the exit code."""
+    """Run a stage's gates, then those of `then`; write reports/STAGE/ and return the exit code."""
     try:
         waivers = read_waivers()
     except NotAssessed as error:

@@ -67,7 +67,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_stage(name: str, folder: Path, result: str = "") -> Stage:
-    """Read what a stage left in FOLDER; RESULT, what CI says of its job, stands where it left nothing."""
+    """Read a stage's record and report from `folder`; without a record, `result` is that of its CI job."""
     words = {"success": "passed", "failure": "failed", "cancelled": "cancelled", "skipped": "skipped"}
     record = read_json(folder / "stage.json")
     first = read_json(FIRST_RUNS / f"{name}.json")
@@ -140,7 +140,7 @@ def markdown(stages: list[Stage], commit: str) -> str:
 
 
 def plain(stages: list[Stage], commit: str) -> dict[str, Any]:
-    """Give the summary for machines."""
+    """Return the summary for machines."""
     return {
         "result": overall(stages),
         "revision": commit,
@@ -160,7 +160,7 @@ def plain(stages: list[Stage], commit: str) -> dict[str, Any]:
 
 
 def slack(stages: list[Stage], commit: str) -> dict[str, Any]:
-    """Give the summary in the shape of Slack's incoming webhooks."""
+    """Return the summary in the shape of Slack's incoming webhooks."""
     text = f"Pipeline {overall(stages)}: {commit}"
     lines = [f"{MARKS.get(stage.result, '❌')} *{stage.name}* {stage.result}: {stage.remark}" for stage in stages]
     if url := run_url():
@@ -170,14 +170,14 @@ def slack(stages: list[Stage], commit: str) -> dict[str, Any]:
 
 
 def run_url() -> str:
-    """Give the address of the CI run; empty outside of one."""
+    """Return the address of the CI run; empty outside of one."""
     run = os.environ.get("GITHUB_RUN_ID")
     server, repository = os.environ.get("GITHUB_SERVER_URL"), os.environ.get("GITHUB_REPOSITORY")
     return f"{server}/{repository}/actions/runs/{run}" if run else ""
 
 
 def worth_another_try(error: Exception) -> bool:
-    """Tell whether the receiver may take it later: it was not reached, is busy or broke."""
+    """Return whether the receiver may take it later: it was not reached, is busy or broke."""
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code == httpx.codes.TOO_MANY_REQUESTS or error.response.is_server_error
     return isinstance(error, httpx.TransportError)
@@ -202,7 +202,7 @@ def deliver(url: str, content: dict[str, Any], secret: str = "", *, attempts: in
 
 
 def webhooks(stages: list[Stage], commit: str) -> dict[str, Gate]:
-    """Give a delivery for each webhook that is set."""
+    """Return a delivery for each webhook that is set."""
     secret = os.environ.get("WEBHOOK_SECRET", "")
     wanted = {
         "slack": (os.environ.get("SLACK_WEBHOOK_URL"), slack(stages, commit), ""),

@@ -9,10 +9,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(template: str, **context: object) -> str:
-    """Give a whole HTML page. TEMPLATE extends base.html; it lies in tooling/templates, or its absolute path is given.
+    """Return a whole HTML page. `template` extends base.html: a name in tooling/templates, or an absolute path.
 
-    Everything in CONTEXT is escaped; wrap ready-made HTML (a drawn figure) in `markupsafe.Markup`.
-    A name that the template uses and CONTEXT lacks raises `jinja2.UndefinedError`.
+    Everything in `context` is escaped; wrap ready-made HTML (a figure) in `markupsafe.Markup`.
+    A name that the template uses and `context` lacks raises `jinja2.UndefinedError`.
     """
     path = Path(template)
     folders = [TEMPLATES, path.parent] if path.is_absolute() else [TEMPLATES]

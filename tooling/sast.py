@@ -56,7 +56,7 @@ def tracked(root: Path, *patterns: str) -> list[str]:
 
 
 def line_of(root: Path, path: str, line: int | None) -> str:
-    """Give a line's text without its indentation: what a fingerprint holds on to."""
+    """Return a line's text without its indentation: what a fingerprint holds on to."""
     try:
         return (root / path).read_text(errors="replace").splitlines()[(line or 0) - 1].strip() if line else ""
     except (OSError, IndexError):
@@ -201,7 +201,7 @@ def pip_audit(root: Path, locks: Sequence[str], service: str = OSV) -> Scan:
 
 
 def safety(root: Path, locks: Sequence[str], key: str = "", **settings: str) -> Scan:
-    """Compare the locks with Safety's database, by KEY; SETTINGS, its environment variables, can name other servers.
+    """Compare the locks with Safety's database; `settings`, its environment variables, can name other servers.
 
     It gets a home of its own, so that neither a login nor an old database of this machine decides.
     """

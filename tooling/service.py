@@ -29,7 +29,7 @@ class ServiceError(ToolingError):
 
 
 def free_port() -> int:
-    """Give a TCP port that nothing listens on now, on loopback."""
+    """Return a TCP port that nothing listens on now, on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -37,9 +37,9 @@ def free_port() -> int:
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Give the environment of a program under test: SETTINGS, and nothing of the caller's that could be a setting.
+    """Return the environment of a program under test: `settings`, and none of the caller's variables that could be one.
 
-    A DATABASE_URL left in somebody's shell would otherwise be the database that gets attacked.
+    Otherwise the stage would attack the database of a DATABASE_URL that was left in a shell.
     """
     kept = {name: value for name, value in os.environ.items() if name in INHERITED}
     return {**kept, **settings}
@@ -49,9 +49,9 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 def listening(
     command: Sequence[str | Path], settings: Mapping[str, str], *, ready: str, log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run COMMAND until the block ends; the block begins when the URL READY has answered 200. Output goes to LOG.
+    """Run `command` until the block ends, which begins once the URL `ready` responds with 200. Output goes to `log`.
 
-    Raises `ServiceError` when it ends or stays silent instead, or does not obey SIGTERM.
+    Raises `ServiceError` when it ends early, is not ready in time, or does not end after SIGTERM.
     """
 
     def fail(what: str) -> ServiceError:
@@ -91,7 +91,7 @@ def listening(
 
 
 def answers(url: str, get: Callable[..., httpx.Response] = httpx.get) -> bool:
-    """Tell whether URL answers 200 now. Who asks often gives a client's GET: each new client reads all certificates."""
+    """Return whether `url` responds with 200 now. For frequent calls pass a client's `get`: a new client is slow."""
     try:
         return get(url, timeout=2).status_code == httpx.codes.OK
     except httpx.TransportError:

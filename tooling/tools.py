@@ -154,7 +154,7 @@ def run(
 
 
 def last_words(done: subprocess.CompletedProcess[str]) -> str:
-    """Give the end of what a program said, errors first; of a traceback, the error alone."""
+    """Return the end of what a program said, errors first; of a traceback, the error alone."""
     lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
     return "; ".join(lines[-1 if any(line.startswith("Traceback") for line in lines) else -3 :])
 

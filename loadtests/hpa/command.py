@@ -25,7 +25,7 @@ REQUIRED_MATCH = 0.9
 
 
 def newest() -> Path:
-    """Give the newest record that saw a cluster. Raises NothingToReplayError where there is none."""
+    """Return the newest record that saw a cluster. Raises NothingToReplayError where there is none."""
     records = sorted(REPORTS.glob("*/**/record.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
     for record in records:
         if any(isinstance(entry, Cluster) for entry in read(record)):

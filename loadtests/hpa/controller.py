@@ -117,7 +117,7 @@ class Controller:
             self._events.append((at, after - before))
 
     def propose(self, resource: str, at: float, replicas: int, pods: Sequence[Pod]) -> int | None:
-        """Give the replicas that one metric asks for, None without metrics (the controller's `GetResourceReplicas`)."""
+        """Return the replicas that one metric proposes, or None without metrics (`GetResourceReplicas` upstream)."""
         requests = {pod.name: pod.cpu_request if resource == "cpu" else pod.memory_request for pod in pods}
         usage, unready, missing = self._group(resource, at, pods)
         ready = len(usage)
@@ -143,7 +143,7 @@ class Controller:
         return replicas if backwards else wanted
 
     def _group(self, resource: str, at: float, pods: Sequence[Pod]) -> tuple[dict[str, float], list[str], list[str]]:
-        """Give the usage of the pods that count, the pods that are not ready, and those without metrics."""
+        """Return the usage of the pods that count, the pods that are not ready, and those without metrics."""
         usage: dict[str, float] = {}
         unready, missing = [], []
         for pod in pods:
@@ -161,7 +161,7 @@ class Controller:
         return usage, unready, missing
 
     def _unready(self, pod: Pod, at: float) -> bool:
-        """Say whether a pod's CPU does not count yet: it starts up, or was never ready."""
+        """Return whether a pod's CPU does not count yet: it starts up, or was never ready."""
         if pod.started is None or pod.ready_changed is None:
             return True
         if pod.started + self._settings.cpu_initialization > at:

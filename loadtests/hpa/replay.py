@@ -55,7 +55,7 @@ def states_of(entries: Iterable[Entry]) -> list[Cluster]:
 
 
 def syncs(states: Sequence[Cluster]) -> list[float]:
-    """Give when the controller synced.
+    """Return when the controller synced.
 
     The status is written only where something changed in it; between two writes the controller synced every 15 s.
     """

@@ -80,7 +80,7 @@ def load_of(entries: Sequence[Entry]) -> Load:
 
 
 def _start_seconds(states: Sequence[Cluster]) -> float:
-    """Give how long a pod takes from its start until it is ready: the median of those that the record saw start."""
+    """Return how long a pod takes from its start until it is ready: the median of those that the record saw start."""
     ready = {
         pod.name: pod.ready_changed - pod.started
         for state in states
@@ -225,7 +225,7 @@ def answer(question: str, seconds: Sequence[Second]) -> Answer:
 
 
 def samples(question: str, seconds: Sequence[Second]) -> list[Sample]:
-    """Give a simulation's course as lines for the record's charts."""
+    """Return a simulation's course as lines for the record's charts."""
     return [
         sample
         for second in seconds[::5]

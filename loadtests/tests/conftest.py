@@ -13,7 +13,7 @@ MakeRun = Callable[..., list[Entry]]
 
 
 def encoded(milliseconds: Sequence[float]) -> str:
-    """Give latencies as an encoded histogram."""
+    """Return latencies as an encoded histogram."""
     counts = histogram.new()
     for value in milliseconds:
         histogram.record(counts, value)

@@ -21,7 +21,7 @@ def record(make_run: MakeRun, medians: list[float], seed: int) -> list[Entry]:
 
 
 def drifting(number: int) -> float:
-    """Give the latency of a machine that gets slower while it measures."""
+    """Return the latency of a machine that gets slower while it measures."""
     return 5 + 0.5 * number
 
 

@@ -40,7 +40,7 @@ NOW = START + 1000
 
 
 def pods(*used: float | None, **more: object) -> list[Pod]:
-    """Give old, ready pods that use so much of their request of 0.1 cores; None: without metrics."""
+    """Return old, ready pods that use so much of their request of 0.1 cores; None: without metrics."""
     made = [
         Pod(
             name=f"pod-{number}",
@@ -202,7 +202,7 @@ LOAD = Load(
 
 
 def watched(settings: Settings = SETTINGS, load: Load = LOAD) -> list[Entry]:
-    """Give the record of a run whose pods and autoscaler were simulated, as the watcher of a cluster writes it."""
+    """Return the record of a run whose pods and autoscaler were simulated, as the watcher of a cluster writes it."""
     entries: list[Entry] = []
     for second in what_if.simulate(settings, load)[::2]:
         share = second.utilization / 1000

@@ -28,7 +28,7 @@ all: {error_percent: 5, min_requests: 20, p95_ms: 60000}
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[str]:
-    """Give the base URL of a service without accounts, which makes users quick to start."""
+    """Yield the base URL of a service without accounts, which makes users quick to start."""
     with running({"AUTH": "off", "RATE_LIMIT": "off", "LOG_LEVEL": "warning"}) as url:
         yield url
 

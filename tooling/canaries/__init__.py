@@ -42,7 +42,7 @@ class Canary(msgspec.Struct, frozen=True):
         return f"{self.rule} at {self.path}" if self.rule else f"not assessed: {self.problem}"
 
     def matches(self, finding: Finding) -> bool:
-        """Tell whether it is the expected finding, and one that fails the stage."""
+        """Return whether it is the expected finding, and one that fails the stage."""
         return finding.fails and (finding.rule, finding.path) == (self.rule, self.path)
 
 
@@ -55,7 +55,7 @@ class Proof(msgspec.Struct, frozen=True):
 
     @property
     def red(self) -> bool:
-        """Tell whether the gate went red for the right reason."""
+        """Return whether the gate went red for the right reason."""
         if self.canary.rule:
             return self.report.exit_code == 1 and any(map(self.canary.matches, self.report.findings))
         return self.report.exit_code == 2 and self.canary.problem in self.scan.problem  # noqa: PLR2004 - could not assess
@@ -87,7 +87,7 @@ def canary(
 
 
 def prove(wanted: Canary) -> Proof:
-    """Plant the defect in a folder of its own and hear what the gate says."""
+    """Plant the defect in a folder of its own, run the gate on it, and return the proof."""
     with TemporaryDirectory(prefix="canary-") as folder:
         (scan,) = run_gates({wanted.gate: functools.partial(wanted.plant, Path(folder))}, quiet=True)
     stage = wanted.gate.partition("/")[0]
@@ -95,7 +95,7 @@ def prove(wanted: Canary) -> Proof:
 
 
 def gates(stages: Iterable[str] = STAGES) -> dict[str, Gate]:
-    """Give every gate of the stages, as "STAGE/NAME"."""
+    """Return every gate of the stages, as "STAGE/NAME"."""
     return {
         f"{stage}/{name}": gate
         for stage in stages
@@ -105,7 +105,7 @@ def gates(stages: Iterable[str] = STAGES) -> dict[str, Gate]:
 
 
 def main(stages: list[str]) -> int:
-    """Prove every canary (of STAGES, by default all): exit 0 when all went red and every gate has one, else 1."""
+    """Prove every canary (of `stages`, by default all): exit 0 when all went red and every gate has one, else 1."""
     wanted = stages or list(STAGES)
     for stage in wanted:
         for place in ("tooling", *(one.path for one in services())):

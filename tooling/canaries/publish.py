@@ -19,7 +19,7 @@ IMAGE = "sha256:" + "1" * 64
 
 
 def scanned(*, problem: str = "", fixture: bool = False) -> Report:
-    """Give a report on IMAGE, of a commit."""
+    """Return a report on IMAGE, of a commit."""
     database = Database("planted", datetime.now(UTC), fixture=fixture)
     found = Scan(tool="trivy-image", version="1", targets=(IMAGE,), database=database, problem=problem)
     report = Report.of("build", [found], strict=True)

@@ -23,7 +23,7 @@ CODE = '''"""Planted."""
 
 
 def larger(a: int, b: int) -> int:
-    """Give the larger one."""
+    """Return the larger one."""
     if a > b:
         return a
     return b

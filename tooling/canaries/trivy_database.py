@@ -19,7 +19,7 @@ Tree = dict[str, "Tree | bytes"]
 
 
 def advisories(distribution: str) -> Tree:
-    """Give the planted advisories: Flask 0.12 and OpenSSL before 3.0.11 of the distribution, e.g. "debian 13"."""
+    """Return the planted advisories: Flask 0.12 and OpenSSL before 3.0.11 of the distribution, e.g. "debian 13"."""
 
     def encoded(value: object) -> bytes:
         return json.dumps(value).encode()
@@ -53,7 +53,7 @@ def write(cache: Path, tree: Tree, *, age: timedelta = timedelta()) -> None:
 
 
 def bolt(tree: Tree) -> bytes:
-    """Give a bbolt file that holds the tree: two meta pages, an empty freelist, one leaf page a bucket."""
+    """Return a bbolt file that holds the tree: two meta pages, an empty freelist, one leaf page a bucket."""
     pages: list[bytes] = []
 
     def store(bucket: Tree) -> int:
@@ -77,7 +77,7 @@ def bolt(tree: Tree) -> bytes:
 
 
 def leaf(number: int, entries: list[tuple[bytes, bytes, bool]]) -> bytes:
-    """Give a leaf page: a table of its elements, then their keys and values."""
+    """Return a leaf page: a table of its elements, then their keys and values."""
     table, data = b"", b""
     for index, (key, value, is_bucket) in enumerate(entries):
         offset = 16 * (len(entries) - index) + len(data)
@@ -87,13 +87,13 @@ def leaf(number: int, entries: list[tuple[bytes, bytes, bool]]) -> bytes:
 
 
 def page(number: int, kind: int, count: int, content: bytes) -> bytes:
-    """Give one page with its header, overflowing into as many more as it needs."""
+    """Return one page with its header, overflowing into as many more as it needs."""
     size = -(-(16 + len(content)) // PAGE)
     return (struct.pack("<QHHI", number, kind, count, size - 1) + content).ljust(size * PAGE, b"\0")
 
 
 def fnv1a(content: bytes) -> int:
-    """Give the 64-bit FNV-1a hash, with which a meta page vouches for itself."""
+    """Return the 64-bit FNV-1a hash, with which a meta page vouches for itself."""
     digest = 0xCBF29CE484222325
     for byte in content:
         digest = ((digest ^ byte) * 0x100000001B3) & (2**64 - 1)

@@ -39,7 +39,7 @@ def encoded(part: bytes) -> str:
 
 
 def decoded(part: str) -> dict[str, Any]:
-    """Give a header or the claims of a JWT."""
+    """Return a header or the claims of a JWT."""
     value: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     return value
 
@@ -73,7 +73,7 @@ class Callers:
         self.lingering = any(self.accepted_at_once(self.tokens["revoked"]))
 
     def new(self, account: str) -> str:
-        """Give the token of a new session."""
+        """Return the token of a new session."""
         try:
             return self.target.tokens(self.target.accounts[account])["access_token"]
         except NotAssessed:  # the last request deleted the account
@@ -107,14 +107,14 @@ class Callers:
         return self.tokens[caller]
 
     def headers(self, caller: str) -> dict[str, str]:
-        """Give what CALLER sends along."""
+        """Return the headers that `caller` sends."""
         if caller == "nobody":
             return {}
         return bearer(self.tokens[caller] if caller in WORTHLESS else self.live(caller))
 
 
 def bearer(token: str) -> dict[str, str]:
-    """Give the header that carries a token (RFC 6750)."""
+    """Return the header that carries a token (RFC 6750)."""
     return {"Authorization": f"Bearer {token}"}
 
 
@@ -198,7 +198,7 @@ class Matrix:
                 self.report(operation, "untried", f"cannot be tried: {error}")
 
     def scan(self) -> Scan:
-        """Give what is wrong in the matrix."""
+        """Return what is wrong in the matrix."""
         targets = tuple(f"{cell.operation} as {cell.caller}" for cell in self.cells)
         version = str(self.target.document["info"]["version"])
         return Scan(tool="authorization", version=version, targets=targets, findings=tuple(self.findings))
@@ -217,7 +217,7 @@ class Matrix:
             self.findings.append(finding)
 
     def ask(self, operation: Operation, caller: str, number: int, label: str) -> None:
-        """Send the request with the NUMBERth body of an operation as CALLER."""
+        """Send an operation's request with its body of that `number` as `caller`."""
         maker, expression = self.target.maker(operation)
         if caller in LIVE:
             self.callers.live(caller)  # an account that was deleted is replaced before its password is sent
@@ -258,7 +258,7 @@ class Matrix:
             yield "was shown what the owner wrote"
 
     def pages(self, answer: httpx.Response) -> Iterator[str]:
-        """Give the text of an answer, and of the pages that its Link headers (RFC 8288) lead to."""
+        """Yield the text of an answer, and of the pages that its Link headers (RFC 8288) lead to."""
         yield answer.text
         while following := answer.links.get("next", {}).get("url"):
             headers = {"Authorization": answer.request.headers["Authorization"]}
@@ -276,7 +276,7 @@ class Matrix:
         return made
 
     def seen(self, made: httpx.Response) -> tuple[int, str]:
-        """Give what the owner sees of an object."""
+        """Return what the owner sees of an object."""
         place = made.headers.get("Location", str(made.request.url))
         answer = self.target.client.get(place, headers=self.callers.headers("owner"))
         return answer.status_code, answer.text

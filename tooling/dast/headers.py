@@ -41,7 +41,7 @@ def requests(target: Target) -> Iterator[tuple[str, str, dict[str, str], bytes]]
 
 
 def faults(path: str, answer: httpx.Response) -> Iterator[tuple[str, str]]:
-    """Give (rule, message) for each header of an answer that is not as it must be."""
+    """Yield (rule, message) for each header of an answer that is not as it must be."""
     for name, right in REQUIRED.items():
         if name == "Cache-Control" and CACHEABLE.fullmatch(path):
             continue

@@ -31,7 +31,7 @@ class Sampler:
         return schema
 
     def alternatives(self, schema: Mapping[str, Any]) -> list[Any]:
-        """Give a value for each alternative of the schema. Raises `NoSampleError`."""
+        """Return a value for each alternative of the schema. Raises `NoSampleError`."""
         schema = self.resolve(schema)
         for word in ("anyOf", "oneOf"):
             if word in schema:
@@ -46,7 +46,7 @@ class Sampler:
         return [self.scalar(schema)]
 
     def scalar(self, schema: Mapping[str, Any]) -> Any:
-        """Give the value for a schema of one. Raises `NoSampleError`."""
+        """Return the value for a schema of one. Raises `NoSampleError`."""
         if schema.get("format") == "date-time":
             return INSTANT
         least = {
@@ -61,7 +61,7 @@ class Sampler:
         return least[schema["type"]]
 
     def objects(self, schema: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Give objects with the required properties alone, so many that each alternative of each of them is in one."""
+        """Return objects with the required properties alone, enough for every alternative of each to be in one."""
         choices = {}
         for name in schema.get("required", []):
             if name in self.given:
@@ -72,7 +72,7 @@ class Sampler:
         return [{name: values[min(i, len(values) - 1)] for name, values in choices.items()} for i in range(count)]
 
     def full(self, schema: Mapping[str, Any]) -> Any:
-        """Give one value that has all that may be in it, of the first alternatives. Raises `NoSampleError`."""
+        """Return one value that has all that may be in it, of the first alternatives. Raises `NoSampleError`."""
         schema = self.resolve(schema)
         for word in ("anyOf", "oneOf"):
             if word in schema:
@@ -91,7 +91,7 @@ class Sampler:
 
 
 def constant(value: Any) -> dict[str, Any]:
-    """Give a schema by which a tool that makes values of schemas makes this one."""
+    """Return a schema by which a tool that makes values of schemas makes this one."""
     match value:
         case dict():
             return {"type": "object", "properties": {name: constant(each) for name, each in value.items()}}

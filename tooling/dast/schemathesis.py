@@ -49,7 +49,7 @@ def configuration(target: Target) -> str:
 
 
 def login(name: str, account: Account) -> dict[str, Any]:
-    """Give how a user logs in, as Web Fuzzing Commons writes it."""
+    """Return how a user logs in, as Web Fuzzing Commons writes it."""
     token = {"extractFrom": "body", "extractSelector": "/access_token", "sendIn": "header"}
     token |= {"sendName": "Authorization", "sendTemplate": "Bearer {token}"}
     return {
@@ -65,7 +65,7 @@ def login(name: str, account: Account) -> dict[str, Any]:
 
 
 def scan(target: Target, examples: int = EXAMPLES) -> Scan:
-    """Attack the service with Schemathesis: at most EXAMPLES generated requests for each operation and phase."""
+    """Attack the service with Schemathesis: at most `examples` generated requests for each operation and phase."""
     with TemporaryDirectory(prefix="schemathesis-") as name:
         folder = Path(name)
         (folder / "openapi.json").write_text(json.dumps(target.document))
@@ -106,7 +106,8 @@ def read(target: Target, events: list[dict[str, Any]]) -> Scan:
     findings: dict[tuple[str, str], Finding] = {}
     for event in events:
         if recorder := event.get("ScenarioFinished", {}).get("recorder"):
-            asked.update(f"{case['value']['method']} {case['value']['path']}" for case in recorder.get("cases", {}).values())
+            cases = recorder.get("cases", {}).values()
+            asked.update(f"{case['value']['method']} {case['value']['path']}" for case in cases)
             for finding in failures(recorder):
                 findings.setdefault((finding.rule, finding.path), finding)
     operations = {operation.label for operation in target.operations}
@@ -118,7 +119,7 @@ def read(target: Target, events: list[dict[str, Any]]) -> Scan:
 
 
 def failures(recorder: dict[str, Any]) -> Iterator[Finding]:
-    """Give a finding for each check that failed in one scenario, with the request and its answer."""
+    """Yield a finding for each check that failed in one scenario, with the request and its answer."""
     for case, checks in recorder.get("checks", {}).items():  # a scenario that is skipped has none
         for check in checks:
             if check["status"] == "failure":
@@ -146,5 +147,5 @@ def exchange(interaction: dict[str, Any]) -> str:
 
 
 def text(content: dict[str, str] | None) -> str:
-    """Give the beginning of a body, which is Base64 in the events."""
+    """Return the beginning of a body, which is Base64 in the events."""
     return base64.b64decode(content["$base64"])[:300].decode(errors="replace") if content else ""

@@ -63,7 +63,7 @@ class Operation:
         return f"{self.method} {self.path}"
 
     def parameters(self, place: str) -> list[dict[str, Any]]:
-        """Its required parameters in PLACE: path, query or header."""
+        """Its required parameters in `place`: path, query or header."""
         found = self.declared.get("parameters", [])
         return [parameter for parameter in found if parameter["in"] == place and parameter.get("required")]
 
@@ -74,7 +74,7 @@ class Operation:
         return found
 
     def bodies(self, sampler: Sampler) -> Iterator[tuple[str | None, Any]]:
-        """Give each body that is to be tried, with its content type; one of None where it takes none."""
+        """Yield each body that is to be tried, with its content type; one of None where it takes none."""
         if not self.content:
             yield None, None
         for content_type, media in self.content.items():

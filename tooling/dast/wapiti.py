@@ -144,7 +144,7 @@ def attack(target: Target, token: str, openapi: dict[str, Any]) -> Scan:
 
 
 def formable(operation: Operation) -> bool:
-    """Tell whether Wapiti can ask for an operation: its bodies are JSON or a form."""
+    """Return whether Wapiti can ask for an operation: its bodies are JSON or a form."""
     return set(operation.content) <= WAPITIS_BODIES
 
 

@@ -144,7 +144,7 @@ def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
 
 
 def inspect(image: str) -> dict[str, Any]:
-    """Give what the engine knows of an image. Raises `ImageError` where it is not there."""
+    """Return what the engine knows of an image. Raises `ImageError` where it is not there."""
     found: dict[str, Any] = json.loads(_run("docker", "image", "inspect", image))[0]
     return found
 

@@ -29,7 +29,7 @@ RUNTIME = {"python_version": "3.13", "python_full_version": "3.13.0", "sys_platf
 
 
 def identity(reference: str) -> str:
-    """Give the image's id, `sha256:...`, the digest of its configuration; raise `NotAssessed` without such an image."""
+    """Return the image's id, its configuration's digest, as `sha256:...`. Raises `NotAssessed` without the image."""
     return call("docker", "image", "inspect", "--format={{.Id}}", reference).strip()
 
 
@@ -87,7 +87,7 @@ def sbom(reference: str, lock: Path, output: Path) -> Scan:
 
 
 def database(cache: Path, oldest: timedelta, *, refresh: bool = True) -> Database:
-    """Give Trivy's vulnerability database, renewed where it is more than a day old and `refresh` allows.
+    """Return Trivy's vulnerability database, renewed where it is more than a day old and `refresh` allows.
 
     Raises `Unreachable` where there is none to be had, or none younger than `oldest`: Trivy itself would say nothing.
     """

@@ -12,7 +12,7 @@ REPORT = REPORTS / "build" / "report.json"
 
 
 def pushed(reference: str) -> str:
-    """Give REPOSITORY@sha256:DIGEST where its signed provenance says that it is clean. Raises `Untrusted`."""
+    """Return REPOSITORY@sha256:DIGEST where its signed provenance says that it is clean. Raises `Untrusted`."""
     try:
         provenance.verify(reference)
     except (Untrusted, NotAssessed) as error:

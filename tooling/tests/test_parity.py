@@ -207,7 +207,7 @@ PROOFS = {"canaries", "containers", "manifests", "monitoring", "drills", "loadte
 
 
 def python_version() -> str:
-    """Give the Python that the locks are made for, and that pyproject.toml's tools are told of."""
+    """Return the Python that the locks are made for, and that pyproject.toml's tools are told of."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     versions = {
         settings["project"]["requires-python"].removeprefix(">="),
@@ -220,7 +220,7 @@ def python_version() -> str:
 
 
 def image_python() -> str:
-    """Give the Python that the image is built with, and that its scan takes it to have."""
+    """Return the Python that the image is built with, and that its scan takes it to have."""
     pattern = re.compile(r"^FROM python:([\d.]+)", re.MULTILINE)
     (built,) = {version for one in services() for version in pattern.findall(one.dockerfile.read_text())}
     assert scan.RUNTIME["python_version"] == built
@@ -312,7 +312,7 @@ def test_every_program_has_one_pinned_version() -> None:
 
 
 def holding(pattern: str, *names: str) -> set[Path]:
-    """Give the folders with a tracked file of these names in which a line matches PATTERN."""
+    """Return the folders with a tracked file of these names in which a line matches PATTERN."""
     return {
         Path("/", path).parent
         for path in tracked(ROOT, *names)
