@@ -351,12 +351,13 @@ def main(names: list[str]) -> int:
 
 def write(outcomes: list[Outcome], console: Console) -> None:
     """Print the table of what each event came to, and write it as JSON."""
-    marks = {"success": "ok", "failure": "FAILED", "skipped": "-"}
-    names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.jobs))
-    table = Table("event", *names, "as expected")
+    table = Table("event", "its jobs", "as expected")
     for outcome in outcomes:
-        cells = [marks.get(outcome.jobs.get(name, ""), "") for name in names]
-        table.add_row(outcome.name, *cells, "no" if outcome.differences else "yes")
+        kinds = {
+            result: [name for name, one in outcome.jobs.items() if one == result] for result in outcome.jobs.values()
+        }
+        jobs = "; ".join(f"{result}: {', '.join(names)}" for result, names in kinds.items())
+        table.add_row(outcome.name, jobs, "no" if outcome.differences else "yes")
     console.print(table)
     folder = REPORTS / "rehearse"
     folder.mkdir(parents=True, exist_ok=True)
