@@ -187,7 +187,7 @@ def manifests(session: nox.Session) -> None:
 @nox.session
 def e2e(session: nox.Session) -> None:
     """Deploy to a kind cluster, and prove what that promises: `nox -s e2e -- restore` for one proof."""
-    install(session, "load", service=True)
+    install(session, "e2e", service=True)
     programs(session, "syft", "trivy")
     session.run("python", "-m", "e2e", *session.posargs)
 

@@ -134,6 +134,16 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         """0 pass, 1 fail, 2 inconclusive."""
         return EXIT_CODES[self.outcome]
 
+    @property
+    def text(self) -> str:
+        """The reasons, or how many objectives hold and how many were missed and excused."""
+        if self.reasons:
+            return "; ".join(self.reasons)
+        if excused := sum(check.outcome is Outcome.EXCUSED for check in self.checks):
+            held = len(self.checks) - excused
+            return f"{held} of {len(self.checks)} objectives hold, {excused} missed and excused: this machine is slow"
+        return "every objective holds"
+
 
 class Measured:
     """The requests of a record's last run without its warm-up, by endpoint and block of time.

@@ -82,9 +82,7 @@ def _open_browser(url: str) -> None:
 def finish(verdict: Verdict, record: Path) -> None:
     """Write the verdict into the record, as JSON beside it, and draw the page."""
     with Recorder(record) as recorder:
-        recorder.event(
-            verdict.outcome, "; ".join(verdict.reasons) or "every objective holds", **msgspec.to_builtins(verdict)
-        )
+        recorder.event(verdict.outcome, verdict.text, **msgspec.to_builtins(verdict))
     record.with_name("verdict.json").write_bytes(msgspec.json.format(msgspec.json.encode(verdict)) + b"\n")
     timeline.write(record.with_name("report.html"), record)
     show(verdict)
@@ -100,15 +98,19 @@ def show(verdict: Verdict) -> None:
         measured.add_row(row.endpoint, str(row.requests), f"{row.per_second:.1f}", str(row.failures), *values)
     if any(row.intended_p50 is not None for row in verdict.summaries):
         measured.caption = "since sent / from the intended start"
-    objectives = Table("endpoint", "objective", "limit", "measured", "verdict", "why", title="objectives")
+    objectives = Table("endpoint", "objective", "limit", "measured", "verdict", title="objectives")
     for check in verdict.checks:
         found = "" if check.measured is None else f"{check.measured:.2f}"
         outcome = f"[{COLOURS[check.outcome]}]{check.outcome}"
-        objectives.add_row(check.endpoint, check.objective, f"{check.limit:g}", found, outcome, check.reason)
+        objectives.add_row(check.endpoint, check.objective, f"{check.limit:g}", found, outcome)
     console.print(measured, objectives)
-    console.print(f"[bold {COLOURS[verdict.outcome]}]{verdict.outcome.upper()}")
-    for reason in verdict.reasons:
-        console.print(f"  {reason}", highlight=False, markup=False)
+    for check in verdict.checks:  # below the table: a reason has no room in a cell
+        if check.reason:
+            console.print(
+                f"{check.endpoint} {check.objective}: {check.reason}", highlight=False, markup=False, soft_wrap=True
+            )
+    console.print(f"[bold {COLOURS[verdict.outcome]}]{verdict.outcome.upper()}[/]: ", end="")
+    console.print(verdict.text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _both(sent: float, intended: float | None) -> str:

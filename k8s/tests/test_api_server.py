@@ -5,6 +5,7 @@ Schemas are not enough: that a ClusterIP has no node port, or that a list has no
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,60 @@ def test_every_object_is_accepted(folder: Path, api_server: Kube) -> None:
     objects = [item for item in yaml.safe_load_all(text) if item]
     assert refused(api_server, objects) == []
     print(f"{name(folder)}: {len(objects)} objects accepted")
+
+
+OPTIONAL = {
+    "kube-prometheus-stack": {"PrometheusRule", "ServiceMonitor"},
+    "external-secrets": {"ExternalSecret"},
+    "managed-certificate": {"ManagedCertificate"},
+    "pagerduty-slack": set(),
+    "tracing": set(),
+}
+"""The components that an overlay of one's own may add, and the kinds that they bring."""
+
+
+def with_component(name: str, folder: Path) -> Path:
+    """Write an overlay of GKE's into a folder as a person would, with a component; return the folder."""
+    gke = K8S / "overlays" / "gke"
+    kustomization = yaml.safe_load((gke / "kustomization.yaml").read_text())
+    if name == "managed-certificate":  # on top of GKE's overlay, whose host it reads
+        kustomization = {"kind": "Kustomization", "resources": [os.path.relpath(gke, folder)], "components": []}
+    else:
+        for file in gke.glob("*.yaml"):
+            if file.name != "kustomization.yaml":
+                shutil.copy(file, folder)
+        for key in ("resources", "components"):
+            kustomization[key] = [
+                os.path.relpath((gke / entry).resolve(), folder) if ".." in entry else entry
+                for entry in kustomization[key]
+            ]
+    component = os.path.relpath(K8S / "components" / name, folder)
+    if name == "kube-prometheus-stack":  # in the place of the monitoring of one's own
+        kustomization["components"] = [one for one in kustomization["components"] if not one.endswith("/monitoring")]
+    kustomization["components"].append(component)
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    return folder
+
+
+@pytest.mark.parametrize("component", OPTIONAL)
+def test_an_overlay_with_an_optional_component_is_accepted(component: str, api_server: Kube) -> None:
+    cache = K8S.parent / ".cache"
+    cache.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        text = api_server.run("kustomize", str(with_component(component, Path(folder).resolve())))
+    objects = [item for item in yaml.safe_load_all(text) if item]
+    assert refused(api_server, objects) == []
+    assert OPTIONAL[component] <= {item["kind"] for item in objects}
+    print(f"{component}: {len(objects)} objects accepted")
+
+
+def test_every_component_is_in_an_overlay_or_tried_here() -> None:
+    used = {
+        entry.rpartition("/")[2]
+        for file in (K8S / "overlays").glob("*/kustomization.yaml")
+        for entry in yaml.safe_load(file.read_text()).get("components", [])
+    }
+    assert {folder.name for folder in (K8S / "components").iterdir()} == used | set(OPTIONAL)
 
 
 def test_the_server_refuses_a_node_port_of_a_cluster_ip(api_server: Kube) -> None:

@@ -11,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from monitoring import operator_rules
 from tooling.deploy import cluster
 from tooling.project import services
 from tooling.tools import call
@@ -166,7 +167,7 @@ def test_what_is_your_own_stands_in_the_settings_alone(name: str) -> None:
     account = one(f"overlays/{name}", "ServiceAccount", "task-api-backup")
     assert set(account["metadata"]["annotations"].values()) <= set(settings.values())
     assert account["imagePullSecrets"] == one(f"overlays/{name}", "ServiceAccount")["imagePullSecrets"]
-    assert account["imagePullSecrets"] == [{"name": settings["pull-secret"]}]
+    assert account["imagePullSecrets"] == [{"name": settings["image-pull"]}]
     assert one(f"overlays/{name}", "ConfigMap", "backup-store")["data"]["BUCKET"] == settings["bucket"]
     assert not [item for item in objects(f"overlays/{name}") if item["metadata"]["name"] == "settings"]
     assert "type" not in one(f"overlays/{name}", "Service")["spec"]  # ClusterIP, behind the load balancer
@@ -277,3 +278,17 @@ def test_google_speaks_tls_1_2_at_least_and_sends_plain_http_on() -> None:
     assert front == {"sslPolicy": settings["ssl-policy"], "redirectToHttps": {"enabled": True}}
     annotations = one("overlays/gke", "Ingress")["metadata"]["annotations"]
     assert annotations["networking.gke.io/v1beta1.FrontendConfig"] == "task-api"
+
+
+def test_the_operator_gets_the_rules_that_prometheus_reads() -> None:
+    assert operator_rules.WRITTEN.read_text() == operator_rules.rendered(), "run `python -m monitoring.operator_rules`"
+
+
+def test_every_receiver_configuration_has_the_same_routes() -> None:
+    webhooks, chat = (
+        yaml.safe_load((folder / "alertmanager.yml").read_text())
+        for folder in (ROOT / "monitoring" / "alertmanager", K8S / "components" / "pagerduty-slack")
+    )
+    assert chat["route"] == webhooks["route"]
+    assert chat["inhibit_rules"] == webhooks["inhibit_rules"]
+    assert [one["name"] for one in chat["receivers"]] == [one["name"] for one in webhooks["receivers"]]

@@ -7,6 +7,7 @@ import pytest
 
 from loadtests.gate import (
     BadObjectivesError,
+    Check,
     Limits,
     Objectives,
     Outcome,
@@ -224,3 +225,15 @@ def test_bad_objectives_say_what_is_wrong(tmp_path: Path, text: str, said: str) 
     path.write_text(text)
     with pytest.raises(BadObjectivesError, match=said):
         load_objectives(path)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "text"),
+    [
+        ([Outcome.PASS, Outcome.PASS], "every objective holds"),
+        ([Outcome.PASS, Outcome.EXCUSED], "1 of 2 objectives hold, 1 missed and excused: this machine is slow"),
+    ],
+)
+def test_a_verdict_does_not_count_what_was_excused_as_held(outcomes: list[Outcome], text: str) -> None:
+    checks = [Check(endpoint=READ, objective="P95", limit=100, outcome=outcome) for outcome in outcomes]
+    assert Verdict(outcome=Outcome.PASS, reasons=[], checks=checks, summaries=[]).text == text

@@ -98,6 +98,7 @@ def refused(kube: Kube, objects: Sequence[Object]) -> list[str]:
         kube.context,
         "apply",
         "--server-side",
+        "--force-conflicts",
         "--dry-run=server",
         "-f",
         "-",

@@ -71,6 +71,7 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
             steps,
             kube.apply([item for item in manifests.of_stage(objects, "foundation") if item["kind"] != "Namespace"]),
         )
+        wait_for_secrets(kube, objects)
     if database := manifests.of_stage(objects, "database"):
         with steps.step("PostgreSQL") as say:
             show(steps, kube.apply(database))
@@ -139,6 +140,13 @@ def wait_for_the_end_of(kube: Kube, steps: Steps) -> None:
     if namespace and namespace["status"]["phase"] == "Terminating":
         with steps.step("the end of the namespace that is being deleted"):
             kube.run("wait", f"namespace/{kube.namespace}", "--for=delete", "--timeout=180s")
+
+
+def wait_for_secrets(kube: Kube, objects: Sequence[Object]) -> None:
+    """Wait until the secret store has answered for each Secret that an ExternalSecret makes. Raises `DeployError`."""
+    for item in objects:
+        if item["kind"] == "ExternalSecret":
+            kube.run("wait", f"externalsecret/{item['metadata']['name']}", "--for=condition=Ready", "--timeout=120s")
 
 
 def wait_for(kube: Kube, objects: Sequence[Object], say: Say) -> None:

@@ -628,6 +628,12 @@ def test_what_pods_need_and_nobody_has_made_is_named_before_anything_changes() -
     assert manifests.missing(Recorded(objects=[item("ConfigMap", "database-ca")]), [pods, settings, external]) == []
 
 
+def test_a_deploy_waits_for_the_secret_store() -> None:
+    there = Recorded()
+    release.wait_for_secrets(there, [item("ExternalSecret"), item("Secret", "other")])
+    assert there.commands == [("wait", "externalsecret/task-api", "--for=condition=Ready", "--timeout=120s")]
+
+
 def test_a_deploy_warns_where_no_alert_reaches_anybody() -> None:
     volumes = [{"name": "receivers", "secret": {"secretName": "alert-receivers", "optional": True}}]
     alertmanager = item("StatefulSet", "alertmanager", spec={"template": {"spec": {"volumes": volumes}}})

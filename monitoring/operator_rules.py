@@ -1,0 +1,37 @@
+"""The rules as the Prometheus Operator takes them: `python -m monitoring.operator_rules` writes the PrometheusRules.
+
+They are the files of monitoring/prometheus/rules, which Prometheus itself reads, each the specification of one object.
+"""
+
+from pathlib import Path
+
+import yaml
+
+from tooling.project import ROOT
+
+RULES = ROOT / "monitoring" / "prometheus" / "rules"
+WRITTEN = ROOT / "k8s" / "components" / "kube-prometheus-stack" / "rules.yaml"
+OWN_PROMETHEUS = {"monitoring"}
+"""Files about the Prometheus and Alertmanager of components/monitoring; the operator's stack has such rules itself."""
+
+
+def rendered(folder: Path = RULES) -> str:
+    """Return the PrometheusRules as YAML, one for each file of rules."""
+    objects = [
+        {
+            "apiVersion": "monitoring.coreos.com/v1",
+            "kind": "PrometheusRule",
+            "metadata": {"name": f"task-api-{file.stem}", "labels": {"release": "kube-prometheus-stack"}},
+            "spec": yaml.safe_load(file.read_text()),
+        }
+        for file in sorted(folder.glob("*.yml"))
+        if file.stem not in OWN_PROMETHEUS
+    ]
+    return (
+        "# Written by `python -m monitoring.operator_rules` from monitoring/prometheus/rules.\n"
+        + yaml.safe_dump_all(objects, sort_keys=False, width=130)
+    )
+
+
+if __name__ == "__main__":
+    WRITTEN.write_text(rendered())
