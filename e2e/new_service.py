@@ -114,8 +114,12 @@ class Proof:
         return done.returncode, done.stdout
 
     def dev(self, *arguments: str) -> tuple[int, str]:
-        """Run `./dev` in the scratch copy."""
-        return self.run(sys.executable, "dev", *arguments)
+        """Do in the scratch copy what `./dev` does, without another tool environment."""
+        name, *rest = arguments
+        session = name.replace("-", "_")
+        if f"def {session}(session: nox.Session)" in (self.folder / "noxfile.py").read_text():
+            return self.run(sys.executable, "-m", "nox", "-s", session, "--", *rest)
+        return self.run(sys.executable, "-m", "invoke", name, *rest)
 
     def write_service(self) -> bool:
         """Write the service and commit it; whether it lies in its folder alone."""
