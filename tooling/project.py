@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-NAME: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"]
-"""The repository's name."""
-
 REPORTS = ROOT / "reports"
 """Each stage and session writes into a folder of its own name in it; CI uploads that folder."""
 
@@ -107,6 +104,13 @@ class Service:
     def tests(self) -> Path:
         """The folder of its tests."""
         return self.folder / "tests"
+
+
+@functools.cache
+def repository_name() -> str:
+    """Return the repository's name: the project of its pyproject.toml."""
+    name: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"]
+    return name
 
 
 def distributions(root: Path = ROOT) -> list[Path]:

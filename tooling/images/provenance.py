@@ -31,7 +31,7 @@ from securesystemslib.exceptions import FormatError, VerificationError
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from tooling.findings import Finding, Gate, NotAssessed, NotConfigured, Report, Scan, Severity, Unreachable, Verdict
-from tooling.project import NAME, ROOT, ToolingError
+from tooling.project import ROOT, ToolingError, repository_name
 
 KEY = ROOT / ".secrets" / "provenance.pem"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -43,7 +43,7 @@ EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 DOCKER_TYPES = tuple(f"application/vnd.docker.distribution.manifest.{kind}+json" for kind in ("v2", "list.v2"))
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
-BUILD_TYPE = f"urn:{NAME}:build:nox-session"
+BUILD_TYPE = f"urn:{repository_name()}:build:nox-session"
 
 
 class Untrusted(ToolingError):
@@ -115,7 +115,7 @@ def statement(
                 "resolvedDependencies": materials,
             },
             "runDetails": {
-                "builder": {"id": builder if in_ci else f"urn:{NAME}:builder:local"},
+                "builder": {"id": builder if in_ci else f"urn:{repository_name()}:builder:local"},
                 "metadata": {
                     "invocationId": f"{here}/actions/runs/{environment.get('GITHUB_RUN_ID')}" if in_ci else "local",
                     "finishedOn": datetime.now(UTC).isoformat(timespec="seconds"),

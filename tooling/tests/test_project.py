@@ -1,7 +1,9 @@
 """The record of each service, and that nothing in the tools names one."""
 
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,11 @@ def test_no_tool_and_no_session_names_a_service() -> None:
     )
     named = [file for file in files if "tests" not in file.parts and names.search(file.read_text())]
     assert not named, "a tool works over tooling.project.services()"
+
+
+def test_the_load_tests_image_needs_no_more_than_its_dockerfile_copies(tmp_path: Path) -> None:
+    for name in ("tooling", "loadtests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("tests", "__pycache__"))
+    code = "import loadtests.locustfile, loadtests.options, loadtests.run, loadtests.hpa.command"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
