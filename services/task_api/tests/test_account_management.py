@@ -426,6 +426,16 @@ def test_the_list_of_common_passwords_is_there() -> None:
     assert len(password_policy.common()) == 30_000
 
 
+def test_administrators_see_whose_a_task_is_and_owners_do_not(guarded: Client, admin: Headers) -> None:
+    ada = log_in(guarded)
+    assert "owner_id" not in guarded.post("/tasks", json={"title": "ada's"}, headers=ada).json
+    shown = guarded.get("/tasks/1", headers=admin).json
+    assert shown["owner_id"] == guarded.get("/tasks", headers=admin).json[0]["owner_id"] == 2
+    changed = guarded.put("/tasks/1", json={**shown, "owner_id": 1, "title": "new"}, headers=admin).json
+    assert (changed["owner_id"], changed["title"]) == (2, "new")
+    assert "owner_id" not in guarded.get("/tasks", headers=ada).json[0]
+
+
 def test_tasks_of_others_are_untouched_by_all_this(guarded: Client, admin: Headers, database: Database) -> None:
     bob = log_in(guarded, "bob@example.org")
     guarded.post("/tasks", json={"title": "bob's"}, headers=bob)

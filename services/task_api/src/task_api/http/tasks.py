@@ -69,6 +69,11 @@ def _links(cursor: str | None) -> str:
     )
 
 
+def _shown(versioned: Versioned) -> Task:
+    """Return a task as the account may see it: administrators, who see those of all, see whose it is."""
+    return versioned.with_owner if account().role == "admin" else versioned.task
+
+
 @blueprint.get("")
 @documented(query=TaskQuery, answers=LISTED, scopes=READ)
 def list_tasks() -> Response:
@@ -79,7 +84,7 @@ def list_tasks() -> Response:
     wanted = query(TaskQuery)
     with database().read() as connection:
         tasks, cursor = service.page(connection, account().scope, wanted)
-    response = respond([versioned.task for versioned in tasks])
+    response = respond([_shown(versioned) for versioned in tasks])
     response.headers["Link"] = _links(cursor)
     return conditional(response)
 
@@ -101,7 +106,7 @@ def create_task() -> Response:
             refer=lambda created: [("create", created.task.id)],
             recall=_created,
             respond=lambda created: respond(
-                created.task,
+                _shown(created),
                 201,
                 {"Location": url_for("tasks.get_task", task_id=created.task.id), "ETag": entity_tag(created)},
             ),
@@ -151,7 +156,7 @@ def get_task(task_id: int) -> Response:
     with database().read() as connection:
         found = service.get(connection, account().scope, task_id)
     check_match(found)
-    return conditional(respond(found.task), entity_tag(found))
+    return conditional(respond(_shown(found)), entity_tag(found))
 
 
 _change_of = partial(
@@ -168,7 +173,7 @@ def _change(task_id: int, changes: TaskChanges) -> Response:
         held = _held(connection, task_id)
         with services().quota.held(connection, held.owner_id):
             changed = service.change(connection, held, changes)
-    return respond(changed.task, 200, {"ETag": entity_tag(changed)})
+    return respond(_shown(changed), 200, {"ETag": entity_tag(changed)})
 
 
 def _held(connection: Connection, task_id: int) -> Versioned:

@@ -56,6 +56,9 @@ class Task(Struct, frozen=True):
     due_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    owner_id: Annotated[Id, Meta(description="the account that owns it; returned to administrators")] | UnsetType = (
+        UNSET
+    )
 
 
 class Versioned(Struct, frozen=True):
@@ -64,6 +67,11 @@ class Versioned(Struct, frozen=True):
     task: Task
     version: int
     owner_id: int
+
+    @property
+    def with_owner(self) -> Task:
+        """The task with its owner."""
+        return msgspec.structs.replace(self.task, owner_id=self.owner_id)
 
 
 class NewTask(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -77,6 +85,7 @@ class NewTask(Struct, forbid_unknown_fields=True, kw_only=True):
     id: ReadOnly | UnsetType = UNSET
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
+    owner_id: ReadOnly | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         self.title = trimmed(self.title)
@@ -95,6 +104,7 @@ class TaskChanges(Struct, forbid_unknown_fields=True, kw_only=True, omit_default
     id: ReadOnly | UnsetType = UNSET
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
+    owner_id: ReadOnly | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         if self.title is not UNSET:
@@ -114,6 +124,7 @@ class TaskMergePatch(Struct, forbid_unknown_fields=True, kw_only=True, omit_defa
     id: ReadOnly | UnsetType = UNSET
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
+    owner_id: ReadOnly | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         self.changes()  # what breaks a rule is refused while the body is decoded
@@ -128,7 +139,7 @@ class TaskMergePatch(Struct, forbid_unknown_fields=True, kw_only=True, omit_defa
         return TaskChanges(**given)
 
 
-READ_ONLY = ("id", "created_at", "updated_at")
+READ_ONLY = ("id", "created_at", "updated_at", "owner_id")
 _CHANGEABLE = [field for field in msgspec.structs.fields(NewTask) if field.name not in READ_ONLY]
 CHANGEABLE = tuple(field.name for field in _CHANGEABLE)
 
