@@ -204,7 +204,18 @@ def proofs_drift(found: Workflows) -> Iterator[str]:
         yield "proofs: a failure is not reported"
 
 
-PROOFS = {"canaries", "containers", "manifests", "monitoring", "drills", "loadtest", "load_canaries", "e2e", "rehearse"}
+PROOFS = {
+    "canaries",
+    "containers",
+    "manifests",
+    "monitoring",
+    "drills",
+    "loadtest",
+    "load_canaries",
+    "e2e",
+    "rehearse",
+    "new_service_proof",
+}
 
 
 def python_version() -> str:
