@@ -74,8 +74,11 @@ def _methods(tree: ast.Module) -> dict[ast.expr, set[str]]:
 
 
 def _text(pattern: ast.expr, path: str) -> str:
-    if isinstance(pattern, ast.Constant) and isinstance(pattern.value, str):
-        return pattern.value
+    match pattern:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.Constant(value=bytes(text)):
+            return text.decode("latin-1")
     raise NotAssessed(f"{path}:{pattern.lineno} has a pattern that is not written out: write it as one literal")
 
 
@@ -99,7 +102,12 @@ def _anchored(text: str, methods: set[str]) -> str:
 
 
 def _translated(text: str) -> str:
-    for python, javascript in ((r"\(\?P<", "(?<"), (r"\(\?P=(\w+)\)", r"\\k<\1>"), (r"\\A", "^"), (r"\\Z", "$")):
+    for python, javascript in (
+        (r"\(\?P<", "(?<"),
+        (r"\(\?P=(\w+)\)", r"\\k<\1>"),
+        (r"\\A", "^"),
+        (r"\\Z|\$\(\?!\\n\)", "$"),
+    ):
         text = re.sub(python, javascript, text)
     return text
 

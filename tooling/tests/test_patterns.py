@@ -15,11 +15,13 @@ def of(folder: Path, code: str) -> list[Pattern]:
     ("code", "source", "flags"),
     [
         ("re.search('a+', text)", "a+", ""),
+        ("re.search(rb'[\\x80-\\xff]\\n', data)", r"[\x80-\xff]\n", ""),
         ("re.match('a|b', text)", "^(?:a|b)", ""),
         ("re.fullmatch(r'(?P<n>a)(?P=n)', text, re.I | re.S)", r"^(?:(?<n>a)\k<n>)$", "is"),
         ("A = re.compile('a+', flags=re.M)\nA.search(text)\nA.fullmatch(text)", "a+", "m"),
         ("A = re.compile('a+')\nA.fullmatch(text)", "^(?:a+)$", ""),
         ("Title = Annotated[str, Meta(pattern='a+')]", "a+", ""),
+        (r"Meta(pattern=r'a$(?!\n)')", "a$", ""),
         (r"HEADER = {'pattern': '\\Aa+\\Z'}", "^a+$", ""),
     ],
 )

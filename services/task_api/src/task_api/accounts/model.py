@@ -14,8 +14,8 @@ Email = Annotated[
     str,
     Meta(
         max_length=254,
-        pattern=r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)+$(?!\n)",
-        description="an address as HTML's input type=email takes it, case aside",
+        pattern=r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*(?:\.[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*)+$(?!\n)",
+        description="an address as HTML's input type=email takes it, case aside; its parts may have any length",
     ),
 ]
 Password = Annotated[
