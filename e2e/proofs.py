@@ -108,7 +108,7 @@ class Proof:
         entries = list(read(self.recorder.path))
         for phase in self.phases:
             within = [e for e in entries if isinstance(e, Requests) and phase.start <= e.at < phase.end]
-            counts = histogram.add(histogram.decode(entry.intended) for entry in within)
+            counts = histogram.add(histogram.decode(entry.intended) for entry in within if entry.intended)
             phase.p99_ms = histogram.percentile(counts, 99) if counts.any() else None
         passed = bool(self.checks) and all(check.holds for check in self.checks)
         result = {
