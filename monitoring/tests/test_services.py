@@ -25,6 +25,8 @@ def service(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         return
     for name in ("monitoring", "packages", "requirements"):
         (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "services").mkdir()
+    (tmp_path / "services" / "task_api").symlink_to(ROOT / "services" / "task_api")
     monkeypatch.setattr(new_service, "_lock", lambda _folder, _root: None)
     new_service.create(FROM_TEMPLATE, tmp_path)
     yield project.service(FROM_TEMPLATE, tmp_path)
@@ -90,7 +92,7 @@ def test_compose_scrapes_it_under_its_name(service: Service, folder: Path) -> No
     assert scrape["static_configs"] == [{"targets": [f"{service.name}:5000"]}]
     assert composed[service.name]["image"] == f"{service.name}:latest"
     mounted = {volume.partition(":")[0] for volume in composed["prometheus"]["volumes"]}
-    assert mounted == {f"./{service.path}/monitoring"}
+    assert mounted == {f"./{service.path}/monitoring/{file}.yml" for file in ("rules", "scrape")}
 
 
 def test_its_dashboard_is_written_into_its_own_folder(service: Service) -> None:
