@@ -216,7 +216,12 @@ class Attacker:
     def log_in(self) -> None:
         """Have a token that is good."""
         if self.account:
-            self.token = self.target.tokens(self.account)["access_token"].encode()
+            try:
+                tokens = self.target.tokens(self.account)
+            except NotAssessed:  # one of the requests changed the password, or deleted the account
+                self.account = self.target.join("raw")
+                tokens = self.target.tokens(self.account)
+            self.token = tokens["access_token"].encode()
 
     def request(self) -> Request:
         """A valid request for one of the operations."""
