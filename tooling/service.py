@@ -41,7 +41,7 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 
     Otherwise the stage would attack the database of a DATABASE_URL that was left in a shell.
     """
-    kept = {name: value for name, value in os.environ.items() if name in INHERITED}
+    kept = {name: value for name, value in os.environ.items() if name in INHERITED or name.startswith("COVERAGE_")}
     return {**kept, **settings}
 
 

@@ -32,7 +32,6 @@ from tooling.service import NO_AUTHORITIES, command_line, environment, free_port
 
 from .conftest import KEY, Migrated
 
-MEASURED = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 QUIET = {"LOG_LEVEL": "warning", "RATE_LIMIT": "off"}
 CLOSE = {"Connection": "close"}
 
@@ -120,7 +119,6 @@ def serve(tmp_path: Path, **settings: str) -> tuple[str, dict[str, str]]:
     port = free_port()
     return f"http://127.0.0.1:{port}", {
         **QUIET,
-        **MEASURED,
         "PORT": str(port),
         "DB_PATH": str(tmp_path / "tasks.db"),
         **settings,
