@@ -27,6 +27,7 @@ import psycopg
 import yaml
 from rich.console import Console
 
+from monitoring.operator_rules import repository
 from monitoring.stack import HOUR, RULES, NotSeen, Page, Stack, cluster_metrics, running, serving, wait
 from tooling import service
 from tooling.page import render
@@ -68,14 +69,20 @@ def expected() -> dict[str, str]:
 
 
 def arrival(stack: Stack, alert: str, *, meanwhile: Callable[[], object] = lambda: None) -> float:
-    """Wait until ALERT arrives where it belongs, doing MEANWHILE over and over; give the seconds. Raises `NotSeen`."""
+    """Return after how many seconds the alert arrived where it belongs, with its runbook; `meanwhile` is called over and over.
+
+    Raises `NotSeen` where it did not arrive, or at another receiver, or without the full address of its runbook.
+    """
     start, receiver = time.monotonic(), expected()[alert]
 
     def arrived() -> bool:
-        places = {seen["receiver"] for seen in list(stack.alerts) if seen["alertname"] == alert}
+        seen = [one for one in list(stack.alerts) if one["alertname"] == alert]
+        places = {one["receiver"] for one in seen}
         if places - {receiver}:
             raise NotSeen(f"it went to {', '.join(places)}, and belongs to {receiver}")
-        return bool(places)
+        if wrong := {one["runbook_url"] for one in seen} - {f"{repository()}docs/runbooks/{alert}.md"}:
+            raise NotSeen(f"its runbook is {', '.join(wrong)}, which is not below {repository()}")
+        return bool(seen)
 
     try:
         wait(arrived, alert, meanwhile=meanwhile)

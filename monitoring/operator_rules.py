@@ -1,6 +1,7 @@
 """The rules as the Prometheus Operator takes them: `python -m monitoring.operator_rules` writes the PrometheusRules.
 
-They are the files of monitoring/prometheus/rules, which Prometheus itself reads, each the specification of one object.
+They are the files of monitoring/prometheus/rules, which Prometheus itself reads, each the specification of one object. The
+operator's Prometheus has labels of its own: the repository's address, an external label of ours, is entered into the rules.
 """
 
 from pathlib import Path
@@ -9,10 +10,17 @@ import yaml
 
 from tooling.project import ROOT
 
-RULES = ROOT / "monitoring" / "prometheus" / "rules"
+PROMETHEUS = ROOT / "monitoring" / "prometheus"
+RULES = PROMETHEUS / "rules"
 WRITTEN = ROOT / "k8s" / "components" / "kube-prometheus-stack" / "rules.yaml"
 OWN_PROMETHEUS = {"monitoring"}
 """Files about the Prometheus and Alertmanager of components/monitoring; the operator's stack has such rules itself."""
+
+
+def repository() -> str:
+    """Return the address before a file's path in the repository, as `prometheus.yml` sets it."""
+    address: str = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["global"]["external_labels"]["repository"]
+    return address
 
 
 def rendered(folder: Path = RULES) -> str:
@@ -22,7 +30,7 @@ def rendered(folder: Path = RULES) -> str:
             "apiVersion": "monitoring.coreos.com/v1",
             "kind": "PrometheusRule",
             "metadata": {"name": f"task-api-{file.stem}", "labels": {"release": "kube-prometheus-stack"}},
-            "spec": yaml.safe_load(file.read_text()),
+            "spec": yaml.safe_load(file.read_text().replace("{{ $externalLabels.repository }}", repository())),
         }
         for file in sorted(folder.glob("*.yml"))
         if file.stem not in OWN_PROMETHEUS

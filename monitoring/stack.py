@@ -86,7 +86,7 @@ def configure(folder: Path, jobs: Mapping[str, str], alertmanager: str, receiver
         webhook = entry["webhook_configs"][0]
         webhook["url"] = f"{receiver}/{Path(webhook.pop('url_file')).name}"
     if hurry:
-        prometheus["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+        prometheus["global"] |= {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
         for path in (folder / "rules").glob("*.yml"):
             rules = yaml.safe_load(path.read_text())
             for rule in (rule for group in rules["groups"] for rule in group["rules"] if "for" in rule):

@@ -4,8 +4,12 @@ from pathlib import Path
 import pytest
 
 from monitoring import drills
+from monitoring.operator_rules import repository
 from monitoring.stack import NotSeen, Stack
 from tooling.tools import MissingTool
+
+
+RUNBOOK = f"{repository()}docs/runbooks/TaskApiDown.md"
 
 
 def stack(**alert: str) -> Stack:
@@ -13,7 +17,14 @@ def stack(**alert: str) -> Stack:
 
 
 def test_an_alert_at_its_receiver_has_arrived() -> None:
-    assert drills.arrival(stack(alertname="TaskApiDown", receiver="page"), "TaskApiDown") < 1
+    arrived = stack(alertname="TaskApiDown", receiver="page", runbook_url=RUNBOOK)
+    assert drills.arrival(arrived, "TaskApiDown") < 1
+
+
+def test_an_alert_whose_runbook_is_no_full_address_has_not() -> None:
+    path_alone = stack(alertname="TaskApiDown", receiver="page", runbook_url="docs/runbooks/TaskApiDown.md")
+    with pytest.raises(NotSeen, match="which is not below https://"):
+        drills.arrival(path_alone, "TaskApiDown")
 
 
 def test_an_alert_at_another_receiver_has_not() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from monitoring import drills, queries
+from monitoring import drills, operator_rules, queries
 from monitoring.stack import HERE, RULES
 from tooling.tools import require
 
@@ -56,12 +56,23 @@ def test_every_alert_has_a_unit_test_in_which_it_fires_and_one_in_which_it_does_
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
 def test_every_alert_has_a_summary_and_a_page_of_its_own_for_the_person_on_call(alert: dict[str, Any]) -> None:
     assert alert["annotations"]["summary"].endswith(".")
-    assert alert["annotations"]["runbook_url"] == f"docs/runbooks/{alert['alert']}.md"
-    page = (ROOT / alert["annotations"]["runbook_url"]).read_text()
+    path = f"docs/runbooks/{alert['alert']}.md"
+    assert alert["annotations"]["runbook_url"] == f"{{{{ $externalLabels.repository }}}}{path}"
+    page = (ROOT / path).read_text()
     assert page.startswith(f"# {alert['alert']}\n")
     for heading in ("## What it means", "## What to do"):
         assert heading in page
     assert f"({alert['alert']}.md)" in (ROOT / "docs" / "runbooks" / "README.md").read_text()
+
+
+def test_the_repository_has_a_full_address_by_which_the_operators_runbooks_are_reached_too() -> None:
+    assert re.fullmatch(r"https://[^\s?#]+/", operator_rules.repository())
+    objects = yaml.safe_load_all(operator_rules.rendered())
+    rules = [rule for one in objects for group in one["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
+    assert rules
+    for rule in rules:
+        address = f"{operator_rules.repository()}docs/runbooks/{rule['alert']}.md"
+        assert rule["annotations"]["runbook_url"] == address
 
 
 def test_no_runbook_outlives_its_alert() -> None:

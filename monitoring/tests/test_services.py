@@ -70,7 +70,7 @@ def test_every_alert_has_a_summary_and_a_runbook_and_no_runbook_outlives_its_ale
         assert alert["annotations"]["summary"].endswith(".")
         assert alert["labels"]["severity"] in {"page", "ticket"}
         path = f"{service.path}/monitoring/runbooks/{alert['alert']}.md"
-        assert alert["annotations"]["runbook_url"] == path
+        assert alert["annotations"]["runbook_url"] == f"{{{{ $externalLabels.repository }}}}{path}"
         page = (folder / "runbooks" / f"{alert['alert']}.md").read_text()
         assert page.startswith(f"# {alert['alert']}\n")
         assert "## What it means" in page
