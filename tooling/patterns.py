@@ -33,6 +33,8 @@ class Pattern:
 def patterns(root: Path, path: str) -> list[Pattern]:
     """Return each pattern of a file: arguments of `re`'s functions, and values that are named `pattern`.
 
+    A value that is the source of a compiled pattern, `NAME.pattern`, is analysed where it is compiled.
+
     Raises NotAssessed for one that is not written out, or has a flag that JavaScript lacks.
     """
     tree = ast.parse((root / path).read_text(), path)
@@ -49,11 +51,14 @@ def _patterns(tree: ast.Module, path: str) -> Iterator[Pattern]:
                 flags = [*more, *(keyword.value for keyword in node.keywords if keyword.arg == "flags")]
                 anchored = _anchored(_text(pattern, path), methods.get(node, {function}))
                 yield Pattern(path, node.lineno, anchored, _flags(flags, path))
+            case ast.keyword(arg="pattern", value=ast.Attribute(attr="pattern")):
+                pass
             case ast.keyword(arg="pattern", value=pattern):
                 yield Pattern(path, pattern.lineno, _translated(_text(pattern, path)))
             case ast.Dict():
                 for key, pattern in zip(node.keys, node.values, strict=True):
-                    if isinstance(key, ast.Constant) and key.value == "pattern":
+                    compiled = isinstance(pattern, ast.Attribute) and pattern.attr == "pattern"
+                    if isinstance(key, ast.Constant) and key.value == "pattern" and not compiled:
                         yield Pattern(path, pattern.lineno, _translated(_text(pattern, path)))
 
 

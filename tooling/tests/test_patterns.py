@@ -22,6 +22,7 @@ def of(folder: Path, code: str) -> list[Pattern]:
         ("A = re.compile('a+')\nA.fullmatch(text)", "^(?:a+)$", ""),
         ("Title = Annotated[str, Meta(pattern='a+')]", "a+", ""),
         (r"Meta(pattern=r'a$(?!\n)')", "a$", ""),
+        ("A = re.compile('^a+$')\nHEADER = {'pattern': A.pattern}\nMeta(pattern=A.pattern)", "^a+$", ""),
         (r"HEADER = {'pattern': '\\Aa+\\Z'}", "^a+$", ""),
     ],
 )

@@ -1,4 +1,5 @@
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -51,6 +52,30 @@ def test_errors_are_problem_documents_and_patch_is_a_merge_patch(client: Client)
                 assert list(response["content"]) == ["application/problem+json"]
     patch = operations(document)["patch_task"]
     assert list(patch["requestBody"]["content"]) == ["application/merge-patch+json"]
+
+
+def patterns(part: Any) -> Iterator[str]:
+    if isinstance(part, dict) and isinstance(part.get("pattern"), str):
+        yield part["pattern"]
+    for one in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from patterns(one)
+
+
+def test_patterns_have_no_class_of_characters_that_is_another_in_ecmascript(guarded: Client) -> None:
+    found = set(patterns(guarded.get("/openapi.json").json))
+    assert len(found) > 5
+    assert [one for one in found if re.search(r"\\[bBdDsSwW]", one.replace(r"[\s\S]", ""))] == []
+
+
+def test_if_match_is_declared_with_the_answers_to_one_that_does_not_match(client: Client) -> None:
+    taking = {
+        name: operation
+        for name, operation in operations(client.get("/openapi.json").json).items()
+        if any(parameter["name"] == "If-Match" for parameter in operation["parameters"])
+    }
+    assert set(taking) == {"get_task", "put_task", "patch_task", "delete_task"}
+    for operation in taking.values():
+        assert {"400", "412"} <= set(operation["responses"])
 
 
 def test_links_lead_from_a_created_task_to_what_can_be_done_with_it(guarded: Client) -> None:

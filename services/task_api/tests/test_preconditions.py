@@ -24,7 +24,7 @@ def task(client: Client) -> dict[str, object]:
 @pytest.mark.usefixtures("task")
 class TestWrites:
     @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
-    @pytest.mark.parametrize("tag", ['"1"', "*", '"7", "1"'])
+    @pytest.mark.parametrize("tag", ['"1"', "*", '"7", "1"', '"7","1"', ',, "1"', '"7" , ,W/"", "!\xff","1" ,'])
     def test_happen_when_if_match_has_the_task_as_it_is(self, client: Client, method: str, tag: str) -> None:
         assert write(client, method, {"If-Match": tag}).status_code == 200
 
@@ -43,7 +43,9 @@ class TestWrites:
         assert write(client, method, {"If-Match": '"1"', "If-None-Match": '"1"'}).status_code == 412
 
     @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
-    @pytest.mark.parametrize("tag", ["", "1", '"1', '1, "2"'])
+    @pytest.mark.parametrize(
+        "tag", ["", ",", "1", '"1', '1, "2"', '"1" "2"', '*, "1"', 'w/"1"', '"a b"', '"\x7f"', '1"']
+    )
     def test_are_refused_with_an_if_match_that_is_no_entity_tag(self, client: Client, method: str, tag: str) -> None:
         assert write(client, method, {"If-Match": tag}).status_code == 400
 

@@ -1,5 +1,8 @@
+import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from unicodedata import category
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -80,6 +83,7 @@ def test_the_id_of_a_deleted_task_is_never_used_again(client: Client) -> None:
         {},
         {"title": ""},
         {"title": " \t\n"},
+        {"title": "\f\x1f\x85\u3000"},
         {"title": "x" * 201},
         {"title": None},
         {"title": 7},
@@ -186,6 +190,16 @@ def test_a_title_is_trimmed_and_measured_after_that(title: str) -> None:
     else:
         assert task.title == title.strip()
         assert 1 <= len(task.title) <= 200
+
+
+def test_the_patterns_of_a_title_and_of_words_name_the_spaces_and_the_letters_of_python(client: Client) -> None:
+    document = client.get("/openapi.json").json
+    title = re.compile(document["components"]["schemas"]["NewTask"]["properties"]["title"]["pattern"])
+    (words,) = (one["schema"] for one in document["paths"]["/tasks"]["get"]["parameters"] if one["name"] == "q")
+    assert words["pattern"] == r"[\p{L}\p{N}]"
+    for character in map(chr, range(1, sys.maxunicode + 1)):
+        assert bool(title.search(character)) == bool(character.strip()), hex(ord(character))
+        assert character.isalnum() == (category(character)[0] in "LN"), hex(ord(character))
 
 
 @hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

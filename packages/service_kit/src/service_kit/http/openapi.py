@@ -22,12 +22,20 @@ REFERENCE = "#/components/{}/{}"
 LARGEST_INTEGER = 2**53 - 1
 """The greatest integer that every JSON parser reads exactly (RFC 8259, section 6)."""
 LARGEST_INT32 = 2**31 - 1
+ECMASCRIPT = "x-ecmascript-pattern"
+"""A key for `extra_json_schema`: the pattern in the syntax of JSON Schema, where Python's has another meaning there."""
 VARIABLE = re.compile(r"<(?:(\w+):)?(\w+)>")
+
+IF_MATCH = re.compile(
+    r'^(?:\*|(?:,[ \t,]*)?(?:W/)?"[!#-~\x80-\xff]*"(?:[ \t]*,[ \t,]*(?:W/)?"[!#-~\x80-\xff]*")*(?:[ \t,]*,)?)$'
+)
+"""What If-Match may hold: `*`, or entity tags with commas between them, of which some may have none (RFC 9110,
+sections 5.6.1, 8.8.3 and 13.1.1)."""
 
 REQUEST_HEADERS: dict[str, dict[str, Any]] = {
     "If-Match": {
         "description": 'Only if the resource still has this entity tag, such as "3" (RFC 9110).',
-        "schema": {"type": "string", "pattern": r'^(\*|(W/)?"[!#-~]+"(, (W/)?"[!#-~]+")*)$'},
+        "schema": {"type": "string", "pattern": IF_MATCH.pattern},
     },
     "If-None-Match": {"description": "Answer 304 if nothing changed (RFC 9110).", "schema": {"type": "string"}},
     "Idempotency-Key": {
@@ -183,7 +191,7 @@ def _document(app: Flask, about: Service) -> dict[str, Any]:
             PERSONAL: {"type": "http", "scheme": "bearer", "description": "A personal token that has these scopes."},
         }
         result["security"] = [{BEARER: []}]
-    _set_formats(result)
+    _complete(result)
     return result
 
 
@@ -274,7 +282,8 @@ def _responses(operation: Operation, schemas: _Schemas, about: Service) -> Itera
             yield _response(operation, status, {})
     common = dict.fromkeys(about.common_problems) if operation.tag != "operations" else {}
     token = {401: None, 403: None} if about.authenticates and not operation.public else {}
-    for status in {**dict.fromkeys(answers.problems), **common, **token, 500: None}:
+    condition = {400: None, 412: None} if operation.if_match else {}
+    for status in {**dict.fromkeys(answers.problems), **common, **token, **condition, 500: None}:
         description = about.common_problems.get(status, "")
         yield _response(operation, status, {CONTENT_TYPE: {"schema": schemas.of(Problem)}}, description)
 
@@ -304,14 +313,16 @@ def _link(link: Link) -> dict[str, Any]:
     return {"operationId": link.operation, **{name: part for name, part in parts.items() if part}}
 
 
-def _set_formats(part: Any) -> None:
-    """Set the format of every integer, by its maximum (OpenAPI Format Registry)."""
+def _complete(part: Any) -> None:
+    """Set the format of every integer, by its maximum (OpenAPI Format Registry), and the patterns for ECMAScript."""
     if isinstance(part, dict):
+        if ECMASCRIPT in part:
+            part["pattern"] = part.pop(ECMASCRIPT)
         if part.get("type") == "integer":
             part.setdefault("maximum", LARGEST_INTEGER)
             part["format"] = "int32" if part["maximum"] <= LARGEST_INT32 else "int64"
         for one in part.values():
-            _set_formats(one)
+            _complete(one)
     elif isinstance(part, list):
         for one in part:
-            _set_formats(one)
+            _complete(one)

@@ -23,7 +23,7 @@ Password = Annotated[
     Meta(
         min_length=SHORTEST_PASSWORD,
         max_length=LONGEST_PASSWORD,
-        pattern=r"^(?!([\s\S])\1*$)",
+        pattern=r"^(?!([\s\S])\1*$(?!\n))",
         description="not one character repeated",
     ),
 ]

@@ -1,16 +1,13 @@
 """Entity tags and conditional requests (RFC 9110, sections 8.8.3 and 13): no update is lost, nothing is sent twice."""
 
-import re
 from hashlib import blake2b
 
 from flask import Response, request
 
+from service_kit.http.openapi import IF_MATCH
 from service_kit.http.problems import Refusal
 from task_api.http.errors import ENTITY_TAG_MALFORMED
 from task_api.tasks.model import VersionConflict, Versioned
-
-TAGS = re.compile(r'\s*(\*|(W/)?"[^"]*"(\s*,\s*(W/)?"[^"]*")*)\s*')
-"""What If-Match may hold."""
 
 
 def entity_tag(versioned: Versioned) -> str:
@@ -26,7 +23,7 @@ def check_match(held: Versioned) -> None:
     given = request.headers.get("If-Match")
     if given is None:
         return
-    if not TAGS.fullmatch(given):
+    if not IF_MATCH.fullmatch(given):
         raise Refusal(ENTITY_TAG_MALFORMED, 'If-Match has to be * or entity tags in quotes, such as "3"')
     if not request.if_match.contains(str(held.version)):
         raise VersionConflict(held)

@@ -47,9 +47,9 @@ LISTED = Answers(
     links=leads_to("get_task", task_id="$response.body#/0/id"),
 )
 CREATED = Answers(created=Task, problems=(400, 403, 409, 410, 413, 415, 422), links=leads_to("get_task", *CHANGES))
-FETCHED = Answers(ok=Task, problems=(400, 404, 412), not_modified=True, entity_tag=True, links=leads_to(*CHANGES))
-CHANGED = Answers(ok=Task, problems=(400, 403, 404, 412, 413, 415), entity_tag=True, links=leads_to("get_task"))
-DELETED = Answers(ok=Deleted, problems=(404, 412), links=leads_to("get_task"))
+FETCHED = Answers(ok=Task, problems=(404,), not_modified=True, entity_tag=True, links=leads_to(*CHANGES))
+CHANGED = Answers(ok=Task, problems=(400, 403, 404, 413, 415), entity_tag=True, links=leads_to("get_task"))
+DELETED = Answers(ok=Deleted, problems=(404,), links=leads_to("get_task"))
 TASK_ID = {"task_id": "the task's id"}
 
 
@@ -150,7 +150,7 @@ def bulk_tasks() -> Response:
 
 
 @blueprint.get(ONE)
-@documented(answers=FETCHED, path=TASK_ID, scopes=READ)
+@documented(answers=FETCHED, path=TASK_ID, if_match=True, scopes=READ)
 def get_task(task_id: int) -> Response:
     """Get a task."""
     with database().read() as connection:

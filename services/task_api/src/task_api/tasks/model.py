@@ -15,7 +15,9 @@ LARGEST_BULK = 1000
 Title = Annotated[
     str,
     Meta(
-        pattern=r"^\s*[^\s\x00][^\x00]*$",
+        # The spaces that `str.strip` removes: `\s` means others in ECMAScript, whose syntax JSON Schema has.
+        pattern=r"^[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*"
+        r"[^\x00\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000][^\x00]*$",
         description="1 to 200 characters after trimming",
         extra_json_schema={"minLength": 1, "maxLength": LONGEST_TITLE},
     ),
@@ -147,7 +149,12 @@ CHANGEABLE = tuple(field.name for field in _CHANGEABLE)
 Sort = Literal["id", "-id", "updated_at", "-updated_at", "due_at", "-due_at", "priority", "-priority"]
 Words = Annotated[
     str,
-    Meta(max_length=200, pattern=r"[^\W_]", description="words that title or description must have, all of them"),
+    Meta(
+        max_length=200,
+        pattern=r"[^\W_]",
+        description="words that title or description must have, all of them",
+        extra_json_schema={"x-ecmascript-pattern": r"[\p{L}\p{N}]"},
+    ),
 ]
 
 
