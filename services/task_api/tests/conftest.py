@@ -1,4 +1,4 @@
-"""One suite for both databases: a test that asks for `database` or `client` runs on SQLite and a real PostgreSQL."""
+"""One suite for both databases: a test that uses `database` or `client` runs on SQLite and a real PostgreSQL."""
 
 import itertools
 import logging
@@ -49,7 +49,7 @@ def postgresql_server() -> Iterator[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def cheap_passwords() -> Iterator[None]:
-    """Hashes that cost next to nothing; `real_passwords` gives the service's own back."""
+    """Use hashes that cost next to nothing; `real_passwords` restores the service's own."""
     cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(passwords, "_hasher", cheap)
@@ -77,7 +77,7 @@ def spare_databases() -> list[str]:
 
 @pytest.fixture
 def empty_postgresql(postgresql_server: str, spare_databases: list[str]) -> Iterator[Callable[[], str]]:
-    """Gives databases with nothing in them, emptied again after the test."""
+    """Return a function that returns the URL of an empty database, which is emptied again after the test."""
     lent = []
 
     def lend() -> str:
@@ -113,7 +113,7 @@ Migrated = Callable[[str, str, Path], Settings]
 
 @pytest.fixture(scope="session")
 def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Migrated]:
-    """Gives settings of a database with tables and nothing in them, made once for this process.
+    """Return a function that returns settings of a migrated, empty database, made once for this process.
 
     Of SQLite's each test has a copy in its folder; PostgreSQL's they have one after the other.
     """
@@ -203,7 +203,7 @@ Serve = Callable[..., Client]
 
 @pytest.fixture
 def serve(settings: Settings) -> Iterator[Serve]:
-    """Makes a client of an application over the test's database, with settings changed as asked."""
+    """Return a function that makes a client of an application over the test's database, with changed settings."""
     databases = []
 
     def make(**changes: Any) -> Client:
@@ -230,7 +230,7 @@ Lend = Callable[..., Client]
 
 @pytest.fixture
 def lend(applications: dict[str, Flask], settings: Settings, database: Database) -> Lend:
-    """Gives a client of one of these applications, over the test's database."""
+    """Return a function that returns a client of one of these applications, over the test's database."""
 
     def lent(**changes: Any) -> Client:
         changed = msgspec.structs.replace(settings, **changes)

@@ -300,7 +300,7 @@ def test_tables_are_made_in_the_schema_that_the_url_names(empty_settings: Settin
 
 @contextmanager
 def pgbouncer(url: str, folder: Path, **options: str) -> Iterator[str]:
-    """PgBouncer in transaction mode in front of a server; yields the URL of the same database behind it."""
+    """Run PgBouncer in transaction mode in front of a server; yield the URL of the database `url` through it."""
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         pytest.skip("PgBouncer is not installed (Debian: apt install pgbouncer)")

@@ -88,7 +88,7 @@ def test_while_the_first_is_in_flight_the_second_is_409(client: Client, monkeypa
 
     monkeypatch.setattr(service, "create", slow)
     # the claim is in a transaction of its own, so that it shows before the work ends; SQLite has one writer at a time,
-    # so there the second is told once the first has ended, and then it is the first's answer
+    # so there the second is answered once the first has ended, with the first's answer
     with ThreadPoolExecutor(2) as clients:
         first = clients.submit(post, client.application.test_client(), "k")
         assert began.wait(10)

@@ -1,4 +1,4 @@
-"""Prepared statements give and raise what SQLAlchemy's own execution does."""
+"""Prepared statements return and raise what SQLAlchemy's own execution does."""
 
 from datetime import UTC, datetime, timedelta
 

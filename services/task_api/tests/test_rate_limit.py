@@ -143,6 +143,6 @@ def test_while_another_process_writes_to_sqlite_reading_does_not_wait(tmp_path: 
     client = client_of(limited, database)
     with closing(sqlite3.connect(settings.db_path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with database._writer:  # whoever would write waits here for good
+        with database._writer:  # a write would wait for this lock forever
             assert [client.get("/tasks").status_code for _ in range(3)] == [200] * 3
     database.engine.dispose()

@@ -193,7 +193,7 @@ def _smtp_url(url: str) -> bool:
 
 
 def _database_url(url: str) -> bool:
-    """Whether it is PostgreSQL's, and no part of it is a password's whose special characters are not escaped.
+    """Return whether `url` is a PostgreSQL URL in which no special character of the password is left unescaped.
 
     The fault is not named further: any part of the URL may be one of the password.
     """

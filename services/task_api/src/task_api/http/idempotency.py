@@ -30,7 +30,7 @@ _references = msgspec.msgpack.Decoder(list[Reference])
 
 
 class Work(NamedTuple, Generic[R]):
-    """What a request does once, and how its result is kept, found again and answered."""
+    """What a request does once, and how its result is stored, read again and returned."""
 
     do: Callable[[Connection], R]
     refer: Callable[[R], list[Reference]]

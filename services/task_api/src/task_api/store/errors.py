@@ -13,7 +13,7 @@ class TableInUse(Exception):
 
 
 class Unusable(Exception):
-    """The database answers, and cannot take a write. The message says why and what to do."""
+    """The database answers but cannot take a write. The message contains the reason and what to do."""
 
 
 UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError, Unusable)

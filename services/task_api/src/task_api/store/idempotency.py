@@ -51,13 +51,13 @@ def keep(connection: Connection, owner_id: int, key: str, name: str, result: byt
 
 
 def release(connection: Connection, owner_id: int, key: str, name: str) -> None:
-    """Give up a claim whose work was not done."""
+    """Delete a claim whose work was not done."""
     held = (keys.c.owner_id == owner_id, keys.c.key == key, keys.c.claim == name, keys.c.response.is_(None))
     connection.execute(delete(keys).where(*held))
 
 
 def claim_name() -> str:
-    """A new name for a claim. It says where and by which process it is made, where the system tells that."""
+    """Return a new name for a claim. It begins with the machine and the process, where the system reports them."""
     process = os.getpid()
     origin = f"{_place()}-{process:x}-{_started(process):x}-" if _place() else ""
     return origin + secrets.token_hex(NAME_LENGTH)[: NAME_LENGTH - len(origin)]

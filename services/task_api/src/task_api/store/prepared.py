@@ -58,7 +58,7 @@ def rows(connection: Connection, statement: ClauseElement, parameters: Mapping[s
 
 
 def command(connection: Connection, sql: str) -> None:
-    """Run SQL text that has no parameters and returns no rows, such as COMMIT."""
+    """Run `sql`, a text without parameters that returns no rows, such as COMMIT."""
     if connection.get_execution_options().get(WATCHED):
         connection.exec_driver_sql(sql)
     else:

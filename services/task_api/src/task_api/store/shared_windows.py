@@ -27,8 +27,8 @@ def _memory_file() -> int:
 class SharedWindows:
     """A hash table of fixed size, to be made before the workers are forked.
 
-    They share its memory and the seed of Python's hashes. Where a bucket is full, the window that ended first gives
-    way, then the least used one: a flood of addresses frees none that is used up.
+    They share its memory and the seed of Python's hashes. In a full bucket the window that ended first is replaced,
+    then the least used one: a flood of addresses frees none that is used up.
     """
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ PAUSE_SECONDS = 1.0
 
 
 def configuration(connection: Connection | None = None) -> Config:
-    """Alembic's configuration for this package's migrations, on an open connection where one is given."""
+    """Return Alembic's configuration for this package's migrations; `connection` is an open one to run them on."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.set_main_option("path_separator", "os")
