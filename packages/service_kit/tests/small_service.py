@@ -53,7 +53,7 @@ def application(service: Service) -> Flask:
 
 
 def main(silence: float, places: int, held: int) -> None:
-    """Serve, with clients given `silence` seconds, `places` connections and `held` bytes."""
+    """Serve with these limits: seconds of silence, connections, and bytes held for requests."""
     for phase, (_, whole) in gthread.SECONDS.items():
         gthread.SECONDS[phase] = silence, whole
     gthread.PLACES = places

@@ -27,7 +27,7 @@ CHUNKED = ECHO + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 class Running:
-    """The service, and how to speak to it."""
+    """A running service, and requests to it over plain sockets."""
 
     def __init__(self, port: int, log: Path) -> None:
         self.port = port

@@ -31,7 +31,7 @@ def custom(
 
 
 def masked_url(url: str) -> str:
-    """The URL without its passwords."""
+    """Return `url` without its passwords."""
     without = re.sub(r"^([^:/?#]+://[^:/@]*:).*@", r"\1…@", url)
     return re.sub(r"([?&]\w*password=)[^&]*", r"\1…", without)
 

@@ -1,8 +1,8 @@
-"""gunicorn 27.0's threaded worker, in which no thread ever waits for a client.
+"""gunicorn 27.0's threaded worker, changed so that no thread ever waits for a client.
 
 A connection is with the poller (the worker's main thread) while its request comes in and while its response is taken,
-and with a thread only in between. Each override of gunicorn's says why it is there; check them against its source
-before a newer gunicorn is locked.
+and with a thread only in between. Each override of gunicorn's has its reason in its docstring; check them against its
+source before a newer gunicorn is locked.
 """
 
 import io
@@ -228,7 +228,9 @@ class Connection:
         unreader = IterUnreader([bytes(self.received)])
         self._requests += 1
         self.request = request = Request(cfg, unreader, self.client, self._requests)
-        request.version = min(request.version, (1, 1))  # what we speak, also to a client of a later HTTP/1
+        request.version = min(
+            request.version, (1, 1)
+        )  # the version of the response, also to a client of a later HTTP/1
         self.received = bytearray(unreader.take_buffered())
         self._scanned = self._announced = 0
         reader = request.body.reader
@@ -321,7 +323,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     # What follows runs in the main thread.
 
     def accept(self, listener: Any) -> bool:
-        """Take a new connection and look at once whether its request is in; gunicorn would give it a thread first."""
+        """Accept a connection and check at once whether its request is in; gunicorn would pass it to a thread first."""
         try:
             accepted, client = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -469,7 +471,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._drop(conn)
 
     def murder_keepalived(self, force: bool = False) -> None:
-        """Close the connections whose time is over, once a second. gunicorn has one deadline for all; here are four."""
+        """Close the connections whose time is over, once a second. gunicorn has one for all, this worker four."""
         now = time.monotonic()
         if force or now > self._swept + 1:
             self._swept = now
@@ -486,7 +488,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             conn.deadline = min(conn.deadline, deadline)
 
     def enqueue_req(self, conn: Connection) -> None:
-        """Give a connection to a thread. Large requests are refused while the memory for them is used up."""
+        """Pass a connection to a thread. Large requests are refused while the memory for them is used up."""
         self._account(conn)
         if self.held > HELD_BYTES and len(conn.received) > SMALL_BYTES:
             self._refuse(conn, 503, "too many large requests at once: try again", {"Retry-After": "2"})

@@ -33,7 +33,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         super().__init__()
 
     def load_config(self) -> None:
-        """Tell gunicorn what it has to know."""
+        """Set gunicorn's options from the service's settings."""
         options = {
             "bind": f"fd://{self.listener.detach()}",
             "workers": self.settings.workers,
@@ -47,7 +47,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "loglevel": self.settings.log_level,
             "logger_class": gthread.Logger,
             "control_socket_disable": True,
-            "forwarded_allow_ips": "",  # who may speak for others is told by TRUSTED_PROXIES alone
+            "forwarded_allow_ips": "",  # TRUSTED_PROXIES alone decides whose X-Forwarded-* headers count
             "sendfile": False,  # it would overtake the head that waits for its body
             "worker_connections": places(),
             "post_fork": lambda _arbiter, _worker: self.start_worker(),
@@ -77,7 +77,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             atexit.register(service.tracer.close)
 
     def run(self) -> None:
-        """Serve until told to end."""
+        """Serve until SIGTERM, SIGINT or SIGHUP."""
         gthread.Master(self).run()
 
 

@@ -8,7 +8,7 @@ from service_kit.telemetry.traces import Tracer
 
 
 class NotReady(Exception):
-    """Requests should go elsewhere for now; the message says why."""
+    """Requests should go elsewhere for now; the message is the reason."""
 
 
 class Service:

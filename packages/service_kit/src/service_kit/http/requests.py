@@ -84,8 +84,8 @@ def _begin() -> None:
     here.service.admit(here)
 
 
-def _finish(environment: Any, status: int, given: set[str]) -> list[tuple[str, str]]:
-    """Count and log the request's answer; gives the headers that it has beside those given."""
+def _finish(environment: Any, status: int, present: set[str]) -> list[tuple[str, str]]:
+    """Count and log the response; return the headers that it has in addition to those in `present`."""
     here = g._get_current_object()  # noqa: SLF001
     seconds = time.perf_counter() - here.started
     asked = here.request
@@ -100,7 +100,7 @@ def _finish(environment: Any, status: int, given: set[str]) -> list[tuple[str, s
     about.set({})
     return [
         *ALWAYS,
-        *(header for header in UNLESS_GIVEN if header[0] not in given),
+        *(header for header in UNLESS_GIVEN if header[0] not in present),
         *here.service.headers(here),
         *(HTTPS_ONLY if environment["wsgi.url_scheme"] == "https" else ()),
         ("X-Request-ID", here.request_id),

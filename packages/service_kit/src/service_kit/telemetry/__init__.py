@@ -1,1 +1,1 @@
-"""What the service tells of itself: metrics, logs, traces. None of it knows HTTP or the store."""
+"""Metrics, logs and traces. None of the modules imports HTTP or the store."""
