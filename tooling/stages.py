@@ -1,7 +1,8 @@
 """The pipeline's stages as Nox sessions: what each needs, and a record of how each went and how long it took.
 
-Nox's own `requires` would run the needed stages again in every CI job. Here a stage is skipped where one that it needs
-failed in the same run. Only the standard library and Nox are imported: the noxfile works before any environment exists.
+Nox's own `requires` would run the needed stages again in every CI job. This decorator skips a stage where one that it
+needs failed in the same run. Only the standard library and Nox are imported: the noxfile works before any environment
+exists.
 """
 
 import functools
@@ -43,7 +44,7 @@ def stage(function: Callable[[nox.Session], None]) -> object:
 
 
 def write(name: str, result: str, seconds: float) -> None:
-    """Write a stage's result to reports/NAME/stage.json, and keep its first pass in this checkout for comparison."""
+    """Write a stage's result to reports/`name`/stage.json, and keep its first pass in this checkout for comparison."""
     record = {"stage": name, "result": result, "seconds": round(seconds, 2), "ended": datetime.now(UTC).isoformat()}
     first = FIRST_RUNS / f"{name}.json"
     if result == "passed" and not first.exists():

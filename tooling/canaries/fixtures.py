@@ -14,7 +14,7 @@ from tooling.images.provenance import MANIFEST_TYPE
 
 
 def plant(folder: Path, name: str, content: str) -> str:
-    """Write a file into the canary's folder and give its name."""
+    """Write a file into the canary's folder and return its name."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
@@ -26,7 +26,10 @@ PLANTED_ADVISORIES = Database("planted advisories", datetime.now(UTC), fixture=T
 
 @contextmanager
 def answering(answers: dict[str, Any], *, status: int = 200) -> Iterator[str]:
-    """Serve JSON on a free loopback port: ANSWERS maps the package that OSV's query names, or a path, to the reply."""
+    """Serve JSON on a free loopback port and yield its base URL.
+
+    `answers` maps the package of an OSV query, or a path, to the response.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -53,7 +56,7 @@ def answering(answers: dict[str, Any], *, status: int = 200) -> Iterator[str]:
 
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Serve on a free loopback port; give its address, `127.0.0.1:PORT`."""
+    """Serve on a free loopback port; yield its address, `127.0.0.1:port`."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         try:
@@ -153,7 +156,7 @@ SAFETY_DATABASE = {
 
 @contextmanager
 def safety_servers() -> Iterator[dict[str, str]]:
-    """Run what Safety asks; give the settings that send it there."""
+    """Run a server of Safety's database; yield the environment variables that make Safety use it."""
     answers: dict[str, Any] = dict(SAFETY_DATABASE)
     with answering(answers) as url:
         answers["/.well-known/openid-configuration"] = {"jwks_uri": f"{url}/keys"}

@@ -47,7 +47,7 @@ def push_uncommitted(folder: Path) -> Scan:  # noqa: ARG001
 
 
 def attested(folder: Path, report: Report, *, signed_by_other: bool = False, tampered: bool = False) -> Scan:
-    """Attach a provenance of IMAGE to it in a registry and check that; TAMPERED changes what was signed."""
+    """Return the check of a provenance attached to IMAGE in a registry; `tampered` changes what was signed."""
     key = Ed25519PrivateKey.generate()
     bill = folder / plant(folder, "sbom.cdx.json", "{}")
     with oci_registry(IMAGE) as host:

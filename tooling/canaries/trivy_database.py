@@ -42,7 +42,7 @@ def advisories(distribution: str) -> Tree:
 
 
 def write(cache: Path, tree: Tree, *, age: timedelta = timedelta()) -> None:
-    """Write the database and its metadata where Trivy looks for them in its cache; AGE makes it that old."""
+    """Write the database and its metadata where Trivy looks for them in its cache; `age` is the database's."""
     folder = cache / "db"
     folder.mkdir(parents=True)
     (folder / "trivy.db").write_bytes(bolt(tree))

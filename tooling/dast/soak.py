@@ -14,7 +14,7 @@ from tooling.project import services
 
 
 def main() -> int:
-    """Attack each service with as many inputs as asked for."""
+    """Attack each service with `--inputs` inputs and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tooling.dast.soak")
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=raw_http.SEED)

@@ -10,7 +10,7 @@ K8S = ROOT / "k8s"
 
 
 class DeployError(ToolingError):
-    """A deploy cannot go on. The message says why, and what to do about it; `evidence` is what the cluster said."""
+    """A deploy cannot continue. The message has the reason and the remedy; `evidence` is the cluster's own output."""
 
     def __init__(self, message: str, evidence: str = "") -> None:
         super().__init__(message)

@@ -33,7 +33,7 @@ BACKUPS = CACHE / "backups"
 
 
 def run(*command: str, say: Say | None = None) -> str:
-    """Run a program in the repository, telling its news, and give its output. Raises `DeployError` when it fails."""
+    """Run a program in the repository and return its output; `say` receives each line. Raises `DeployError`."""
     program = str(require(command[0]))
     lines: list[str] = []
     with subprocess.Popen(
@@ -50,7 +50,7 @@ def run(*command: str, say: Say | None = None) -> str:
 
 
 def exists() -> bool:
-    """Tell whether the cluster is there."""
+    """Return whether the cluster exists."""
     return NAME in run("kind", "get", "clusters").split("\n")
 
 
@@ -92,7 +92,7 @@ def check() -> None:
 def create(say: Say) -> None:
     """Make the cluster, or check that the one there answers."""
     BACKUPS.mkdir(parents=True, exist_ok=True)
-    BACKUPS.chmod(0o777)  # PostgreSQL's user writes here from inside the cluster; the dumps themselves are 0600
+    BACKUPS.chmod(0o777)  # written to by PostgreSQL's user inside the cluster; the dumps themselves are 0600
     if not exists():
         CACHE.mkdir(exist_ok=True)
         written = CACHE / "cluster.yaml"
@@ -190,9 +190,9 @@ def install_metrics_server() -> None:
 
 
 def serve_metrics(say: Say) -> None:
-    """Wait for metrics-server, and only then let the API server ask it.
+    """Wait for metrics-server, and only then register it with the API server.
 
-    Asked sooner, the API server may connect to an address that does not lead there yet, and keep that connection.
+    Registered sooner, the API server may connect to an address that is not routed yet, and keep that connection.
     """
     wait(SYSTEM, "deployment", "metrics-server", say)
     SYSTEM.apply([item for item in _metrics_server() if item["kind"] == "APIService"])

@@ -23,7 +23,7 @@ HOPELESS = {
 """Reasons of a waiting container that no further waiting mends."""
 
 PASSING = "failed to sync"
-"""What a kubelet says that has not got a ConfigMap or Secret yet: it tries again."""
+"""The kubelet's message while it does not have a ConfigMap or Secret yet: it tries again."""
 
 JOB_SECONDS = 3600
 """How long a Job may take that does not say so itself."""
@@ -109,7 +109,7 @@ def _remedy(pod: Object, container: Object, waiting: Object) -> str:
 
 
 def pod_news(pods: Iterable[Object]) -> str:
-    """Say what the pods that are not ready wait for."""
+    """Return what the pods that are not ready wait for."""
     news = set()
     for pod in pods:
         status = pod.get("status", {})
@@ -124,7 +124,7 @@ def pod_news(pods: Iterable[Object]) -> str:
 
 
 def pods_of(kube: Kube, item: Object) -> list[Object]:
-    """Give a workload's pods; of a Deployment only those of its newest revision."""
+    """Return a workload's pods; of a Deployment only those of its newest revision."""
     selector = dict(item["spec"]["selector"]["matchLabels"])
     if item["kind"] == "Deployment":
         newest = revision(item)
@@ -135,7 +135,7 @@ def pods_of(kube: Kube, item: Object) -> list[Object]:
 
 
 def revision(item: Object) -> int:
-    """Give the revision of a Deployment or of one of its ReplicaSets; 0 before its controller has seen it."""
+    """Return the revision of a Deployment or of one of its ReplicaSets; 0 before its controller has seen it."""
     return int(item["metadata"].get("annotations", {}).get(REVISION, 0))
 
 
@@ -161,7 +161,7 @@ def evidence(kube: Kube, pod: Object) -> str:
 
 
 def patience(item: Object) -> float:
-    """Give the seconds after which nobody need wait on: a little more than the cluster itself gives a workload.
+    """Return the timeout of a workload's rollout in seconds: a little more than the cluster's own.
 
     A Deployment's deadline is one for each of its pods, which are replaced one after another.
     """
@@ -214,16 +214,16 @@ def restart_waiting(kube: Kube, item: Object, say: Say) -> None:
 
 
 def ready(pod: Object) -> bool:
-    """Tell whether a pod gets traffic."""
+    """Return whether a pod receives traffic."""
     conditions = pod.get("status", {}).get("conditions", [])
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
 def roll_back(kube: Kube, name: str, say: Say, *, to: int = 0) -> int:
-    """Give a Deployment the pods of its revision TO, by default the one before the newest, and wait for them.
+    """Roll a Deployment back to its revision `to`, by default the one before the newest, and wait for its pods.
 
-    Gives the revision gone back to. Raises `DeployError` where there is none. The whole template comes back (image,
-    settings, resources); `apply` does it, so that later deploys own every field, unlike after `kubectl rollout undo`.
+    Returns the revision rolled back to. Raises `DeployError` where there is none. The whole template is restored
+    (image, settings, resources) by `apply`, so that later deploys own every field, unlike after `kubectl rollout undo`.
     """
     deployment = kube.get("deployment", name)
     if deployment is None:
@@ -244,7 +244,7 @@ def roll_back(kube: Kube, name: str, say: Say, *, to: int = 0) -> int:
 
 
 def renewed(deployment: Object, template: Object) -> Object:
-    """Give a Deployment for `apply` that differs from the one that runs in its pods, not in their number."""
+    """Return the Deployment with another pod template, for `apply`; the number of pods is left out."""
     spec = {key: value for key, value in deployment["spec"].items() if key != "replicas"} | {"template": template}
     metadata = {key: deployment["metadata"][key] for key in ("name", "namespace", "labels")}
     return {"apiVersion": deployment["apiVersion"], "kind": "Deployment", "metadata": metadata, "spec": spec}

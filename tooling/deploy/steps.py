@@ -83,7 +83,7 @@ class Steps:
         self.console.print(note, markup=False, style="dim", soft_wrap=True)
 
     def write(self, folder: Path, error: str = "") -> None:
-        """Write the record as JSON, and as a page that draws the steps over time; ERROR is what ended it early."""
+        """Write the record as JSON, and as a page that draws the steps over time; `error` ended it early."""
         folder.mkdir(parents=True, exist_ok=True)
         record = {
             "title": self.title,

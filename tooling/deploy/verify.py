@@ -26,11 +26,11 @@ REMEDIES: dict[int, str] = {
 
 
 class Refused(Exception):
-    """The service does not let the account of these checks in, which says nothing about the release."""
+    """The service refuses the account of these checks, which is no fault of the release."""
 
 
 def until(condition: Callable[[], str], say: Say, *, timeout: float) -> None:
-    """Ask CONDITION until it gives nothing. Raises `DeployError` with what it still gives after TIMEOUT seconds."""
+    """Wait until `condition` returns an empty text. Raises `DeployError` with its last text after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while problem := condition():
         if time.monotonic() > deadline:
@@ -54,7 +54,7 @@ def answers(url: str, say: Say, *, timeout: float) -> None:
 
 
 def account(kube: Kube) -> dict[str, str]:
-    """Give address and password of the account of these checks: its own Secret, made at random where it is missing.
+    """Return email and password of the account of these checks from its Secret, which is made where it is missing.
 
     Raises `DeployError` where the Secret lacks one of them.
     """
@@ -157,7 +157,7 @@ def unreceived(kube: Kube, monitoring: Sequence[Object]) -> str:
 
 
 def autoscaler_text(autoscaler: Object) -> tuple[bool, str]:
-    """Tell whether the autoscaler has a number for each metric, and write them as `kubectl get hpa` does."""
+    """Return whether the autoscaler has a value for each metric, and those values as `kubectl get hpa` shows them."""
     current = {
         metric["resource"]["name"]: metric["resource"]["current"].get("averageUtilization")
         for metric in autoscaler.get("status", {}).get("currentMetrics") or []

@@ -66,5 +66,5 @@ def waits_for(pod: Object) -> str:
 
 
 def selector() -> str:
-    """Give the selector of the service's pods."""
+    """Return the selector of the service's pods."""
     return labels(API)

@@ -45,7 +45,7 @@ def checkout() -> None:
 
 
 def setup_python() -> None:
-    """Say which Python is asked for: the stand-in for `dev` checks that the job's own is."""
+    """Exit where `python-version` is no version of Python 3; the stand-in for `dev` checks the job's own."""
     if not re.fullmatch(r"3\.\d+", given("python-version")):
         sys.exit(f"there is no Python {given('python-version')!r}")
 
@@ -93,7 +93,7 @@ def sarif() -> None:
 
 
 def login() -> None:
-    """Log in to the registry, which here takes everybody."""
+    """Log in to the registry; the stand-in accepts every account."""
     need(packages="read")
 
 

@@ -1,4 +1,4 @@
-"""compose.yaml read as a document: what holds for every service, also for those that no test here can start."""
+"""compose.yaml read as a document: what holds for every service, also for those that no test can start."""
 
 import json
 import re

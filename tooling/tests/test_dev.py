@@ -1,4 +1,4 @@
-"""`./dev` makes its environment on machines of every kind, or says in one line why it cannot."""
+"""`./dev` makes its environment on machines of every kind, or reports in one line why it cannot."""
 
 import subprocess
 import sys

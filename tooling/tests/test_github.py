@@ -1,4 +1,4 @@
-"""Releases and the issue of the nightly proofs: what `gh` is told."""
+"""Releases and the issue of the nightly proofs: the commands of `gh`."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_the_changelog_has_notes_for_the_version_of_every_service() -> None:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """Return the list of what `gh` is told; it knows of one open issue where `KNOWN` is set."""
+    """Replace `gh` by a fake that knows of no open issue; return the list of its commands."""
     commands: list[tuple[str, ...]] = []
 
     def call(_name: str, *arguments: str) -> str:

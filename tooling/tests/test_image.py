@@ -1,4 +1,4 @@
-"""What needs no engine: how the image's files are counted, and what is said where it cannot be built."""
+"""What needs no engine: how the image's files are counted, and the message where it cannot be built."""
 
 from pathlib import Path, PurePosixPath
 

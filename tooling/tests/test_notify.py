@@ -1,4 +1,4 @@
-"""What is told about a run, and to whom."""
+"""The summary of a run, and the webhooks that receive it."""
 
 import hashlib
 import hmac
@@ -101,7 +101,7 @@ def test_slack_gets_its_shape_within_its_limits() -> None:
 
 @contextmanager
 def receiving(*statuses: int) -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
-    """Answer with these statuses, one after the other; give the address and what was received."""
+    """Answer with these statuses, one after the other; yield the address and the list of what was received."""
     received: list[tuple[dict[str, str], bytes]] = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -50,7 +50,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def stand_in(home: Path, action: str, *, fork: bool = False, private: bool = False, **given: str) -> str:
-    """Run a stand-in as the job `scan`; return what it says against it, empty where it succeeds."""
+    """Run a stand-in as the job `scan`; return its error, empty where it succeeds."""
     (home / "event.json").write_text(json.dumps({"fork": fork, "private": private, "paid": False}))
     inputs = {
         f"GIVEN_{name.replace('_', '-') if name != 'sarif_file' else name}": value for name, value in given.items()

@@ -33,7 +33,7 @@ build, dast, publish, notify = does("build"), does("dast"), does("publish"), doe
 
 
 def results(folder: Path, failing: tuple[str, ...], *arguments: str) -> tuple[int, dict[str, str]]:
-    """Run the stages, of which some fail, and give Nox's exit code and each stage's result."""
+    """Run the stages, of which some fail, and return Nox's exit code and each stage's result."""
     (folder / "noxfile.py").write_text(NOXFILE.format(root=str(ROOT), failing=failing))
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("COVERAGE", "COV_", "NOX"))

@@ -1,4 +1,4 @@
-"""Programs: found, pinned, or named together with how to get them."""
+"""Programs: located, pinned, or named together with how to install them."""
 
 import hashlib
 import json
@@ -65,7 +65,7 @@ def test_of_a_go_program_only_the_pinned_version_counts(tmp_path: Path, monkeypa
 
 @pytest.fixture
 def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Tool, list[str]]]:
-    """Yield a program whose release a loopback server has, and the list of what that server is asked for."""
+    """Yield a program whose release a loopback server has, and the list of the requests to that server."""
     monkeypatch.setattr(tools, "HOME", tmp_path / "tools")
     monkeypatch.setattr(tools, "DOWNLOADS", tmp_path / "downloads")
     monkeypatch.delenv("TOOL_SOURCES", raising=False)
@@ -174,12 +174,12 @@ def test_a_program_outside_its_versions_is_refused(
 
 
 def program(monkeypatch: pytest.MonkeyPatch, code: str) -> tuple[str, str]:
-    """Make a Python program known as `fake`; give its name and arguments."""
+    """Make a Python program known as `fake`; return the arguments that run `code`."""
     monkeypatch.setattr(tools, "known", lambda: {"fake": Tool("fake", program=sys.executable)})
     return "-c", code
 
 
-def test_an_unexpected_exit_code_is_not_assessed_and_tells_the_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_exit_code_is_not_assessed_and_reports_the_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = program(monkeypatch, "import sys; print('found'); sys.stderr.write('it broke'); sys.exit(3)")
     with pytest.raises(NotAssessed, match="fake ended with code 3: it broke"):
         tools.run("fake", *arguments)
