@@ -131,7 +131,7 @@ class Load:
             account.unsure.add(title)
             if not self._told_to_wait(response) or time.monotonic() > give_up:
                 return
-            assert response is not None  # it told to wait
+            assert response is not None  # it has a Retry-After
             await asyncio.sleep(float(response.headers["Retry-After"]))
             due = time.monotonic()
 

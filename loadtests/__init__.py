@@ -4,4 +4,4 @@ from tooling.project import ToolingError
 
 
 class LoadTestError(ToolingError):
-    """A load test, a record or a comparison cannot be made; the message is one line that says why."""
+    """A load test, a record or a comparison cannot be made; the message is the reason, in one line."""

@@ -14,7 +14,7 @@ COULD_NOT_RUN = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says, and return the exit status."""
+    """Run the command line and return the exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given[:1] == ["hpa"]:
         return command.main(given[1:])

@@ -1,4 +1,4 @@
-"""The load gate's canaries: services that deserve each verdict, and whether the gate gives it for the right reason.
+"""The load gate's canaries: for each verdict a service that deserves it, and a check of the verdict and its reason.
 
 `nox -s load_canaries`; exit status 0 when every canary was caught, 1 otherwise.
 """
@@ -84,7 +84,7 @@ CANARIES = [
 
 @contextmanager
 def faulty(upstream: str, faults: Faults, folder: Path) -> Iterator[str]:
-    """Put the proxy with its faults before a service, and give its base URL."""
+    """Run a proxy with faults in front of a service, and yield its base URL."""
     port = free_port()
     command = ["gunicorn", "--bind", f"127.0.0.1:{port}", "--threads", "64", "loadtests.faults:application()"]
     settings = msgspec.json.encode(msgspec.structs.replace(faults, upstream=upstream)).decode()
@@ -104,7 +104,7 @@ def fly(canary: Canary, service: str, folder: Path) -> Verdict:
 
 
 def main() -> int:
-    """Let every canary fly."""
+    """Run every canary and return the exit status."""
     table = Table("defect", "expected", "verdict", "reasons", "")
     caught = 0
     with TemporaryDirectory(prefix="load-canaries-") as name, target(None) as service:

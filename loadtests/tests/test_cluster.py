@@ -1,4 +1,4 @@
-"""What the Kubernetes API says, read into the flight record's terms."""
+"""Responses of the Kubernetes API, converted to entries of the flight record."""
 
 import pytest
 

@@ -13,13 +13,13 @@ from tooling.project import service
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    """The image of this checkout."""
+    """Return the image of this checkout."""
     return build.build(service())
 
 
 @pytest.fixture(scope="session")
 def sign_up() -> Callable[[str], dict[str, str]]:
-    """Register an account and log in; gives what `log_in` needs."""
+    """Return a function that registers an account and returns its email and password, for `log_in`."""
 
     def register(address: str) -> dict[str, str]:
         account = {"email": f"{secrets.token_hex(6)}@example.org", "password": secrets.token_urlsafe(24)}
@@ -31,7 +31,7 @@ def sign_up() -> Callable[[str], dict[str, str]]:
 
 @pytest.fixture
 def log_in() -> Iterator[Callable[[str, dict[str, str]], httpx.Client]]:
-    """Give a client that acts for an account."""
+    """Yield a function that returns a client logged in to an account."""
     clients: list[httpx.Client] = []
 
     def client(address: str, account: dict[str, str]) -> httpx.Client:

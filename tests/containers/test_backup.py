@@ -46,7 +46,7 @@ class Server:
         return docker("exec", "--user=999:999", *environment, self.container, *command)
 
     def shell(self, script: str) -> list[str]:
-        """Give the lines that a script prints, which must succeed."""
+        """Return the lines that a script prints, which must succeed."""
         done = self.run("bash", "-ceu", script)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
@@ -64,7 +64,7 @@ class Server:
             database.engine.dispose()
 
     def ask(self, query: str) -> list[tuple[object, ...]]:
-        """Give a query's rows."""
+        """Return a query's rows."""
         with psycopg.connect(self.outside) as connection:
             return connection.execute(query).fetchall()
 
@@ -76,7 +76,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Server]:
-    """The server, for all tests here."""
+    """Run one server for all tests of this module."""
     password = secrets.token_hex(16)
     options = ["--publish=127.0.0.1::5432", "--tmpfs=/backups:size=1m,uid=999,gid=999,mode=700"]
     started = docker("run", "--detach", *options, f"--env=POSTGRES_PASSWORD={password}", IMAGE)

@@ -21,13 +21,13 @@ LONG_RUNNING = {"task-api", "postgres", "prometheus", "alertmanager", "alert-rec
 
 
 def docker_compose(*arguments: str) -> str:
-    """Run docker compose and give what it prints."""
+    """Run docker compose and return its output."""
     done = subprocess.run(["docker", "compose", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout
 
 
 def psql(command: str, database: str = "postgres") -> str:
-    """Give what PostgreSQL answers."""
+    """Run an SQL command in the stack's PostgreSQL and return its output."""
     options = ["--username=task_api", f"--dbname={database}", "--tuples-only", "--no-align", f"--command={command}"]
     return docker_compose("exec", "--no-TTY", "postgres", "psql", *options).strip()
 
@@ -40,7 +40,7 @@ def containers() -> dict[str, dict[str, Any]]:
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether CONDITION comes true within SECONDS."""
+    """Return whether `condition` becomes true within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -126,7 +126,7 @@ def test_the_service_is_unhealthy_while_its_database_is_away() -> None:
 
 @pytest.mark.usefixtures("stack")
 def test_an_alert_goes_all_the_way_to_the_receiver() -> None:
-    # Prometheus drops what it has to say before it has found Alertmanager, and says it again after a minute.
+    # Prometheus drops alerts until it has discovered Alertmanager, and sends them again after a minute.
     assert wait_for(lambda: "Watchdog" in docker_compose("logs", "--no-log-prefix", "alert-receiver"), 150)
 
 

@@ -45,7 +45,7 @@ http.server.HTTPServer(("0.0.0.0", 4318), Handler).serve_forever()
 
 
 def docker(*arguments: str) -> str:
-    """Run docker and give what it prints, on both streams."""
+    """Run docker and return its output, of both streams."""
     done = subprocess.run(
         ["docker", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
@@ -55,7 +55,7 @@ def docker(*arguments: str) -> str:
 
 @contextmanager
 def running(image: str, volume: str, keys: str, network: str = "bridge", **settings: str) -> Iterator[tuple[str, str]]:
-    """Run the image hardened, with its SQLite file in VOLUME; give the container and the address that is ready."""
+    """Run the image hardened, with its SQLite file in `volume`; yield the container and its address when ready."""
     environment = {"AUTH": "on", "JWT_KEYS": keys, "RATE_LIMIT": "off", **settings}
     options = [f"--env={name}={value}" for name, value in environment.items()]
     options += [f"--network={network}", f"--volume={volume}:/data", "--publish=127.0.0.1::5000"]
@@ -72,7 +72,7 @@ def running(image: str, volume: str, keys: str, network: str = "bridge", **setti
 
 
 def ready(address: str) -> bool:
-    """Whether the service wants requests, as a load balancer asks it."""
+    """Return whether the service is ready for requests."""
     try:
         return httpx.get(f"{address}/readyz", timeout=5).status_code == 200
     except httpx.TransportError:
@@ -248,7 +248,7 @@ def test_sigterm_under_load_loses_nothing(
     stopped_sending = threading.Event()
 
     def send(client: httpx.Client, sender: int) -> None:
-        """Create tasks, each by a new connection, until the balancer stops sending here."""
+        """Create tasks, each by a new connection, until the balancer stops sending requests."""
         number = 0
         while not stopped_sending.is_set():
             title = f"{sender}-{number}"
