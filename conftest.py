@@ -5,6 +5,8 @@ import os
 import tempfile
 from contextlib import suppress
 
+import pytest
+
 # each process of the test run counts for itself; prometheus-client reads this at its import
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="test-metrics-")
 
@@ -13,6 +15,13 @@ with suppress(ModuleNotFoundError):  # some sessions have no property-based test
 
     hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
     hypothesis.settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse two test files that import as one module: pytest would run one of them twice and the other never."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.module.__file__ != str(item.path):
+            raise pytest.UsageError(f"{item.path} is hidden by {item.module.__file__}: rename it")
 
 
 def pytest_collection_finish() -> None:
