@@ -1,6 +1,6 @@
 """All accounts and tasks as JSON lines, out and in again, with nothing lost: ids, owners, times, versions, hashes.
 
-The last line counts the others, so that a file that was cut off is told from a whole one.
+The last line counts the others, so that a file that was cut off is recognised.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -200,7 +200,7 @@ def _undo(database: Database, added: list[tuple[Table, list[int]]]) -> None:
 
 
 def _values(record: AccountLine | TaskLine | EndLine) -> dict[str, Any]:
-    """The columns of a line. Raises ValueError for what the types do not tell."""
+    """Return the columns of a line. Raises ValueError for a rule that the types do not express."""
     if isinstance(record, AccountLine) and record.id != LOCAL_ACCOUNT:
         msgspec.convert(record.email, Email)
         if record.email != record.email.lower():
@@ -247,7 +247,7 @@ def _tasks(connection: Connection, waiting: dict[int, dict[str, Any]]) -> list[i
 
 
 def _reserve_ids(connection: Connection, largest: dict[str, int]) -> None:
-    """Let new ids follow the imported ones, also those that are given while the import runs."""
+    """Let new ids follow the imported ones, also those that are assigned while the import runs."""
     for table, last in largest.items():
         if connection.dialect.name == "postgresql":
             connection.execute(_RESERVE_POSTGRESQL, {"table": table, "last": last})

@@ -1,4 +1,4 @@
-"""An index by which expired refresh tokens are found."""
+"""An index for the deletion of expired refresh tokens."""
 
 from task_api.store.migrations import online
 
