@@ -1,7 +1,7 @@
 """Whether clients that are slow or idle slow down the others: P95 with a thousand of them, held against P95 without.
 
 `nox -s load_canaries` runs it. Rounds with and without them take turns on one service. Exit status: 0 where the ratio
-keeps its bound, 1 where it does not, 2 where this machine is too busy to tell.
+keeps its bound, 1 where it does not, 2 where this machine is too busy to measure.
 """
 
 import argparse
@@ -49,7 +49,7 @@ class SlowClient:
         self.sent = 0
 
     def connect(self) -> None:
-        """Connect; a client that does not read asks for something at once."""
+        """Connect; a client that does not read sends a request at once."""
         self.connection = socket.socket()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.connection.settimeout(TIMEOUT)
@@ -78,7 +78,7 @@ class SlowClient:
 
 
 def hold(port: int, counts: Sequence[int]) -> None:
-    """Hold as many connections of each kind as `counts` says until standard input closes."""
+    """Hold `counts` connections, a number for each kind, until standard input closes."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     clients = [SlowClient(port, kind) for kind, count in zip(KINDS, counts, strict=True) for _ in range(count)]
     ended = select.poll()
@@ -139,7 +139,7 @@ def settle(port: int) -> None:
 
 
 def judge(without: Sequence[float], with_them: Sequence[float]) -> tuple[int, str]:
-    """Return the exit status, and the sentence that says why."""
+    """Return the exit status and its reason in one sentence."""
     if not all(map(math.isfinite, without)):
         return 2, "inconclusive: this machine is too busy for the service to answer even without them"
     noise = max(without) / min(without)

@@ -25,7 +25,7 @@ FIRST_PORT, FIRST_NODE_PORT = 5000, 30080
 
 
 class BadNameError(ToolingError):
-    """The name cannot be a service's; the message says why."""
+    """The name cannot be a service's; the message is the reason."""
 
 
 def check_name(name: str, root: Path = ROOT) -> None:

@@ -1,4 +1,4 @@
-"""When slow clients are found to slow the others down."""
+"""The verdict on whether slow clients slow the others down."""
 
 import math
 

@@ -37,7 +37,7 @@ from tooling.images import provenance, push, scan  # noqa: E402
 
 
 def shortened(stage: str, tool: str) -> int:
-    """Write the report of a stage with one gate that found nothing."""
+    """Write the report of a stage with one gate and no findings; return the exit code."""
     gate = functools.partial(findings.Scan, tool=tool, version="rehearsed", targets=("rehearsed",))
     return findings.run_stage(stage, {tool: gate})
 
@@ -55,7 +55,7 @@ def run_sast() -> int:
 def run_build() -> int:
     """Make each service's image of one file, with the report and the SBOM that a clean scan leaves.
 
-    The machines of GitHub have an engine each. Here they share one, so they build one after the other.
+    On GitHub each machine has its own engine. The rehearsal's jobs share one, so they build one after the other.
     """
     with (HOME / "engine.lock").open("w") as engine:
         fcntl.flock(engine, fcntl.LOCK_EX)
@@ -79,7 +79,7 @@ def build_alone() -> int:
     database = findings.Database("Trivy DB", datetime.now(UTC))
     result = findings.Scan(tool="trivy-image", version="rehearsed", targets=tuple(identities), database=database)
     code = findings.run_stage("build", {"trivy-image": lambda: result})
-    with patch.object(push, "materials", lambda _service: []):  # the base images need not be here
+    with patch.object(push, "materials", lambda _service: []):  # works without the base images
         return code or push.main(["--archive"])
 
 
@@ -104,7 +104,7 @@ RUNS: dict[str, Callable[[], int]] = {
 
 
 def main() -> int:
-    """Run the session, record how it went and which secrets it was given."""
+    """Run the session; record its result and the secrets in its environment."""
     name, started = sys.argv[1], time.monotonic()
     seen = HOME / "seen"
     seen.mkdir(exist_ok=True)
