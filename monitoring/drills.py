@@ -69,7 +69,7 @@ def expected() -> dict[str, str]:
 
 
 def arrival(stack: Stack, alert: str, *, meanwhile: Callable[[], object] = lambda: None) -> float:
-    """Return after how many seconds the alert arrived where it belongs, with its runbook; `meanwhile` is called over and over.
+    """Return after how many seconds the alert arrived where it belongs; `meanwhile` is called over and over.
 
     Raises `NotSeen` where it did not arrive, or at another receiver, or without the full address of its runbook.
     """

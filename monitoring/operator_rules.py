@@ -19,7 +19,9 @@ OWN_PROMETHEUS = {"monitoring"}
 
 def repository() -> str:
     """Return the address before a file's path in the repository, as `prometheus.yml` sets it."""
-    address: str = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["global"]["external_labels"]["repository"]
+    address: str = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["global"]["external_labels"][
+        "repository"
+    ]
     return address
 
 

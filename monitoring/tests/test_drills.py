@@ -8,7 +8,6 @@ from monitoring.operator_rules import repository
 from monitoring.stack import NotSeen, Stack
 from tooling.tools import MissingTool
 
-
 RUNBOOK = f"{repository()}docs/runbooks/TaskApiDown.md"
 
 
