@@ -87,11 +87,15 @@ def canary(
 
 
 def prove(wanted: Canary) -> Proof:
-    """Plant the defect in a folder of its own, run the gate on it, and return the proof."""
+    """Plant the defect in a folder of its own, run the gate on it, and return the proof.
+
+    The gate is judged as in CI and as one that must be configured.
+    """
     with TemporaryDirectory(prefix="canary-") as folder:
         (scan,) = run_gates({wanted.gate: functools.partial(wanted.plant, Path(folder))}, quiet=True)
     stage = wanted.gate.partition("/")[0]
-    return Proof(wanted, scan, Report.of(stage, [scan], strict=True))
+    report = Report.of(stage, [scan], strict=True)
+    return Proof(wanted, scan, msgspec.structs.replace(report, required=(scan.tool,)))
 
 
 def gates(stages: Iterable[str] = STAGES) -> dict[str, Gate]:

@@ -9,7 +9,7 @@ import pytest
 
 from tooling import canaries, check, sast, tools
 from tooling.canaries import Canary, trivy_database
-from tooling.findings import Finding, NotAssessed, Scan, Severity, Unreachable
+from tooling.findings import Finding, NotAssessed, NotConfigured, Scan, Severity, Unreachable
 from tooling.images import scan
 from tooling.project import ROOT, services
 
@@ -119,6 +119,14 @@ def test_a_canary_counts_only_the_finding_that_it_expects(scan: Scan, *, red: bo
 def test_a_canary_counts_only_the_problem_that_it_expects(problem: str, *, red: bool) -> None:
     scan = planted("", problem=problem)
     assert canaries.prove(Canary("sast/bandit", "d", lambda _: scan, problem="no database")).red is red
+
+
+@pytest.mark.parametrize("problem", [Unreachable, NotConfigured])
+def test_a_canary_judges_its_gate_as_in_ci_and_as_one_that_must_be_configured(problem: type[NotAssessed]) -> None:
+    def without_key(folder: Path) -> Scan:  # noqa: ARG001 - a canary's shape
+        raise problem("no key")
+
+    assert canaries.prove(Canary("sast/safety", "d", without_key, problem="no key")).red
 
 
 def test_a_canary_that_itself_breaks_is_not_caught() -> None:
