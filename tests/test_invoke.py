@@ -25,7 +25,7 @@ def test_a_load_test_ends_with_its_own_exit_status(monkeypatch: pytest.MonkeyPat
     assert ran[-1][1:] == ["-m", "loadtests", "--shape=step", "--headless"]
 
 
-def test_where_the_environment_cannot_be_made_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_environment_cannot_be_made_the_reason_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(command: Any, **_: object) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 1, "", "no network")
 

@@ -28,7 +28,7 @@ def steady(text: str) -> str:
     return text.strip()
 
 
-def test_the_tour_of_the_readme_gives_what_it_says() -> None:
+def test_the_tour_of_the_readme_prints_what_the_readme_shows() -> None:
     (tour,) = blocks(ROOT / "README.md", "console")
     steps = re.findall(r"^\$ (.*?(?<!\\))\n(.*?)(?=^\$ |\Z)", tour, re.MULTILINE | re.DOTALL)
     assert len(steps) >= 8

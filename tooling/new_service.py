@@ -54,7 +54,7 @@ def _installed(root: Path) -> set[str]:
 
 
 def ports(known: Sequence[Service]) -> tuple[int, int]:
-    """The first port on this machine, and the first node port, that no service has."""
+    """Return the first port on this machine, and the first node port, that no service has."""
     taken = {one.port for one in known}, {one.node_port for one in known}
     port, node_port = (
         next(number for number in range(first, first + 1000) if number not in numbers)

@@ -53,7 +53,7 @@ def test_an_undisturbed_load_finds_each_write_once(load: Load) -> None:
     assert acknowledged == sum(len(account.tasks) for account in load.accounts)
 
 
-def test_a_lost_a_doubled_and_an_unknown_write_are_found(load: Load, url: str) -> None:
+def test_a_lost_a_doubled_and_an_unknown_write_are_reported(load: Load, url: str) -> None:
     account = load.accounts[0]
     with load.running(40):
         until(lambda: len(account.tasks) > 1)

@@ -10,7 +10,7 @@ def p95(encoded: str) -> float:
     return histogram.percentile(histogram.decode(encoded), 95)
 
 
-def test_a_late_answer_is_filed_where_it_came_and_where_it_should_have_been_asked_for() -> None:
+def test_a_late_answer_is_filed_under_its_end_and_under_its_intended_start() -> None:
     seconds = Seconds()
     seconds.add("GET /tasks", 1000.5, 1000, late=4000, failed=True)
     found = {entry.at: entry for entry in seconds.take()}

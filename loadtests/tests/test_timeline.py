@@ -61,7 +61,7 @@ def test_a_long_run_is_drawn_in_fewer_places(make_run: MakeRun) -> None:
     assert sum(found.rates("GET /tasks")) * found.width == 2000
 
 
-def test_the_heat_map_tells_each_bins_shares(make_run: MakeRun) -> None:
+def test_the_heat_map_shows_each_bins_shares(make_run: MakeRun) -> None:
     edges, shares = flight("a", make_run({"GET /tasks": 5}, seconds=3)).heat()
     assert len(edges) == len(shares) + 1
     for column in zip(*shares, strict=True):

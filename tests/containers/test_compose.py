@@ -185,7 +185,7 @@ def test_a_backup_of_an_older_schema_is_migrated(stack: dict[str, str], tmp_path
     assert psql("SELECT count(*) FROM idempotency_keys", "tasks") == "0"
 
 
-def test_a_restore_that_fails_at_the_last_step_says_so_and_the_service_runs_on_what_was_there(
+def test_a_restore_that_fails_at_the_last_step_reports_it_and_the_service_runs_on_what_was_there(
     stack: dict[str, str],
     tmp_path: Path,
     sign_up: Callable[[str], dict[str, str]],

@@ -105,7 +105,7 @@ def files(image: str) -> dict[PurePosixPath, tarfile.TarInfo]:
         docker("rm", container)
 
 
-def test_two_builds_from_nothing_give_one_image(image: str) -> None:
+def test_two_builds_from_nothing_produce_one_image(image: str) -> None:
     first = build.inspect(image)["Id"]
     assert build.inspect(build.build(service(), fresh=True))["Id"] == first
 
@@ -151,7 +151,7 @@ def test_logins_leave_no_memory_behind(image: str, volume: str, keys: str) -> No
         assert memory(container) - before < 19  # what one hash takes, while it is made
 
 
-def test_says_what_it_is_and_where_it_comes_from(image: str) -> None:
+def test_is_labelled_with_what_it_is_and_where_it_comes_from(image: str) -> None:
     source = build.Source.of_checkout()
     about = build.inspect(image)
     labels = about["Config"]["Labels"]

@@ -33,7 +33,7 @@ def test_a_service_has_no_rights_and_no_port_beyond_this_machine(name: str) -> N
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_that_goes_on_running_says_whether_it_is_healthy(name: str) -> None:
+def test_a_service_that_goes_on_running_has_a_health_check(name: str) -> None:
     service = SERVICES[name]
     assert ("test" in service["healthcheck"]) == (service["restart"] == "unless-stopped")
 
@@ -59,7 +59,7 @@ def test_every_service_is_in_the_stack_on_its_own_port() -> None:
         assert port.endswith(f"_PORT:-{service.port}}}:5000")
 
 
-def test_what_was_left_out_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_left_out_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     compose.show({"task-api": "http://127.0.0.1:5000"}, left_out=["grafana"])
     shown = capsys.readouterr().out
     assert re.search(r"task-api .*http://127\.0\.0\.1:5000", shown)

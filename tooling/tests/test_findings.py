@@ -139,7 +139,7 @@ def test_a_waiver_by_fingerprint_excuses_one_of_two_twins() -> None:
     assert [finding.line for finding in report.findings if finding.fails] == [3]
 
 
-def test_a_false_positive_is_asked_again_when_its_code_changes() -> None:
+def test_a_false_positive_is_open_again_when_its_code_changes() -> None:
     (known,) = judged(a_scan(a_finding(subject="run(x)"))).findings
     waiver = a_waiver(kind=Kind.FALSE_POSITIVE, expires=None, fingerprints=(known.fingerprint,))
     assert judged(a_scan(a_finding(subject="run(x)", line=9)), waivers=(waiver,)).exit_code == CLEAN
@@ -166,7 +166,7 @@ def test_a_fingerprint_outlives_moved_lines(before: int, after: int) -> None:
 
 
 @given(st.lists(st.sampled_from(["tool", "rule", "path", "subject"]), min_size=1, unique=True))
-def test_a_fingerprint_tells_apart_what_differs(fields: list[str]) -> None:
+def test_a_fingerprint_distinguishes_what_differs(fields: list[str]) -> None:
     other = msgspec.structs.replace(a_finding(), **dict.fromkeys(fields, "other"))
     first, second = with_fingerprints([a_finding(), other])
     assert first.fingerprint != second.fingerprint
@@ -337,7 +337,7 @@ def test_a_stage_whose_waivers_cannot_be_read_is_not_assessed(
     assert "waivers.toml" in capsys.readouterr().err
 
 
-def test_a_gate_over_all_services_keeps_what_each_of_them_says(tmp_path: Path) -> None:
+def test_a_gate_over_all_services_keeps_the_findings_of_each(tmp_path: Path) -> None:
     first, second = (project.Service(folder=tmp_path / "services" / name, name=name) for name in ("first", "second"))
 
     def scan(service: project.Service) -> Scan:

@@ -56,7 +56,7 @@ def test_an_old_database_is_not_used(tmp_path: Path, hours: int, *, usable: bool
             scan.database(tmp_path, timedelta(hours=72), refresh=False)
 
 
-def test_coverage_below_what_is_asked_names_the_worst_files(tmp_path: Path) -> None:
+def test_coverage_below_the_limit_names_the_worst_files(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.coverage.report]\nfail_under = 97\n")
     measured = tmp_path / "coverage.json"
     files = {name: {"summary": {"missing_lines": lacking}} for name, lacking in (("a.py", 1), ("b.py", 9))}
@@ -80,7 +80,7 @@ def test_coverage_below_what_is_asked_names_the_worst_files(tmp_path: Path) -> N
         (0, "", None),
     ],
 )
-def test_mypy_is_clean_only_where_it_says_that_it_checked(
+def test_mypy_is_clean_only_where_it_reports_that_it_checked(
     monkeypatch: pytest.MonkeyPatch, code: int, said: str, expected: list[tuple[str, int]] | None
 ) -> None:
     done = subprocess.CompletedProcess(["mypy"], code, said, "")

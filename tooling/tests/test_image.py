@@ -39,7 +39,7 @@ def test_the_date_in_the_image_is_the_commits() -> None:
     assert build.Source("v1", "abc", 1_700_000_000).created == "2023-11-14T22:13:20Z"
 
 
-def test_outside_a_checkout_it_says_so_and_ends_with_2(
+def test_outside_a_checkout_it_reports_that_and_exits_with_2(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(build, "ROOT", tmp_path)
@@ -50,7 +50,7 @@ def test_outside_a_checkout_it_says_so_and_ends_with_2(
     assert "clone the repository" in message
 
 
-def test_without_docker_it_says_how_to_get_it_and_ends_with_2(
+def test_without_docker_it_reports_how_to_get_it_and_exits_with_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(

@@ -64,7 +64,7 @@ def test_markdown_holds_a_row_a_stage_and_every_failing_finding() -> None:
     assert "| high | bandit B602 | `a.py:3` | a \\| shell |" in text
 
 
-def test_what_was_not_assessed_is_said_even_where_the_stage_passed() -> None:
+def test_what_was_not_assessed_is_reported_even_where_the_stage_passed() -> None:
     told = report(problem="no database")
     assert "bandit not assessed: no database" in markdown([a_stage(told=told)], "abc")
 
@@ -141,7 +141,7 @@ def test_a_busy_receiver_is_tried_again(busy: int) -> None:
     assert len(received) == 2
 
 
-def test_a_receiver_that_refuses_is_not_tried_again_and_its_address_is_not_told() -> None:
+def test_a_receiver_that_refuses_is_not_tried_again_and_its_address_is_not_printed() -> None:
     with receiving(404) as (url, received), pytest.raises(NotAssessed, match="answered 404") as caught:
         deliver(url, {})
     assert len(received) == 1
@@ -157,7 +157,7 @@ def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_it_tells_of_failed_stages_and_succeeds_itself(reports: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_reports_failed_stages_and_succeeds_itself(reports: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left(reports / "sast", "failed")
     summary = reports / "job-summary.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))

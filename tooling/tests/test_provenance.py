@@ -62,7 +62,7 @@ def test_what_is_attached_to_an_image_is_verified_by_its_digest(sbom: Path, monk
         assert provenance.main([f"{repository}:latest"]) == 2
 
 
-def test_the_statement_says_who_built_what_from_which_commit(sbom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_statement_names_builder_image_and_commit(sbom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "GITHUB_RUN_ID": "7",
         "GITHUB_SERVER_URL": "https://github.com",
@@ -159,7 +159,7 @@ def test_a_key_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
         provenance.make_key(path)
 
 
-def test_a_registry_that_gives_another_content_is_not_believed(sbom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_that_returns_another_content_is_not_believed(sbom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with oci_registry(DIGEST) as host:
         repository = f"{host}/task-api"
         said = provenance.statement(repository, DIGEST, report(), [], sbom)
@@ -277,7 +277,7 @@ def test_a_base_image_is_one_that_no_stage_of_the_dockerfile_makes() -> None:
 
 
 @pytest.mark.docker
-def test_a_base_image_that_is_not_here_is_pulled_before_the_build(registry: str, tmp_path: Path) -> None:
+def test_a_base_image_that_is_missing_is_pulled_before_the_build(registry: str, tmp_path: Path) -> None:
     name = f"{registry}/base:1"
     archive = subprocess.run(["tar", "-c", "-C", str(tmp_path), "registry.yml"], check=True, capture_output=True).stdout
     subprocess.run(["docker", "import", "-", name], input=archive, check=True, capture_output=True)

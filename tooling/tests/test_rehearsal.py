@@ -39,7 +39,7 @@ def test_every_fault_can_be_put_in_and_has_its_event() -> None:
     assert {event.workflow for event in EVENTS if event.part} == {"pipeline.yml", "release.yml"}
 
 
-def test_no_called_workflow_wants_more_rights_than_its_caller_has() -> None:
+def test_no_called_workflow_needs_more_rights_than_its_caller_has() -> None:
     assert rehearsal.permissions(ROOT)["publish"]["packages"] == "write"
 
 

@@ -28,7 +28,7 @@ def test_a_missing_program_is_named_together_with_how_to_get_it(monkeypatch: pyt
         tools.require("kind")
 
 
-def test_every_program_tells_how_to_get_it_and_every_environment_has_a_lock() -> None:
+def test_every_program_has_a_way_to_get_it_and_every_environment_a_lock() -> None:
     for tool in tools.known().values():
         assert tool.get
         assert tool.environment is None or (ROOT / "requirements" / f"{tool.environment}.txt").exists()

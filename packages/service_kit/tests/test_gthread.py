@@ -119,7 +119,7 @@ def test_head_has_no_body_and_an_answer_in_pieces_is_chunked(service: Running) -
     assert service.send(LIVEZ.replace(b"livez", b"pieces")).endswith(b"1\r\n0\r\n1\r\n1\r\n1\r\n2\r\n0\r\n\r\n")
 
 
-def test_a_client_that_asks_before_it_sends_its_body_is_told_to(service: Running) -> None:
+def test_a_client_that_expects_100_continue_receives_it(service: Running) -> None:
     with service.connect() as client:
         client.sendall(ECHO + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
         assert read_until(client, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -127,7 +127,7 @@ def test_a_client_that_asks_before_it_sends_its_body_is_told_to(service: Running
         assert read_until(client, b"ok").startswith(b"HTTP/1.1 200 OK")
 
 
-def test_a_client_that_asks_before_it_sends_too_much_is_refused_instead(service: Running) -> None:
+def test_a_client_that_expects_100_continue_for_too_much_is_refused(service: Running) -> None:
     with service.connect() as client:
         client.sendall(ECHO + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % (LIMIT + 1))
         client.shutdown(socket.SHUT_WR)

@@ -44,7 +44,7 @@ def test_bad_settings_are_all_named_and_exit_with_2(command: str) -> None:
     assert "task-api: AUTH:" in refused.output
 
 
-def test_weaker_settings_are_said(tmp_path: Path) -> None:
+def test_weaker_settings_are_logged_at_start(tmp_path: Path) -> None:
     assert "note: AUTH=off" in run("check-config", env={"DB_PATH": str(tmp_path / "t.db")}).output
 
 
@@ -61,7 +61,7 @@ def test_a_database_is_migrated_filled_exported_and_imported_from_the_command_li
     assert (imported.exit_code, imported.output) == (0, "2 accounts and 0 tasks are here\n")
 
 
-def test_an_import_that_fails_says_why_and_exits_with_1(environment: dict[str, str], tmp_path: Path) -> None:
+def test_an_import_that_fails_reports_the_reason_and_exits_with_1(environment: dict[str, str], tmp_path: Path) -> None:
     run("migrate", env=environment)
     broken = tmp_path / "broken.jsonl"
     broken.write_text("{\n")
@@ -71,7 +71,7 @@ def test_an_import_that_fails_says_why_and_exits_with_1(environment: dict[str, s
 
 
 @pytest.mark.parametrize("command", ["export", "import"])
-def test_a_database_that_is_not_migrated_or_not_there_is_told_of_and_exits_with_1(
+def test_a_database_that_is_not_migrated_or_missing_is_reported_and_exits_with_1(
     environment: dict[str, str], command: str
 ) -> None:
     for database, message in (
@@ -158,7 +158,7 @@ def test_a_service_that_lives_without_its_database_is_healthy_but_not_ready() ->
     assert "503" in ready.output
 
 
-def test_progress_of_a_long_import_is_told(tmp_path: Path) -> None:
+def test_progress_of_a_long_import_is_reported(tmp_path: Path) -> None:
     environment = {"DB_PATH": str(tmp_path / "tasks.db")}
     run("migrate", env=environment)
     task = {

@@ -66,7 +66,7 @@ def test_a_bad_value_is_named_with_what_is_expected(name: str, value: str) -> No
     assert len(found[0]) > len(name) + 10
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     assert [p.partition(":")[0] for p in problems(PORT="x", WORKERS="y", HOST="0.0.0.0")] == ["PORT", "WORKERS", "AUTH"]
 
 
@@ -173,6 +173,6 @@ def test_the_metrics_folder_may_not_be_the_databases(tmp_path: Path) -> None:
         load(environment)
 
 
-def test_what_is_weaker_is_said() -> None:
+def test_weaker_settings_are_noted() -> None:
     assert load(GOOD).weaker == []
     assert len(load({**GOOD, "RATE_LIMIT": "off", "LOGIN_LIMIT": "off"}).weaker) == 2

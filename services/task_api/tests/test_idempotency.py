@@ -45,7 +45,7 @@ def test_the_same_request_again_gets_the_same_answer_and_is_done_once(client: Cl
     assert len(client.get("/tasks").json) == 1
 
 
-def test_a_replayed_answer_says_so(client: Client) -> None:
+def test_a_replayed_answer_is_marked_as_replayed(client: Client) -> None:
     first, again = (client.post("/tasks", json={"title": "a"}, headers={"Idempotency-Key": "k"}) for _ in range(2))
     assert "Idempotency-Replayed" not in first.headers
     assert again.headers["Idempotency-Replayed"] == "true"

@@ -109,14 +109,14 @@ def write(database: Database, *titles: str) -> None:
         ("can't stop-it", "cant"),
     ],
 )
-def test_a_task_is_found_by_its_own_title_in_any_script(database: Database, title: str, other: str) -> None:
+def test_a_search_for_a_tasks_own_title_returns_it_in_any_script(database: Database, title: str, other: str) -> None:
     write(database, other, title)
     assert found(database, title) == [title]
 
 
 @hypothesis_settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40))
-def test_a_task_is_found_by_each_word_of_its_own_title_whatever_the_text(database: Database, title: str) -> None:
+def test_a_search_for_each_word_of_a_title_returns_the_task_whatever_the_text(database: Database, title: str) -> None:
     write(database, f"- {title} -")
     for word in title.split():
         if re.search(r"[^\W_]", word):
@@ -197,7 +197,7 @@ def test_links_hold_the_filters_and_nothing_that_a_query_adds(client: Client, qu
         "sort=due_at&cursor=WyJkdWVfYXQiLCIwMDAxLTAxLTAxVDAwOjAwOjAwKzIzOjU5IiwxXQ",
     ],
 )
-def test_a_query_that_makes_no_sense_is_400_and_says_why(client: Client, query: str) -> None:
+def test_a_query_that_makes_no_sense_is_400_with_the_reason(client: Client, query: str) -> None:
     refused = client.get(f"/tasks?{query}")
     assert refused.status_code == 400
     assert refused.json["detail"]
@@ -216,7 +216,7 @@ def test_the_next_link_keeps_the_filters_and_the_last_page_has_none(client: Clie
 
 
 @pytest.mark.parametrize("sort", SORTS)
-def test_pages_of_any_size_give_the_same_as_one_page(client: Client, sort: str) -> None:
+def test_pages_of_any_size_return_the_same_as_one_page(client: Client, sort: str) -> None:
     fill(client)
     fill(client)
     whole = client.get(f"/tasks?sort={sort}&limit=200").json

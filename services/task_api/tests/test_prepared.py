@@ -47,9 +47,7 @@ def everything(connection: Connection) -> list[object]:
     return [*found, store.find(connection, first, 0), store.find(connection, second, 1)]
 
 
-def test_what_is_found_is_the_same_whether_statements_are_watched_or_not(
-    database: Database, settings: Settings
-) -> None:
+def test_rows_are_the_same_whether_statements_are_watched_or_not(database: Database, settings: Settings) -> None:
     watched = Database(settings)
     seen: list[str] = []
 
@@ -83,7 +81,7 @@ def test_a_broken_rule_of_the_schema_is_sqlalchemys_integrity_error(database: Da
 
 
 @pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
-def test_a_connection_that_was_lost_is_not_given_out_again(database: Database) -> None:
+def test_a_connection_that_was_lost_is_not_used_again(database: Database) -> None:
     with database.read() as lost, database.read() as other:
         mine = lost.scalar(text("SELECT pg_backend_pid()"))
         lost.commit()

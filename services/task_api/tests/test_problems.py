@@ -154,12 +154,12 @@ def test_a_schema_that_is_not_there_yet_is_503(empty_settings: Settings) -> None
     assert refused.headers["Retry-After"]
 
 
-def test_a_wrong_method_is_told_the_right_ones(client: Client) -> None:
+def test_a_wrong_method_is_405_with_the_allowed_ones(client: Client) -> None:
     allowed = client.delete("/tasks").headers["Allow"]
     assert set(allowed.replace(" ", "").split(",")) == {"GET", "HEAD", "POST", "OPTIONS"}
 
 
-def test_an_unexpected_exception_is_500_and_tells_nothing_of_the_inside(
+def test_an_unexpected_exception_is_500_and_reveals_nothing_of_the_inside(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:

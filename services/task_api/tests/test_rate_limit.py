@@ -30,7 +30,7 @@ def windows(database: Database) -> Windows:
     return DatabaseWindows(database) if database.dialect == "postgresql" else SharedWindows()
 
 
-def test_a_client_may_have_the_limit_and_is_then_told_when_to_come_back(serve: Serve) -> None:
+def test_a_client_may_use_the_limit_and_then_receives_429_with_retry_after(serve: Serve) -> None:
     client = serve(rate_limit=Rate(20, DAY))
     answers = [client.get("/tasks") for _ in range(21)]
     assert [answer.status_code for answer in answers] == [200] * 20 + [429]
@@ -60,7 +60,7 @@ def test_guesses_of_tokens_are_limited_by_address(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 7, 100, 640])
-def test_workers_that_share_a_database_never_give_more_than_the_limit(windows: Windows, limit: int) -> None:
+def test_workers_that_share_a_database_never_allow_more_than_the_limit(windows: Windows, limit: int) -> None:
     workers = [RateLimiter(Rate(limit, DAY), windows) for _ in range(3)]
 
     def use_up(worker: RateLimiter) -> int:
@@ -71,7 +71,7 @@ def test_workers_that_share_a_database_never_give_more_than_the_limit(windows: W
     assert allowed == limit
 
 
-def test_a_worker_that_is_not_asked_again_keeps_a_sixteenth_at_most(windows: Windows) -> None:
+def test_a_worker_without_further_requests_keeps_a_sixteenth_at_most(windows: Windows) -> None:
     first, second = (RateLimiter(Rate(160, DAY), windows) for _ in range(2))
     first.hit("client")
     allowed = sum(second.hit("client").allowed for _ in range(200))

@@ -207,14 +207,14 @@ def test_what_people_wrote_is_not_in_a_failed_statements_log(output: Output, emp
     assert "hunter22" not in logged
 
 
-def test_in_flight_counts_the_request_that_asks_and_no_other(client: Client) -> None:
+def test_in_flight_counts_the_request_for_metrics_and_no_other(client: Client) -> None:
     before = value(client, "api_requests_in_flight")
     client.get("/tasks")
     client.get("/nothing")
     assert value(client, "api_requests_in_flight") == before
 
 
-def test_the_age_of_a_signing_key_is_told_where_its_id_has_a_date(client: Client) -> None:
+def test_the_age_of_a_signing_key_is_a_metric_where_its_id_has_a_date(client: Client) -> None:
     telemetry.signing_key("20260131-4f2a")
     telemetry.signing_key("k1")
     assert value(client, "api_signing_key_created_timestamp_seconds", kid="20260131-4f2a") == 1769817600

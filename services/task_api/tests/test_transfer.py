@@ -162,7 +162,9 @@ def test_a_task_that_is_on_two_lines_comes_in_once(fresh: Database) -> None:
     assert json.loads(list(export(fresh))[-1])["tasks"] == 1
 
 
-def test_an_id_that_was_given_before_is_not_given_again_after_an_import(client: Client, database: Database) -> None:
+def test_an_id_that_was_assigned_before_is_not_assigned_again_after_an_import(
+    client: Client, database: Database
+) -> None:
     for _ in range(3):
         client.post("/tasks", json={"title": "t"})
     client.delete("/tasks/3")
@@ -231,7 +233,7 @@ def test_an_import_that_was_killed_is_completed_by_another_of_the_same_file(
     assert client.post("/tasks", json={"title": "t"}).json["id"] == 1101
 
 
-def test_an_import_that_cannot_be_undone_says_how_to_complete_it(
+def test_an_import_that_cannot_be_undone_reports_how_to_complete_it(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unavailable = OperationalError("", None, Exception())
@@ -248,7 +250,7 @@ def test_an_import_that_cannot_be_undone_says_how_to_complete_it(
 @pytest.mark.parametrize(
     "command", [lambda database: next(export(database)), lambda database: import_lines(database, [])]
 )
-def test_a_database_without_tables_is_told_to_be_migrated(
+def test_a_database_without_tables_fails_with_the_command_that_migrates_it(
     empty_settings: Settings, command: Callable[[Database], object]
 ) -> None:
     database = Database(empty_settings)

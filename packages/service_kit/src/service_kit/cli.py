@@ -54,7 +54,7 @@ class CommandLine(click.Group, Generic[S]):
         )
 
     def settings(self) -> S:
-        """The settings of the environment. Names each fault and exits with 2 where one is wrong."""
+        """Return the settings of the environment. Names each fault and exits with 2 where one is wrong."""
         try:
             return load(self._kind)
         except ConfigurationError as error:

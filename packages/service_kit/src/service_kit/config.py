@@ -22,7 +22,7 @@ class ConfigurationError(Exception):
 def custom(
     *, parse: Callable[[str], Any] | None = None, show: Callable[[Any], str] | None = None, secret: bool = False
 ) -> Meta:
-    """An annotation for a field whose text msgspec does not convert by itself, or whose value must not be shown.
+    """Return an annotation for a field whose text msgspec does not convert by itself, or whose value must not be shown.
 
     `parse` reads the variable's text and raises ValueError; `show` returns what may be displayed; the text of a
     `secret` is in no error message.

@@ -188,7 +188,7 @@ class Connection:
         return len(self.received) >= reader.length if isinstance(reader, LengthReader) else self._chunks_are_in()
 
     def _head_is_in(self) -> bool:
-        """A head that cannot end well any more is as good as one: the parser finds out what is wrong with it."""
+        """Return whether a head is in, or is already too long or malformed: then the parser reports the fault."""
         received, start = self.received, max(0, self._scanned - len(HEAD_END) + 1)
         if received.find(HEAD_END, start) >= 0 or len(received) > HEAD_BYTES or BARE_LF.search(received, start):
             return True
@@ -540,7 +540,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 return False
 
     def _thread_is_idle(self) -> bool:
-        """A thread may stay with its connection while no other request has to wait for that."""
+        """Return whether a thread may stay with its connection: while no other request has to wait for that."""
         return not draining[0] and (self.active < self.threads or self.nr_conns <= self.threads)
 
     def _answer(self, conn: Connection) -> bool:

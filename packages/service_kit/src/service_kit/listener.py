@@ -7,7 +7,7 @@ BACKLOG = 2048
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, before anything else is touched. Raises OSError where that cannot be."""
+    """Return a listening socket, made before anything else is touched. Raises OSError where that is impossible."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
     try:

@@ -58,14 +58,14 @@ class Server(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> Any:
-        """The application, once, in the parent. What is there by now is never garbage, and workers share its pages."""
+        """Return the application, made once in the parent: it is never garbage, and workers share its memory."""
         application = self.create_app()
         gc.collect()
         gc.freeze()
         return application
 
     def start_worker(self) -> None:
-        """What a worker needs of its own: connections, metrics, and the thread that sends traces."""
+        """Start what a worker needs of its own: connections, metrics, and the thread that sends traces."""
         service = self.service
         service.draining = lambda: bool(gthread.draining[0])
         service.start_worker()
@@ -82,7 +82,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 
 def places() -> int:
-    """How many connections a worker may have: as many as there are file descriptors for, up to `gthread.PLACES`.
+    """Return how many connections a worker may have: as many as there are file descriptors for, up to `gthread.PLACES`.
 
     Raises the soft limit of file descriptors as far as that needs and the hard limit lets.
     """

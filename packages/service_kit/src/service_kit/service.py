@@ -47,7 +47,7 @@ class Service:
         """Set the gauges that are read from time to time; called every second in each worker."""
 
     def start_tracer(self) -> Tracer:
-        """A tracer that sends spans to OTEL_EXPORTER_OTLP_ENDPOINT."""
+        """Return a tracer that sends spans to OTEL_EXPORTER_OTLP_ENDPOINT."""
         return Tracer(self.name, self.version)
 
     def admit(self, context: Any) -> None:

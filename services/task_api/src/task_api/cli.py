@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _database() -> Iterator["Database"]:
-    """The database, with limits for a command. Ends the program with one line where the database fails."""
+    """Yield the database, with limits for a command. Ends the program with one line where the database fails."""
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
     from task_api.store.database import Database, SchemaBehind, TableInUse, Unusable  # noqa: PLC0415
@@ -230,7 +230,7 @@ def export_command(file: str) -> None:
 
 @contextmanager
 def _output(file: str) -> Iterator[BinaryIO]:
-    """The file, or standard output for `-`, which is flushed while its errors can still be reported."""
+    """Yield the file, or standard output for `-`, which is flushed while its errors can still be reported."""
     if file == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()

@@ -24,7 +24,7 @@ class _App(Flask):
 
 
 def create_app(service: Service, answers: Mapping[type[Exception], Callable[[Any], Response]]) -> Flask:
-    """The WSGI application with probes, metrics, documents and errors; a service adds its routes.
+    """Return the WSGI application with probes, metrics, documents and errors; a service adds its routes.
 
     `answers` has the responses to the service's own exceptions.
     """

@@ -39,13 +39,13 @@ def _holds_time(annotation: Any) -> bool:
 
 @cache
 def _times(kind: Hashable) -> frozenset[str]:
-    """The names of the parameters that are times."""
+    """Return the names of the parameters that are times."""
     fields = msgspec.structs.fields(cast("type[msgspec.Struct]", kind))
     return frozenset(field.encode_name for field in fields if _holds_time(field.type))
 
 
 def body(kind: type[T], content_type: str = JSON) -> T:
-    """The request's body as that type.
+    """Return the request's body as that type.
 
     Raises RequestEntityTooLarge, and Refusal: 415, or 400 with every rule that the body breaks.
     """
@@ -96,7 +96,7 @@ def _invalid(kind: ProblemType, error: msgspec.ValidationError, violations: list
 
 
 def query(kind: type[T]) -> T:
-    """The query's parameters as that type. Raises Refusal 400 with every rule that the query breaks."""
+    """Return the query's parameters as that type. Raises Refusal 400 with every rule that the query breaks."""
     given, misread = {}, []
     for name, values in request.args.lists():
         is_time = name in _times(cast("Hashable", kind))
@@ -128,5 +128,5 @@ class _Whole(Response):
 
 
 def respond(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer in JSON."""
+    """Return a response in JSON."""
     return _Whole(_encode(content), status, headers, content_type=JSON)

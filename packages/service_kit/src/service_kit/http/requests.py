@@ -36,7 +36,7 @@ HTTPS_ONLY = [("Strict-Transport-Security", "max-age=31536000")]
 
 
 def service() -> Service:
-    """The service of the application that answers now."""
+    """Return the service of the application that answers now."""
     found: Service = current_app.extensions[EXTENSION]
     return found
 
@@ -51,7 +51,7 @@ def install(app: Flask, own: Service) -> None:
 
 
 def _finished(application: Any) -> Any:
-    """The WSGI application, each of whose answers is finished on its way out, whatever made it."""
+    """Return the WSGI application with each response counted, logged and completed, whatever made it."""
 
     def answer(environment: Any, start_response: Any) -> Any:
         def start(status: str, headers: list[tuple[str, str]], *failure: Any) -> Any:

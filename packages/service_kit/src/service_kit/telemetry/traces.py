@@ -8,7 +8,7 @@ TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0
 
 
 def incoming_trace_id(traceparent: str | None) -> str | None:
-    """The trace id of a W3C traceparent header, None where there is none or it is malformed."""
+    """Return the trace id of a W3C traceparent header, None where there is none or it is malformed."""
     match = TRACEPARENT.fullmatch(traceparent or "")
     return match[1] if match else None
 

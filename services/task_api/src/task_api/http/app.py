@@ -11,7 +11,7 @@ from task_api.http.context import Services
 
 
 def create_app(services: Services) -> Flask:
-    """The WSGI application. Connects to nothing yet, so it may be made before a fork."""
+    """Return the WSGI application. Connects to nothing yet, so it may be made before a fork."""
     settings = services.settings
     app = create_common_app(services, errors.ANSWERS)
     if settings.auth == "off":

@@ -103,7 +103,7 @@ def services() -> Services:
 
 
 def database() -> Database:
-    """The database of the application that answers now."""
+    """Return the database of the application that answers now."""
     return services().database
 
 

@@ -89,7 +89,7 @@ TOKEN_PROBLEMS = {
 
 
 def bearer(error: str = "", **more: str) -> dict[str, str]:
-    """The WWW-Authenticate header (RFC 6750)."""
+    """Return the WWW-Authenticate header (RFC 6750)."""
     parameters = {"realm": "task-api", **({"error": error} if error else {}), **more}
     return {"WWW-Authenticate": "Bearer " + ", ".join(f'{name}="{value}"' for name, value in parameters.items())}
 
@@ -103,7 +103,7 @@ def _unavailable(error: Exception) -> Response:
 
 
 def _statement_failed(error: ProgrammingError) -> Response:
-    """A table or column that is missing comes with the migration: that is worth another try."""
+    """Return the problem of a missing table or column, which comes with the migration: a later try may succeed."""
     missing = getattr(error.orig, "sqlstate", "") in {"42P01", "42703"}
     return _unavailable(error) if missing else unforeseen(error)
 

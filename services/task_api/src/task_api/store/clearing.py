@@ -42,7 +42,7 @@ class Expiring(NamedTuple):
         return table
 
     def limit(self, now: datetime) -> datetime | int:
-        """The value of the column below which a row has expired; `rate_windows` counts in Unix seconds."""
+        """Return the value of the column below which a row has expired; `rate_windows` counts in Unix seconds."""
         past = now - self.kept
         return int(past.timestamp()) if self.table is rate_windows else past
 

@@ -64,7 +64,7 @@ def claim_name() -> str:
 
 
 def _died(name: str) -> bool:
-    """Whether the process that made this claim is surely gone: it ran in this place, and is not there any more."""
+    """Return whether the process that made this claim has surely ended: it ran in this place, and no longer exists."""
     place, dash, rest = name.partition("-")
     if not dash or place != _place():
         return False
@@ -74,7 +74,7 @@ def _died(name: str) -> bool:
 
 @lru_cache(1)
 def _place() -> str:
-    """A name for this machine since its start, and for the container in it: where process ids mean the same."""
+    """Return a name for this machine since its start, and for the container in it: where process ids mean the same."""
     try:
         boot = (PROC / "sys/kernel/random/boot_id").read_text()
         namespace = (PROC / "self/ns/pid").readlink()

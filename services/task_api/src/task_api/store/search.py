@@ -34,13 +34,13 @@ def query(dialect: str, text: str) -> dict[str, str]:
 
 
 def _parts_words(char: str) -> bool:
-    """Whether the character separates words for every version of FTS5, which counts unknown characters as letters."""
+    """Return whether the character separates words in every version of FTS5, which takes unknown ones for letters."""
     categories = (unicodedata.category, unicodedata.ucd_3_2_0.category)
     return char.isspace() or all(category(char)[0] in "PSZ" for category in categories)
 
 
 def _caseless(char: str) -> bool:
-    """Whether the character can be part of a word and has no upper and lower case."""
+    """Return whether the character can be part of a word and has no upper and lower case."""
     category = unicodedata.category(char)
     return not char.isascii() and (category[0] in "LMN" or category == "Co") and char.lower() == char.upper()
 

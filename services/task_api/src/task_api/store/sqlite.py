@@ -71,7 +71,7 @@ _REMEDY = "put it back, or restart the service to go on with what is there now"
 
 
 def engine(settings: Settings, file: DatabaseFile) -> Engine:
-    """An engine for the file that DB_PATH names."""
+    """Return an engine for the file that DB_PATH names."""
     made = create_engine(
         URL.create("sqlite+pysqlite", database=settings.db_path),
         hide_parameters=True,  # errors are logged, and hold what people wrote

@@ -18,6 +18,6 @@ class Usage(NamedTuple):
 
 
 def of(connection: Connection, owner_id: int) -> Usage:
-    """The usage of an account, with what this transaction has changed."""
+    """Return the usage of an account, with what this transaction has changed."""
     found = rows(connection, _OF_OWNER, {"owner": owner_id})
     return Usage(*found[0]) if found else Usage(0, 0)

@@ -71,7 +71,7 @@ def create(connection: Connection, owner_id: int, new: NewTask) -> Versioned:
 
 
 def get(connection: Connection, owner_id: int | None, task_id: int, *, lock: bool = False) -> Versioned:
-    """The task of that id, within what `owner_id` may see (None: all). Raises TaskNotFound."""
+    """Return the task of that id, within what `owner_id` may see (None: all). Raises TaskNotFound."""
     row = store.find(connection, task_id, owner_id, lock=lock) if task_id <= LARGEST_ID else None
     if row is None:
         raise TaskNotFound(task_id)
@@ -176,7 +176,7 @@ def bulk(connection: Connection, owner_id: int, scope: int | None, operations: B
 
 
 def recall(connection: Connection, scope: int | None, references: Sequence[tuple[str, int]]) -> list[BulkResult]:
-    """The results of operations done before, by operation and id: the tasks are what they are now, None if deleted."""
+    """Return the results of earlier operations, by operation and id: the tasks as they are now, None if deleted."""
     rows = store.several(connection, {task_id for _, task_id in references}, scope)
     found = {versioned.task.id: versioned.task for versioned in map(_versioned, rows)}
     return [BulkResult(cast("Any", op), task_id, found.get(task_id)) for op, task_id in references]

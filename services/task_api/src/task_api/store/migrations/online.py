@@ -12,12 +12,12 @@ _INVALID = text("SELECT 1 FROM pg_index WHERE indexrelid = to_regclass(:name) AN
 
 
 def has_table(name: str) -> bool:
-    """Whether the table is there, from an earlier run of this migration."""
+    """Return whether the table is there, from an earlier run of this migration."""
     return inspect(op.get_bind()).has_table(name)
 
 
 def has_column(table: str, name: str) -> bool:
-    """Whether the column is there, from an earlier run of this migration."""
+    """Return whether the column is there, from an earlier run of this migration."""
     return any(column["name"] == name for column in inspect(op.get_bind()).get_columns(table))
 
 
