@@ -82,7 +82,7 @@ class PatientConnection(psycopg.Connection[TupleRow]):
     answer_seconds: float | None = None
     breaker = Breaker()
     pooled = False
-    """Whether a pooler hands each transaction to any of its server connections (PgBouncer's transaction mode)."""
+    """Whether a pooler assigns each transaction to any of its server connections (PgBouncer's transaction mode)."""
     begin = "BEGIN"
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
@@ -90,7 +90,7 @@ class PatientConnection(psycopg.Connection[TupleRow]):
         limit = self.answer_seconds if timeout is None else timeout
         try:
             result = super().wait(gen, interval, limit)
-        except psycopg.errors._WaitTimeout:  # noqa: SLF001 - psycopg asks callers to convert it
+        except psycopg.errors._WaitTimeout:  # noqa: SLF001 - psycopg leaves its conversion to the caller
             if timeout is not None:
                 raise
             self.breaker.unanswered()
@@ -108,9 +108,9 @@ def driver(connection: Connection) -> PatientConnection:
 
 
 def engine(settings: Settings, limits: Limits, breaker: Breaker) -> Engine:
-    """An engine for the database that DATABASE_URL names, which tells the breaker whether it answers.
+    """Return an engine for the database of DATABASE_URL; its connections report to `breaker` whether it answers.
 
-    The URL's parameters go before these defaults, and its `options` are added to the ones with the limits.
+    The URL's parameters override these defaults, and its `options` are added to the ones with the limits.
     """
     url = make_url(settings.database_url).set(drivername="postgresql+psycopg")
     wanted = url.query.get("options", "")
