@@ -31,7 +31,7 @@ PROOFS = proofs.PROOFS | NIGHTLY
 
 
 def run(name: str, bench: Bench) -> bool:
-    """Run one proof, and write its record and page, also when it breaks off. Give whether it is proven."""
+    """Run one proof, and write its record and page, also when it breaks off. Return whether it is proven."""
     title, prove = PROOFS[name]
     folder = FOLDER / name
     record = folder / "record.jsonl"

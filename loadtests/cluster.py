@@ -20,7 +20,7 @@ SUFFIXES = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "Ki": 2**10, "M": 1e6, "M
 
 
 class ClusterError(LoadTestError):
-    """The cluster could not be watched; the message says why."""
+    """The cluster could not be watched; the message is the reason."""
 
 
 @contextlib.contextmanager
@@ -71,7 +71,7 @@ class _Watcher:
         self.stop = threading.Event()
 
     def loop(self) -> None:
-        """Poll until told to stop; note what fails, once in a row."""
+        """Poll until stopped; record a failure once, however often it repeats in a row."""
         failed = ""
         while not self.stop.wait(POLL_SECONDS):
             try:

@@ -98,7 +98,7 @@ class Collector:
         environment.events.test_stop.add_listener(self.flush)
 
     def begin(self, host: str) -> None:
-        """Begin a run: one entry that says what it is, and the loops that go with it."""
+        """Begin a run: write the entry that describes it, and start its loops."""
         options = self._environment.parsed_options
         self._recorder = Recorder(Path(options.record))
         settings = {"users": options.peak, "shape": options.shape, "accounts": "on" if options.accounts else "off"}

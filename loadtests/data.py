@@ -18,7 +18,7 @@ LONGEST_DESCRIPTION = 2000
 
 
 class Maker:
-    """Makes data from the given source of randomness: the same seed gives the same data."""
+    """Makes random data: the same seed yields the same data."""
 
     def __init__(self, source: random.Random) -> None:
         self._random = source

@@ -1,7 +1,7 @@
 """The gate: a flight record is held against objectives, and the verdict is pass, fail or inconclusive.
 
-A verdict is given only where the measurement carries it. Latencies come with a 95 % interval by bootstrap over the
-run's seconds, error rates with the exact binomial one; a limit inside the interval decides nothing.
+A verdict is pass or fail only where the measurement supports it. Latencies come with a 95 % interval by bootstrap over
+the run's seconds, error rates with the exact binomial one; a limit inside the interval decides nothing.
 """
 
 import enum
@@ -50,7 +50,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Yardstick(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The endpoint that tells a slow machine from a slow service."""
+    """The endpoint that distinguishes a slow machine from a slow service."""
 
     endpoint: str
     slow_p95_ms: float
@@ -82,7 +82,7 @@ class Objectives(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class BadObjectivesError(LoadTestError):
-    """The file of objectives cannot be used; the message says why."""
+    """The file of objectives cannot be used; the message is the reason."""
 
 
 def load_objectives(path: Path) -> Objectives:
@@ -255,13 +255,13 @@ def _last_run(entries: Iterable[Entry]) -> Sequence[Entry]:
 
 
 def redraws(places: int, number: int, source: np.random.Generator) -> histogram.Counts:
-    """Give, for each of `number` draws with replacement among `places`, how often each place was drawn."""
+    """Return how often each place was drawn, for each of `number` draws with replacement among `places`."""
     return source.multinomial(places, [1 / places] * places, size=number)
 
 
 def interval(blocks: int, statistic: Callable[[histogram.Counts], histogram.Milliseconds]) -> tuple[float, float]:
-    """Return a statistic's 95 % interval by bootstrap: it gets redraws of the blocks and gives a value for each."""
-    if blocks < 2:  # noqa: PLR2004 - one block says nothing about how blocks differ
+    """Return a statistic's 95 % interval by bootstrap: `statistic` maps redraws of the blocks to a value for each."""
+    if blocks < 2:  # noqa: PLR2004 - one block does not show how blocks differ
         return 0.0, float("inf")
     values = statistic(redraws(blocks, RESAMPLES, np.random.default_rng(1)))
     low, high = np.quantile(values, [0.025, 0.975], method="inverted_cdf")

@@ -40,7 +40,7 @@ def decode(encoded: str) -> Counts:
 
 
 def add(histograms: Iterable[Counts]) -> Counts:
-    """Add counts up; none gives an empty histogram's."""
+    """Return the sum of histograms' counts; of none, those of an empty histogram."""
     total = np.zeros(_EMPTY.counts_len, dtype=np.int64)
     for counts in histograms:
         total += counts
@@ -59,7 +59,7 @@ MILLISECONDS: Milliseconds = np.array(
 def percentile(counts: Counts, percent: float, milliseconds: Milliseconds = MILLISECONDS) -> float:
     """Return the smallest latency in milliseconds that at least `percent` % of the requests did not exceed.
 
-    `milliseconds` says what each place of `counts` stands for. Raises ValueError without requests: nothing measured is
+    `milliseconds` has the latency of each place of `counts`. Raises ValueError without requests: nothing measured is
     not zero.
     """
     total = int(counts.sum())

@@ -92,7 +92,7 @@ class Pod(msgspec.Struct, frozen=True, omit_defaults=True):
 class Cluster(msgspec.Struct, frozen=True, tag="cluster", tag_field="type", omit_defaults=True):
     """A deployment with its pods and its HorizontalPodAutoscaler at a moment.
 
-    `replicas` is what the deployment is asked for; `autoscaler` is the HPA's `spec` (autoscaling/v2); `synced` is when
+    `replicas` is the deployment's `spec.replicas`; `autoscaler` is the HPA's `spec` (autoscaling/v2); `synced` is when
     the controller last wrote the HPA's status.
     """
 
@@ -116,7 +116,7 @@ Entry = Run | Event | Sample | Requests | Durations | Cluster
 
 
 class Recorder:
-    """Appends entries to a record; a context manager. `at` is Unix time in seconds, now unless given."""
+    """Appends entries to a record; a context manager. `at` is Unix time in seconds, by default now."""
 
     def __init__(self, path: Path) -> None:
         """Open `path` for appending, making its folder where needed."""

@@ -31,12 +31,12 @@ COLOURS = {Outcome.PASS: "green", Outcome.FAIL: "red", Outcome.INCONCLUSIVE: "ye
 
 
 class LoadError(LoadTestError):
-    """Locust did not run or broke, or there is no version to compare with; the message says what to do."""
+    """Locust did not run or broke, or there is no version to compare with; the message has the remedy."""
 
 
 @contextlib.contextmanager
 def target(host: str | None, **more: Any) -> Iterator[str]:
-    """Yield the base URL to load: the given one, or that of a service started here without limits on requests."""
+    """Yield the base URL to load: `host`, or that of a service started without limits on requests."""
     if host:
         yield host
         return

@@ -20,7 +20,7 @@ from loadtests.record import Cluster, Entry, Event, Requests, Run, Sample, read
 from tooling.page import render
 
 TEMPLATE = Path(__file__).parent / "templates" / "timeline.html"
-MOST_BINS = 900  # more than this many points cannot be told apart on a screen
+MOST_BINS = 900  # more than this many points cannot be distinguished on a screen
 MOST_LINES = 60  # more vertical lines than this would hide the charts
 HEAT_EDGES = np.array([0.25 * 2 ** (step / 4) for step in range(73)])  # milliseconds, 4 places to an octave
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

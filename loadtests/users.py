@@ -3,8 +3,8 @@
 Each user has an account of its own where the service has accounts. Requests are named as the service names them in its
 metrics, by the route's template.
 
-Closed loop: a user thinks after each answer, so a slow service is asked less. Open loop (`--rate`): arrivals are
-Poisson processes that do not wait for the service. An idle user takes the next arrival; one that found all users busy
+Closed loop: a user thinks after each response, so a slow service gets fewer requests. Open loop (`--rate`): arrivals
+are Poisson processes that do not wait for the service. An idle user takes the next arrival; when all users are busy it
 starts late, and its lateness is added to the latency "from the intended start" (else: coordinated omission).
 """
 
@@ -30,7 +30,7 @@ READ_OK = (HTTPStatus.OK, HTTPStatus.NOT_MODIFIED)
 
 
 def weight(name: str, default: int) -> int:
-    """Return a user's weight: the environment's LOAD_WEIGHT_<NAME>, or the default. Raises ValueError if invalid."""
+    """Return a user's weight: the environment's LOAD_WEIGHT_`name`, or the default. Raises ValueError if invalid."""
     text = os.environ.get(f"LOAD_WEIGHT_{name}", str(default))
     if not text.isdecimal():
         raise ValueError(f"LOAD_WEIGHT_{name} has to be a whole number, not {text!r}")
@@ -104,7 +104,7 @@ class Client(FastHttpUser):
         return self.due - now
 
     def context(self) -> dict[str, Any]:
-        """Tell the collector how late this arrival is (ms), and how late this process woke for it (ms)."""
+        """Return for the collector how late this arrival is (ms), and how late this process woke for it (ms)."""
         if self.lateness is None:
             now = perf_counter()
             self.lateness = (now - self.intended) * 1000 if self.rate else 0.0
@@ -126,7 +126,7 @@ class Client(FastHttpUser):
         self.arrivals.leave(self)
 
     def send(self, method: str, route: str, *, expect: tuple[int, ...] = (200,), **request: Any) -> FastResponse:
-        """Send a request; any status but the expected ones is a failure. Gives the answer either way."""
+        """Send a request; any status but the expected ones is a failure. Returns the response either way."""
         request["headers"] = {**self.headers, **request.get("headers", {})}
         if self.random.random() < 1 / RECONNECT_EVERY:  # clients come and go, and so reach pods that are new
             request["headers"]["Connection"] = "close"
@@ -140,7 +140,7 @@ class Client(FastHttpUser):
         return cast("FastResponse", answer)
 
     def sign_in(self) -> dict[str, Any] | None:
-        """Register and log in; give the tokens, or None where the service has no accounts."""
+        """Register and log in; return the tokens, or None where the service has no accounts."""
         if not self.environment.parsed_options.accounts:
             return None
         account = {"email": f"load-{secrets.token_hex(8)}@example.com", "password": secrets.token_urlsafe(16)}
@@ -163,7 +163,7 @@ class Client(FastHttpUser):
         return tokens
 
     def create_many(self, number: int) -> list[int]:
-        """Create tasks by one bulk request and give their ids."""
+        """Create tasks by one bulk request and return their ids."""
         operations = [{"op": "create", "task": self.data.task()} for _ in range(number)]
         answer = self.send("POST", "/tasks/bulk", json={"operations": operations})
         return [result["id"] for result in answer.json()["results"]] if answer.status_code == HTTPStatus.OK else []
@@ -305,13 +305,13 @@ class Importer(SignedIn):
 
 
 class Yardstick(Client):
-    """Asks for the cheapest answer there is, about twenty times a second: tells a slow machine from a slow service."""
+    """Sends the cheapest request about twenty times a second, to distinguish a slow machine from a slow service."""
 
     fixed_count = 1
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
-        self.rate, self.think = 0.0, 0.05  # always closed: its own queue would tell nothing about the machine
+        self.rate, self.think = 0.0, 0.05  # always closed: its own queue would show nothing about the machine
 
     @task
     def livez(self) -> None:

@@ -69,7 +69,7 @@ def pod_specs(value: Any) -> Iterator[Object]:
 
 
 def misconfigurations(folder: Path) -> list[str]:
-    """Give Trivy's checks that fail, HIGH or worse; raise where it looked at nothing."""
+    """Return Trivy's checks that fail, HIGH or worse; raise where it looked at nothing."""
     options = ["--quiet", "--skip-check-update", "--severity=HIGH,CRITICAL", "--format=json"]
     report = json.loads(call("trivy", "config", *options, folder))
     assert report.get("Results"), "Trivy has looked at nothing"

@@ -89,7 +89,7 @@ class Controller:
         self._events: list[tuple[float, int]] = []  # (when, pods added, or taken away: negative)
 
     def decide(self, at: float, replicas: int, pods: Sequence[Pod]) -> Decision:
-        """Decide at a sync, from the replicas asked for now and the pods there are."""
+        """Return the decision at a sync, from the current `replicas` and the existing pods."""
         settings = self._settings
         if replicas == 0:
             return Decision(0, "scaling is disabled at zero replicas")

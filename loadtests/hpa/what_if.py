@@ -21,7 +21,7 @@ METRICS_SECONDS = 15.0  # metrics-server's resolution
 
 @dataclass(frozen=True)
 class Load:
-    """What the record's load asks of the pods: cores by second, what a pod uses idle, and what pods are like."""
+    """The load of a record: cores by second, what an idle pod uses, and the pods' requests and limits."""
 
     start: float
     cores: np.ndarray[Any, np.dtype[np.float64]]
@@ -97,7 +97,7 @@ class Second(msgspec.Struct, frozen=True):
     replicas: int
     ready: int
     utilization: float  # % of the request, of the pods that are ready
-    missing: float  # cores that were asked for and not there
+    missing: float  # cores that were needed and not available
 
 
 @dataclass
@@ -162,7 +162,7 @@ class BadQuestionError(LoadTestError):
 
 
 def ask(question: str, settings: Settings, load: Load) -> tuple[Settings, Load]:
-    """Apply a question such as `cpu=60,max=20,load=10`. Raises BadQuestionError that names what can be asked."""
+    """Apply a question such as `cpu=60,max=20,load=10`. Raises BadQuestionError, which lists the names."""
     for part in question.split(","):
         found = re.fullmatch(r"\s*(\w+)=(\d+(?:\.\d+)?)\s*", part)
         if not found:

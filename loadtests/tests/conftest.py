@@ -22,7 +22,7 @@ def encoded(milliseconds: Sequence[float]) -> str:
 
 @pytest.fixture
 def make_run() -> MakeRun:
-    """Make a run's entries: `latencies` gives each endpoint's median in milliseconds, spread as real ones are."""
+    """Make a run's entries: `latencies` has each endpoint's median in milliseconds, spread as real ones are."""
 
     def make(
         latencies: dict[str, float],

@@ -1,4 +1,4 @@
-"""Faster, slower or no difference: found where it is, and not where it is not."""
+"""Faster, slower or no difference: a difference is reported exactly where there is one."""
 
 import pytest
 

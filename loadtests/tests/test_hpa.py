@@ -76,7 +76,7 @@ def decide(seen: list[Pod], replicas: int, settings: Settings = SETTINGS, rememb
         ((0.76, 0.76), 2),  # 76/70 is within the tolerance of 10 %
         ((0.78, 0.78), 3),  # 78/70 is not
         ((2.0, 2.0), 6),  # ceil(2 * 200/70)
-        ((0.7, 0.7, 0.1), 3),  # 50/70 asks for ceil(2.14)
+        ((0.7, 0.7, 0.1), 3),  # 50/70 needs ceil(2.14)
         ((0.1, 0.1, 0.1), 2),  # not below the minimum
         ((0.719, 0.819), 2),  # whole per cent: 76.9 counts as 76
     ],
@@ -138,7 +138,7 @@ def test_a_pod_without_metrics_counts_as_idle_when_scaling_up() -> None:
 
 def test_a_pod_without_metrics_counts_as_using_its_request_when_scaling_down() -> None:
     assert decide(pods(0.2, 0.2, 0.2, None), 4, remembered=None) == 3  # (20 * 3 + 100) / 400 = 40 % of 70
-    assert decide(pods(0.3, 0.3, None), 3) == 3  # 53 % of 70 asks for ceil(2.27)
+    assert decide(pods(0.3, 0.3, None), 3) == 3  # 53 % of 70 needs ceil(2.27)
 
 
 def test_no_metrics_at_all_change_nothing() -> None:
