@@ -24,7 +24,7 @@ GROUPS = list(tomllib.loads((project.ROOT / "pyproject.toml").read_text())["depe
 
 
 def install(session: nox.Session, group: str, *, service: bool = False) -> None:
-    """Install one locked dependency group, and this checkout's services and packages where asked."""
+    """Install one locked dependency group, and with `service` this checkout's services and packages."""
     session.install("--require-hashes", "-r", f"requirements/{group}.txt")
     if service:
         session.install("--no-deps", "--no-build-isolation", *(f"--editable={one}" for one in project.distributions()))
@@ -72,7 +72,7 @@ def dast(session: nox.Session) -> None:
 
 @stage
 def publish(session: nox.Session) -> None:
-    """The push, by digest and with its provenance, where a repository and a key are set: it alone is given the key."""
+    """The push, by digest and with its provenance, where a repository and a key are set: only this session has it."""
     install(session, "pipeline")
     session.run("python", "-m", "tooling.images.push")
 
@@ -155,7 +155,7 @@ def load_canaries(session: nox.Session) -> None:
     """Each verdict of the load gate, from a service that deserves it: slow, failing, stalled, silent."""
     install(session, "test", service=True)
     session.run("python", "-m", "loadtests.canaries")
-    session.run("python", "-m", "loadtests.slow_clients", success_codes=[0, 2])  # 2: this machine is too busy to tell
+    session.run("python", "-m", "loadtests.slow_clients", success_codes=[0, 2])  # 2: the machine is too busy to measure
     session.run("pytest", "-m", "load", "loadtests", *session.posargs)
 
 

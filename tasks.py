@@ -1,4 +1,4 @@
-"""What a person asks for. `./dev` lists the tasks."""
+"""The tasks for people. `./dev` lists them."""
 
 import os
 import shlex
@@ -155,7 +155,7 @@ def _loadtests(arguments: list[str]) -> None:
 
 @contextmanager
 def deploying(title: str) -> Iterator[Steps]:
-    """Show the steps of work on a cluster; end with what the cluster said, and exit code 1, when it fails."""
+    """Show the steps of work on a cluster; print the cluster's output and exit with code 1 when it fails."""
     steps = Steps(title)
     try:
         with plain_errors():

@@ -38,7 +38,7 @@ PAGES = {  # service: its port, and what a person finds there
 
 
 class ComposeError(ToolingError):
-    """Docker Compose could not do what was asked; the message says what to look at."""
+    """A command of Docker Compose failed; the message has what to check."""
 
 
 def up(*, grafana: bool = True, traces: bool = False) -> dict[str, str]:
@@ -124,9 +124,9 @@ def restore(file: Path) -> None:
     """Replace the present database by that of a backup, and start the service on it.
 
     The backup is read whole, into a database beside the present one, before anything is changed; the present one is
-    kept as NAME_replaced until the next restore. Sessions that are open in it, such as a person's psql, are ended. A
-    backup of an older schema is migrated. Raises `ComposeError`, which says which database is there now; the service
-    is started in any case.
+    kept as `<database>_replaced` until the next restore. Sessions that are open in it, such as a person's psql, are
+    ended. A backup of an older schema is migrated. Raises `ComposeError`, whose message names the database that is in
+    use now; the service is started in any case.
     """
     if not file.is_file() or not _tables(file):
         raise ComposeError(f"{file} is not a backup that `./dev backup` wrote, or PostgreSQL does not run (`./dev up`)")
@@ -185,7 +185,7 @@ def _run(
     source: IO[bytes] | None = None,
     target: IO[bytes] | None = None,
 ) -> int:
-    """Return Compose's exit code; what it says is shown."""
+    """Return Compose's exit code; its output is shown."""
     command = [str(require("docker")), "compose", *arguments]
     environment = {**_environment(), **(settings or {})}
     stdin = source or subprocess.DEVNULL

@@ -1,7 +1,7 @@
 """Findings of every gate in one shape, the waivers that excuse some, and the reports that show both.
 
-A gate is one thing that can say no. It returns one `Scan`: what it looked at, with which program and database,
-and what it found. From one `Report` come SARIF 2.1.0 (for code scanning), JSON (for machines) and HTML (for people).
+A gate is one check that can fail. It returns one `Scan`: its targets, program, database and findings. From one
+`Report` come SARIF 2.1.0 (for code scanning), JSON (for machines) and HTML (for people).
 
 Exit codes of a stage: 0 clean or not configured, 1 findings, 2 not assessed.
 """
@@ -151,7 +151,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Database(msgspec.Struct, frozen=True):
-    """What a scanner compared with, and when it was made. A fixture proves the gate; it tells no real state."""
+    """A scanner's database, and when it was made. A fixture proves the gate, and nothing about the real state."""
 
     name: str
     updated: datetime
@@ -214,7 +214,7 @@ Gate = Callable[[], Scan]
 
 
 def run_gates(gates: dict[str, Gate], *, parallel: int = 2, quiet: bool = False) -> list[Scan]:
-    """Run gates, showing each as it ends. One that raises becomes a scan that says so, and the others go on."""
+    """Run gates, showing each as it ends. One that raises becomes a scan with a problem, and the others go on."""
     console = Console(highlight=False, soft_wrap=True, quiet=quiet)
 
     def run(name: str, gate: Gate) -> Scan:
@@ -302,7 +302,7 @@ def check_waivers(path: Path = WAIVERS, today: date | None = None) -> Scan:
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What one stage says: its scans, with waivers applied. Make it with `Report.of`."""
+    """The result of one stage: its scans, with waivers applied. Make it with `Report.of`."""
 
     stage: str
     written: datetime
@@ -348,7 +348,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def breaks(self, scan: Scan) -> bool:
-        """Return whether a scan did not assess what it had to, and that is an error here."""
+        """Return whether a scan did not assess what it had to, and that is an error in this run."""
         if scan.unconfigured:
             return scan.tool in self.required
         return bool(scan.problem) and not (scan.unreachable and not self.strict)
@@ -543,7 +543,7 @@ def revision() -> str:
 
 
 def run_stage(stage: str, gates: dict[str, Gate], then: dict[str, Gate] | None = None, *, parallel: int = 2) -> int:
-    """Run a stage's gates, then those of `then`; write reports/STAGE/ and return the exit code."""
+    """Run a stage's gates, then those of `then`; write reports/`stage`/ and return the exit code."""
     try:
         waivers = read_waivers()
     except NotAssessed as error:

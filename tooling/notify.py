@@ -1,10 +1,10 @@
-"""One summary of all stages: `python -m tooling.notify` writes reports/notify/ and tells who wants to know.
+"""One summary of all stages: `python -m tooling.notify` writes reports/notify/ and sends it to webhooks.
 
 It reads what the stages left in reports/ and, on GitHub, the jobs' results in NEEDS (`toJSON(needs)`). Markdown goes to
-the job summary; SLACK_WEBHOOK_URL gets Slack's shape; WEBHOOK_URL gets JSON, signed where WEBHOOK_SECRET is set: the
-header X-Hub-Signature-256 holds the body's HMAC-SHA256, as in GitHub's own webhooks.
+the job summary; SLACK_WEBHOOK_URL gets Slack's shape; WEBHOOK_URL receives JSON, signed where WEBHOOK_SECRET is set:
+the header X-Hub-Signature-256 holds the body's HMAC-SHA256, as in GitHub's own webhooks.
 
-Exit codes: 0 told, 2 a webhook could not be reached. A stage's failure is the stage's own.
+Exit codes: 0 delivered, 2 a webhook could not be reached. A stage's failure is the stage's own.
 """
 
 import functools
@@ -103,7 +103,7 @@ def overall(stages: list[Stage]) -> str:
 
 
 def gaps(stages: list[Stage]) -> list[str]:
-    """Return what the run did not look at or do, for want of a setting or of a service that can be reached."""
+    """Return what the run did not assess or do, because a setting is missing or a service cannot be reached."""
     found = [
         f"{stage.name}/{scan.tool}: {scan.gap}: {textwrap.shorten(scan.problem, 200)}"
         for stage in stages
@@ -212,7 +212,7 @@ def webhooks(stages: list[Stage], commit: str) -> dict[str, Gate]:
 
 
 def write(stages: list[Stage], waivers: list[Waiver], commit: str, folder: Path) -> None:
-    """Write the summary's page, Markdown and JSON into FOLDER."""
+    """Write the summary's page, Markdown and JSON into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.md").write_text(markdown(stages, commit))
     (folder / "summary.json").write_text(json.dumps(plain(stages, commit), indent=2))
@@ -232,7 +232,7 @@ def write(stages: list[Stage], waivers: list[Waiver], commit: str, folder: Path)
 
 
 def main() -> int:
-    """Write the summary, then tell it."""
+    """Write the summary, deliver it to the webhooks, and return the exit code."""
     needs = json.loads(os.environ.get("NEEDS") or "{}")
     stages = [read_stage(name, REPORTS / name, needs.get(name, {}).get("result", "")) for name in SUMMARISED]
     commit = revision()

@@ -35,7 +35,7 @@ def when(moment: datetime) -> str:
 
 def duration(seconds: float) -> str:
     """Write a length of time with the unit that suits it: 0.4 s, 12 s, 3 min 05 s, 5 h 10 min, 12 days."""
-    if seconds < 10:  # noqa: PLR2004 - below ten, one decimal says something
+    if seconds < 10:  # noqa: PLR2004 - below ten, one decimal matters
         return f"{seconds:.1f} s"
     whole = round(seconds)
     minutes, hours, days = whole // 60, whole // 3600, whole // 86400

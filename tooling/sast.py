@@ -1,7 +1,7 @@
 """Static analysis: `python -m tooling.sast` runs every gate of the stage over this repository and writes reports/sast/.
 
-Each gate reads its tool's report, never its exit code alone, and makes sure that something was looked at. What a
-comment would excuse (`nosec`, `noqa`) is found all the same: waivers.toml is the one place for excuses.
+Each gate reads its tool's report, never its exit code alone, and makes sure that something was looked at. A
+comment such as `nosec` or `noqa` hides no finding: waivers.toml is the one place for excuses.
 """
 
 import json
@@ -165,7 +165,7 @@ def requirements(path: Path) -> dict[str, str]:
 
 
 def pip_audit(root: Path, locks: Sequence[str], service: str = OSV) -> Scan:
-    """Compare each locked package with the OSV database, asking SERVICE; every known vulnerability fails the stage."""
+    """Return each locked package's known vulnerabilities in the OSV database at `service`; each fails the stage."""
     findings, targets = [], []
     for lock in locks:
         pinned = requirements(root / lock)
@@ -276,8 +276,8 @@ def deployed(root: Path, overlay: str, folder: Path) -> Path:
 def trivy_config(root: Path, dockerfiles: Sequence[str], overlays: Sequence[str]) -> Scan:
     """Look for misconfiguration with Trivy: in Dockerfiles, and in overlays as kustomize renders them for a cluster.
 
-    What several overlays have in common is looked at once, as the first one's. Which registries are trusted, Trivy
-    cannot know: the base's admission policy says so.
+    What several overlays have in common is checked once, as the first one's. Trivy cannot know which registries are
+    trusted: the base's admission policy does.
     """
     findings: list[Finding] = []
     seen: set[str] = set()
@@ -329,7 +329,7 @@ def trivy_config(root: Path, dockerfiles: Sequence[str], overlays: Sequence[str]
 
 
 def actionlint(root: Path, files: Sequence[str]) -> Scan:
-    """Check workflows with actionlint, their shell lines with shellcheck; everything it says fails the stage."""
+    """Check workflows with actionlint, their shell lines with shellcheck; every line of its output fails the stage."""
     if not files:
         return Scan(tool="actionlint", version=tools.described("actionlint"))
     arguments: tuple[str | Path, ...] = (

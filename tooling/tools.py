@@ -1,4 +1,4 @@
-"""The programs that the pipeline calls: found or installed in one way, each version pinned in one place.
+"""The programs that the pipeline calls: located or installed in one way, each version pinned in one place.
 
 `python -m tooling.tools` installs all that tools.toml names and lists it; `python -m tooling.tools scanners trivy`
 sees to these environments and programs alone (and does nothing where they are up to date).
@@ -40,7 +40,7 @@ DOWNLOADS = CACHE / "downloads"
 
 
 class MissingTool(NotAssessed):
-    """A program is not there; the message says how to get it."""
+    """A program is missing; the message has the way to install it."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Tool:
         """Return where it is: where `./dev tools` puts it, in this environment or on PATH; None where it is missing.
 
         Of a program with a release or a Go module only the pinned version counts, or else its wheel, or else, where
-        `least` says which version will do, the system's.
+        `least` is set, the system's from that version on.
         """
         if (self.folder / self.name).exists():
             return self.folder / self.name
@@ -101,7 +101,7 @@ def known() -> dict[str, Tool]:
 
 
 def require(name: str) -> Path:
-    """Return the program's path, or raise `MissingTool` with a message that says how to get it, or another version."""
+    """Return the program's path. Raises `MissingTool`, whose message has the way to install it or another version."""
     path, tool = find(name), known()[name]
     if tool.least and numbers(version(name)) < numbers(tool.least):
         raise MissingTool(f"{name} is {version(name)}, older than {tool.least}: {tool.get}")
@@ -154,13 +154,13 @@ def run(
 
 
 def last_words(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the end of what a program said, errors first; of a traceback, the error alone."""
+    """Return the end of a program's output, errors first; of a traceback, the error alone."""
     lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
     return "; ".join(lines[-1 if any(line.startswith("Traceback") for line in lines) else -3 :])
 
 
 def call(name: str, *arguments: str | Path, expect: Collection[int] = (0,), cwd: Path = ROOT, **env: str) -> str:
-    """Run a program and give its standard output; raise as `run` does."""
+    """Run a program and return its standard output; raise as `run` does."""
     return run(name, *arguments, expect=expect, cwd=cwd, **env).stdout
 
 
@@ -174,7 +174,7 @@ def report(name: str, *arguments: str | Path, expect: Collection[int] = (0,), cw
 
 
 def make_environment(name: str) -> None:
-    """Make the locked environment requirements/NAME.txt in .cache/tools, or renew it when the lock has changed."""
+    """Make the locked environment requirements/`name`.txt in .cache/tools, or renew it when the lock has changed."""
     lock = ROOT / "requirements" / f"{name}.txt"
     folder, stamp = HOME / name, HOME / f"{name}.sha256"
     locks = b"".join(file.read_bytes() for file in (lock, npm_lock(name)) if file.exists())
@@ -216,7 +216,7 @@ def install_npm_packages(name: str, folder: Path) -> None:
 def install(tool: Tool) -> None:
     """Install the tool's pinned version from the first source that has it, unless it is there.
 
-    Without any source it stays missing; the list says so. Raises `MissingTool` for a release with another hash than
+    Without any source it stays missing, and is listed so. Raises `MissingTool` for a release with another hash than
     the pinned one: that is no reason to try the next source.
     """
     if (tool.folder / "source").exists():

@@ -1,4 +1,4 @@
-"""Who may do what: every operation of the OpenAPI document, asked for by nobody, by others and by forged tokens.
+"""Who may do what: every operation of the OpenAPI document, requested by nobody, by others and with forged tokens.
 
 What each caller must be answered follows from the document's `security` alone. So does how an object comes to be that
 somebody may own: by the document's links. An operation that cannot be tried so is itself a finding, which is why a new
@@ -94,7 +94,7 @@ class Callers:
         return self.status(token) == OK
 
     def accepted_at_once(self, token: str) -> list[bool]:
-        """Tell it for many connections at once, so that every worker of the service is asked."""
+        """Return that for many connections at once, so that every worker of the service is tried."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return list(pool.map(self.accepted, [token] * AT_ONCE))
 
@@ -124,7 +124,7 @@ def callers(target: Target) -> tuple[str, ...]:
 
 
 def due(operation: Operation, caller: str, role: str, *, owned: bool) -> str:
-    """Return the status that the document's declarations ask for; 2xx is any success.
+    """Return the status that the document's declarations require; 2xx is any success.
 
     `role` is that of an account with a valid session, `owned` whether the request is about an object of the owner's.
     """
@@ -143,7 +143,7 @@ def due(operation: Operation, caller: str, role: str, *, owned: bool) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """One request of the matrix: who asked for what, what had to be answered, and what was."""
+    """One request of the matrix: operation, caller, expected and actual status."""
 
     operation: str
     caller: str
@@ -153,7 +153,7 @@ class Cell:
 
 
 def unguarded(target: Target) -> Scan:
-    """Return a finding for each operation that asks for a login at a service that has no accounts."""
+    """Return a finding for each operation that requires a login at a service that has no accounts."""
     findings = [
         Finding(
             tool="authorization",
@@ -171,7 +171,7 @@ def unguarded(target: Target) -> Scan:
 
 
 class Matrix:
-    """Asks for every operation as every caller."""
+    """Requests every operation as every caller."""
 
     def __init__(self, target: Target) -> None:
         self.target = target

@@ -10,12 +10,12 @@ INSTANT = "2030-01-01T00:00:00Z"
 
 
 class NoSampleError(ToolingError):
-    """A schema has something that is not known here; the message says what."""
+    """A schema uses an unknown keyword; the message names it."""
 
 
 @dataclass
 class Sampler:
-    """Makes values for schemas of one document: a property whose name is in GIVEN is that, other strings are TEXT."""
+    """Makes values for one document's schemas: `given` has those of properties by name, `text` is any other string."""
 
     document: Mapping[str, Any]
     given: Mapping[str, Any]

@@ -161,7 +161,7 @@ class Target:
         return token
 
     def tokens(self, account: Account) -> dict[str, str]:
-        """Log in and give the answer: access_token, refresh_token and more. Raises `NotAssessed`."""
+        """Log in and return the response: access_token, refresh_token and more. Raises `NotAssessed`."""
         login = {"email": account.email, "password": account.password}
         answer = self.client.post("/auth/login", json=login)
         if answer.status_code != HTTPStatus.OK:
@@ -182,7 +182,7 @@ class Target:
     def maker(self, operation: Operation) -> tuple[Operation | None, str]:
         """Return the operation that makes what this one is about, or lists it, and the link's expression for its id.
 
-        A link of the document says so; for an operation without one, a link from what its path is under does.
+        It is the source of a link of the document to this operation; without one, of a link to the path above it.
         """
         nearest: tuple[Operation | None, str] = (None, "")
         for status, maker in itertools.product(("201", "200"), self.operations):

@@ -25,7 +25,7 @@ WAPITIS_BODIES = {"application/json", "application/x-www-form-urlencoded"}
 
 
 class Entry(msgspec.Struct):
-    """One thing that Wapiti found."""
+    """One finding of Wapiti."""
 
     method: str
     path: str
@@ -36,14 +36,14 @@ class Entry(msgspec.Struct):
 
 
 class Request(msgspec.Struct):
-    """What Wapiti asked for."""
+    """A request of Wapiti."""
 
     method: str
     url: str
 
 
 class Response(msgspec.Struct):
-    """What it was answered."""
+    """The response to it."""
 
     status_code: int
 
@@ -56,14 +56,14 @@ class Page(msgspec.Struct):
 
 
 class Infos(msgspec.Struct):
-    """What Wapiti did."""
+    """Wapiti's version and crawl."""
 
     version: str
     crawled_pages: list[Page] = []
 
 
 class Document(msgspec.Struct):
-    """Wapiti's JSON report, as far as it is read here."""
+    """The part of Wapiti's JSON report that this gate reads."""
 
     infos: Infos
     vulnerabilities: dict[str, list[Entry]]

@@ -37,32 +37,32 @@ class Kube:
     namespace: str = "default"
 
     def command(self, *arguments: str) -> list[str]:
-        """Give the command line of kubectl for this namespace."""
+        """Return the command line of kubectl for this namespace."""
         return [str(require("kubectl")), "--context", self.context, "--namespace", self.namespace, *arguments]
 
     def run(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run kubectl and give its output. Raises `DeployError` with its own words when it fails."""
+        """Run kubectl and return its output. Raises `DeployError` with kubectl's message when it fails."""
         done = subprocess.run(self.command(*arguments), input=stdin, capture_output=True, text=True, check=False)
         if done.returncode:
             raise DeployError(f"kubectl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
     def get(self, kind: str, name: str) -> Object | None:
-        """Give one object, or None where there is none."""
+        """Return one object, or None where there is none."""
         text = self.run("get", kind, name, "--ignore-not-found", "--output=json")
         return json.loads(text) if text else None
 
     def find(self, kind: str, selector: str = "") -> list[Object]:
-        """Give the objects of a kind, those with the labels of SELECTOR."""
+        """Return the objects of a kind with the labels of `selector`."""
         items: list[Object] = json.loads(self.run("get", kind, f"--selector={selector}", "--output=json"))["items"]
         return items
 
     def raw(self, path: str) -> Any:
-        """Give what the API server answers at PATH."""
+        """Return the API server's response at `path`."""
         return json.loads(self.run("get", f"--raw={path}"))
 
     def apply(self, objects: Sequence[Object]) -> list[Change]:
-        """Apply on the server's side, taking over fields that others have set, and tell what that changed."""
+        """Apply on the server's side, taking over fields that others have set; return what that changed."""
         if not objects:
             return []
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
@@ -72,14 +72,14 @@ class Kube:
         return changes(before, after)
 
     def hand_over_replicas(self, deployment: Object) -> None:
-        """Give the number of pods another owner, so that it stays when later applies do not name it.
+        """Transfer the number of pods to another field manager, so that it stays when later applies do not name it.
 
         https://kubernetes.io/docs/reference/using-api/server-side-apply/#transferring-ownership
         """
         fields = {key: deployment["metadata"][key] for key in ("name", "namespace")}
         number = {"replicas": deployment["spec"]["replicas"]}
         text = json.dumps({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": fields, "spec": number})
-        # only the server can tell that the rest of the object is there
+        # only the server knows that the rest of the object exists
         flags = ["--server-side", "--validate=false", f"--field-manager={REPLICAS_MANAGER}"]
         self.run("apply", *flags, "--filename=-", stdin=text)
 
@@ -121,7 +121,7 @@ def labels(selector: dict[str, str]) -> str:
 
 
 def readable(item: Object) -> list[str]:
-    """Give the lines of an object's YAML without what the server keeps for itself, a Secret's values hidden."""
+    """Return the lines of an object's YAML without the server's own fields, a Secret's values hidden."""
     shown = {name: value for name, value in item.items() if name != "status"}
     shown["metadata"] = {key: value for key, value in item["metadata"].items() if key not in KEPT_BY_THE_SERVER}
     if item["kind"] == "Secret":

@@ -112,7 +112,7 @@ def deploy_monitoring(target: Target, objects: Sequence[Object], steps: Steps) -
 
 
 def migrate(target: Target, say: Say) -> None:
-    """Migrate the database as the version that is deployed wants it, after a restore."""
+    """Migrate the database to the schema of the deployed version, after a restore."""
     deployment = target.kube.get("deployment", target.service.name)
     if deployment is None:
         raise DeployError("nothing is deployed, so there is no version to migrate for")
@@ -123,7 +123,7 @@ def migrate(target: Target, say: Say) -> None:
 
 
 def run_migration(kube: Kube, job: Object, say: Say) -> None:
-    """Run the migration to its end. Raises `DeployError`, with what it said, when it fails."""
+    """Run the migration to its end. Raises `DeployError` with its log when it fails."""
     name = job["metadata"]["name"]
     kube.run("delete", "job", name, "--ignore-not-found", "--cascade=foreground", "--wait")
     kube.apply([job])
@@ -180,7 +180,7 @@ def roll_out(target: Target, objects: Sequence[Object], steps: Steps) -> None:
 
 
 def patience(target: Target) -> float:
-    """Give the seconds in which the address has to answer: new load balancers, certificates and names take minutes."""
+    """Return the seconds in which the address has to answer: new load balancers and certificates take minutes."""
     if target.local:
         return KNOWN_SECONDS
     try:
@@ -191,7 +191,7 @@ def patience(target: Target) -> float:
 
 
 def apply_service(kube: Kube, objects: Sequence[Object], *, first: bool) -> list[Change]:
-    """Apply the workloads. The first time the manifest says how many pods, ever after the autoscaler does."""
+    """Apply the workloads. The first time the manifest sets the number of pods, afterwards the autoscaler does."""
     scaled = {item["spec"]["scaleTargetRef"]["name"] for item in objects if item["kind"] == "HorizontalPodAutoscaler"}
     deployments = [item for item in objects if item["kind"] == "Deployment" and item["metadata"]["name"] in scaled]
     if first:

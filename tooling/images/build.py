@@ -33,7 +33,7 @@ MOST_MEGABYTES = 100.0
 
 
 class ImageError(ToolingError):
-    """The image could not be built or looked into; the message says why."""
+    """The image could not be built or inspected; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def measure(files: Iterable[tuple[PurePosixPath, int]]) -> list[Part]:
 
 
 def write_report(service: Service, image: str, found: list[Part]) -> None:
-    """Write reports/build/SERVICE-size.json and .html, and print the larger parts."""
+    """Write the image's size and parts to reports/build/ as JSON and a page, and print the larger parts."""
     size = sum(part.size for part in found) / MEGABYTE
     data = {
         "image": image,

@@ -109,7 +109,7 @@ def database(cache: Path, oldest: timedelta, *, refresh: bool = True) -> Databas
 
 
 def read_database(cache: Path) -> Database | None:
-    """Read what Trivy's database says of itself; None where there is none."""
+    """Return the name and date of Trivy's database from its metadata; None where there is none."""
     try:
         metadata = json.loads((cache / "db" / "metadata.json").read_text())
     except FileNotFoundError:
@@ -119,7 +119,7 @@ def read_database(cache: Path) -> Database | None:
 
 
 def trivy(cache: Path, *arguments: str | Path) -> dict[str, Any]:
-    """Run a vulnerability scan with the database as it is, and give Trivy's JSON report."""
+    """Run a vulnerability scan with the database as it is, and return Trivy's JSON report."""
     same = ("--quiet", "--scanners=vuln", "--skip-db-update", "--offline-scan", "--list-all-pkgs", "--exit-code=0")
     said: dict[str, Any] = report(
         "trivy", *arguments, *same, "--format=json", f"--ignorefile={os.devnull}", "--cache-dir", cache

@@ -12,7 +12,7 @@ REPORT = REPORTS / "build" / "report.json"
 
 
 def pushed(reference: str) -> str:
-    """Return REPOSITORY@sha256:DIGEST where its signed provenance says that it is clean. Raises `Untrusted`."""
+    """Return `reference` if its signed provenance attests a clean image. Raises `Untrusted` otherwise."""
     try:
         provenance.verify(reference)
     except (Untrusted, NotAssessed) as error:
@@ -51,14 +51,14 @@ def _subject(report: Report) -> str:
 
 
 def judged(report: Report, identity: str, *, accept_unassessed: bool) -> str:
-    """Say in words what the scan says of the image with this identity. Raises `Untrusted` where that forbids it."""
+    """Return the scan's verdict on the image with this identity, as a sentence. Raises `Untrusted` if it forbids it."""
     verdict = report.verdict
     if verdict is Verdict.NOT_ASSESSED and accept_unassessed:
         problems = "; ".join(scan.problem.partition(" (")[0] for scan in report.scans if scan.problem)
-        return f"WARNING: {identity} is NOT ASSESSED ({problems}), and deployed as --accept-unassessed says"
+        return f"WARNING: {identity} is NOT ASSESSED ({problems}), and deployed because of --accept-unassessed"
     if verdict is not Verdict.CLEAN:
-        remedy = "; give the scan its database, or say --accept-unassessed" if verdict is Verdict.NOT_ASSESSED else ""
-        raise Untrusted(f"the image's scan says: {verdict} (reports/build/report.html){remedy}")
+        remedy = "; provide the database, or pass --accept-unassessed" if verdict is Verdict.NOT_ASSESSED else ""
+        raise Untrusted(f"the image's scan: {verdict} (reports/build/report.html){remedy}")
     if _subject(report) != identity:
         raise Untrusted("the scan's report is about another image")
     return f"{identity} is scanned and clean"

@@ -152,7 +152,7 @@ def steps_of(origin: Path, uses: str) -> Iterator[dict[str, Any]]:
 
 
 def permissions(origin: Path) -> dict[str, dict[str, str]]:
-    """Return each job's rights. Raises `NotAssessed` where a called workflow wants more than its caller has."""
+    """Return each job's rights. Raises `NotAssessed` where a called workflow needs more than its caller has."""
     granted: dict[str, dict[str, str]] = {}
     documents = {path.name: yaml.safe_load(path.read_text()) for path in (origin / ".github" / "workflows").iterdir()}
     for document in documents.values():
