@@ -21,7 +21,7 @@ WORKFLOWS = ROOT / ".github" / "workflows"
 
 
 class ToolingError(Exception):
-    """Something outside this repository is missing or fails; the message is one line that says what to do."""
+    """Something outside this repository is missing or fails; the message is one line with what to do."""
 
     evidence: str = ""
     """Output of the program that failed, for people to read before the message."""

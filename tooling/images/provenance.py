@@ -47,7 +47,7 @@ BUILD_TYPE = f"urn:{repository_name()}:build:nox-session"
 
 
 class Untrusted(ToolingError):
-    """The image must not be deployed; the message says why."""
+    """The image must not be deployed; the message is the reason."""
 
 
 def make_key(path: Path = KEY) -> Ed25519PrivateKey:
@@ -171,7 +171,7 @@ def bundle(envelope: dict[str, Any]) -> dict[str, Any]:
 
 
 def registry(repository: str) -> oras.provider.Registry:
-    """Give a client for the repository's registry: plain HTTP on the loopback interface, HTTPS anywhere else.
+    """Return a client for the repository's registry: plain HTTP on the loopback interface, HTTPS anywhere else.
 
     Raises `Unreachable` at once where nothing answers; the client itself would try for minutes.
     """
@@ -233,7 +233,7 @@ class Repository:
         return answer
 
     def tag(self, digest: str, tag: str) -> None:
-        """Give the image with this digest one more tag."""
+        """Add a tag to the image with this digest."""
         known = self.request(f"manifests/{digest}", MANIFEST_TYPE, INDEX_TYPE, *DOCKER_TYPES)
         headers = {"Content-Type": known.headers["Content-Type"]}
         self.client.do_request(
@@ -323,9 +323,9 @@ def fetch(repository: str, digest: str) -> list[dict[str, Any]]:
 
 
 def objections(said: dict[str, Any], digest: str, revision: str | None, builders: str = "") -> list[tuple[str, str]]:
-    """Return what speaks against deploying `digest` by a statement whose signature is good: rules and messages.
+    """Return what in a statement with a valid signature forbids deploying `digest`: rules and messages.
 
-    It has to be of `revision` where one is given, and of a builder whose id matches one of the patterns `builders`.
+    It has to be of `revision` unless that is None, and of a builder whose id matches one of the patterns `builders`.
     """
     try:
         subjects = [subject["digest"]["sha256"] for subject in said["subject"]]
@@ -412,7 +412,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-# It runs before a deployment, not on this checkout: the canaries alone see it here.
+# It runs before a deployment, not on a checkout: in this repository the canaries alone use it.
 GATES: dict[str, Gate] = {"provenance": lambda: check(os.environ["IMAGE"])}
 
 if __name__ == "__main__":
