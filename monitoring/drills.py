@@ -256,6 +256,29 @@ def task_api_not_ready() -> float:
 
 
 @drill
+def task_api_database_down() -> float:
+    """The database ends, and the load balancer goes on probing; a schema that is behind, before, is not this alert."""
+    with ExitStack() as database:
+        address = database.enter_context(postgres())
+        with (
+            service.running({"DATABASE_URL": address}) as url,
+            watched(url) as stack,
+            psycopg.connect(address, autocommit=True) as connection,
+        ):
+
+            def probe() -> None:
+                httpx.get(f"{url}/readyz", timeout=30)
+
+            connection.execute("ALTER TABLE alembic_version RENAME TO elsewhere")
+            arrival(stack, "TaskApiNotReady", meanwhile=probe)
+            if "TaskApiDatabaseDown" in others(stack):
+                raise NotSeen("it came while the database answered")
+            connection.close()
+            database.close()
+            return arrival(stack, "TaskApiDatabaseDown", meanwhile=probe)
+
+
+@drill
 def task_api_drain_stuck() -> float:
     """The service is told to end and does not."""
     with TemporaryDirectory() as folder:
@@ -379,6 +402,13 @@ def task_api_restarting() -> float:
 def task_api_backup_stale() -> float:
     """The last backup was an hour ago, then 27 hours (kube-state-metrics: sample)."""
     return becoming("TaskApiBackupStale", cluster_metrics(), cluster_metrics(backup_age=27 * HOUR))
+
+
+@drill
+def task_api_volume_filling() -> float:
+    """The database's volume has 5 % left (kubelet: sample)."""
+    series = 'available_bytes{namespace="task-api",persistentvolumeclaim="data-postgres-0"}'
+    return in_cluster("TaskApiVolumeFilling", f"{series} 8.2e+09", f"{series} 5e+08")
 
 
 @drill

@@ -28,6 +28,7 @@ HERE = Path(__file__).parent
 RULES = HERE / "prometheus" / "rules"
 HURRIED_FOR = "10s"  # Prometheus begins to scrape some 6 s after its start, and until then every series is absent
 SAMPLE = HERE / "samples" / "kube-state-metrics.prom"
+KUBELET = HERE / "samples" / "kubelet.prom"
 HOUR = 3600
 
 
@@ -151,9 +152,9 @@ def serving(server: ThreadingHTTPServer) -> Iterator[str]:
 
 
 def cluster_metrics(backup_age: float = HOUR) -> str:
-    """Give SAMPLE, with BACKUP_AGE seconds since the last backup: a recorded time would be older with each day."""
+    """Return SAMPLE with `backup_age` seconds since the last backup (a recorded time would grow older), and KUBELET."""
     succeeded = r"(?m)^(kube_cronjob_status_last_successful_time{.*}) .*$"
-    return re.sub(succeeded, rf"\1 {time.time() - backup_age:.0f}", SAMPLE.read_text())
+    return re.sub(succeeded, rf"\1 {time.time() - backup_age:.0f}", SAMPLE.read_text()) + KUBELET.read_text()
 
 
 class Page(ThreadingHTTPServer):

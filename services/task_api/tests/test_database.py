@@ -27,6 +27,7 @@ from task_api.config import Settings
 from task_api.store import database as database_module
 from task_api.store import postgresql, prepared, sqlite
 from task_api.store.database import Database, Unusable
+from task_api.store.errors import down
 from task_api.store.migrations import migrate
 from task_api.store.postgresql import REQUEST
 from tooling.service import free_port
@@ -375,3 +376,22 @@ def test_an_option_that_pgbouncer_drops_is_refused_with_the_remedy(settings: Set
         changed = msgspec.structs.replace(settings, database_url=f"{url}?options=-csearch_path%3Dapp")
         with connected(changed) as database, pytest.raises(OperationalError, match=r"ALTER ROLE .* SET search_path"):
             database.revision()
+
+
+@POSTGRESQL
+def test_postgresql_is_down_when_it_takes_no_connection_or_does_not_answer(settings: Settings) -> None:
+    with connected(settings) as database, database.read() as connection:
+        connection.execute(text("SET statement_timeout = '10ms'"))
+        with pytest.raises(OperationalError) as answered:
+            connection.execute(text("SELECT pg_sleep(5)"))
+        assert not down(answered.value)
+        connection.invalidate()
+        database._breaker.unanswered()
+        with pytest.raises(Unusable) as unanswered:
+            database.check()
+        assert down(unanswered.value)
+    nowhere = f"postgresql://127.0.0.1:{free_port()}/tasks"
+    with connected(msgspec.structs.replace(settings, database_url=nowhere)) as database:
+        with pytest.raises(OperationalError) as refused:
+            database.check()
+        assert down(refused.value)

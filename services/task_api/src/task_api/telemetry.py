@@ -20,6 +20,12 @@ _backlog = Gauge(
     ("table",),
     multiprocess_mode="livemax",
 )
+_up = Gauge(
+    "db_up",
+    "Whether the database answered the last check of readiness.",
+    ("dialect",),  # a gauge without labels would be 0 before the first check
+    multiprocess_mode="livemostrecent",
+)
 _key_created = Gauge(
     "api_signing_key_created_timestamp_seconds",
     "When the key that signs tokens was made.",
@@ -43,6 +49,11 @@ def cleared(backlogs: Iterable[Backlog]) -> None:
     for backlog in backlogs:
         _expired.labels(backlog.table).inc(backlog.deleted)
         _backlog.labels(backlog.table).set(backlog.seconds)
+
+
+def database_answers(dialect: str, answers: bool) -> None:
+    """Publish whether the database answered the last check of readiness."""
+    _up.labels(dialect).set(answers)
 
 
 def signing_key(kid: str) -> None:

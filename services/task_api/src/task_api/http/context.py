@@ -20,6 +20,7 @@ from task_api.http.errors import RATE_LIMITED, ROLE_MISSING, SCOPE_MISSING, TOKE
 from task_api.http.rate_limit import RateLimiter, Windows
 from task_api.store.clearing import Clearer
 from task_api.store.database import Database, SchemaBehind
+from task_api.store.errors import UNAVAILABLE, down
 from task_api.store.rates import DatabaseWindows
 from task_api.store.schema import LOCAL_ACCOUNT
 from task_api.store.shared_windows import SharedWindows
@@ -55,10 +56,16 @@ class Services(Service):
         return self.accounts is not None
 
     def check(self) -> None:
+        answers = True
         try:
             self.database.check()
         except SchemaBehind as error:
             raise NotReady(str(error)) from error
+        except UNAVAILABLE as error:
+            answers = not down(error)
+            raise
+        finally:
+            telemetry.database_answers(self.database.dialect, answers)
 
     def start_worker(self) -> None:
         self.database.close()

@@ -1,6 +1,6 @@
 """What the database layer raises when the database cannot serve."""
 
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 
@@ -14,6 +14,20 @@ class TableInUse(Exception):
 
 class Unusable(Exception):
     """The database answers but cannot take a write. The message contains the reason and what to do."""
+
+
+class Unanswered(Unusable):
+    """The database left a request without an answer a moment ago; this one was not sent to it."""
+
+
+def down(error: Exception) -> bool:
+    """Return whether the error means that PostgreSQL takes no connections or does not answer.
+
+    An error with an SQLSTATE is an answer of the server's, such as a lock that is held too long.
+    """
+    if isinstance(error, DBAPIError):
+        return not getattr(error.orig, "sqlstate", None)
+    return isinstance(error, Unanswered)
 
 
 UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError, Unusable)

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 
 from task_api.config import Settings
-from task_api.store.errors import Unusable
+from task_api.store.errors import Unanswered
 
 RETRY_SECONDS = 2.0
 """How long nobody asks a database that did not answer."""
@@ -55,11 +55,11 @@ class Breaker:
         self._next_try = 0.0
 
     def check(self) -> None:
-        """Raise Unusable unless the database answers, or it is time for another try."""
+        """Raise Unanswered unless the database answers, or it is time for another try."""
         if self._open:
             with self._lock:
                 if self._open and monotonic() < self._next_try:
-                    raise Unusable("the database did not answer a moment ago")
+                    raise Unanswered("the database did not answer a moment ago")
                 self._next_try = monotonic() + RETRY_SECONDS
 
     def unanswered(self) -> None:
