@@ -33,6 +33,37 @@ def test_promtool_accepts_the_configuration(name: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def laid_out(place: str, folder: Path) -> Path:
+    """Lay the configuration out as Compose mounts it or as the cluster's ConfigMap names it; return its main file."""
+    source = HERE / "prometheus"
+    if place == "compose":
+        files = [f"{name}={name}" for name in ("prometheus.yml", "scrape.yml")]
+    else:
+        maps = yaml.safe_load((HERE / "kustomization.yaml").read_text())["configMapGenerator"]
+        (files,) = [one["files"] for one in maps if one["name"] == "prometheus"]
+    for file in files:
+        name, _, path = file.rpartition("=")
+        path = path.removeprefix("prometheus/")
+        (folder / (name or path)).write_text((source / path).read_text())
+    return folder / "prometheus.yml"
+
+
+@pytest.mark.prometheus
+@pytest.mark.parametrize("place", ["compose", "kubernetes"])
+def test_promtool_accepts_the_syntax_of_what_prometheus_reads(place: str, tmp_path: Path) -> None:
+    done = run("promtool", "check", "config", "--syntax-only", laid_out(place, tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.prometheus
+def test_promtool_refuses_a_wildcard_within_the_path_of_rule_files(tmp_path: Path) -> None:
+    main = laid_out("compose", tmp_path)
+    main.write_text(main.read_text().replace("/etc/services/*.rules.yml", "/etc/services/*/rules.yml"))
+    done = run("promtool", "check", "config", "--syntax-only", main)
+    assert done.returncode != 0
+    assert "rules.yml" in done.stdout + done.stderr
+
+
 @pytest.mark.prometheus
 @pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: path.stem)
 def test_the_rules_unit_tests_pass(path: Path) -> None:
