@@ -176,184 +176,204 @@ def page(
     return built.build()
 
 
+def asked(job: str) -> str:
+    """Return the PromQL of the users' requests a second."""
+    return f"sum(rate(api_requests_total{{{users(job)}}}[$__rate_interval]))"
+
+
+def failed(job: str) -> str:
+    """Return the PromQL of the users' requests a second that are answered with 5xx."""
+    return f'sum(rate(api_requests_total{{{users(job)}, status=~"5.."}}[$__rate_interval]))'
+
+
+def mean(job: str) -> str:
+    """Return the PromQL of the users' mean latency."""
+    seconds = f"sum(rate(api_request_duration_seconds_sum{{{users(job)}}}[$__rate_interval]))"
+    return f"{seconds} / sum(rate(api_request_duration_seconds_count{{{users(job)}}}[$__rate_interval]))"
+
+
 def overview(service: Service) -> Dashboard:
     """Build a service's dashboard: rate, errors, duration, saturation."""
-    job, title = service.name, service.name.replace("-", " ").title().replace("Api", "API")
-    mine, asked = selector(job), users(job)
-    requests = f"sum(rate(api_requests_total{{{asked}}}[$__rate_interval]))"
-    failures = f'sum(rate(api_requests_total{{{asked}, status=~"5.."}}[$__rate_interval]))'
-    seconds = f"sum(rate(api_request_duration_seconds_sum{{{asked}}}[$__rate_interval]))"
-    count = f"sum(rate(api_request_duration_seconds_count{{{asked}}}[$__rate_interval]))"
-    return page(
-        job,
-        title,
-        "Rate, errors, duration and saturation of the service.",
-        [
-            (
-                "Now",
-                [
-                    number(
-                        "Requests", requests, "reqps", "Requests of users; probes and scrapes do not count.", decimals=1
-                    ),
-                    number(
-                        "Errors",
-                        ratio(failures, requests),
-                        "percentunit",
-                        "Share of requests answered with 5xx. The objective allows 0.1 %.",
-                        (None, "green"),
-                        (0.001, "orange"),
-                        (0.0144, "red"),
-                    ),
-                    number(
-                        "P95",
-                        quantile(0.95, job),
-                        "s",
-                        "95 % of requests are faster.",
-                        (None, "green"),
-                        (0.1, "orange"),
-                        (0.25, "red"),
-                    ),
-                    number(
-                        "In flight",
-                        f"sum(api_requests_in_flight{{{mine}}})",
-                        "none",
-                        "Requests being answered at this moment.",
-                    ),
-                    number(
-                        "Instances up",
-                        f"sum(up{{{mine}}})",
-                        "none",
-                        "Instances that Prometheus can scrape.",
-                        (None, "red"),
-                        (1, "green"),
-                    ),
-                    number(
-                        "Versions",
-                        f"count(count by (version, revision) ({service.package}_build_info{{{mine}}}))",
-                        "none",
-                        "How many versions are running: more than one means a rollout is under way, or stuck.",
-                        (None, "green"),
-                        (2, "orange"),
-                    ),
-                ],
+    title = service.name.replace("-", " ").title().replace("Api", "API")
+    rows = [
+        ("Now", now(service)),
+        ("Rate", rates(service)),
+        ("Duration", durations(service)),
+        ("Errors", errors(service)),
+        ("Saturation", saturation(service)),
+    ]
+    about = "Rate, errors, duration and saturation of the service."
+    return page(service.name, title, about, rows, instances=service.name)
+
+
+def now(service: Service) -> list[PanelBuilder]:
+    """Build the row of the large numbers: how the service is at this moment."""
+    job = service.name
+    mine = selector(job)
+    return [
+        number("Requests", asked(job), "reqps", "Requests of users; probes and scrapes do not count.", decimals=1),
+        number(
+            "Errors",
+            ratio(failed(job), asked(job)),
+            "percentunit",
+            "Share of requests answered with 5xx. The objective allows 0.1 %.",
+            (None, "green"),
+            (0.001, "orange"),
+            (0.0144, "red"),
+        ),
+        number(
+            "P95",
+            quantile(0.95, job),
+            "s",
+            "95 % of requests are faster.",
+            (None, "green"),
+            (0.1, "orange"),
+            (0.25, "red"),
+        ),
+        number(
+            "In flight",
+            f"sum(api_requests_in_flight{{{mine}}})",
+            "none",
+            "Requests being answered at this moment.",
+        ),
+        number(
+            "Instances up",
+            f"sum(up{{{mine}}})",
+            "none",
+            "Instances that Prometheus can scrape.",
+            (None, "red"),
+            (1, "green"),
+        ),
+        number(
+            "Versions",
+            f"count(count by (version, revision) ({service.package}_build_info{{{mine}}}))",
+            "none",
+            "How many versions are running: more than one means a rollout is under way, or stuck.",
+            (None, "green"),
+            (2, "orange"),
+        ),
+    ]
+
+
+def rates(service: Service) -> list[PanelBuilder]:
+    """Build the row of how many requests there are."""
+    job = service.name
+    return [
+        stacked(
+            chart(
+                "Requests by endpoint",
+                "reqps",
+                "By the route's template.",
+                query(
+                    f"sum by (endpoint) (rate(api_requests_total{{{users(job)}}}[$__rate_interval]))",
+                    "{{endpoint}}",
+                ),
+            )
+        ),
+        stacked(
+            chart(
+                "Requests by status",
+                "reqps",
+                "Probes and scrapes are not counted.",
+                query(f"sum by (status) (rate(api_requests_total{{{users(job)}}}[$__rate_interval]))", "{{status}}"),
+            )
+        ),
+    ]
+
+
+def durations(service: Service) -> list[PanelBuilder]:
+    """Build the row of how long requests take."""
+    job = service.name
+    return [
+        limited(
+            chart(
+                "Latency",
+                "s",
+                "Over all endpoints. The dots are exemplars: requests whose trace can be opened. "
+                "The line is the objective, 99 % within 250 ms.",
+                query(mean(job), "mean"),
+                query(quantile(0.5, job), "P50"),
+                query(quantile(0.95, job), "P95", exemplar=True),
+                query(quantile(0.99, job), "P99"),
             ),
-            (
-                "Rate",
-                [
-                    stacked(
-                        chart(
-                            "Requests by endpoint",
-                            "reqps",
-                            "By the route's template.",
-                            query(
-                                f"sum by (endpoint) (rate(api_requests_total{{{asked}}}[$__rate_interval]))",
-                                "{{endpoint}}",
-                            ),
-                        )
-                    ),
-                    stacked(
-                        chart(
-                            "Requests by status",
-                            "reqps",
-                            "Probes and scrapes are not counted.",
-                            query(
-                                f"sum by (status) (rate(api_requests_total{{{asked}}}[$__rate_interval]))", "{{status}}"
-                            ),
-                        )
-                    ),
-                ],
+            (None, "transparent"),
+            (0.25, "red"),
+        ),
+        heatmap.Panel()
+        .title("Latency, every request")
+        .description("Requests by how long they took.")
+        .datasource(SOURCE)
+        .height(8)
+        .span(12)
+        .color(heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").steps(64))
+        .y_axis(heatmap.YAxisConfig().unit("s"))
+        .with_target(
+            query(
+                f"sum by (le) (increase(api_request_duration_seconds_bucket{{{users(job)}}}[$__rate_interval]))",
+                "{{le}}",
+                form=PromQueryFormat.HEATMAP,
+            )
+        ),
+        chart(
+            "P95 by endpoint",
+            "s",
+            "95 % of the requests to this endpoint are faster.",
+            query(quantile(0.95, job, by="le, endpoint"), "{{endpoint}}"),
+        ),
+        endpoints(job),
+    ]
+
+
+def errors(service: Service) -> list[PanelBuilder]:
+    """Build the row of which requests fail or are refused."""
+    job = service.name
+    mine = selector(job)
+    return [
+        limited(
+            chart(
+                "Error ratio",
+                "percentunit",
+                "Share of requests answered with 5xx; the line is what the objective allows, 0.1 %.",
+                query(ratio(failed(job), asked(job)), "5xx"),
             ),
-            (
-                "Duration",
-                [
-                    limited(
-                        chart(
-                            "Latency",
-                            "s",
-                            "Over all endpoints. The dots are exemplars: requests whose trace can be opened. "
-                            "The line is the objective, 99 % within 250 ms.",
-                            query(f"{seconds} / {count}", "mean"),
-                            query(quantile(0.5, job), "P50"),
-                            query(quantile(0.95, job), "P95", exemplar=True),
-                            query(quantile(0.99, job), "P99"),
-                        ),
-                        (None, "transparent"),
-                        (0.25, "red"),
-                    ),
-                    heatmap.Panel()
-                    .title("Latency, every request")
-                    .description("Requests by how long they took.")
-                    .datasource(SOURCE)
-                    .height(8)
-                    .span(12)
-                    .color(heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").steps(64))
-                    .y_axis(heatmap.YAxisConfig().unit("s"))
-                    .with_target(
-                        query(
-                            f"sum by (le) (increase(api_request_duration_seconds_bucket{{{asked}}}[$__rate_interval]))",
-                            "{{le}}",
-                            form=PromQueryFormat.HEATMAP,
-                        )
-                    ),
-                    chart(
-                        "P95 by endpoint",
-                        "s",
-                        "95 % of the requests to this endpoint are faster.",
-                        query(quantile(0.95, job, by="le, endpoint"), "{{endpoint}}"),
-                    ),
-                    endpoints(job),
-                ],
+            (None, "transparent"),
+            (0.001, "red"),
+        ),
+        chart(
+            "Errors by endpoint",
+            "reqps",
+            "Requests answered with 5xx.",
+            query(
+                failed(job).replace("sum", "sum by (endpoint, status) "),
+                "{{status}} {{endpoint}}",
             ),
-            (
-                "Errors",
-                [
-                    limited(
-                        chart(
-                            "Error ratio",
-                            "percentunit",
-                            "Share of requests answered with 5xx; the line is what the objective allows, 0.1 %.",
-                            query(ratio(failures, requests), "5xx"),
-                        ),
-                        (None, "transparent"),
-                        (0.001, "red"),
-                    ),
-                    chart(
-                        "Errors by endpoint",
-                        "reqps",
-                        "Requests answered with 5xx.",
-                        query(
-                            failures.replace("sum", "sum by (endpoint, status) "),
-                            "{{status}} {{endpoint}}",
-                        ),
-                    ),
-                    chart(
-                        "Requests refused",
-                        "reqps",
-                        "Requests answered with 4xx: the client's fault.",
-                        query(
-                            f'sum by (status) (rate(api_requests_total{{{asked}, status=~"4.."}}[$__rate_interval]))',
-                            "{{status}}",
-                        ),
-                    ),
-                    *([refusals(mine)] if service.accounts else []),
-                ],
+        ),
+        chart(
+            "Requests refused",
+            "reqps",
+            "Requests answered with 4xx: the client's fault.",
+            query(
+                f'sum by (status) (rate(api_requests_total{{{users(job)}, status=~"4.."}}[$__rate_interval]))',
+                "{{status}}",
             ),
-            (
-                "Saturation",
-                [
-                    chart(
-                        "Requests in flight",
-                        "none",
-                        "Against the threads there are. When all are busy, requests wait where no one measures them.",
-                        query(f"sum by (instance) (api_requests_in_flight{{{mine}}})", "{{instance}}"),
-                        query(f"sum(api_request_threads{{{mine}}})", "threads, all instances"),
-                    ),
-                    *([connections(mine)] if service.database else []),
-                ],
-            ),
-        ],
-        instances=job,
-    )
+        ),
+        *([refusals(mine)] if service.accounts else []),
+    ]
+
+
+def saturation(service: Service) -> list[PanelBuilder]:
+    """Build the row of how much of threads and connections is in use."""
+    mine = selector(service.name)
+    return [
+        chart(
+            "Requests in flight",
+            "none",
+            "Against the threads there are. When all are busy, requests wait where no one measures them.",
+            query(f"sum by (instance) (api_requests_in_flight{{{mine}}})", "{{instance}}"),
+            query(f"sum(api_request_threads{{{mine}}})", "threads, all instances"),
+        ),
+        *([connections(mine)] if service.database else []),
+    ]
 
 
 def refusals(mine: str) -> timeseries.Panel:
