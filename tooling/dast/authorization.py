@@ -80,6 +80,11 @@ class Callers:
             self.target.renew(account)
             return self.target.tokens(self.target.accounts[account])["access_token"]
 
+    def replace(self, account: str) -> None:
+        """Make a new account for a caller, whose tokens are not used any more."""
+        self.target.renew(account)
+        self.tokens = {caller: token for caller, token in self.tokens.items() if not caller.startswith(account)}
+
     def signed(self, header: dict[str, Any], claims: dict[str, Any]) -> str:
         """Sign claims with the service's own key."""
         return jwt.encode(claims, self.target.key, algorithm=header["alg"], headers=header)
@@ -223,6 +228,8 @@ class Matrix:
             self.callers.live(caller)  # an account that was deleted is replaced before its password is sent
         account = self.target.accounts[caller if caller in LIVE else "other"]
         given: dict[str, Any] = self.target.credentials(operation, account)
+        if self.target.needs_code(operation):
+            given["code"] = self.target.code(operation, account)
         if maker:
             made = self.make(maker)
             given[ID] = value_at(made.json(), expression)
@@ -247,6 +254,8 @@ class Matrix:
         self.cells.append(Cell(label, caller, wanted, answer.status_code, tuple(faults)))
         for fault in faults:
             self.report(operation, f"as-{caller}", f"{caller}: {fault}")
+        if "code" in given:  # the account's logins may need codes now
+            self.callers.replace(caller if caller in LIVE else "other")
 
     def faults(self, caller: str, answer: httpx.Response, wanted: str) -> Iterator[str]:
         """Say what is wrong with an answer."""

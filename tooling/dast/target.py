@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyotp
 
-from tooling.dast.samples import Sampler
+from tooling.dast.samples import Sampler, value_at
 from tooling.findings import NotAssessed
 from tooling.postgres import postgres
 from tooling.project import Service
@@ -178,6 +179,31 @@ class Target:
         if "refresh_token" in json.dumps([resolve(media["schema"]) for media in operation.content.values()]):
             given["refresh_token"] = self.tokens(known)["refresh_token"]
         return given
+
+    def needs_code(self, operation: Operation) -> bool:
+        """Return whether an operation asks for a code of the account's second factor."""
+        resolve = Sampler(self.document, {}).resolve
+        return any("code" in resolve(media["schema"]).get("required", ()) for media in operation.content.values())
+
+    def code(self, operation: Operation, known: Account) -> str:
+        """Enrol an authenticator for an account, and return a code that the operation accepts. Raises `NotAssessed`.
+
+        An operation that a link leads to with a code needs the second factor on; the other one turns it on.
+        """
+        headers = {"Authorization": f"Bearer {self.tokens(known)['access_token']}"}
+        enrolled = self.client.post("/auth/totp", json={"password": known.password}, headers=headers)
+        if enrolled.status_code != HTTPStatus.OK:
+            raise NotAssessed(f"no authenticator can be enrolled: {enrolled.status_code} {enrolled.text[:200]}")
+        code = pyotp.TOTP(enrolled.json()["secret"]).now()
+        for confirm in self.operations:
+            links = confirm.declared["responses"].get("200", {}).get("links", {}).values()
+            wanted = [link for link in links if link["operationId"] == operation.declared["operationId"]]
+            if wanted and confirm.path == "/auth/totp/confirm":
+                confirmed = self.client.post(confirm.path, json={"code": code}, headers=headers)
+                if confirmed.status_code != HTTPStatus.OK:
+                    raise NotAssessed(f"no code is accepted: {confirmed.status_code} {confirmed.text[:200]}")
+                return str(value_at(confirmed.json(), wanted[0]["requestBody"]["code"]))
+        return code
 
     def maker(self, operation: Operation) -> tuple[Operation | None, str]:
         """Return the operation that makes what this one is about, or lists it, and the link's expression for its id.

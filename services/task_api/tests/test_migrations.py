@@ -36,6 +36,7 @@ INSERTS["0004"] = INSERTS["0003"].replace("of 0003", "of 0004")
 INSERTS["0005"] = INSERTS["0003"].replace("of 0003", "of 0005")
 INSERTS["0006"] = INSERTS["0003"].replace("of 0003", "of 0006")
 INSERTS["0007"] = INSERTS["0003"].replace("of 0003", "of 0007")
+INSERTS["0008"] = INSERTS["0003"].replace("of 0003", "of 0008")
 
 
 def not_by_hand(_object: Any, name: str | None, _kind: str, _reflected: bool, _compare_to: Any) -> bool:

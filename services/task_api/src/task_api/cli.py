@@ -204,6 +204,19 @@ def set_password(email: str, password: str) -> None:
         click.echo(f"account {found.id}, {found.email}, has the new password; {ended}")
 
 
+@accounts.command("disable-second-factor")
+@click.argument("email")
+def disable_second_factor(email: str) -> None:
+    """Let an account log in with its password alone, when its authenticator and recovery codes are lost."""
+    from task_api.accounts import administration  # noqa: PLC0415
+    from task_api.accounts.second_factor import turn_off  # noqa: PLC0415
+
+    with _administered() as database:
+        found = administration.find(database, email)
+        turn_off(database, administration.OPERATOR, found.id)
+        click.echo(f"account {found.id}, {found.email}, logs in with its password alone")
+
+
 @main.command("audit")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Entries at most.")
 def audit_command(limit: int) -> None:

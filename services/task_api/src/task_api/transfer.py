@@ -44,8 +44,9 @@ class AccountLine(msgspec.Struct, tag="account", tag_field="type", forbid_unknow
     role: Role
     created_at: Moment
     disabled_at: Moment | None = None
-    totp_secret: Annotated[str, Meta(pattern=r"^[A-Z2-7]{16,64}$")] | None = None
+    totp_secret: Annotated[str, Meta(pattern=r"^[A-Z2-7]{32}$")] | None = None
     totp_step: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    recovery_codes: Annotated[str, Meta(max_length=1000, pattern=r"^[0-9a-f]{64}(?: [0-9a-f]{64})*$")] | None = None
 
 
 class TaskLine(msgspec.Struct, tag="task", tag_field="type", forbid_unknown_fields=True):

@@ -49,6 +49,20 @@ Given = Annotated[str, Meta(max_length=1024)]
 """A password as somebody who logs in sends it: only its hash decides, not today's rules for new ones."""
 
 
+Failure = Literal["invalid", "expired", "revoked", "reused", "bad_credentials", "throttled", "overloaded"]
+"""Why somebody was not let in, as the metrics count it."""
+
+Code = Annotated[
+    str,
+    Meta(
+        min_length=6,
+        max_length=32,
+        pattern=r"^[0-9A-Za-z -]*$(?!\n)",
+        description="six digits from the authenticator, or a recovery code; spaces and dashes do not count",
+    ),
+]
+
+
 class Registration(Struct, forbid_unknown_fields=True):
     """What a new account needs."""
 
@@ -71,6 +85,7 @@ class Login(Struct, forbid_unknown_fields=True):
         ]
         | None
     ) = None
+    code: Code | None = None
 
     def __post_init__(self) -> None:
         self.email = self.email.lower()
@@ -115,6 +130,39 @@ class Proof(Struct, forbid_unknown_fields=True):
     """The account's password, which confirms that its owner asks."""
 
     password: Given
+
+
+class ProofAndCode(Struct, forbid_unknown_fields=True):
+    """The account's password and a code of its second factor, which confirm that its owner asks."""
+
+    password: Given
+    code: Code
+
+
+class Confirmation(Struct, forbid_unknown_fields=True):
+    """The first code of an authenticator that was enrolled."""
+
+    code: Code
+
+
+class Enrolment(Struct, frozen=True, kw_only=True):
+    """What an authenticator needs, once as text (Base32) and once for a QR code (`otpauth://`). It is not on yet."""
+
+    secret: str
+    uri: str
+
+
+class RecoveryCodes(Struct, frozen=True, kw_only=True):
+    """Codes that replace those of the authenticator, once each. They are returned this once."""
+
+    recovery_codes: list[str]
+
+
+class SecondFactor(Struct, frozen=True, kw_only=True):
+    """Whether logging in needs a code, and how many recovery codes are left."""
+
+    enabled: bool
+    recovery_codes: int
 
 
 class PasswordChange(Struct, forbid_unknown_fields=True):
@@ -226,6 +274,20 @@ class WrongPassword(Exception):
 
     def __init__(self) -> None:
         super().__init__("the password is wrong")
+
+
+class SecondFactorNeeded(Exception):
+    """The password is right, and logging in needs a code of the second factor too."""
+
+    def __init__(self) -> None:
+        super().__init__("a code of the second factor is needed")
+
+
+class WrongCode(Exception):
+    """A code of the second factor is not valid: wrong, too old, or used before."""
+
+    def __init__(self) -> None:
+        super().__init__("the code is wrong, too old, or was used before")
 
 
 class NotAllowed(Exception):

@@ -12,7 +12,7 @@ from task_api.store import audit, tasks
 from task_api.store.database import Database
 
 PAGE = 500
-UNTOLD = {"password_hash", "totp_secret", "digest", "account_id"}
+UNTOLD = {"password_hash", "totp_secret", "recovery_codes", "digest", "account_id"}
 """Columns that are secrets, or are the same in every line."""
 
 _encode = msgspec.json.Encoder().encode

@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import sha256
@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, cast
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from task_api.accounts import administration, passwords, personal_tokens
+from task_api.accounts import administration, passwords, personal_tokens, second_factor
 from task_api.accounts.administration import actor
 from task_api.accounts.by_mail import ByMail
 from task_api.accounts.mail import Mailer, Post
@@ -24,6 +24,7 @@ from task_api.accounts.model import (
     BadToken,
     CreatedPersonalToken,
     EmailTaken,
+    Failure,
     Login,
     LoginFailed,
     ManagedAccount,
@@ -35,6 +36,7 @@ from task_api.accounts.model import (
     Proof,
     Registration,
     Role,
+    SecondFactorNeeded,
     Session,
     SessionNotFound,
     Throttled,
@@ -54,8 +56,6 @@ LONGEST_USER_AGENT, LONGEST_ADDRESS = 200, 64
 REMEMBERED_SECONDS = 1.0
 SESSIONS_REMEMBERED = 10_000
 REVOCATION_SIZE = 8
-
-Failure = Literal["invalid", "expired", "revoked", "reused", "bad_credentials", "throttled", "overloaded"]
 
 
 def register(database: Database, registration: Registration, role: Role = "user") -> Account:
@@ -150,6 +150,7 @@ class Accounts:
         self._session_life = timedelta(seconds=settings.session_seconds)
         self._logins = Throttle(database, settings.login_limit)
         self._registrations = Throttle(database, settings.registration_limit)
+        self.second_factors = second_factor.SecondFactors(database, self._logins, failed)
         self._lane = passwords.Lane(max(1, settings.threads - 1))
         self._failed = failed
         post = post or Mailer(settings.smtp_url, settings.mail_from)
@@ -194,7 +195,10 @@ class Accounts:
         self._sessions.forget()
 
     def login(self, login: Login, origin: Origin) -> Tokens:
-        """Begin a session. Raises LoginFailed, Throttled after too many failures, and Overloaded."""
+        """Begin a session.
+
+        Raises LoginFailed, SecondFactorNeeded, WrongCode, Throttled after too many failures, and Overloaded.
+        """
         with self._database.read() as connection:
             row = store.by_email(connection, login.email)
         device = self._issuer.device(login.device_token, row.id) if login.device_token and row else None
@@ -202,6 +206,11 @@ class Accounts:
             self._failed("bad_credentials")
             raise LoginFailed("wrong address or password")
         assert row is not None  # nobody is verified without an account
+        factor: AbstractContextManager[None] = nullcontext()
+        if row.totp_step is not None:
+            if login.code is None:
+                raise SecondFactorNeeded
+            factor = self.second_factors.attempt(row.id, device)
         renewed = None
         if passwords.outdated(row.password_hash):
             with suppress(Overloaded):  # then at another login
@@ -215,10 +224,14 @@ class Accounts:
             "user_agent": origin.user_agent and origin.user_agent[:LONGEST_USER_AGENT],
             "address": origin.address[:LONGEST_ADDRESS],
         }
-        with self._database.write() as connection:
+        with factor, self._database.write() as connection:
             held = store.by_id(connection, row.id, lock=True)
             if held is None or held.disabled_at or held.password_hash != row.password_hash:  # meanwhile
                 raise LoginFailed("wrong address or password")
+            if held.totp_step is not None:
+                if row.totp_step is None or login.code is None:  # turned on meanwhile
+                    raise SecondFactorNeeded
+                second_factor.spend(connection, held, login.code)
             if renewed:
                 store.set_password_hash(connection, row.id, renewed)
             store.add_session(connection, session)

@@ -72,6 +72,15 @@ class Throttle:
             limits = {f"login:device:{_name(device)}": self._rate.limit}
         return self._take(self._rate, limits, "failed logins")
 
+    def code(self, account_id: int, device: str | None) -> list[Attempt]:
+        """Count a code of a second factor and return what to give back when it is right. Raises Throttled.
+
+        Who sends one knows the password, so all networks count together; a device that is known has a count of its own.
+        """
+        if self._rate is None:
+            return []
+        return self._take(self._rate, {f"login:code:{_name(device or str(account_id))}": self._rate.limit}, "codes")
+
     def once(self, kind: str, address: str, what: str) -> None:
         """Count what a network does. Raises Throttled, whose message names `what` there were too many of."""
         if self._rate:

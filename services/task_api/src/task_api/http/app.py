@@ -6,7 +6,7 @@ from flask import Flask
 
 from service_kit.config import LOOPBACK
 from service_kit.http.app import create_app as create_common_app
-from task_api.http import admin, auth, errors, mail, tasks
+from task_api.http import admin, auth, errors, mail, second_factor, tasks
 from task_api.http.context import Services
 
 
@@ -20,6 +20,7 @@ def create_app(services: Services) -> Flask:
     app.register_blueprint(tasks.blueprint)
     if settings.auth == "on":
         app.register_blueprint(auth.blueprint)
+        app.register_blueprint(second_factor.blueprint)
         app.register_blueprint(mail.blueprint if settings.smtp_url else auth.registration)
         app.register_blueprint(admin.blueprint)
     if settings.cors_origins:

@@ -37,6 +37,7 @@ TOKEN_CREATED = Answers(
     links=(Link("delete_personal_token", {"token_id": "$response.body#/id"}),),
 )
 REFRESHES = (Link("refresh", body={"refresh_token": "$response.body#/refresh_token"}),)
+LOGGED_IN = Answers(ok=Tokens, problems=(400, 401, 403, 413, 415, 429), links=REFRESHES)
 
 
 def accounts() -> Accounts:
@@ -67,9 +68,12 @@ def address() -> str:
 
 
 @blueprint.post("/login")
-@documented(json=Login, answers=Answers(ok=Tokens, problems=(400, 401, 413, 415, 429), links=REFRESHES), public=True)
+@documented(json=Login, answers=LOGGED_IN, public=True)
 def login() -> Response:
-    """Log in."""
+    """Log in.
+
+    Where the second factor of the account is on, `code` is needed too; without it: `second-factor-needed`.
+    """
     origin = Origin(address(), request.headers.get("User-Agent"))
     return respond(accounts().login(body(Login), origin))
 

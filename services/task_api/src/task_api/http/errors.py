@@ -18,8 +18,10 @@ from task_api.accounts.model import (
     NotAllowed,
     Overloaded,
     PersonalTokenNotFound,
+    SecondFactorNeeded,
     SessionNotFound,
     Throttled,
+    WrongCode,
     WrongPassword,
 )
 from task_api.store import errors as store
@@ -72,6 +74,10 @@ MAIL_TOKEN_INVALID = problem_type(
     "mail-token-invalid", 400, "The token from the mail is not valid", "Have another mail sent."
 )
 PASSWORD_WRONG = problem_type("password-wrong", 403, "Wrong password", "Let the user type the password again.")
+SECOND_FACTOR_NEEDED = problem_type(
+    "second-factor-needed", 401, "A code is needed too", "Ask the user for a code, and send the login again with it."
+)
+CODE_WRONG = problem_type("code-wrong", 403, "Wrong code", "Let the user type the next code, or a recovery code.")
 NOT_ALLOWED = problem_type("not-allowed", 409, "A rule of accounts forbids this", "Do first what `detail` says.")
 ACCOUNT_NOT_FOUND = problem_type("account-not-found", 404, "No such account", "List the accounts.")
 SESSION_NOT_FOUND = problem_type("session-not-found", 404, "No such session", "List the sessions: it has ended.")
@@ -132,6 +138,8 @@ ANSWERS: dict[type[Exception], Callable[[Any], Response]] = {
     BadMailToken: lambda error: respond(MAIL_TOKEN_INVALID, str(error)),
     BadPassword: lambda error: respond(PASSWORD_REFUSED, str(error)),
     WrongPassword: lambda error: respond(PASSWORD_WRONG, str(error)),
+    SecondFactorNeeded: lambda error: respond(SECOND_FACTOR_NEEDED, str(error), bearer()),
+    WrongCode: lambda error: respond(CODE_WRONG, str(error)),
     NotAllowed: lambda error: respond(NOT_ALLOWED, str(error)),
     AccountNotFound: lambda error: respond(ACCOUNT_NOT_FOUND, str(error)),
     SessionNotFound: lambda error: respond(SESSION_NOT_FOUND, str(error)),

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
 """Every migration, oldest first. The service is ready at the last one, and at any that it does not know."""
 
 LARGEST_KEY = 2**63 - 1
@@ -78,6 +78,7 @@ accounts = Table(
     Column("disabled_at", Instant),
     Column("totp_secret", String(64)),
     Column("totp_step", BigInteger),
+    Column("recovery_codes", String(1000)),
     CheckConstraint("role IN ('user', 'admin')", name="role"),
     sqlite_autoincrement=True,
 )
