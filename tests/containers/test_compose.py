@@ -178,11 +178,12 @@ def test_a_restore_ends_the_sessions_that_are_open(
 
 def test_a_backup_of_an_older_schema_is_migrated(stack: dict[str, str], tmp_path: Path) -> None:
     newest = psql("SELECT version_num FROM alembic_version", "tasks")
-    psql("DROP TABLE idempotency_keys, rate_windows; UPDATE alembic_version SET version_num = '0004'", "tasks")
+    # all that 0009 and later migrations add, undone: a new one adds its own here
+    psql("ALTER TABLE accounts DROP COLUMN recovery_codes; UPDATE alembic_version SET version_num = '0008'", "tasks")
     compose.restore(compose.backup(tmp_path / "tasks.dump"))
     stack.update(compose.addresses())
     assert psql("SELECT version_num FROM alembic_version", "tasks") == newest
-    assert psql("SELECT count(*) FROM idempotency_keys", "tasks") == "0"
+    assert psql("SELECT count(recovery_codes) FROM accounts", "tasks") == "0"
 
 
 def test_a_restore_that_fails_at_the_last_step_reports_it_and_the_service_runs_on_what_was_there(
