@@ -137,7 +137,7 @@ def containers(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """What the service costs, held against two plain services: `nox -s bench -- cpu` for one measure alone."""
+    """What the service costs, held against other frameworks: `nox -s bench -- cpu` for one measure alone."""
     install(session, "bench", service=True)
     session.run("python", "-m", f"services.{project.service().package}.bench.run", *session.posargs)
 

@@ -1,1 +1,1 @@
-"""What the service costs, held against two plain services that do the same work."""
+"""What the service costs, held against other frameworks that do the same work."""

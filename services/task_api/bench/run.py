@@ -1,4 +1,4 @@
-"""What the service costs: `nox -s bench` runs all measures, `nox -s bench -- cpu pages memory start` those named.
+"""What the service costs: `nox -s bench` runs all measures, `nox -s bench -- cpu rivals` those named.
 
 Writes reports/bench.json and reports/bench.html. Exit status: 0 when every measure keeps its bound, 1 when one misses
 it, 2 when a measure could not be taken. Nothing here is judged by wall time: it is CPU time of the server's processes
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -32,15 +32,17 @@ from tooling.project import REPORTS
 from tooling.service import ServiceError, command_line, environment, free_port, listening
 
 from .load import Client, Server, UnexpectedAnswerError, cost, cpu_seconds, fill, mixed, processes, repeated
+from .rivals.equal import NotEqualError, check, check_limit
 
 HERE = Path(__file__).parent
 
-OF_FASTAPI, OF_FLASK = 0.5, 1.0
+OF_FASTAPI, OF_FLASK, OF_RIVAL = 0.5, 1.0, 1.0
 PAGE, FILTERED = 1.1, 2.0
 GROWTH = 1.05
 START_SECONDS = 1.5
 
 ROUNDS, REQUESTS = 15, 1200
+RIVAL_ROUNDS = 9
 PAGE_ROUNDS, PAGE_REQUESTS = 7, 400
 FEW, MANY = 1_000, 1_000_000
 LONG, SAMPLE, SETTLED = 100_000, 5_000, 20_000
@@ -137,6 +139,69 @@ def measure_cpu(folder: Path) -> list[Measure]:
             detail=detail,
         )
         for other, bound in ((fastapi, OF_FASTAPI), (flask, OF_FLASK))
+    ]
+
+
+RIVALS = {"Litestar": "litestar_app", "BlackSheep": "blacksheep_app", "FastAPI": "fastapi_app"}
+GRANIAN = ("granian", "--interface=asgi", "--loop=uvloop", "--no-ws", "--log-level=warning", "--workers=1")
+
+
+@contextmanager
+def rival(name: str, folder: Path, **settings: str) -> Iterator[Server]:
+    """Run a rival on granian, with a database, an account and a session that the service has made."""
+    keys = f"bench:{secrets.token_urlsafe(32)}"
+    with service(folder, JWT_KEYS=keys) as ours:
+        headers = ours.headers
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    every = {"DB_PATH": str(folder / "tasks.db"), "JWT_KEYS": keys, "RATE_LIMIT": "100000000/minute", **settings}
+    command = [sys.executable, "-m", *GRANIAN, f"--port={port}", f"{__package__}.rivals.{RIVALS[name]}:app"]
+    with listening(command, every, ready=f"{url}/health", log=folder / "log") as process:
+        yield Server(name, url, process.pid, headers)
+
+
+def competitor(name: str, folder: Path, **settings: str) -> AbstractContextManager[Server]:
+    """Return the rival of that name, or the service for any other."""
+    return rival(name, folder, **settings) if name in RIVALS else service(folder, **settings)
+
+
+def check_equal(name: str, folder: Path) -> None:
+    """Raise `NotEqualError` where a competitor does less than the others."""
+    folder.mkdir(exist_ok=True)
+    try:
+        with competitor(name, folder / "whole") as server:
+            check(server.url, server.headers, folder / "whole" / "log")
+        with competitor(name, folder / "limited", RATE_LIMIT="16/minute") as server:
+            check_limit(server.url, server.headers)
+    except NotEqualError as error:
+        raise NotEqualError(f"{name}: {error}") from error
+
+
+def measure_rivals(folder: Path) -> list[Measure]:
+    """Compare the CPU time of a request with that of the fastest frameworks, at equal features."""
+    names = ["task-api", *RIVALS]
+    with ExitStack() as stack:
+        for name in names:
+            check_equal(name, folder / f"{name} checked")
+            say(f"{name} does all that is compared")
+        servers = [stack.enter_context(competitor(name, folder / name)) for name in names]
+        for server in servers:
+            fill(server)
+            mixed(server, REQUESTS, -1)
+        spent: dict[str, list[float]] = {name: [] for name in names}
+        for number in range(RIVAL_ROUNDS):
+            first = number % len(servers)
+            for server in [*servers[first:], *servers[:first]]:
+                spent[server.name].append(cost(mixed, server, REQUESTS, number) / REQUESTS * 1000)
+            say(f"round {number + 1}: " + ", ".join(f"{name} {ms[-1]:.2f} ms" for name, ms in spent.items()))
+    detail = "; ".join(f"{name} {statistics.median(ms):.3f} ms CPU a request" for name, ms in spent.items())
+    return [
+        Measure.median(
+            f"CPU a request at equal features, held against {name} on granian",
+            [ours / other for ours, other in zip(spent["task-api"], spent[name], strict=True)],
+            OF_RIVAL,
+            detail=detail,
+        )
+        for name in RIVALS
     ]
 
 
@@ -265,7 +330,13 @@ def measure_start(folder: Path) -> list[Measure]:
     ]
 
 
-MEASURES = {"cpu": measure_cpu, "pages": measure_pages, "memory": measure_memory, "start": measure_start}
+MEASURES = {
+    "cpu": measure_cpu,
+    "rivals": measure_rivals,
+    "pages": measure_pages,
+    "memory": measure_memory,
+    "start": measure_start,
+}
 
 
 def write(measures: list[Measure], seconds: float) -> None:
@@ -276,7 +347,18 @@ def write(measures: list[Measure], seconds: float) -> None:
         "machine": f"{psutil.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": {
-            name: version(name) for name in ("fastapi", "flask", "gunicorn", "sqlalchemy", "task-api", "uvicorn")
+            name: version(name)
+            for name in (
+                "blacksheep",
+                "fastapi",
+                "flask",
+                "granian",
+                "gunicorn",
+                "litestar",
+                "sqlalchemy",
+                "task-api",
+                "uvicorn",
+            )
         },
     }
     REPORTS.mkdir(exist_ok=True)
@@ -298,7 +380,7 @@ def main(arguments: Sequence[str]) -> int:
         for name in names:
             with tempfile.TemporaryDirectory(prefix="bench-") as folder:
                 measures += MEASURES[name](Path(folder))
-    except (ServiceError, UnexpectedAnswerError, httpx.HTTPError) as error:
+    except (ServiceError, UnexpectedAnswerError, NotEqualError, httpx.HTTPError) as error:
         print(f"bench: a measure could not be taken: {error}", file=sys.stderr)
         return 2
     write(measures, time.monotonic() - began)

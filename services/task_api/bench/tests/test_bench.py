@@ -9,6 +9,7 @@ import pytest
 
 from services.task_api.bench import load, run
 from services.task_api.bench.load import MIX, Client, UnexpectedAnswerError, cost, cpu_seconds, fill, mixed
+from services.task_api.bench.rivals import equal
 from services.task_api.bench.run import FASTAPI, FLASK, Measure, peer, service
 
 SERVERS = {
@@ -35,6 +36,17 @@ def test_all_that_are_measured_do_the_same_work(name: str, tmp_path: Path) -> No
         client.request("POST", "/tasks", {"title": ""}, expected=422 if name == "fastapi" else 400)
         client.request("DELETE", f"/tasks/{number}")
         client.request("GET", f"/tasks/{number}", expected=404)
+
+
+@pytest.mark.parametrize("name", ["task-api", *run.RIVALS])
+def test_all_rivals_do_what_the_service_does(name: str, tmp_path: Path) -> None:
+    run.check_equal(name, tmp_path)
+
+
+def test_a_rival_that_does_less_is_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(equal, "FIELDS", equal.FIELDS | {"color"})
+    with pytest.raises(equal.NotEqualError, match="task-api: fields"):
+        run.check_equal("task-api", tmp_path)
 
 
 def test_the_mix_is_sent_and_paid_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,4 +123,4 @@ def test_a_measure_that_cannot_be_taken_is_2(
 def test_an_unknown_measure_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run.main(["cpus"])
-    assert "no such measure: cpus; there are cpu, pages, memory, start" in capsys.readouterr().err
+    assert "no such measure: cpus; there are cpu, rivals, pages, memory, start" in capsys.readouterr().err
