@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ from tooling.tools import MissingTool
 
 PERSONAL = "personal_token"
 """The security scheme of personal tokens, whose scopes the document names."""
+
+PATIENCE = 120.0
+"""For how many seconds a login that is refused with Retry-After is sent again."""
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 
@@ -151,6 +155,18 @@ class Target:
                 return f"{method} {template}"
         return f"{method} {path}"
 
+    def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        """Send a request until the service has room for it, for `PATIENCE` seconds at most; return the response.
+
+        Attacks of the other gates keep the service busy: a refusal then has Retry-After (RFC 9110, section 10.2.3).
+        """
+        ends = time.monotonic() + PATIENCE
+        while True:
+            answer = self.client.post(path, json=body)
+            if "Retry-After" not in answer.headers or time.monotonic() > ends:
+                return answer
+            time.sleep(int(answer.headers["Retry-After"]))
+
     def personal_token(self, access_token: str, scope: str) -> str:
         """Return a personal token of one scope. Raises `NotAssessed`."""
         body = {"name": "dast", "scopes": [scope], "days": 1}
@@ -164,7 +180,7 @@ class Target:
     def tokens(self, account: Account) -> dict[str, str]:
         """Log in and return the response: access_token, refresh_token and more. Raises `NotAssessed`."""
         login = {"email": account.email, "password": account.password}
-        answer = self.client.post("/auth/login", json=login)
+        answer = self.post("/auth/login", login)
         if answer.status_code != HTTPStatus.OK:
             raise NotAssessed(f"{account.email} cannot log in: {answer.status_code} {answer.text[:200]}")
         tokens: dict[str, str] = answer.json()
@@ -230,7 +246,7 @@ class Target:
     def join(self, name: str) -> Account:
         """Register a new account."""
         account = Account(f"{name}-{secrets.token_hex(4)}@example.com")
-        answer = self.client.post("/auth/register", json={"email": account.email, "password": account.password})
+        answer = self.post("/auth/register", {"email": account.email, "password": account.password})
         if answer.status_code != HTTPStatus.CREATED:
             raise NotAssessed(f"no account can be made: {answer.status_code} {answer.text[:200]}")
         return account

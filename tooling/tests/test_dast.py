@@ -21,7 +21,7 @@ from task_api.store.database import Database
 from tooling.dast import headers, log, raw_http, schemathesis, wapiti
 from tooling.dast.authorization import CALLERS, WORTHLESS, due
 from tooling.dast.samples import NoSampleError, Sampler, constant, value_at
-from tooling.dast.target import Operation, Target
+from tooling.dast.target import Account, Operation, Target
 from tooling.findings import NotAssessed, Severity
 from tooling.schemathesis_hooks import whole
 from tooling.service import ServiceError, environment, free_port, listening, running
@@ -90,6 +90,19 @@ def test_a_document_without_operations_is_not_assessed() -> None:
 def test_an_unreachable_target_is_not_assessed() -> None:
     with pytest.raises(NotAssessed, match="cannot be reached"):
         _ = Target(f"http://127.0.0.1:{free_port()}").operations
+
+
+def test_a_login_is_sent_again_as_long_as_the_service_is_overloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = httpx.Response(429, headers={"Retry-After": "0"})
+    answers = [refused, refused, httpx.Response(200, json={"access_token": "a"})]
+    target = Target("http://127.0.0.1:9")
+    vars(target)["client"] = httpx.Client(
+        base_url=target.url, transport=httpx.MockTransport(lambda _: answers.pop(0) if answers else refused)
+    )
+    assert target.tokens(Account("a@example.com")) == {"access_token": "a"}
+    monkeypatch.setattr("tooling.dast.target.PATIENCE", 0)
+    with pytest.raises(NotAssessed, match="cannot log in: 429"):
+        target.tokens(Account("a@example.com"))
 
 
 def test_a_request_is_named_by_its_operation() -> None:
