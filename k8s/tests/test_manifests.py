@@ -68,6 +68,11 @@ def pod_specs(value: Any) -> Iterator[Object]:
             yield from pod_specs(inner)
 
 
+@pytest.mark.parametrize("folder", sorted((ROOT / "e2e" / "broken").iterdir()), ids=lambda folder: folder.name)
+def test_a_broken_overlay_fails_on_the_cluster_and_not_when_it_is_rendered(folder: Path) -> None:
+    assert objects(str(folder))
+
+
 def misconfigurations(folder: Path) -> list[str]:
     """Return Trivy's checks that fail, HIGH or worse; raise where it looked at nothing."""
     options = ["--quiet", "--skip-check-update", "--severity=HIGH,CRITICAL", "--format=json"]
