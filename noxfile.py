@@ -203,7 +203,7 @@ def new_service(session: nox.Session) -> None:
 @nox.session
 def rehearse(session: nox.Session) -> None:
     """The workflows, run by act on this machine: each event, and what each job comes to; needs Docker."""
-    install(session, "pipeline")
+    install(session, "dev")
     programs(session, "act")
     session.run("python", "-m", "tooling.rehearsal", *session.posargs)
 
