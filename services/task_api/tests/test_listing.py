@@ -114,8 +114,12 @@ def test_a_search_for_a_tasks_own_title_returns_it_in_any_script(database: Datab
     assert found(database, title) == [title]
 
 
+ONCE_MARKS = "".join(map(chr, range(0x19B0, 0x19CA)))
+"""Letters of New Tai Lue that FTS5, with the tables of Unicode 6.1, takes for marks: alone they are no word there."""
+
+
 @hypothesis_settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40))
+@given(st.text(st.characters(exclude_characters="\0" + ONCE_MARKS, exclude_categories=["Cs"]), max_size=40))
 def test_a_search_for_each_word_of_a_title_returns_the_task_whatever_the_text(database: Database, title: str) -> None:
     write(database, f"- {title} -")
     for word in title.split():

@@ -3,7 +3,7 @@
 A word is a run of letters and digits, case aside; a task matches when it has every word of the query. On what else is
 part of a word the databases differ (marks, such as vowel signs; numbers other than 0 to 9, such as ² and ٣; symbols
 younger than Unicode 6.1): each splits the query as it splits the text, and so a task matches whatever its text has
-between spaces.
+between spaces. The exception is a word of nothing but New Tai Lue's vowel signs, which SQLite still takes for marks.
 """
 
 import unicodedata
