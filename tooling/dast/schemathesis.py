@@ -34,7 +34,7 @@ PAGED = """
 include-name = "{label}"  # a schema cannot say what a cursor is: each is made by the page before
 
 [operations.checks.positive_data_acceptance]
-expected-statuses = ["2xx", "304", "400"]
+expected-statuses = ["2xx", "304", "400", "401", "403"]
 """
 
 

@@ -18,8 +18,8 @@ MODULES = "csp,cookieflags,crlf,exec,file,http_headers,permanentxss,redirect,sql
 """Those that need no server of the attacker's on the Internet."""
 
 
-ENDING = ("/auth/logout", "/auth/sessions*", "/auth/me/delete")
-"""The paths that end the session or the account of whoever asks for them."""
+LEFT_OUT = ("/auth/logout", "/auth/sessions*", "/auth/me/delete", "/auth/totp/*")
+"""The paths that end the session or the account of the client, and those that need a code of its second factor."""
 
 WAPITIS_BODIES = {"application/json", "application/x-www-form-urlencoded"}
 
@@ -128,13 +128,13 @@ def values(target: Target, operation: Operation, place: str, sampler: Sampler, t
 
 
 def attack(target: Target, token: str, openapi: dict[str, Any]) -> Scan:
-    """Run Wapiti. What would end the attacker's session or account is left out."""
+    """Run Wapiti. `LEFT_OUT` is not attacked."""
     with TemporaryDirectory(prefix="wapiti-") as folder:
         output, document = Path(folder, "report.json"), Path(folder, "openapi.json")
         document.write_bytes(msgspec.json.encode({**openapi, "servers": [{"url": target.url}]}))
         arguments = ["--url", f"{target.url}/", "--swagger", str(document), "--module", MODULES]
         if token:
-            for path in ENDING:
+            for path in LEFT_OUT:
                 arguments += ["--exclude", f"{target.url}{path}"]
             arguments += ["--header", f"Authorization: Bearer {token}"]
         arguments += ["--flush-session", "--no-bugreport", "--store-session", folder, "--store-config", folder]
