@@ -2,13 +2,15 @@
 
 import gc
 import os
+import shutil
 import tempfile
 from contextlib import suppress
 
 import pytest
 
 # each process of the test run counts for itself; prometheus-client reads this at its import
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="test-metrics-")
+METRICS = tempfile.mkdtemp(prefix="test-metrics-")
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = METRICS
 
 with suppress(ModuleNotFoundError):  # some sessions have no property-based tests
     import hypothesis
@@ -28,3 +30,8 @@ def pytest_collection_finish() -> None:
     """Let Python's garbage collector pass over what has been imported: it stays."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+
+
+def pytest_unconfigure() -> None:
+    """Remove what this process counted."""
+    shutil.rmtree(METRICS, ignore_errors=True)
