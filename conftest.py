@@ -3,7 +3,9 @@
 import gc
 import os
 import shutil
+import signal
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -17,6 +19,15 @@ with suppress(ModuleNotFoundError):  # some sessions have no property-based test
 
     hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
     hypothesis.settings.load_profile("untimed")
+
+
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """Signals as a terminal leaves them: a run in the background, or under nohup, starts children that ignore them."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -63,6 +63,7 @@ def user_interface(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.usefixtures("terminal")
 def test_start_chart_and_stop(browser: webdriver.Chrome, tmp_path: Path) -> None:
     port = free_port()
     with user_interface(tmp_path, port) as process:
@@ -89,8 +90,8 @@ def test_start_chart_and_stop(browser: webdriver.Chrome, tmp_path: Path) -> None
         browser.save_screenshot(str(tmp_path / "stopped.png"))
 
         os.killpg(process.pid, signal.SIGINT)
-        said, _ = process.communicate(timeout=120)
-    assert "browser UI: http://127.0.0.1" in said
+        output, _ = process.communicate(timeout=120)
+    assert "browser UI: http://127.0.0.1" in output
     assert process.returncode in (0, 1, 2)
     kinds = {entry.kind for entry in read(tmp_path / "record.jsonl") if isinstance(entry, Event)}
     assert kinds & {"pass", "fail", "inconclusive"}

@@ -228,14 +228,6 @@ def test_an_address_that_is_not_this_machines_is_refused_in_a_line(tmp_path: Pat
     assert "HOST, PORT: 192.0.2.1" in refused(settings)
 
 
-@pytest.fixture
-def terminal() -> Iterator[None]:
-    """SIGHUP as a terminal leaves it: tests that run under nohup hand their children an ignored one."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
 @pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_service_ends_with_its_terminal_unless_it_is_told_to_outlive_it(
