@@ -15,6 +15,7 @@ nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
+nox.options.envdir = str(project.ENVIRONMENTS)
 nox.options.sessions = list(project.STAGES)
 
 # The stages start Python some hundred times: where this is set, each start would compile its libraries anew.

@@ -23,7 +23,7 @@ from tooling.deploy.steps import Steps
 from tooling.images import trust
 from tooling.images.build import ImageError
 from tooling.images.provenance import Untrusted
-from tooling.project import REPORTS, service
+from tooling.project import ENVIRONMENTS, REPORTS, service
 from tooling.tools import MissingTool
 
 
@@ -143,13 +143,14 @@ def hpa(_context: Context, record: str = "", what_if: list[str] | None = None) -
 
 
 def _loadtests(arguments: list[str]) -> None:
-    """Run them in the environment of their session, but not by Nox, which ends with 1 however a session ended."""
+    """Run them in their session's environment and exit with their code, where Nox makes 1 of every failure."""
     prepared = subprocess.run(
         ["nox", "--session=loadtest", "--install-only"], capture_output=True, text=True, check=False
     )
     if prepared.returncode:
         raise Exit(prepared.stdout + prepared.stderr, code=2)
-    ran = subprocess.run([Path(".nox", "loadtest", "bin", "python"), "-m", "loadtests", *arguments], check=False)
+    python = ENVIRONMENTS / "loadtest" / "bin" / "python"
+    ran = subprocess.run([python, "-m", "loadtests", *arguments], check=False)
     raise Exit(code=ran.returncode)
 
 

@@ -13,12 +13,13 @@ import markupsafe
 
 from e2e.load import Load
 from loadtests import histogram, timeline
-from loadtests.cluster import quantity, watching
+from loadtests.cluster import watching
 from loadtests.record import Cluster, Event, Recorder, Requests, read
 from tooling.deploy import DeployError, backup, release, rollout, verify
 from tooling.deploy.kube import Kube, Object, labels
 from tooling.deploy.release import Target
 from tooling.deploy.steps import Say, Steps
+from tooling.kubernetes import quantity
 from tooling.page import render
 from tooling.project import REPORTS, service
 from tooling.tools import call

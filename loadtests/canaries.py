@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests.faults import SETTINGS, Faults
-from loadtests.gate import GeneratorLimits, Limits, Objectives, Outcome, Verdict, judge
+from loadtests.gate import GateResult, GeneratorLimits, Limits, Objectives, Outcome, judge
 from loadtests.options import parse
 from loadtests.record import read
 from loadtests.run import locust, target
@@ -44,10 +44,10 @@ class Canary:
     outcome: Outcome
     reason: str
     arguments: tuple[str, ...] = (OPEN_LOOP,)
-    holds: Callable[[Verdict], bool] = lambda _: True
+    holds: Callable[[GateResult], bool] = lambda _: True
 
 
-def _milliseconds(verdict: Verdict, kind: str) -> float:
+def _milliseconds(verdict: GateResult, kind: str) -> float:
     row = next((row for row in verdict.summaries if row.endpoint == READ), None)
     value = getattr(row, kind) if row else None
     return float("nan") if value is None else float(value)
@@ -94,7 +94,7 @@ def faulty(upstream: str, faults: Faults, folder: Path) -> Iterator[str]:
         yield url
 
 
-def fly(canary: Canary, service: str, folder: Path) -> Verdict:
+def fly(canary: Canary, service: str, folder: Path) -> GateResult:
     """Load the service with the canary's faults, and judge."""
     folder.mkdir()
     options, rest = parse([*RUN, *canary.arguments])

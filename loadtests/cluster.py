@@ -13,10 +13,10 @@ import httpx
 
 from loadtests import LoadTestError
 from loadtests.record import Cluster, Event, Pod, Recorder
+from tooling.kubernetes import quantity
 from tooling.tools import require
 
 POLL_SECONDS = 2.0
-SUFFIXES = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "Ki": 2**10, "M": 1e6, "Mi": 2**20, "G": 1e9, "Gi": 2**30}
 
 
 class ClusterError(LoadTestError):
@@ -114,14 +114,6 @@ class _Watcher:
 def moment(text: str | None) -> float | None:
     """Read a time of the Kubernetes API (RFC 3339) as Unix seconds."""
     return datetime.fromisoformat(text).timestamp() if text else None
-
-
-def quantity(text: str) -> float:
-    """Read a Kubernetes quantity, such as 250m, 1.5 or 256Mi. Raises ValueError for what is none."""
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if text.endswith(suffix):
-            return float(text.removesuffix(suffix)) * SUFFIXES[suffix]
-    return float(text)
 
 
 def pod(item: dict[str, Any], metrics: dict[str, Any] | None) -> Pod:

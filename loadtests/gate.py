@@ -121,8 +121,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     intended_p99: float | None = None
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run came to."""
+class GateResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of a run with its reasons, and the objectives and summaries that it follows from."""
 
     outcome: Outcome
     reasons: list[str]
@@ -284,7 +284,7 @@ def _decide(low: float, high: float, limit: float) -> Outcome:
     return Outcome.FAIL if low > limit else Outcome.INCONCLUSIVE
 
 
-def judge(objectives: Objectives, entries: Iterable[Entry]) -> Verdict:
+def judge(objectives: Objectives, entries: Iterable[Entry]) -> GateResult:
     """Hold a record against objectives."""
     measured = Measured(entries, objectives.warmup_seconds)
     judge_ = _Judge(objectives, measured)
@@ -305,7 +305,9 @@ def judge(objectives: Objectives, entries: Iterable[Entry]) -> Verdict:
         outcome = Outcome.INCONCLUSIVE
     else:
         outcome = Outcome.PASS
-    return Verdict(outcome=outcome, reasons=list(dict.fromkeys(reasons)), checks=checks, summaries=measured.summaries())
+    return GateResult(
+        outcome=outcome, reasons=list(dict.fromkeys(reasons)), checks=checks, summaries=measured.summaries()
+    )
 
 
 class _Judge:

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from loadtests import LoadTestError, compare, timeline
 from loadtests.cluster import watching
-from loadtests.gate import Objectives, Outcome, Verdict, judge
+from loadtests.gate import GateResult, Objectives, Outcome, judge
 from loadtests.record import Recorder, read
 from tooling.project import ROOT
 from tooling.service import answers, running
@@ -79,7 +79,7 @@ def _open_browser(url: str) -> None:
     webbrowser.open(url)
 
 
-def finish(verdict: Verdict, record: Path) -> None:
+def finish(verdict: GateResult, record: Path) -> None:
     """Write the verdict into the record, as JSON beside it, and draw the page."""
     with Recorder(record) as recorder:
         recorder.event(verdict.outcome, verdict.text, **msgspec.to_builtins(verdict))
@@ -89,7 +89,7 @@ def finish(verdict: Verdict, record: Path) -> None:
     print(f"{record.with_name('report.html')}\n{record}")
 
 
-def show(verdict: Verdict) -> None:
+def show(verdict: GateResult) -> None:
     """Print what was measured and what it came to."""
     console = Console(width=None if sys.stdout.isatty() else 150)
     measured = Table("endpoint", "requests", "per second", "failed", "P50 ms", "P95 ms", "P99 ms", title="measured")

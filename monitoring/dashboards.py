@@ -45,6 +45,12 @@ MAIN = project.service().name
 
 HPA = f'horizontalpodautoscaler="{MAIN}"'
 BURN_WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
+NO_PROBES = 'endpoint!~"/(health|livez|readyz|metrics)"'
+"""The label matcher that leaves probes and scrapes out, as the rules have it."""
+
+LATENCY_OBJECTIVE = 0.25
+"""Seconds within which 99 % of requests are answered, as the rules have it."""
+
 LETTERS = "ABCDEFG"  # by which Grafana tells a panel's queries apart
 
 PanelBuilder = Builder[Panel]
@@ -114,7 +120,7 @@ def selector(job: str) -> str:
 
 def users(job: str) -> str:
     """Return the label matchers of a service's requests, without probes and scrapes, which are no one's request."""
-    return f'{selector(job)}, endpoint!~"/(health|livez|readyz|metrics)"'
+    return f"{selector(job)}, {NO_PROBES}"
 
 
 def quantile(share: float, job: str, *, by: str = "le") -> str:
@@ -228,7 +234,7 @@ def now(service: Service) -> list[PanelBuilder]:
             "95 % of requests are faster.",
             (None, "green"),
             (0.1, "orange"),
-            (0.25, "red"),
+            (LATENCY_OBJECTIVE, "red"),
         ),
         number(
             "In flight",
@@ -290,14 +296,14 @@ def durations(service: Service) -> list[PanelBuilder]:
                 "Latency",
                 "s",
                 "Over all endpoints. The dots are exemplars: requests whose trace can be opened. "
-                "The line is the objective, 99 % within 250 ms.",
+                f"The line is the objective, 99 % within {LATENCY_OBJECTIVE * 1000:.0f} ms.",
                 query(mean(job), "mean"),
                 query(quantile(0.5, job), "P50"),
                 query(quantile(0.95, job), "P95", exemplar=True),
                 query(quantile(0.99, job), "P99"),
             ),
             (None, "transparent"),
-            (0.25, "red"),
+            (LATENCY_OBJECTIVE, "red"),
         ),
         heatmap.Panel()
         .title("Latency, every request")
@@ -438,7 +444,7 @@ def objectives() -> Dashboard:
     rows: list[tuple[str, Sequence[PanelBuilder]]] = []
     for slo, about in (
         ("availability", "99.9 % of requests are answered without a server error"),
-        ("latency", "99 % of requests are answered within 250 ms"),
+        ("latency", f"99 % of requests are answered within {LATENCY_OBJECTIVE * 1000:.0f} ms"),
     ):
         budget = f'slo:error_budget:ratio{{slo="{slo}"}}'
         spent = f'slo:error:ratio14d{{job="{MAIN}", slo="{slo}"}} / on (slo) {budget}'
@@ -555,8 +561,7 @@ def kubernetes() -> Dashboard:
                         "reqps",
                         "The load that each pod carries.",
                         query(
-                            "sum by (pod) (rate(api_requests_total"
-                            '{job="task-api", endpoint!~"/(health|livez|readyz|metrics)"}[$__rate_interval]))',
+                            f'sum by (pod) (rate(api_requests_total{{job="task-api", {NO_PROBES}}}[$__rate_interval]))',
                             "{{pod}}",
                         ),
                     ),

@@ -14,6 +14,9 @@ REPORTS = ROOT / "reports"
 """Each stage and session writes into a folder of its own name in it; CI uploads that folder."""
 
 CACHE = ROOT / ".cache"
+ENVIRONMENTS = ROOT / ".nox"
+"""Nox makes each session's environment in the folder of the session's name in it."""
+
 FIRST_RUNS = CACHE / "first-run"
 """How long each stage took when it first passed in this checkout."""
 

@@ -13,6 +13,7 @@ import yaml
 
 from monitoring import operator_rules
 from tooling.deploy import cluster
+from tooling.kubernetes import quantity
 from tooling.project import services
 from tooling.tools import call
 
@@ -148,14 +149,8 @@ def test_the_quota_has_room_for_the_most_pods_and_a_rollout(name: str) -> None:
             for container in spec["containers"]:
                 for kind, resources in container["resources"].items():
                     for resource, amount in resources.items():
-                        needed[f"{kind}.{resource}"] += copies * quantity(amount)
-    assert {key: amount for key, amount in needed.items() if amount > quantity(quota[key])} == {}
-
-
-def quantity(amount: str) -> float:
-    factors = {"": 1.0, "m": 1e-3, "Mi": 2.0**20, "Gi": 2.0**30}
-    number, unit = re.fullmatch(r"([\d.]+)(\D*)", str(amount)).groups()  # type: ignore[union-attr]
-    return float(number) * factors[unit]
+                        needed[f"{kind}.{resource}"] += copies * quantity(str(amount))
+    assert {key: amount for key, amount in needed.items() if amount > quantity(str(quota[key]))} == {}
 
 
 def test_the_cluster_maps_the_port_of_the_service() -> None:

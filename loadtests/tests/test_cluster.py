@@ -46,19 +46,6 @@ def test_a_pod_that_only_just_exists_is_read() -> None:
     assert cluster.pod(bare, None) == Pod("new", "Pending", ready=False)
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("250m", 0.25), ("2", 2), ("1.5", 1.5), ("1Gi", 2**30), ("3k", 3000), ("12345n", 1.2345e-05), ("0", 0)],
-)
-def test_quantities_are_read(text: str, value: float) -> None:
-    assert cluster.quantity(text) == pytest.approx(value)
-
-
-def test_a_bad_quantity_is_refused() -> None:
-    with pytest.raises(ValueError, match="much"):
-        cluster.quantity("much")
-
-
 def event(kind: str, reason: str, severity: str = "Normal") -> dict[str, object]:
     return {
         "involvedObject": {"kind": kind, "name": "task-api"},

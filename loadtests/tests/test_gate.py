@@ -8,10 +8,10 @@ import pytest
 from loadtests.gate import (
     BadObjectivesError,
     Check,
+    GateResult,
     Limits,
     Objectives,
     Outcome,
-    Verdict,
     Yardstick,
     binomial_interval,
     judge,
@@ -33,7 +33,7 @@ def with_yardstick(read: Limits) -> Objectives:
     return objectives(read, yardstick=Yardstick(LIVEZ, slow_p95_ms=3))
 
 
-def outcome_of(verdict: Verdict, objective: str) -> Outcome:
+def outcome_of(verdict: GateResult, objective: str) -> Outcome:
     return next(check.outcome for check in verdict.checks if check.objective == objective and check.endpoint == READ)
 
 
@@ -236,4 +236,4 @@ def test_bad_objectives_say_what_is_wrong(tmp_path: Path, text: str, said: str) 
 )
 def test_a_verdict_does_not_count_what_was_excused_as_held(outcomes: list[Outcome], text: str) -> None:
     checks = [Check(endpoint=READ, objective="P95", limit=100, outcome=outcome) for outcome in outcomes]
-    assert Verdict(outcome=Outcome.PASS, reasons=[], checks=checks, summaries=[]).text == text
+    assert GateResult(outcome=Outcome.PASS, reasons=[], checks=checks, summaries=[]).text == text

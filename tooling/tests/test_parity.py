@@ -12,7 +12,7 @@ import yaml
 
 import noxfile
 from tooling.images import scan
-from tooling.project import ROOT, STAGES, services
+from tooling.project import ENVIRONMENTS, ROOT, STAGES, services
 from tooling.sast import tracked
 
 Document = dict[Any, Any]
@@ -241,6 +241,10 @@ def image_python() -> str:
 
 def test_the_workflows_run_what_a_laptop_runs() -> None:
     assert drift(Workflows.of_checkout()) == []
+
+
+def test_nox_makes_environments_where_the_tasks_look_for_them() -> None:
+    assert nox.options.envdir == str(ENVIRONMENTS)
 
 
 def job(found: Workflows, name: str) -> Document:

@@ -19,6 +19,9 @@ EXTENSION = "service_kit"
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 UNMATCHED = "(unmatched)"
+PROBES = ("health", "livez", "readyz", "metrics")
+"""The endpoints of probes and scrapes, which are no user's request; their paths have the same names."""
+
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 

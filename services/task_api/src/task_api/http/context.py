@@ -9,6 +9,7 @@ from flask import g
 from service_kit.http import requests
 from service_kit.http.openapi import Operation, declared
 from service_kit.http.problems import Refusal
+from service_kit.http.requests import PROBES
 from service_kit.service import NotReady, Service
 from service_kit.telemetry.traces import Tracer
 from task_api import __version__, telemetry
@@ -27,7 +28,6 @@ from task_api.store.shared_windows import SharedWindows
 from task_api.tasks.quota import Quota
 
 LOCAL = Account(LOCAL_ACCOUNT, "local", "user", datetime.fromtimestamp(0, UTC))
-OUTSIDE_LIMITS = frozenset({"health", "livez", "readyz", "metrics"})
 
 
 class Services(Service):
@@ -84,7 +84,7 @@ class Services(Service):
     def admit(self, context: Any) -> None:
         context.account = context.rate = context.scopes = None
         endpoint = context.request.endpoint
-        if endpoint in OUTSIDE_LIMITS:
+        if endpoint in PROBES:
             return
         refusal = _identify(context, self.accounts)
         if self.limiter:

@@ -29,8 +29,8 @@ class Allowance:
         self.used = 0
 
 
-class Verdict:
-    """Whether a request may go on; `reset` in seconds."""
+class Decision:
+    """Whether a request is allowed, and what is left of its client's window, which ends in `reset` seconds."""
 
     __slots__ = ("allowed", "rate", "remaining", "reset")
 
@@ -65,7 +65,7 @@ class RateLimiter:
         self._allowances: dict[str, Allowance] = {}
         self._lock = Lock()
 
-    def hit(self, client: str) -> Verdict:
+    def hit(self, client: str) -> Decision:
         """Count one request of a client."""
         now = time.time()
         ends_at = window_end(self._rate, int(now))
@@ -73,18 +73,18 @@ class RateLimiter:
         with self._lock:
             allowance = self._allowance(client, ends_at)
             if allowance.left or allowance.used >= self._rate.limit:
-                return self._verdict(allowance, reset)
+                return self._decision(allowance, reset)
         taken, used = self._windows.take(client, ends_at, self._rate.limit, SHARE)  # others need not wait for this
         with self._lock:
             allowance = self._allowance(client, ends_at)
             allowance.left += taken
             allowance.used = max(allowance.used, used)
-            return self._verdict(allowance, reset)
+            return self._decision(allowance, reset)
 
-    def _verdict(self, allowance: Allowance, reset: int) -> Verdict:
+    def _decision(self, allowance: Allowance, reset: int) -> Decision:
         allowed = allowance.left > 0
         allowance.left -= allowed
-        return Verdict(self._rate, self._rate.limit - allowance.used + allowance.left, reset, allowed=allowed)
+        return Decision(self._rate, self._rate.limit - allowance.used + allowance.left, reset, allowed=allowed)
 
     def _allowance(self, client: str, ends_at: int) -> Allowance:
         if len(self._allowances) >= MOST_CLIENTS_REMEMBERED:
