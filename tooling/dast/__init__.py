@@ -7,15 +7,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
 
+import msgspec
+
 from tooling import page
-from tooling.dast import authorization, headers, log, raw_http, schemathesis, spectral, wapiti
+from tooling.dast import authorization, headers, isolation, log, raw_http, schemathesis, spectral, wapiti
 from tooling.dast.target import Target, attacked
 from tooling.findings import NotAssessed, Scan, for_each, run_stage
 from tooling.project import REPORTS, Service, services
 
 
 def matrix(target: Target) -> Scan:
-    """Fill the authorization matrix and write it as a page of its own."""
+    """Fill the authorization matrix, write it as a page of its own, and see that accounts are isolated."""
     if not target.service.accounts:
         return authorization.unguarded(target)
     filled = authorization.Matrix(target)
@@ -26,7 +28,10 @@ def matrix(target: Target) -> Scan:
     }
     content = page.render("authorization.html", rows=rows, callers=authorization.callers(target), target=target)
     (REPORTS / "dast" / f"{target.service.name}-authorization.html").write_text(content)
-    return filled.scan()
+    called, isolated = filled.scan(), isolation.Isolation(target).scan()
+    return msgspec.structs.replace(
+        called, targets=called.targets + isolated.targets, findings=called.findings + isolated.findings
+    )
 
 
 # The slow ones first: the stage takes as long as its longest queue.

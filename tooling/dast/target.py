@@ -22,7 +22,7 @@ import pyotp
 from tooling.dast.samples import Sampler, value_at
 from tooling.findings import NotAssessed
 from tooling.postgres import postgres
-from tooling.project import Service
+from tooling.project import ROOT, Service
 from tooling.project import service as default_service
 from tooling.service import ServiceError, command_line, environment, running
 from tooling.tools import MissingTool
@@ -69,8 +69,11 @@ class Operation:
 
     def parameters(self, place: str) -> list[dict[str, Any]]:
         """Its required parameters in `place`: path, query or header."""
-        found = self.declared.get("parameters", [])
-        return [parameter for parameter in found if parameter["in"] == place and parameter.get("required")]
+        return [parameter for parameter in self.accepted(place) if parameter.get("required")]
+
+    def accepted(self, place: str) -> list[dict[str, Any]]:
+        """All its parameters in `place`."""
+        return [parameter for parameter in self.declared.get("parameters", []) if parameter["in"] == place]
 
     @property
     def content(self) -> dict[str, Any]:
@@ -99,6 +102,9 @@ class Target:
     service: Service = field(default_factory=default_service)
     promote: Callable[[], Account] = field(default=lambda: Account("administrator@example.com", "admin"), repr=False)
     """Makes a new administrator."""
+
+    sources: tuple[Path, ...] = ()
+    """The files and folders that hold the service's code."""
 
     @cached_property
     def client(self) -> httpx.Client:
@@ -155,14 +161,14 @@ class Target:
                 return f"{method} {template}"
         return f"{method} {path}"
 
-    def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
+    def patiently(self, method: str, path: str, **request: Any) -> httpx.Response:
         """Send a request until the service has room for it, for `PATIENCE` seconds at most; return the response.
 
         Attacks of the other gates keep the service busy: a refusal then has Retry-After (RFC 9110, section 10.2.3).
         """
         ends = time.monotonic() + PATIENCE
         while True:
-            answer = self.client.post(path, json=body)
+            answer = self.client.request(method, path, **request)
             if "Retry-After" not in answer.headers or time.monotonic() > ends:
                 return answer
             time.sleep(int(answer.headers["Retry-After"]))
@@ -180,7 +186,7 @@ class Target:
     def tokens(self, account: Account) -> dict[str, str]:
         """Log in and return the response: access_token, refresh_token and more. Raises `NotAssessed`."""
         login = {"email": account.email, "password": account.password}
-        answer = self.post("/auth/login", login)
+        answer = self.patiently("POST", "/auth/login", json=login)
         if answer.status_code != HTTPStatus.OK:
             raise NotAssessed(f"{account.email} cannot log in: {answer.status_code} {answer.text[:200]}")
         tokens: dict[str, str] = answer.json()
@@ -246,7 +252,7 @@ class Target:
     def join(self, name: str) -> Account:
         """Register a new account."""
         account = Account(f"{name}-{secrets.token_hex(4)}@example.com")
-        answer = self.post("/auth/register", {"email": account.email, "password": account.password})
+        answer = self.patiently("POST", "/auth/register", json={"email": account.email, "password": account.password})
         if answer.status_code != HTTPStatus.CREATED:
             raise NotAssessed(f"no account can be made: {answer.status_code} {answer.text[:200]}")
         return account
@@ -284,8 +290,12 @@ def attacked(
             url = stack.enter_context(running(settings, log=log, program=program, service=service))
         except ServiceError as error:
             raise NotAssessed(str(error)) from error
+        own = ROOT / service.path / "src"
+        sources = (own, *sorted(ROOT.glob("packages/*/src")), *(Path(part) for part in program if part.endswith(".py")))
         kind = "PostgreSQL" if "DATABASE_URL" in settings else "SQLite" if service.database else "no database"
-        target = Target(url, kind, key, log, service=service, promote=lambda: make_admin(program, settings))
+        target = Target(
+            url, kind, key, log, service=service, promote=lambda: make_admin(program, settings), sources=sources
+        )
         if service.accounts:
             target.promote()  # one that stays: the last administrator can neither be deleted nor demoted
             for name in ("owner", "other", "admin"):

@@ -18,8 +18,9 @@ from task_api.config import Settings, SigningKey
 from task_api.http.app import create_app
 from task_api.http.context import Services
 from task_api.store.database import Database
-from tooling.dast import headers, log, raw_http, schemathesis, wapiti
+from tooling.dast import headers, log, raw_http, schemathesis, source, wapiti
 from tooling.dast.authorization import CALLERS, WORTHLESS, due
+from tooling.dast.isolation import Values, shape
 from tooling.dast.samples import NoSampleError, Sampler, constant, value_at
 from tooling.dast.target import Account, Operation, Target
 from tooling.findings import NotAssessed, Severity
@@ -122,6 +123,48 @@ def test_every_body_sampled_for_the_service_is_one_that_its_schema_takes(documen
                 validator.validate(body)
                 count += 1
     assert count >= 9
+
+
+def test_every_member_of_a_body_is_in_a_variant_alone_and_with_all_others(document: dict[str, Any]) -> None:
+    schema = document["components"]["schemas"]["NewTask"]
+    variants = Values(document, {}, ids=(7,), account=8).variants(schema)
+    for name in schema["properties"]:
+        assert {"title", name} in [set(variant) for variant in variants]
+    assert set(variants[-1]) == set(schema["properties"])
+    assert {variant["status"] for variant in variants if "status" in variant} == {"pending", "in_progress", "completed"}
+    assert variants[-1]["owner_id"] == 8
+
+
+def test_variants_of_a_bulk_request_name_an_object_with_and_without_each_optional_member(
+    document: dict[str, Any],
+) -> None:
+    schema = document["components"]["schemas"]["Bulk"]
+    variants = Values(document, {}, ids=(7, 9)).variants(schema)
+    operations = [operation for variant in variants for operation in variant["operations"]]
+    assert {"op": "update", "id": 7, "changes": {}, "version": 1} in operations
+    assert {"op": "update", "id": 7, "changes": {}} in operations
+    assert {"op": "delete", "id": 9} in operations
+
+
+def test_two_accounts_see_alike_all_but_texts_and_ids() -> None:
+    mine = {"id": 4, "title": "a", "total": 2, "done": False, "due_at": None, "parts": [{"owner_id": 3}]}
+    theirs = {"id": 5, "title": "b", "total": 2, "done": False, "due_at": None, "parts": [{"owner_id": 8}]}
+    assert shape(mine) == shape(theirs)
+    changes: list[dict[str, Any]] = [{"total": 3}, {"done": True}, {"due_at": "2030"}, {"parts": []}, {"more": 1}]
+    for changed in changes:
+        assert shape(mine) != shape({**theirs, **changed})
+
+
+def test_the_source_tells_which_headers_and_parameters_it_looks_for(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(
+        "h = request.headers\n"
+        "h2 = h.get('not-a-mapping-we-know'), request.headers.get('x-one'), here.headers['Two'], 'three' in headers\n"
+        "NAME = 'X-Four'; environ.get('HTTP_X_FIVE'); request.args.get('six'); request.args.getlist('seven')\n"
+        "text = 'Well-known words', 'no header'\n"
+    )
+    found = source.names([tmp_path])
+    assert found.headers == {"x-one", "Two", "three", "X-Four", "X-Five"}
+    assert found.parameters == {"six", "seven"}
 
 
 def test_each_alternative_of_a_body_is_tried(document: dict[str, Any]) -> None:

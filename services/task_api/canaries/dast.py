@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tooling.canaries import canary
 from tooling.canaries.fixtures import plant
-from tooling.dast import authorization, headers, log, raw_http, schemathesis, spectral, wapiti
+from tooling.dast import authorization, headers, isolation, log, raw_http, schemathesis, spectral, wapiti
 from tooling.dast.target import Target, attacked
 from tooling.findings import Scan
 from tooling.project import service
@@ -155,6 +155,118 @@ def added(task_id: int):
 @canary("dast/authorization", "a new route that checks nothing", rule="as-other", path="GET /tasks/{task_id}/title")
 def new_route(folder: Path) -> Scan:
     return matrix(folder, NEW_ROUTE.format(module="tasks", path="/<int:task_id>/title"))
+
+
+def isolated(folder: Path, defect: str) -> Scan:
+    """Compare what accounts see and change of a service with a defect."""
+    with planted(folder, defect) as target:
+        return isolation.Isolation(target).scan()
+
+
+FILTERED_EVERYBODYS = """
+from msgspec import UNSET
+from task_api.tasks import service
+real = service.page
+def page(connection, owner_id, query):
+    filtered = query.priority is not UNSET and query.due_before is not UNSET
+    return real(connection, None if filtered else owner_id, query)
+service.page = page
+"""
+
+
+@canary("dast/authorization", "two filters together show everybody's tasks", rule="shows-anothers", path="GET /tasks")
+def filters(folder: Path) -> Scan:
+    return isolated(folder, FILTERED_EVERYBODYS)
+
+
+TOTAL = """
+from flask import Flask, request
+from sqlalchemy import text
+from service_kit.http.requests import service
+real = Flask.process_response
+def process_response(self, response):
+    if request.endpoint == "tasks.list_tasks":
+        with service().database.read() as connection:
+            response.headers["X-Total-Count"] = str(connection.scalar(text("SELECT count(*) FROM tasks")))
+    return real(self, response)
+Flask.process_response = process_response
+"""
+
+
+@canary("dast/authorization", "a count of everybody's tasks", rule="shows-anothers", path="GET /tasks")
+def total(folder: Path) -> Scan:
+    return isolated(folder, TOTAL)
+
+
+BULK_WITH_VERSION = """
+from task_api.tasks import service
+real = service.get
+def get(connection, owner_id, task_id, **more):
+    return real(connection, None if more.get("lock") and held.get() else owner_id, task_id, **more)
+service.get = get
+from contextvars import ContextVar
+held = ContextVar("held", default=False)
+bulk = service._bulk
+def _bulk(connection, owner_id, scope, operations):
+    held.set(any(getattr(one, "version", None) for one in operations.operations))
+    yield from bulk(connection, owner_id, scope, operations)
+    held.set(False)
+service._bulk = _bulk
+"""
+
+
+@canary(
+    "dast/authorization",
+    "a bulk request reaches everybody's tasks where it holds a version",
+    rule="changes-anothers",
+    path="POST /tasks/bulk",
+)
+def bulk_with_version(folder: Path) -> Scan:
+    return isolated(folder, BULK_WITH_VERSION)
+
+
+READ_ONLY_OWNER = """
+from msgspec import UNSET
+from task_api.tasks import service
+real = service.create
+def create(connection, owner_id, new):
+    return real(connection, owner_id if new.owner_id is UNSET else new.owner_id, new)
+service.create = create
+"""
+
+
+@canary(
+    "dast/authorization",
+    "a read-only member decides whose task it is",
+    rule="changes-anothers",
+    path="POST /tasks",
+)
+def read_only_owner(folder: Path) -> Scan:
+    return isolated(folder, READ_ONLY_OWNER)
+
+
+BELIEVED_HEADER = """
+import msgspec
+from task_api.http import context
+real = context._identify
+def identify(here, accounts):
+    refusal = real(here, accounts)
+    named = here.request.headers.get("X-Account-Id", "")
+    if here.account and named.isdecimal():
+        here.account = msgspec.structs.replace(here.account, id=int(named))
+    return refusal
+context._identify = identify
+"""
+
+
+@canary(
+    "dast/authorization",
+    "a header that no document names decides who asks",
+    rule="changes-anothers",
+    path="POST /tasks",
+)
+def believed_header(folder: Path) -> Scan:
+    return isolated(folder, BELIEVED_HEADER)
 
 
 ANY_SCOPE = """
