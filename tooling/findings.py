@@ -29,6 +29,23 @@ from tooling import page
 from tooling.project import REPORTS, ROOT, Service, ToolingError, service
 
 WAIVERS = ROOT / "waivers.toml"
+WAIVABLE = {
+    "actionlint",
+    "bandit",
+    "gitleaks",
+    "hadolint",
+    "pip-audit",
+    "ruff",
+    "safety",
+    "schemathesis",
+    "spectral",
+    "trivy-config",
+    "trivy-image",
+    "wapiti",
+    "zizmor",
+}
+"""The scanners, which may be wrong, and whose findings may wait. All others enforce rules of this repository: a failing
+test or a wrong type is mended, never waived."""
 LONGEST_WAIVER = timedelta(days=90)
 WARNING_AHEAD = timedelta(days=14)
 CLEAN, FINDINGS, NOT_ASSESSED = 0, 1, 2
@@ -71,10 +88,10 @@ class Kind(StrEnum):
 
 
 class Waiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An excuse for one finding.
+    """An excuse for the findings that its fingerprints name, and for no other.
 
-    A false positive is bound to the fingerprints of its findings: it ends when the code changes. An accepted risk has
-    an owner and a last day.
+    A fingerprint holds on to the code: the waiver ends when that changes. An accepted risk also has an owner and a last
+    day.
     """
 
     kind: Kind
@@ -82,27 +99,31 @@ class Waiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rule: str
     place: str
     reason: str
-    fingerprints: tuple[str, ...] = ()
+    fingerprints: tuple[str, ...]
     owner: str = ""
     expires: date | None = None
 
     def __post_init__(self) -> None:
         if not all(text.strip() for text in (self.tool, self.rule, self.place, self.reason)):
             raise ValueError("`tool`, `rule`, `place` and `reason` must not be empty")
-        if self.kind is Kind.FALSE_POSITIVE and (not self.fingerprints or self.expires):
-            raise ValueError("a false positive has `fingerprints` and no `expires`")
+        if self.tool not in WAIVABLE:
+            raise ValueError(f"findings of `{self.tool}` cannot be waived: mend what it reports")
+        if not self.fingerprints:
+            raise ValueError("`fingerprints` must name each finding that is excused")
+        if self.kind is Kind.FALSE_POSITIVE and self.expires:
+            raise ValueError("a false positive has no `expires`: it ends when the code changes")
         if self.kind is Kind.ACCEPTED_RISK and not (self.owner.strip() and self.expires):
             raise ValueError("an accepted risk has an `owner` and `expires`")
 
     def covers(self, finding: "Finding") -> bool:
         """Return whether this waiver is about that finding, whether in force or not."""
         same = (self.tool, self.rule, self.place) == (finding.tool, finding.rule, finding.path)
-        return same and (not self.fingerprints or finding.fingerprint in self.fingerprints)
+        return same and finding.fingerprint in self.fingerprints
 
     def unmatched(self, findings: Iterable["Finding"]) -> bool:
         """Return whether it, or one of its fingerprints, matches none of the findings."""
         matched = [finding.fingerprint for finding in findings if self.covers(finding)]
-        return not matched or not set(self.fingerprints) <= set(matched)
+        return not set(self.fingerprints) <= set(matched)
 
     def in_force(self, today: date) -> bool:
         """Return whether it excuses anything today; a waiver that ends more than 90 days ahead does not."""
@@ -111,7 +132,7 @@ class Waiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def subject(self) -> str:
         """What it is about, in one line."""
-        return f"{self.rule} in {self.place}" + (f" ({', '.join(self.fingerprints)})" if self.fingerprints else "")
+        return f"{self.rule} in {self.place} ({', '.join(self.fingerprints)})"
 
     @property
     def until(self) -> str:

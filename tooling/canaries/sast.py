@@ -206,7 +206,7 @@ def zizmor_unpinned(folder: Path) -> Scan:
 
 WAIVER = (
     '[[waiver]]\nkind = "accepted risk"\ntool = "bandit"\nrule = "B602"\nplace = "a.py"\nreason = "planted"\n'
-    'owner = "canary"\nexpires = {}\n'
+    'fingerprints = ["0123456789abcdef"]\nowner = "canary"\nexpires = {}\n'
 )
 
 
@@ -227,4 +227,16 @@ def waiver_long(folder: Path) -> Scan:
 @canary("sast/waivers", "an accepted risk without an owner", problem="an accepted risk has an `owner` and `expires`")
 def waiver_unowned(folder: Path) -> Scan:
     lines = WAIVER.format(today()).replace('"canary"', '""')
+    return check_waivers(folder / plant(folder, "waivers.toml", lines))
+
+
+@canary("sast/waivers", "a failing test, waived", problem="findings of `service-tests` cannot be waived")
+def waiver_of_a_test(folder: Path) -> Scan:
+    lines = WAIVER.format(today()).replace('"bandit"', '"service-tests"').replace('"B602"', '"failed-test"')
+    return check_waivers(folder / plant(folder, "waivers.toml", lines))
+
+
+@canary("sast/waivers", "a waiver for every finding of a rule in a file", problem="`fingerprints`")
+def waiver_of_a_file(folder: Path) -> Scan:
+    lines = WAIVER.format(today()).replace('fingerprints = ["0123456789abcdef"]\n', "")
     return check_waivers(folder / plant(folder, "waivers.toml", lines))

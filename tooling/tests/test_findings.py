@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tooling import findings, project
+from tooling import canaries, check, findings, project
 from tooling.findings import (
     CLEAN,
     FINDINGS,
@@ -52,6 +52,10 @@ def a_finding(**changes: Any) -> Finding:
     return Finding(**{**given, **changes})
 
 
+def fingerprint(finding: Finding) -> str:
+    return with_fingerprints([finding])[0].fingerprint
+
+
 def a_waiver(**changes: Any) -> Waiver:
     given = {
         "kind": Kind.ACCEPTED_RISK,
@@ -59,6 +63,7 @@ def a_waiver(**changes: Any) -> Waiver:
         "rule": "B602",
         "place": "a.py",
         "reason": "loopback",
+        "fingerprints": (fingerprint(a_finding()),),
         "owner": "ann",
         "expires": today(),
     }
@@ -148,6 +153,11 @@ def test_a_false_positive_is_open_again_when_its_code_changes() -> None:
     assert "unused-waiver" in {finding.rule for finding in changed.findings}
 
 
+def test_a_waiver_excuses_as_many_findings_as_it_names() -> None:
+    report = judged(a_scan(*(a_finding(line=line) for line in (3, 9, 20))), waivers=(a_waiver(),))
+    assert [finding.fails for finding in report.findings] == [True, True, False]
+
+
 def test_a_waiver_of_another_tool_excuses_nothing() -> None:
     assert judged(a_scan(a_finding()), waivers=(a_waiver(tool="ruff"),)).exit_code == FINDINGS
 
@@ -179,6 +189,7 @@ def waivers_file(folder: Path, **changes: str) -> Path:
         "rule": '"B602"',
         "place": '"a.py"',
         "reason": '"r"',
+        "fingerprints": '["0123"]',
         "owner": '"o"',
         "expires": str(today()),
     }
@@ -189,7 +200,7 @@ def waivers_file(folder: Path, **changes: str) -> Path:
 
 
 def test_a_waivers_file_is_read(tmp_path: Path) -> None:
-    assert read_waivers(waivers_file(tmp_path)) == [a_waiver(reason="r", owner="o")]
+    assert read_waivers(waivers_file(tmp_path)) == [a_waiver(reason="r", owner="o", fingerprints=("0123",))]
 
 
 @pytest.mark.parametrize(
@@ -199,8 +210,13 @@ def test_a_waivers_file_is_read(tmp_path: Path) -> None:
         ({"expires": ""}, "an accepted risk has an `owner` and `expires`"),
         ({"place": ""}, "missing required field `place`"),
         ({"reason": '" "'}, "must not be empty"),
-        ({"kind": '"false positive"', "fingerprints": '["0123"]'}, "a false positive has `fingerprints` and no"),
-        ({"kind": '"false positive"', "expires": ""}, "a false positive has `fingerprints` and no"),
+        ({"kind": '"false positive"'}, "a false positive has no `expires`"),
+        ({"fingerprints": ""}, "missing required field `fingerprints`"),
+        ({"fingerprints": "[]"}, "`fingerprints` must name each finding"),
+        *(
+            ({"tool": f'"{tool}"'}, f"findings of `{tool}` cannot be waived")
+            for tool in ("service-tests", "road-tests", "types", "imports", "authorization", "waivers", "B602")
+        ),
         ({"kind": '"opinion"'}, "Invalid enum value 'opinion'"),
         ({"severity": '"high"'}, "unknown field `severity`"),
         ({"expires": '"soon"'}, "Invalid RFC3339"),
@@ -227,12 +243,17 @@ def test_a_waiver_that_ends_within_fourteen_days_is_a_warning_and_no_failure(
     report.print()
     assert [finding.rule for finding in report.warnings] == ["ending-waiver"]
     assert report.exit_code == CLEAN
-    assert "warning bandit: B602 in a.py expires" in capsys.readouterr().out
+    assert "warning bandit: B602 in a.py (0123) expires" in capsys.readouterr().out
 
 
 def test_a_false_positive_does_not_expire(tmp_path: Path) -> None:
     path = waivers_file(tmp_path, kind='"false positive"', fingerprints='["0123"]', owner="", expires="")
     assert check_waivers(path, today() + timedelta(days=3650)).findings == ()
+
+
+def test_only_the_gates_of_scanners_can_be_waived() -> None:
+    assert {gate.partition("/")[2] for gate in canaries.gates()} >= findings.WAIVABLE
+    assert not findings.WAIVABLE & set(check.GATES)
 
 
 def test_no_waiver_of_the_repository_ends_by_itself() -> None:
@@ -288,7 +309,8 @@ def written(tmp_path: Path) -> tuple[Report, Path]:
         ),
         a_scan(tool="safety", problem="no key", unreachable=True, targets=()),
     ]
-    report = judged(*scans, waivers=(a_waiver(place="tooling/page.py", reason="known"),))
+    known = fingerprint(scans[0].findings[1])
+    report = judged(*scans, waivers=(a_waiver(place="tooling/page.py", fingerprints=(known,)),))
     report.write(tmp_path)
     return report, tmp_path
 
