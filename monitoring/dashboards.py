@@ -41,7 +41,7 @@ from tooling.project import Service
 FOLDER = Path(__file__).parent / "grafana" / "dashboards"
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 MAIN = project.service().name
-"""The service whose dashboards lie in FOLDER, together with those of the cluster and of the monitoring itself."""
+"""The service whose dashboards lie in `FOLDER`, beside those of the cluster and of the monitoring itself."""
 
 HPA = f'horizontalpodautoscaler="{MAIN}"'
 BURN_WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
@@ -51,7 +51,7 @@ NO_PROBES = 'endpoint!~"/(health|livez|readyz|metrics)"'
 LATENCY_OBJECTIVE = 0.25
 """Seconds within which 99 % of requests are answered, as the rules have it."""
 
-LETTERS = "ABCDEFG"  # by which Grafana tells a panel's queries apart
+LETTERS = "ABCDEFG"  # Grafana identifies a panel's queries by them
 
 PanelBuilder = Builder[Panel]
 
@@ -64,13 +64,13 @@ def query(
     instant: bool = False,
     form: PromQueryFormat = PromQueryFormat.TIME_SERIES,
 ) -> prometheus.Dataquery:
-    """Give a query over the dashboard's time, or with `instant` at its end."""
+    """Return a query over the dashboard's time range, or with `instant` at its end."""
     built = prometheus.Dataquery().expr(expression).legend_format(legend).exemplar(exemplar).format(form).ref_id("A")
     return built.instant() if instant else built.range()
 
 
 def steps(*limits: tuple[float | None, str]) -> dashboard.ThresholdsConfig:
-    """Give thresholds: each colour holds from its limit up; the first limit is None."""
+    """Return thresholds: each colour holds from its limit up; the first limit is None."""
     return (
         dashboard.ThresholdsConfig()
         .mode(ThresholdsMode.ABSOLUTE)
@@ -81,7 +81,7 @@ def steps(*limits: tuple[float | None, str]) -> dashboard.ThresholdsConfig:
 def number(
     title: str, expression: str, unit: str, about: str, *limits: tuple[float | None, str], decimals: int | None = None
 ) -> stat.Panel:
-    """Give one large number with its course behind it."""
+    """Return a panel of one large number over its history."""
     panel = stat.Panel().title(title).description(about).datasource(SOURCE).unit(unit).height(4).span(4)
     panel = panel.graph_mode(BigValueGraphMode.AREA).thresholds(steps(*(limits or ((None, "blue"),))))
     panel = panel.decimals(decimals) if decimals is not None else panel
@@ -89,7 +89,7 @@ def number(
 
 
 def chart(title: str, unit: str, about: str, *queries: prometheus.Dataquery, width: int = 12) -> timeseries.Panel:
-    """Give lines over time, with a legend that shows last and highest value."""
+    """Return a panel of lines over time, with a legend that shows last and highest value."""
     panel = timeseries.Panel().title(title).description(about).datasource(SOURCE).unit(unit).height(8).span(width)
     panel = panel.min(0).fill_opacity(8).line_width(1.5)
     panel = panel.legend(
@@ -103,12 +103,12 @@ def chart(title: str, unit: str, about: str, *queries: prometheus.Dataquery, wid
 
 
 def stacked(panel: timeseries.Panel) -> timeseries.Panel:
-    """Lay the areas of a chart on each other."""
+    """Stack the areas of a chart."""
     return panel.fill_opacity(40).stacking(common.StackingConfig().mode(StackingMode.NORMAL))
 
 
 def limited(panel: timeseries.Panel, *limits: tuple[float | None, str]) -> timeseries.Panel:
-    """Draw limits into a chart."""
+    """Add limits to a chart."""
     style = common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.DASHED)
     return panel.thresholds(steps(*limits)).thresholds_style(style)
 
@@ -119,7 +119,7 @@ def selector(job: str) -> str:
 
 
 def users(job: str) -> str:
-    """Return the label matchers of a service's requests, without probes and scrapes, which are no one's request."""
+    """Return the label matchers of a service's requests, without probes and scrapes."""
     return f"{selector(job)}, {NO_PROBES}"
 
 
@@ -130,14 +130,14 @@ def quantile(share: float, job: str, *, by: str = "le") -> str:
 
 
 def ratio(part: str, whole: str) -> str:
-    """Give PART over WHOLE, and 0 where there is no series of the part (a service that never failed has none)."""
+    """Return the PromQL of `part` / `whole`: 0 without a series of the part, as for a service that never failed."""
     return f"({part} or vector(0)) / {whole}"
 
 
 def page(
     uid: str, title: str, about: str, rows: Sequence[tuple[str, Sequence[PanelBuilder]]], *, instances: str = ""
 ) -> Dashboard:
-    """Give a dashboard of titled rows; `instances` names the service whose instances one can choose."""
+    """Return a dashboard of titled rows; `instances` names the service whose instances the reader can choose."""
     built = (
         dashboard.Dashboard(title)
         .uid(uid)
@@ -182,7 +182,7 @@ def page(
     return built.build()
 
 
-def asked(job: str) -> str:
+def request_rate(job: str) -> str:
     """Return the PromQL of the users' requests a second."""
     return f"sum(rate(api_requests_total{{{users(job)}}}[$__rate_interval]))"
 
@@ -213,14 +213,14 @@ def overview(service: Service) -> Dashboard:
 
 
 def now(service: Service) -> list[PanelBuilder]:
-    """Build the row of the large numbers: how the service is at this moment."""
+    """Build the row of the large numbers: the service's present state."""
     job = service.name
     mine = selector(job)
     return [
-        number("Requests", asked(job), "reqps", "Requests of users; probes and scrapes do not count.", decimals=1),
+        number("Requests", request_rate(job), "reqps", "Requests of users, without probes and scrapes.", decimals=1),
         number(
             "Errors",
-            ratio(failed(job), asked(job)),
+            ratio(failed(job), request_rate(job)),
             "percentunit",
             "Share of requests answered with 5xx. The objective allows 0.1 %.",
             (None, "green"),
@@ -262,7 +262,7 @@ def now(service: Service) -> list[PanelBuilder]:
 
 
 def rates(service: Service) -> list[PanelBuilder]:
-    """Build the row of how many requests there are."""
+    """Build the row of request rates."""
     job = service.name
     return [
         stacked(
@@ -288,7 +288,7 @@ def rates(service: Service) -> list[PanelBuilder]:
 
 
 def durations(service: Service) -> list[PanelBuilder]:
-    """Build the row of how long requests take."""
+    """Build the row of latencies."""
     job = service.name
     return [
         limited(
@@ -331,7 +331,7 @@ def durations(service: Service) -> list[PanelBuilder]:
 
 
 def errors(service: Service) -> list[PanelBuilder]:
-    """Build the row of which requests fail or are refused."""
+    """Build the row of failed and refused requests."""
     job = service.name
     mine = selector(job)
     return [
@@ -340,7 +340,7 @@ def errors(service: Service) -> list[PanelBuilder]:
                 "Error ratio",
                 "percentunit",
                 "Share of requests answered with 5xx; the line is what the objective allows, 0.1 %.",
-                query(ratio(failed(job), asked(job)), "5xx"),
+                query(ratio(failed(job), request_rate(job)), "5xx"),
             ),
             (None, "transparent"),
             (0.001, "red"),
@@ -368,7 +368,7 @@ def errors(service: Service) -> list[PanelBuilder]:
 
 
 def saturation(service: Service) -> list[PanelBuilder]:
-    """Build the row of how much of threads and connections is in use."""
+    """Build the row of threads and connections in use."""
     mine = selector(service.name)
     return [
         chart(
@@ -383,7 +383,7 @@ def saturation(service: Service) -> list[PanelBuilder]:
 
 
 def refusals(mine: str) -> timeseries.Panel:
-    """Build the chart of requests refused for who sent them, or how many."""
+    """Build the chart of requests refused by authentication and by the rate limit."""
     return chart(
         "Authentication and rate limit",
         "reqps",
@@ -408,15 +408,15 @@ def connections(mine: str) -> timeseries.Panel:
 
 
 def endpoints(job: str) -> table.Panel:
-    """Build the table of endpoints over the dashboard's whole time."""
-    by, asked = "sum by (endpoint) ", users(job)
-    requests = f"{by}(rate(api_requests_total{{{asked}}}[$__range]))"
-    failures = f'{by}(rate(api_requests_total{{{asked}, status=~"5.."}}[$__range]))'
+    """Build the table of endpoints over the dashboard's time range."""
+    by, labels = "sum by (endpoint) ", users(job)
+    requests = f"{by}(rate(api_requests_total{{{labels}}}[$__range]))"
+    failures = f'{by}(rate(api_requests_total{{{labels}, status=~"5.."}}[$__range]))'
     columns = {
         "Requests/s": requests,
         "Errors": f"({failures} or 0 * {requests}) / {requests}",
-        "Mean": f"{by}(rate(api_request_duration_seconds_sum{{{asked}}}[$__range]))"
-        f" / {by}(rate(api_request_duration_seconds_count{{{asked}}}[$__range]))",
+        "Mean": f"{by}(rate(api_request_duration_seconds_sum{{{labels}}}[$__range]))"
+        f" / {by}(rate(api_request_duration_seconds_count{{{labels}}}[$__range]))",
         "P95": quantile(0.95, job, by="le, endpoint").replace("$__rate_interval", "$__range"),
     }
     units = {"Errors": "percentunit", "Mean": "s", "P95": "s", "Requests/s": "reqps"}
@@ -516,7 +516,7 @@ def kubernetes() -> Dashboard:
     return page(
         "task-api-kubernetes",
         "Task API: autoscaling",
-        "The HorizontalPodAutoscaler, its pods, and the backups, as kube-state-metrics tells them.",
+        "The HorizontalPodAutoscaler, its pods, and the backups, from kube-state-metrics.",
         [
             (
                 "Autoscaler",
@@ -524,7 +524,7 @@ def kubernetes() -> Dashboard:
                     chart(
                         "Pods",
                         "none",
-                        "Desired is what the autoscaler asks for, current what the Deployment runs.",
+                        "Desired is the autoscaler's target, current the Deployment's number of pods.",
                         query(f"kube_horizontalpodautoscaler_status_desired_replicas{{{HPA}}}", "desired"),
                         query(f"kube_horizontalpodautoscaler_status_current_replicas{{{HPA}}}", "current"),
                         query('kube_deployment_status_replicas_available{deployment="task-api"}', "available"),
@@ -670,12 +670,12 @@ def monitoring() -> Dashboard:
 
 
 def folder_of(service: Service) -> Path:
-    """Return where a service's dashboard lies: the main service's with the others', else in the service's folder."""
+    """Return the path of a service's dashboard: in `FOLDER` for the main service, else in the service's folder."""
     return FOLDER if service.name == MAIN else service.folder / "monitoring" / "dashboards"
 
 
 def text(built: Dashboard) -> str:
-    """Return a dashboard as its file has it."""
+    """Return the content of a dashboard's file."""
     return json.dumps(built, cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
 
 
@@ -686,12 +686,12 @@ def generated() -> dict[Path, str]:
 
 
 def present() -> list[Path]:
-    """Return the dashboards' files that there are."""
+    """Return the existing files of dashboards."""
     return sorted(file for folder in {FOLDER, *map(folder_of, project.services())} for file in folder.glob("*.json"))
 
 
 def drift() -> list[str]:
-    """Return the names of files that are not what the code makes, of missing and of left-over ones."""
+    """Return the names of files that differ from the code, are missing, or are left over."""
     wanted = generated()
     there = {path: path.read_text() for path in present()}
     return sorted(path.name for path in wanted.keys() | there.keys() if wanted.get(path) != there.get(path))

@@ -1,10 +1,10 @@
-"""Alert drills: cause what each alert is for, against real processes, and see it arrive at the right webhook.
+"""Alert drills: cause the condition of each alert in real processes, and check that it arrives at its webhook.
 
 `python -m monitoring.drills [ALERT ...]` writes reports/monitoring/drills.json and drills.html. It exits with 0 when
 every alert of the rules has a drill and arrived, with 1 when not, with 2 when Prometheus or Alertmanager is missing.
 
 The service, PostgreSQL, Prometheus and Alertmanager are real; kube-state-metrics is a stand-in that serves a sample
-recorded on a cluster. Waits are shortened as `monitoring.stack` tells; what is measured, and how much of it, is not.
+recorded on a cluster. Waits are shortened as in `monitoring.stack`; expressions and thresholds are not.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from tooling.postgres import postgres
 from tooling.project import REPORTS
 from tooling.tools import MissingTool, version
 
-AT_ONCE = 4  # most of a drill is waiting
+AT_ONCE = 4  # a drill mostly waits
 WATCHDOG = "Watchdog"
 QUIET_SECONDS = 20
 DRILLS: dict[str, Callable[[], float]] = {}
@@ -43,7 +43,7 @@ DRILLS: dict[str, Callable[[], float]] = {}
 
 @dataclass(frozen=True)
 class Result:
-    """What was done, where the alert had to arrive, and after how many seconds it did, or why it did not."""
+    """The cause, the expected receiver, and the seconds until the alert arrived there or the problem."""
 
     alert: str
     cause: str
@@ -53,14 +53,14 @@ class Result:
 
 
 def drill(function: Callable[[], float]) -> Callable[[], float]:
-    """Register a drill for the alert that its name tells: `task_api_down` is for TaskApiDown. It gives its seconds."""
+    """Register the drill of the alert with its name: `task_api_down` is for TaskApiDown. It returns seconds."""
     DRILLS[function.__name__.title().replace("_", "")] = function
     return function
 
 
 @functools.cache
 def expected() -> dict[str, str]:
-    """Give each alert of the rules, and the receiver that its severity sends it to."""
+    """Return each alert of the rules and the receiver of its severity."""
     groups = [group for path in sorted(RULES.glob("*.yml")) for group in yaml.safe_load(path.read_text())["groups"]]
     severities = {
         rule["alert"]: rule["labels"]["severity"] for group in groups for rule in group["rules"] if "alert" in rule
@@ -69,9 +69,9 @@ def expected() -> dict[str, str]:
 
 
 def arrival(stack: Stack, alert: str, *, meanwhile: Callable[[], object] = lambda: None) -> float:
-    """Return after how many seconds the alert arrived where it belongs; `meanwhile` is called over and over.
+    """Return the seconds until the alert arrived at its receiver; call `meanwhile` in between.
 
-    Raises `NotSeen` where it did not arrive, or at another receiver, or without the full address of its runbook.
+    Raises `NotSeen` when it does not arrive, arrives elsewhere, or lacks the full address of its runbook.
     """
     start, receiver = time.monotonic(), expected()[alert]
 
@@ -79,7 +79,7 @@ def arrival(stack: Stack, alert: str, *, meanwhile: Callable[[], object] = lambd
         seen = [one for one in list(stack.alerts) if one["alertname"] == alert]
         places = {one["receiver"] for one in seen}
         if places - {receiver}:
-            raise NotSeen(f"it went to {', '.join(places)}, and belongs to {receiver}")
+            raise NotSeen(f"it arrived at {', '.join(places)} instead of {receiver}")
         if wrong := {one["runbook_url"] for one in seen} - {f"{repository()}docs/runbooks/{alert}.md"}:
             raise NotSeen(f"its runbook is {', '.join(wrong)}, which is not below {repository()}")
         return bool(seen)
@@ -92,12 +92,12 @@ def arrival(stack: Stack, alert: str, *, meanwhile: Callable[[], object] = lambd
 
 
 def others(stack: Stack) -> set[str]:
-    """Give the names of the alerts that arrived, without the one that always does."""
+    """Return the names of the alerts that arrived, without the watchdog."""
     return {seen["alertname"] for seen in list(stack.alerts)} - {WATCHDOG}
 
 
 def watched(url: str = "", **jobs: str) -> AbstractContextManager[Stack]:
-    """Run the stack, with the service at URL in it and further JOBS by their names."""
+    """Run the stack; it scrapes the service at `url` and further `jobs` by their names."""
     targets = {"task-api": url, **jobs} if url else jobs
     return running(
         {job.replace("_", "-"): target.removeprefix("http://") for job, target in targets.items()}, hurry=True
@@ -106,7 +106,7 @@ def watched(url: str = "", **jobs: str) -> AbstractContextManager[Stack]:
 
 @contextmanager
 def on_postgres(**settings: str) -> Iterator[tuple[str, psycopg.Connection]]:
-    """Serve on a PostgreSQL of its own; give the service's address and a connection to the database."""
+    """Run the service on its own PostgreSQL; yield the service's address and a connection to the database."""
     with (
         postgres() as database,
         service.running({"DATABASE_URL": database, "RATE_LIMIT": "off", **settings}) as url,
@@ -117,13 +117,13 @@ def on_postgres(**settings: str) -> Iterator[tuple[str, psycopg.Connection]]:
 
 @contextmanager
 def with_accounts(kid: str) -> Iterator[str]:
-    """Serve with accounts, tokens signed by a key of this id; give the address."""
+    """Run the service with accounts, whose tokens the key `kid` signs; yield its address."""
     with service.running({"AUTH": "on", "JWT_KEYS": f"{kid}:{secrets.token_urlsafe(48)}", "RATE_LIMIT": "off"}) as url:
         yield url
 
 
 def fetch(url: str, times: int = 1, **headers: str) -> None:
-    """Ask for the tasks, whatever the answer."""
+    """List the tasks `times` times; ignore the responses."""
     with httpx.Client(timeout=30, headers=headers, verify=service.NO_AUTHORITIES) as client:
         for _ in range(times):
             client.get(f"{url}/tasks", params={"limit": "1"})
@@ -131,18 +131,18 @@ def fetch(url: str, times: int = 1, **headers: str) -> None:
 
 @contextmanager
 def waiting(url: str, connection: psycopg.Connection, requests: int) -> Iterator[None]:
-    """Have REQUESTS requests wait for a lock on the tasks until the block ends."""
+    """Make this number of requests wait for a lock on the tasks until the block ends."""
     over = threading.Event()
 
-    def ask() -> None:
-        while not over.is_set():  # the service gives up after some seconds
+    def repeat() -> None:
+        while not over.is_set():  # the service responds 503 after some seconds
             fetch(url)
 
     blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted"
     with ThreadPoolExecutor(requests) as pool, connection.transaction():
         connection.execute("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
         for _ in range(requests):
-            pool.submit(ask)
+            pool.submit(repeat)
         try:
             wait(lambda: connection.execute(blocked).fetchone() == (requests,), f"{requests} requests at the lock")
             yield
@@ -151,14 +151,14 @@ def waiting(url: str, connection: psycopg.Connection, requests: int) -> Iterator
 
 
 def slow(url: str, connection: psycopg.Connection, requests: int) -> None:
-    """Have REQUESTS requests take 400 ms."""
+    """Make this number of requests take 400 ms."""
     with waiting(url, connection, requests):
         time.sleep(0.4)
 
 
 @drill
 def task_api_availability_burn_fast() -> float:
-    """The database ends, and clients go on asking."""
+    """The database ends, and clients continue to send requests."""
     with ExitStack() as database:
         address = database.enter_context(postgres())
         with service.running({"DATABASE_URL": address}) as url, watched(url) as stack:
@@ -169,7 +169,7 @@ def task_api_availability_burn_fast() -> float:
 
 @drill
 def task_api_availability_burn_slow() -> float:
-    """One request in 300 is answered with 500, for its table is not where it should be."""
+    """One request in 300 is answered with 500, because its table is renamed."""
     with on_postgres() as (url, connection):
 
         def one_fails() -> None:
@@ -208,16 +208,16 @@ def task_api_latency_burn_slow() -> float:
 
 
 def slowly(stack: Stack, objective: str, url: str, good: int, meanwhile: Callable[[], None]) -> float:
-    """Wait for the slow burn of an objective after GOOD good requests. Raises `NotSeen` also if the fast one comes."""
+    """Wait for the slow burn of an objective after `good` successes. Raises `NotSeen` if the fast one fires too."""
     wait(
-        lambda: stack.ask("query", query="slo:requests:rate5m > 0")["result"],
+        lambda: stack.data("query", query="slo:requests:rate5m > 0")["result"],
         "the first requests",
         meanwhile=lambda: fetch(url),
     )
     fetch(url, good)
     seconds = arrival(stack, f"TaskApi{objective}BurnSlow", meanwhile=meanwhile)
     if f"TaskApi{objective}BurnFast" in others(stack):
-        raise NotSeen("the page for the fast burn came too")
+        raise NotSeen("the alert of the fast burn arrived too")
     return seconds
 
 
@@ -247,7 +247,7 @@ def task_api_metrics_missing() -> float:
 
 @drill
 def task_api_not_ready() -> float:
-    """The database ends, and the load balancer goes on probing."""
+    """The database ends, and the load balancer continues to probe."""
     with ExitStack() as database:
         address = database.enter_context(postgres())
         with service.running({"DATABASE_URL": address}) as url, watched(url) as stack:
@@ -257,7 +257,7 @@ def task_api_not_ready() -> float:
 
 @drill
 def task_api_database_down() -> float:
-    """The database ends, and the load balancer goes on probing; a schema that is behind, before, is not this alert."""
+    """The database ends, and the load balancer continues to probe. A schema that is behind does not fire this alert."""
     with ExitStack() as database:
         address = database.enter_context(postgres())
         with (
@@ -272,7 +272,7 @@ def task_api_database_down() -> float:
             connection.execute("ALTER TABLE alembic_version RENAME TO elsewhere")
             arrival(stack, "TaskApiNotReady", meanwhile=probe)
             if "TaskApiDatabaseDown" in others(stack):
-                raise NotSeen("it came while the database answered")
+                raise NotSeen("it arrived while the database was up")
             connection.close()
             database.close()
             return arrival(stack, "TaskApiDatabaseDown", meanwhile=probe)
@@ -280,7 +280,7 @@ def task_api_database_down() -> float:
 
 @drill
 def task_api_drain_stuck() -> float:
-    """The service is told to end and does not."""
+    """The service receives SIGTERM and does not end."""
     with TemporaryDirectory() as folder:
         url = f"http://127.0.0.1:{service.free_port()}"
         settings = {"PORT": url.rpartition(":")[2], "DB_PATH": f"{folder}/tasks.db", "DRAIN_SECONDS": "20"}
@@ -321,13 +321,13 @@ def task_api_expired_rows_remain() -> float:
         with connection.transaction():
             held = connection.execute("SELECT FROM idempotency_keys WHERE key = 'held' FOR UPDATE").rowcount
             if held != 1:
-                raise NotSeen("the service deleted the key before it could be held")
+                raise NotSeen("the service deleted the key before the drill locked it")
             return arrival(stack, "TaskApiExpiredRowsRemain")
 
 
 @drill
 def task_api_auth_failures() -> float:
-    """Somebody tries one forged token after the other."""
+    """A client sends forged tokens, one after the other."""
     with with_accounts("k1") as url, watched(url) as stack:
         forged = {"Authorization": f"Bearer {secrets.token_urlsafe(64)}"}
         return arrival(stack, "TaskApiAuthFailures", meanwhile=lambda: fetch(url, 100, **forged))
@@ -335,7 +335,7 @@ def task_api_auth_failures() -> float:
 
 @drill
 def task_api_rate_limiting() -> float:
-    """A client asks five times as often as it may."""
+    """A client sends five times as many requests as its limit."""
     with service.running({"RATE_LIMIT": "20/second"}) as url, watched(url) as stack:
 
         def hasty() -> None:
@@ -347,13 +347,13 @@ def task_api_rate_limiting() -> float:
 
 @drill
 def task_api_signing_key_old() -> float:
-    """The key that signs tokens was made years ago."""
+    """The signing key of the tokens is years old."""
     with with_accounts("20200101-4f2a1c") as url, watched(url) as stack:
         return arrival(stack, "TaskApiSigningKeyOld")
 
 
 def in_cluster(alert: str, before: str, after: str) -> float:
-    """Have kube-state-metrics' stand-in say AFTER in the place of BEFORE, and wait for ALERT."""
+    """Replace `before` by `after` in kube-state-metrics' sample, and wait for the alert."""
     metrics = cluster_metrics()
     if before not in metrics:
         raise NotSeen(f"the sample does not hold {before!r}")
@@ -361,19 +361,20 @@ def in_cluster(alert: str, before: str, after: str) -> float:
 
 
 def becoming(alert: str, before: str, after: str) -> float:
-    """Have kube-state-metrics' stand-in serve BEFORE and then AFTER, and wait for ALERT."""
+    """Serve `before` and then `after` as kube-state-metrics does, and wait for the alert."""
     page = Page(before)
     with serving(page) as url, watched(kube_state_metrics=url) as stack:
-        wait(lambda: stack.ask("query", query='count(up{job="kube-state-metrics"} == 1)')["result"], "the first scrape")
+        scraped = 'count(up{job="kube-state-metrics"} == 1)'
+        wait(lambda: stack.data("query", query=scraped)["result"], "the first scrape")
         if alert in others(stack):
-            raise NotSeen("it came before anything was done")
+            raise NotSeen("it arrived before its condition held")
         page.text = after
         return arrival(stack, alert)
 
 
 @drill
 def task_api_hpa_at_maximum() -> float:
-    """The autoscaler runs ten pods of at most ten (kube-state-metrics: sample)."""
+    """The autoscaler runs its maximum of ten pods (kube-state-metrics: sample)."""
     series = 'status_current_replicas{namespace="task-api",horizontalpodautoscaler="task-api"}'
     return in_cluster("TaskApiHpaAtMaximum", f"{series} 2", f"{series} 10")
 
@@ -413,7 +414,7 @@ def task_api_volume_filling() -> float:
 
 @drill
 def watchdog() -> float:
-    """Nothing is wrong: it arrives over and over. Then Prometheus ends, and it must stop arriving."""
+    """All is well: it arrives repeatedly. Then Prometheus ends, and it stops."""
     with watched() as stack:
         seconds = arrival(stack, WATCHDOG)
         wait(lambda: len(beats(stack)) > 1, "a second heartbeat")
@@ -429,7 +430,7 @@ def watchdog() -> float:
 
 
 def beats(stack: Stack) -> list[dict[str, str]]:
-    """Give what arrived at the dead man's switch."""
+    """Return the alerts that arrived at the dead man's switch."""
     return [seen for seen in list(stack.alerts) if seen["receiver"] == "deadman"]
 
 
@@ -456,17 +457,17 @@ def prometheus_rule_failing() -> float:
 
 @drill
 def prometheus_reload_failed() -> float:
-    """Somebody breaks the configuration and has Prometheus read it."""
+    """Prometheus reloads a broken configuration."""
     with watched() as stack:
         (stack.folder / "prometheus.yml").write_text("global: [\n")
         if stack.reload():
-            raise NotSeen("Prometheus took the broken configuration")
+            raise NotSeen("Prometheus accepted the broken configuration")
         return arrival(stack, "PrometheusReloadFailed")
 
 
 @drill
 def alertmanager_notifications_failing() -> float:
-    """The dead man's switch is away, so that nothing can be delivered to it."""
+    """The dead man's switch is unreachable, so that no delivery succeeds."""
     with watched() as stack:
         path = stack.folder / "alertmanager.yml"
         routing = yaml.safe_load(path.read_text())
@@ -478,7 +479,7 @@ def alertmanager_notifications_failing() -> float:
 
 
 def quiet() -> float:
-    """The control: a healthy service with readers, writers and probes has no alert."""
+    """The control: a healthy service with reads, writes and probes fires no alert."""
     with (
         on_postgres() as (url, _),
         serving(Page(cluster_metrics())) as cluster,
@@ -490,7 +491,7 @@ def quiet() -> float:
             httpx.post(f"{url}/tasks", json={"title": "a task"}).raise_for_status()
             httpx.get(f"{url}/readyz").raise_for_status()
         if others(stack):
-            raise NotSeen(f"nothing was wrong, and there came: {', '.join(sorted(others(stack)))}")
+            raise NotSeen(f"a healthy service fired {', '.join(sorted(others(stack)))}")
         return QUIET_SECONDS
 
 
@@ -506,13 +507,13 @@ def run(alert: str, receiver: str, function: Callable[[], float] | None) -> Resu
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the drills that were named, or all, and write what came of them."""
+    """Run the named drills, or all of them, and write their results."""
     parser = argparse.ArgumentParser(prog="python -m monitoring.drills", description=__doc__)
     parser.add_argument("alert", nargs="*", help="an alert's name; without one, all")
     wanted = parser.parse_args(arguments).alert
     everything = {**expected(), **{alert: "?" for alert in DRILLS if alert not in expected()}}
     if unknown := set(wanted) - set(everything):
-        parser.error(f"no alert of that name: {', '.join(sorted(unknown))}; there are {', '.join(everything)}")
+        parser.error(f"no alert has the name {', '.join(sorted(unknown))}; the alerts are {', '.join(everything)}")
     console = Console()
     try:
         programs = {name: version(name) for name in ("prometheus", "alertmanager")}
@@ -522,7 +523,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for result in pool.map(lambda planned: run(*planned), plan):
                 results.append(result)
-                tell(console, result)
+                report(console, result)
     except MissingTool as error:
         console.print(f"drills: {error}", style="red")
         return 2
@@ -535,8 +536,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if good == len(results) else 1
 
 
-def tell(console: Console, result: Result) -> None:
-    """Print one line about a drill that has ended."""
+def report(console: Console, result: Result) -> None:
+    """Print the result of a drill in one line."""
     if result.problem:
         console.print(f"[red]FAIL[/] {result.alert}: {result.problem}", soft_wrap=True)
     else:

@@ -1,4 +1,4 @@
-"""The rules as the Prometheus Operator takes them: `python -m monitoring.operator_rules` writes the PrometheusRules.
+"""The rules as objects of the Prometheus Operator: `python -m monitoring.operator_rules` writes the PrometheusRules.
 
 They are the files of monitoring/prometheus/rules, which Prometheus itself reads, each the specification of one object.
 The operator's Prometheus has labels of its own, so the repository's address is entered here instead.

@@ -1,6 +1,6 @@
-"""The dashboards drawn without Grafana: every panel of the generated files, its queries answered by a real Prometheus.
+"""The dashboards drawn without Grafana: every panel of the generated files, with data of a real Prometheus.
 
-`python -m monitoring.preview [SECONDS]` runs the stack under traffic that long and writes
+`python -m monitoring.preview [SECONDS]` runs the stack under traffic for that time and writes
 reports/monitoring/dashboards.html. It shows layout, titles, units, legends and data; colours and interaction are
 Grafana's own.
 """
@@ -32,23 +32,23 @@ INK = "#808890"  # readable on light and on dark
 
 
 def legend(template: str, metric: dict[str, str]) -> str:
-    """Fill a legend's {{label}}s from a series' labels, as Grafana does: with nothing for one that the series lacks."""
-    filled = re.sub(r"\{\{(\w+)\}\}", lambda found: metric.get(found[1], ""), template)
+    """Return a legend with the series' labels in place of {{label}}, as Grafana does; a missing label is empty."""
+    filled = re.sub(r"\{\{(\w+)\}\}", lambda match: metric.get(match[1], ""), template)
     return filled or ", ".join(value for label, value in metric.items() if label != "__name__") or "value"
 
 
 def series(stack: Stack, panel: dict[str, Any], seconds: float) -> Iterator[tuple[str, list[float], list[float]]]:
-    """Give name, times and values of each line of a panel."""
+    """Yield name, times and values of each line of a panel."""
     end = time.time()
     for target in panel["targets"]:
         span = {"start": str(end - seconds), "end": str(end), "step": str(STEP)}
-        for found in stack.ask("query_range", query=plain(target["expr"]), **span)["result"]:
-            times, values = zip(*((at, float(value)) for at, value in found["values"]), strict=True)
-            yield legend(target.get("legendFormat", ""), found["metric"]), list(times), list(values)
+        for line in stack.data("query_range", query=plain(target["expr"]), **span)["result"]:
+            times, values = zip(*((at, float(value)) for at, value in line["values"]), strict=True)
+            yield legend(target.get("legendFormat", ""), line["metric"]), list(times), list(values)
 
 
 def figure(stack: Stack, panel: dict[str, Any], seconds: float) -> go.Figure:
-    """Draw a time series or a heat map."""
+    """Return a time series or a heat map."""
     drawn = go.Figure()
     look = panel.get("fieldConfig", {}).get("defaults", {})
     stacked = look.get("custom", {}).get("stacking", {}).get("mode") == "normal"
@@ -91,13 +91,13 @@ def figure(stack: Stack, panel: dict[str, Any], seconds: float) -> go.Figure:
 
 
 def shown(value: float, unit: str) -> str:
-    """Write a value with its unit."""
+    """Return a value with its unit as text."""
     form, suffix = UNITS[unit]
     return "no value" if math.isnan(value) else f"{value:{form or '.3g'}}{suffix}"
 
 
 def table(stack: Stack, panel: dict[str, Any]) -> dict[str, Any]:
-    """Give head and rows of a table: the labels of the series, and a column for each query."""
+    """Return head and rows of a table: the labels of the series, and a column for each query."""
     rows: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
     options = panel["transformations"][-1]["options"]
     names = options.get("renameByName", {})
@@ -107,17 +107,17 @@ def table(stack: Stack, panel: dict[str, Any]) -> dict[str, Any]:
     }
     for target in panel["targets"]:
         column = names.get(f"Value #{target['refId']}", "Value")
-        for found in stack.ask("query", query=plain(target["expr"]))["result"]:
-            key = tuple(sorted(found["metric"].items()))
+        for row in stack.data("query", query=plain(target["expr"]))["result"]:
+            key = tuple(sorted(row["metric"].items()))
             rows.setdefault(key, {names.get(label, label): value for label, value in key})
             if column not in options.get("excludeByName", {}):
-                rows[key][column] = shown(float(found["value"][1]), units.get(column, "none"))
-    head = list(dict.fromkeys(name for row in rows.values() for name in row))
-    return {"head": head, "rows": [[row.get(name, "") for name in head] for row in rows.values()]}
+                rows[key][column] = shown(float(row["value"][1]), units.get(column, "none"))
+    head = list(dict.fromkeys(name for cells in rows.values() for name in cells))
+    return {"head": head, "rows": [[cells.get(name, "") for name in head] for cells in rows.values()]}
 
 
 def drawn(stack: Stack, panel: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Give what the page needs of one panel."""
+    """Return the template's values for one panel."""
     about = {key: panel.get(key, "") for key in ("type", "title", "description", "gridPos")}
     if panel["type"] == "stat":
         (_, _, values), *_ = series(stack, panel, STEP * 2)
@@ -133,7 +133,7 @@ def drawn(stack: Stack, panel: dict[str, Any], seconds: float) -> dict[str, Any]
 
 
 def html(stack: Stack, seconds: float) -> str:
-    """Give the page of all dashboards, with the last SECONDS of what Prometheus holds."""
+    """Return the page of all dashboards, with the last `seconds` of Prometheus' data."""
     boards = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
     pages = [
         {
@@ -148,9 +148,9 @@ def html(stack: Stack, seconds: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the stack, draw, and say where."""
+    """Run the stack, write the page and print its path."""
     parser = argparse.ArgumentParser(prog="python -m monitoring.preview", description=__doc__)
-    parser.add_argument("seconds", nargs="?", type=float, default=90, help="how long to have traffic before drawing")
+    parser.add_argument("seconds", nargs="?", type=float, default=90, help="of traffic before drawing")
     seconds = parser.parse_args(arguments).seconds
     output = REPORTS / "monitoring" / "dashboards.html"
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Every query of every dashboard and rule, and what a running Prometheus finds wrong with one."""
+"""Every query of every dashboard and rule, and the problems that a running Prometheus reports for one."""
 
 import json
 import math
@@ -13,28 +13,28 @@ import yaml
 from monitoring.dashboards import FOLDER
 from monitoring.stack import RULES, Stack
 
-SELECTS = {"==", "!=", "<", ">", "<=", ">=", "and", "or", "unless"}  # operators that leave nothing when all is well
+SELECTS = {"==", "!=", "<", ">", "<=", ">=", "and", "or", "unless"}  # operators whose result is empty while all is well
 RATES = {"rate", "irate", "increase", "resets"}
-ALIKE = {*RATES, "absent", "absent_over_time", "count_over_time"}  # right for a counter as it stands
+ALIKE = {*RATES, "absent", "absent_over_time", "count_over_time"}  # these read a counter without a rate
 FAMILY = re.compile(r"_(total|bucket|count|sum)$")
-GRAFANA = {"$__rate_interval": "1m", "$__range": "5m", "$instance": ".*"}  # what Grafana puts in their place
+GRAFANA = {"$__rate_interval": "1m", "$__range": "5m", "$instance": ".*"}  # the values that Grafana inserts
 
 
 @dataclass(frozen=True)
 class Query:
-    """A query and where it stands. An alert's gives nothing while all is well; then its parts must give something."""
+    """A query and its place. An alert's query returns nothing while all is well: its parts must return data."""
 
     place: str
     expression: str
     alert: bool = False
 
     def parts(self) -> list[str]:
-        """Give the expressions that have to give data: itself, or of an alert what it compares."""
+        """Return the expressions that must return data: the query itself, or the operands of an alert's comparisons."""
         return list(operands(promql.parse(self.expression))) if self.alert else [self.expression]
 
 
 def operands(expression: promql.Expr) -> Iterator[str]:
-    """Give the innermost expressions between the comparisons and set operators."""
+    """Yield the innermost operands of comparisons and set operators."""
     if isinstance(expression, promql.ParenExpr):
         yield from operands(expression.expr)
     elif isinstance(expression, promql.BinaryExpr) and str(expression.op) in SELECTS:
@@ -47,12 +47,12 @@ def operands(expression: promql.Expr) -> Iterator[str]:
 
 
 def every() -> list[Query]:
-    """Give all queries: of the rules, and of the dashboards' panels, variables and annotations."""
+    """Return all queries of the rules and the dashboards."""
     return [*of_rules(), *of_dashboards()]
 
 
 def of_rules() -> Iterator[Query]:
-    """Give the queries of recording and alerting rules."""
+    """Yield the queries of recording and alerting rules."""
     for path in sorted(RULES.glob("*.yml")):
         for group in yaml.safe_load(path.read_text())["groups"]:
             for rule in group["rules"]:
@@ -61,7 +61,7 @@ def of_rules() -> Iterator[Query]:
 
 
 def of_dashboards() -> Iterator[Query]:
-    """Give the queries of panels, variables and annotations."""
+    """Yield the queries of panels, variables and annotations."""
     for path in sorted(FOLDER.glob("*.json")):
         board = json.loads(path.read_text())
         for panel in board["panels"]:
@@ -75,27 +75,27 @@ def of_dashboards() -> Iterator[Query]:
 
 
 def plain(expression: str) -> str:
-    """Give PromQL, with values in place of Grafana's variables."""
+    """Return PromQL with values in place of Grafana's variables."""
     for name, value in GRAFANA.items():
         expression = expression.replace(name, value)
     return expression
 
 
 def problems(stack: Stack, query: Query) -> list[str]:
-    """Say what is wrong with a query on this Prometheus: no data, a warning of the engine's, a counter misread."""
+    """Return the problems of a query on this Prometheus: no data, warnings of the engine, misread counters."""
     found = []
     for part in query.parts():
-        answer = stack.answer("query", query=part)
-        found += [f"{part}: {note}" for note in [*answer.get("warnings", []), *answer.get("infos", [])]]
-        result = answer["data"]["result"]
-        values = [result[1]] if answer["data"]["resultType"] == "scalar" else [one["value"][1] for one in result]
+        response = stack.response("query", query=part)
+        found += [f"{part}: {note}" for note in [*response.get("warnings", []), *response.get("infos", [])]]
+        result = response["data"]["result"]
+        values = [result[1]] if response["data"]["resultType"] == "scalar" else [one["value"][1] for one in result]
         if not any(math.isfinite(float(value)) for value in values):
             found.append(f"{part}: no data")
-    return found + misread(query.expression, stack.ask("metadata"))
+    return found + misread(query.expression, stack.data("metadata"))
 
 
 def misread(expression: str, metadata: dict[str, Any]) -> list[str]:
-    """Say where a rate is taken of what is no counter, and where a counter is read as if it were a gauge."""
+    """Return each rate of a metric that is no counter, and each counter that is read without a rate."""
     found: list[str] = []
 
     def look(node: promql.Expr, inside: str) -> None:

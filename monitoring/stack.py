@@ -1,8 +1,8 @@
 """Prometheus, Alertmanager and a webhook receiver as real processes on loopback, with this project's own configuration.
 
-They run on copies of the files here in which only addresses differ, and, where they are told to `hurry`, waits:
-scrapes and evaluations come each second, every `for:` is 10 s, and every delay of Alertmanager's is 1 s. The
-expressions, their windows and thresholds are never touched.
+They run on copies of this folder's files in which only the addresses differ, and with `hurry` the waits: scrapes and
+evaluations run every second, every `for:` is 10 s, and every delay of Alertmanager is 1 s. Expressions, windows and
+thresholds never change.
 """
 
 import re
@@ -26,19 +26,19 @@ from tooling.tools import require
 
 HERE = Path(__file__).parent
 RULES = HERE / "prometheus" / "rules"
-HURRIED_FOR = "10s"  # Prometheus begins to scrape some 6 s after its start, and until then every series is absent
+HURRIED_FOR = "10s"  # Prometheus begins to scrape about 6 s after its start; until then every series is absent
 SAMPLE = HERE / "samples" / "kube-state-metrics.prom"
 KUBELET = HERE / "samples" / "kubelet.prom"
 HOUR = 3600
 
 
 class NotSeen(Exception):
-    """What was waited for did not happen in time."""
+    """The expected event did not happen in time."""
 
 
 @dataclass
 class Stack:
-    """Addresses of the running programs, the folder with their configuration, and the alerts that arrived so far."""
+    """Addresses of the running programs, the folder of their configuration, and the alerts received so far."""
 
     prometheus: str
     alertmanager: str
@@ -46,27 +46,27 @@ class Stack:
     alerts: list[dict[str, str]] = field(default_factory=list)
     stop_prometheus: Callable[[], None] = lambda: None
 
-    def answer(self, path: str, **parameters: str) -> dict[str, Any]:
-        """Call Prometheus' API and give its whole answer. Raises `httpx.HTTPStatusError` with its message."""
+    def response(self, path: str, **parameters: str) -> dict[str, Any]:
+        """Return the response of Prometheus' API at `path`. Raises `httpx.HTTPStatusError` with its message."""
         response = httpx.get(f"{self.prometheus}/api/v1/{path}", params=parameters, timeout=30)
         if response.is_error:
             raise httpx.HTTPStatusError(response.text, request=response.request, response=response)
-        answer: dict[str, Any] = response.json()
-        return answer
+        content: dict[str, Any] = response.json()
+        return content
 
-    def ask(self, path: str, **parameters: str) -> Any:
-        """Call Prometheus' API and give the data of its answer; else as `answer`."""
-        return self.answer(path, **parameters)["data"]
+    def data(self, path: str, **parameters: str) -> Any:
+        """Return the `data` of the response; otherwise as `response`."""
+        return self.response(path, **parameters)["data"]
 
     def reload(self) -> bool:
-        """Have Prometheus read its configuration again; tell whether it took it."""
+        """Make Prometheus reload its configuration; return whether it accepted it."""
         return httpx.post(f"{self.prometheus}/-/reload", timeout=30).is_success
 
 
 def wait(
     condition: Callable[[], Any], what: str, *, seconds: float = 90, meanwhile: Callable[[], object] = lambda: None
 ) -> Any:
-    """Wait until CONDITION gives something true and give it, doing MEANWHILE over and over. Raises `NotSeen`."""
+    """Wait until `condition` returns a true value and return it; call `meanwhile` in between. Raises `NotSeen`."""
     deadline = time.monotonic() + seconds
     while not (seen := condition()):
         if time.monotonic() > deadline:
@@ -77,7 +77,7 @@ def wait(
 
 
 def configure(folder: Path, jobs: Mapping[str, str], alertmanager: str, receiver: str, *, hurry: bool) -> None:
-    """Write copies of the configuration into FOLDER: JOBS are scraped (name: address), alerts go to RECEIVER."""
+    """Write copies of the configuration into `folder`: scrape `jobs` (name: address), send alerts to `receiver`."""
     shutil.copytree(RULES, folder / "rules")
     prometheus = yaml.safe_load((HERE / "prometheus" / "prometheus.yml").read_text())
     prometheus["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alertmanager]
@@ -102,7 +102,7 @@ def configure(folder: Path, jobs: Mapping[str, str], alertmanager: str, receiver
 
 @contextmanager
 def running(jobs: Mapping[str, str], *, hurry: bool) -> Iterator[Stack]:
-    """Run all three until the block ends. JOBS are scraped besides Prometheus and Alertmanager: name: host:port.
+    """Run all three until the block ends. `jobs` (name: host:port) are scraped, and Prometheus and Alertmanager too.
 
     Raises `MissingTool` where Prometheus or Alertmanager is not installed, `ServiceError` where one does not start.
     """
@@ -140,7 +140,7 @@ def running(jobs: Mapping[str, str], *, hurry: bool) -> Iterator[Stack]:
 
 @contextmanager
 def serving(server: ThreadingHTTPServer) -> Iterator[str]:
-    """Serve in a thread until the block ends, and give the address, without a slash at the end."""
+    """Serve in a thread until the block ends, and yield the address, without a trailing slash."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
@@ -152,13 +152,13 @@ def serving(server: ThreadingHTTPServer) -> Iterator[str]:
 
 
 def cluster_metrics(backup_age: float = HOUR) -> str:
-    """Return SAMPLE with `backup_age` seconds since the last backup (a recorded time would grow older), and KUBELET."""
+    """Return the samples of kube-state-metrics and the kubelet, the last backup `backup_age` seconds ago."""
     succeeded = r"(?m)^(kube_cronjob_status_last_successful_time{.*}) .*$"
     return re.sub(succeeded, rf"\1 {time.time() - backup_age:.0f}", SAMPLE.read_text()) + KUBELET.read_text()
 
 
 class Page(ThreadingHTTPServer):
-    """Answers every GET with `text`, as the stand-in for kube-state-metrics does with `cluster_metrics`."""
+    """Responds to every GET with `text`: with `cluster_metrics` it stands in for kube-state-metrics."""
 
     def __init__(self, text: str) -> None:
         super().__init__(("127.0.0.1", 0), _PageHandler)

@@ -1,4 +1,4 @@
-"""The whole stack under traffic of every kind, so that every metric has something to tell."""
+"""The whole stack under traffic of every kind, so that every metric has data."""
 
 import secrets
 import threading
@@ -17,10 +17,10 @@ ROUND_SECONDS = 1.0
 
 @contextmanager
 def lively() -> Iterator[tuple[str, Stack]]:
-    """Run service, PostgreSQL, Prometheus and Alertmanager under traffic; give the service's address and the stack.
+    """Run service, PostgreSQL, Prometheus and Alertmanager under traffic; yield the service's address and the stack.
 
-    Accounts are on, and answers of every class come each second: good ones, refusals for who asks, for how often, and
-    for what, and server errors. kube-state-metrics is its sample.
+    Accounts are on. Each second has responses of every class: success, 400, 401, 404, 429 and server errors. A sample
+    stands in for kube-state-metrics.
     """
     settings = {"AUTH": "on", "JWT_KEYS": f"20260101-4f2a1c:{secrets.token_urlsafe(48)}", "RATE_LIMIT": "60/second"}
     with (
@@ -44,8 +44,8 @@ def lively() -> Iterator[tuple[str, Stack]]:
 
 
 def traffic(url: str, connection: psycopg.Connection, stop: threading.Event) -> None:
-    """Send a round of requests each second until told to stop."""
-    account = {"email": "somebody@example.com", "password": secrets.token_urlsafe(24)}
+    """Send a round of requests each second until `stop` is set."""
+    account = {"email": "user@example.com", "password": secrets.token_urlsafe(24)}
     with httpx.Client(base_url=url, timeout=30) as client:
         client.post("/auth/register", json=account).raise_for_status()
         token = client.post("/auth/login", json=account).raise_for_status().json()["access_token"]

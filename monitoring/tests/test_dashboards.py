@@ -8,7 +8,7 @@ from monitoring import dashboards
 FILES = sorted(dashboards.FOLDER.glob("*.json"))
 
 
-def test_the_generated_files_are_what_the_code_gives() -> None:
+def test_the_generated_files_are_the_codes_output() -> None:
     assert dashboards.drift() == []
 
 

@@ -20,14 +20,14 @@ def test_an_alert_at_its_receiver_has_arrived() -> None:
     assert drills.arrival(arrived, "TaskApiDown") < 1
 
 
-def test_an_alert_whose_runbook_is_no_full_address_has_not() -> None:
+def test_an_alert_without_a_full_runbook_address_is_reported() -> None:
     path_alone = stack(alertname="TaskApiDown", receiver="page", runbook_url="docs/runbooks/TaskApiDown.md")
     with pytest.raises(NotSeen, match="which is not below https://"):
         drills.arrival(path_alone, "TaskApiDown")
 
 
-def test_an_alert_at_another_receiver_has_not() -> None:
-    with pytest.raises(NotSeen, match="went to ticket, and belongs to page"):
+def test_an_alert_at_another_receiver_is_reported() -> None:
+    with pytest.raises(NotSeen, match="arrived at ticket instead of page"):
         drills.arrival(stack(alertname="TaskApiDown", receiver="ticket"), "TaskApiDown")
 
 
@@ -48,7 +48,7 @@ def never() -> float:
     raise NotSeen("not within 90 s: <b>Bad</b>")
 
 
-def test_one_that_did_not_arrive_fails_all_and_is_named(reports: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_alert_fails_the_run_and_is_named(reports: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drills, "DRILLS", {"Good": lambda: 2.5, "Bad": never})
     assert drills.main([]) == 1
     results = json.loads((reports / "drills.json").read_text())["results"]
@@ -62,7 +62,7 @@ def test_one_that_did_not_arrive_fails_all_and_is_named(reports: Path, monkeypat
     assert "&lt;b&gt;Bad&lt;/b&gt;" in page
 
 
-def test_all_that_arrived_pass(reports: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_run_passes_when_every_alert_arrives(reports: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drills, "DRILLS", {"Good": lambda: 2.5, "Bad": lambda: 1.0})
     assert drills.main([]) == 0
     assert "Alert drills: 3 of 3" in (reports / "drills.html").read_text()
@@ -74,7 +74,7 @@ def test_a_drill_without_an_alert_fails(reports: Path, monkeypatch: pytest.Monke
     assert "Gone" in (reports / "drills.html").read_text()
 
 
-def test_an_unknown_name_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_name_is_refused_with_a_list_of_the_alerts(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         drills.main(["TaskApiUp"])
     assert "TaskApiDown" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from monitoring.stack import Stack
 
 @pytest.mark.prometheus
 @pytest.mark.parametrize("query", queries.every(), ids=lambda query: query.place)
-def test_query_gives_data_and_no_warning(lively_stack: Stack, query: Query) -> None:
+def test_a_query_returns_data_and_no_warning(lively_stack: Stack, query: Query) -> None:
     assert queries.problems(lively_stack, query) == []
 
 

@@ -14,7 +14,7 @@ def rules(folder: Path) -> list[dict[str, str]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
-def test_a_hurried_copy_differs_from_the_rules_in_nothing_but_how_long_a_condition_must_last(tmp_path: Path) -> None:
+def test_a_hurried_copy_differs_from_the_rules_only_in_the_duration_of_a_condition(tmp_path: Path) -> None:
     stack.configure(tmp_path, {"task-api": "127.0.0.1:1"}, "127.0.0.1:2", "http://127.0.0.1:3", hurry=True)
     for original, copy in zip(rules(stack.RULES), rules(tmp_path / "rules"), strict=True):
         assert {**copy, "for": ""} == {**original, "for": ""}
@@ -28,20 +28,20 @@ def test_an_unhurried_copy_has_the_rules_times(tmp_path: Path) -> None:
     assert yaml.safe_load((tmp_path / "prometheus.yml").read_text())["global"] == original["global"]
 
 
-def test_the_receiver_tells_each_alert_with_the_receiver_it_was_sent_to() -> None:
-    told: list[dict[str, str]] = []
+def test_the_receiver_reports_each_alert_with_the_name_of_its_receiver() -> None:
+    received: list[dict[str, str]] = []
     alert = {
         "status": "firing",
         "startsAt": "2026-01-31T10:00:00Z",
         "labels": {"alertname": "TaskApiDown", "severity": "page"},
         "annotations": {"summary": "It is down."},
     }
-    with stack.serving(Receiver("127.0.0.1", 0, told.append)) as url:
+    with stack.serving(Receiver("127.0.0.1", 0, received.append)) as url:
         assert httpx.get(url).status_code == 200
         answer = httpx.post(f"{url}/page", content=json.dumps({"version": "4", "alerts": [alert, alert]}))
         assert answer.status_code == 200
     assert (
-        told
+        received
         == [
             {
                 "receiver": "page",
@@ -56,7 +56,7 @@ def test_the_receiver_tells_each_alert_with_the_receiver_it_was_sent_to() -> Non
     )
 
 
-def test_waiting_ends_with_what_was_seen_or_says_what_was_not() -> None:
+def test_waiting_returns_the_value_or_raises_with_the_reason() -> None:
     countdown = [0, 0, 5]
     assert stack.wait(countdown.pop, "five") == 5
     with pytest.raises(stack.NotSeen, match="never"):

@@ -47,7 +47,7 @@ class _Export(BaseHTTPRequestHandler):
 
 
 class Traced:
-    """A service that sends its spans to a collector here, with its log and a Prometheus."""
+    """A service that sends its spans to `collector`, with its log and a Prometheus."""
 
     def __init__(self, url: str, folder: Path, collector: Collector, stack: Stack) -> None:
         self.url, self.collector, self.stack = url, collector, stack
@@ -101,13 +101,13 @@ def test_a_request_is_one_trace_in_spans_logs_and_metrics(traced: Traced) -> Non
     assert (line["route"], line["status"], line["request_id"]) == ("/tasks", 201, answer.headers["X-Request-ID"])
 
     def exemplars() -> list[Any]:
-        found = traced.stack.ask(
+        series = traced.stack.data(
             "query_exemplars",
             query='api_request_duration_seconds_bucket{endpoint="/tasks", method="POST"}',
             start=str(root.start_time_unix_nano / 1e9 - 60),
             end=str(root.start_time_unix_nano / 1e9 + 600),
         )
-        return [one for series in found for one in series["exemplars"] if one["labels"]["trace_id"] == trace_id]
+        return [one for line in series for one in line["exemplars"] if one["labels"]["trace_id"] == trace_id]
 
     (exemplar,) = wait(exemplars, "the exemplar in Prometheus", seconds=30)
     assert float(exemplar["value"]) == pytest.approx(line["duration_ms"] / 1000, abs=1e-6)
