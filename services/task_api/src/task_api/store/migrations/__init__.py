@@ -56,14 +56,17 @@ def migrate(database: Database, revision: str = "head") -> tuple[str | None, str
 def _alone(engine: Engine) -> Iterator[None]:
     """Hold the lock that no two migrations hold at once.
 
-    CREATE INDEX CONCURRENTLY waits for every transaction with a snapshot. So this one must have none: it does not wait
-    within a statement, and uses the simple query protocol, which leaves no portal behind.
+    CREATE INDEX CONCURRENTLY waits for the end of every transaction that it saw with a snapshot. So one that holds the
+    lock must have none: it does not wait within a statement, and uses the simple query protocol, which leaves no portal
+    behind. And one that waits for the lock begins anew for each try, as it has a snapshot while it tries.
     """
     with engine.connect() as connection:
         execute = partial(driver(connection).execute, prepare=False)
         execute("BEGIN")
         while execute(f"SELECT pg_try_advisory_xact_lock({MIGRATION_LOCK})").fetchone() != (True,):
+            execute("ROLLBACK")
             time.sleep(PAUSE_SECONDS)
+            execute("BEGIN")
         yield
 
 
