@@ -1,9 +1,9 @@
-"""Load on one server by keep-alive connections, and what its processes spent on it."""
+"""Load on one server over keep-alive connections, and the CPU time that it costs."""
 
 import json
 import random
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from typing import Concatenate, ParamSpec, Self
@@ -13,18 +13,21 @@ import psutil
 
 P = ParamSpec("P")
 CONNECTIONS = 4
+TIMEOUT = 60.0
+"""Seconds; a busy machine must not end a measure."""
+
 TASKS_BEFORE = 1000
 MIX = {"get": 50, "list": 20, "update": 15, "create": 10, "delete": 5}
-"""Parts in a hundred of the mixed load."""
+"""Percent of the mixed load."""
 
 
-class UnexpectedAnswerError(Exception):
-    """A request of the load was not answered as it must be, so its cost means nothing."""
+class UnexpectedResponseError(Exception):
+    """A response has another status than expected, so that its cost means nothing."""
 
 
 @dataclass
 class Server:
-    """A server that runs: where it listens, its first process, and the headers that requests to it carry."""
+    """A running server: its address, its first process, and the headers of its requests."""
 
     name: str
     url: str
@@ -38,7 +41,7 @@ class Client:
     """One keep-alive connection."""
 
     def __init__(self, server: Server) -> None:
-        self.connection = HTTPConnection(urlsplit(server.url).netloc, timeout=60)
+        self.connection = HTTPConnection(urlsplit(server.url).netloc, timeout=TIMEOUT)
         self.headers = {**server.headers, "Content-Type": "application/json"}
 
     def __enter__(self) -> Self:
@@ -48,18 +51,18 @@ class Client:
         self.connection.close()
 
     def request(self, method: str, path: str, body: object = None, *, expected: int = 200) -> tuple[bytes, str | None]:
-        """Give the answer's body and Link header. Raises `UnexpectedAnswerError` for another status than EXPECTED."""
+        """Return the response's body and Link header. Raises `UnexpectedResponseError` for another status."""
         self.connection.request(method, path, None if body is None else json.dumps(body), self.headers)
         response = self.connection.getresponse()
-        answer = response.read()
+        content = response.read()
         if response.status != expected:
-            raise UnexpectedAnswerError(
-                f"{method} {path} was answered {response.status}: {answer[:500].decode(errors='replace')}"
+            raise UnexpectedResponseError(
+                f"{method} {path} returned {response.status}: {content[:500].decode(errors='replace')}"
             )
-        return answer, response.headers["Link"]
+        return content, response.headers["Link"]
 
     def create(self, number: int) -> int:
-        """Create a task and give its id."""
+        """Create a task and return its id."""
         body = {
             "title": f"Write report {number}",
             "description": "The figures of the week, with a picture.",
@@ -70,26 +73,13 @@ class Client:
 
 
 def in_parallel(work: Callable[[int], None]) -> None:
-    """Call WORK with each connection's number, each in a thread; raise the first error that one of them met."""
-    errors: list[Exception] = []
-
-    def guarded(index: int) -> None:
-        try:
-            work(index)
-        except Exception as error:  # noqa: BLE001 - raised again below, in the caller's thread
-            errors.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(index,)) for index in range(CONNECTIONS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+    """Call `work` with each connection's number, each in a thread; raise the first error."""
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        list(pool.map(work, range(CONNECTIONS)))
 
 
 def fill(server: Server) -> None:
-    """Create the tasks that are there before the mixed load."""
+    """Create the tasks that the mixed load reads and changes."""
 
     def work(index: int) -> None:
         with Client(server) as client:
@@ -99,7 +89,7 @@ def fill(server: Server) -> None:
 
 
 def mixed(server: Server, requests: int, seed: int) -> None:
-    """Send about REQUESTS requests of the mix, the same ones for the same SEED, over all connections at once."""
+    """Send about `requests` requests of the mix, the same ones for the same `seed`, over all connections at once."""
 
     def work(index: int) -> None:
         ids = server.owned[index]
@@ -113,7 +103,7 @@ def mixed(server: Server, requests: int, seed: int) -> None:
 
 
 def send(client: Client, kind: str, number: int, ids: list[int], chance: random.Random) -> None:
-    """Send one request of the mix, about one of the tasks IDS."""
+    """Send one request of the mix for one of the tasks `ids`."""
     match kind:
         case "get":
             client.request("GET", f"/tasks/{chance.choice(ids)}")
@@ -129,7 +119,7 @@ def send(client: Client, kind: str, number: int, ids: list[int], chance: random.
 
 
 def repeated(server: Server, requests: int, path: str) -> None:
-    """GET the same PATH, REQUESTS times in all, over all connections at once."""
+    """Send `requests` GET requests for `path` in all, over all connections at once."""
 
     def work(_index: int) -> None:
         with Client(server) as client:
@@ -140,13 +130,13 @@ def repeated(server: Server, requests: int, path: str) -> None:
 
 
 def processes(pid: int) -> list[psutil.Process]:
-    """Give the process and all that descend from it."""
+    """Return the process and its descendants."""
     first = psutil.Process(pid)
     return [first, *first.children(recursive=True)]
 
 
 def cpu_seconds(pid: int) -> float:
-    """Give the CPU time, user and system, of the process and its descendants, those that ended included."""
+    """Return the CPU seconds, user and system, of the process and its descendants, ended ones included."""
     total = 0.0
     for process in processes(pid):
         times = process.cpu_times()
@@ -155,7 +145,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def cost(load: Callable[Concatenate[Server, P], None], server: Server, *args: P.args, **kwargs: P.kwargs) -> float:
-    """Give the CPU seconds that the server spends while LOAD is on it."""
+    """Return the CPU seconds that the server spends under `load`."""
     before = cpu_seconds(server.pid)
     load(server, *args, **kwargs)
     return cpu_seconds(server.pid) - before

@@ -1,8 +1,8 @@
 """What the service costs: `nox -s bench` runs all measures, `nox -s bench -- cpu rivals` those named.
 
 Writes reports/bench.json and reports/bench.html. Exit status: 0 when every measure keeps its bound, 1 when one misses
-it, 2 when a measure could not be taken. Nothing here is judged by wall time: it is CPU time of the server's processes
-as the system counts it, and ratios come from rounds that take turns on the same machine.
+it, 2 when a measure could not be taken. No bound is of wall time: each is of CPU time of the server's processes, and
+ratios come from interleaved rounds on the same machine.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from tooling.page import render
 from tooling.project import REPORTS
 from tooling.service import ServiceError, command_line, environment, free_port, listening
 
-from .load import Client, Server, UnexpectedAnswerError, cost, cpu_seconds, fill, mixed, processes, repeated
+from .load import TIMEOUT, Client, Server, UnexpectedResponseError, cost, cpu_seconds, fill, mixed, processes, repeated
 from .rivals.equal import NotEqualError, check, check_limit
 
 HERE = Path(__file__).parent
@@ -52,7 +52,7 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 
 @dataclass
 class Measure:
-    """One figure, the bound it must keep (at most), and the samples that it is the median of."""
+    """One figure with its upper bound and its samples."""
 
     name: str
     value: float
@@ -67,18 +67,18 @@ class Measure:
 
     @classmethod
     def median(cls, name: str, samples: list[float], bound: float, *, unit: str = TIMES, detail: str = "") -> "Measure":
-        """Give the measure whose value is the median of its samples."""
+        """Return the measure whose value is the median of its samples."""
         return cls(name, statistics.median(samples), bound, unit, samples, detail)
 
 
-def say(text: str) -> None:
-    """Show progress."""
+def progress(text: str) -> None:
+    """Print a line of progress."""
     print(f"{datetime.now(UTC):%H:%M:%S}  {text}", flush=True)
 
 
 @contextmanager
 def service(folder: Path, **settings: str) -> Iterator[Server]:
-    """Run the service with everything on and one worker, a user logged in. Its log lines go to a file."""
+    """Run the service with every feature and one worker, and log in. Its log lines go to a file."""
     url = f"http://127.0.0.1:{(port := free_port())}"
     folder.mkdir(exist_ok=True)
     everything = {
@@ -93,14 +93,14 @@ def service(folder: Path, **settings: str) -> Iterator[Server]:
     log = folder / "log"
     with listening(command_line("serve"), {**everything, **settings}, ready=f"{url}/readyz", log=log) as process:
         account = {"email": "bench@example.com", "password": secrets.token_urlsafe(16)}
-        httpx.post(f"{url}/auth/register", json=account).raise_for_status()
-        tokens = httpx.post(f"{url}/auth/login", json=account).raise_for_status().json()
+        httpx.post(f"{url}/auth/register", json=account, timeout=TIMEOUT).raise_for_status()
+        tokens = httpx.post(f"{url}/auth/login", json=account, timeout=TIMEOUT).raise_for_status().json()
         yield Server("task-api", url, process.pid, {"Authorization": f"Bearer {tokens['access_token']}"})
 
 
 @contextmanager
 def peer(name: str, command: Sequence[str], folder: Path) -> Iterator[Server]:
-    """Run one of the plain services that stand beside this file."""
+    """Run one of the plain services in this folder."""
     folder.mkdir()
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -115,7 +115,7 @@ FLASK = ("gunicorn", "--bind=127.0.0.1:{port}", "--worker-class=gthread", "--thr
 
 
 def measure_cpu(folder: Path) -> list[Measure]:
-    """Compare the CPU time of a request, mixed reads and writes, with that of the two plain services."""
+    """Compare the CPU time of a request, reads and writes mixed, with that of the two plain services."""
     with ExitStack() as stack:
         ours = stack.enter_context(service(folder / "ours"))
         fastapi = stack.enter_context(peer("FastAPI, SQLAlchemy ORM, uvicorn", FASTAPI, folder / "fastapi"))
@@ -129,7 +129,9 @@ def measure_cpu(folder: Path) -> list[Measure]:
             for server in itertools.islice(itertools.cycle(servers), number % 3, number % 3 + 3):
                 seconds = cost(mixed, server, REQUESTS, number)
                 spent[server.name].append(seconds / REQUESTS * 1000)
-            say(f"round {number + 1}/{ROUNDS}: " + ", ".join(f"{name} {ms[-1]:.2f} ms" for name, ms in spent.items()))
+            progress(
+                f"round {number + 1}/{ROUNDS}: " + ", ".join(f"{name} {ms[-1]:.2f} ms" for name, ms in spent.items())
+            )
     detail = "; ".join(f"{name} {statistics.median(ms):.3f} ms CPU a request" for name, ms in spent.items())
     return [
         Measure.median(
@@ -148,7 +150,7 @@ GRANIAN = ("granian", "--interface=asgi", "--loop=uvloop", "--no-ws", "--log-lev
 
 @contextmanager
 def rival(name: str, folder: Path, **settings: str) -> Iterator[Server]:
-    """Run a rival on granian, with a database, an account and a session that the service has made."""
+    """Run a rival on granian, with the database, the account and the session that the service made."""
     keys = f"bench:{secrets.token_urlsafe(32)}"
     with service(folder, JWT_KEYS=keys) as ours:
         headers = ours.headers
@@ -182,7 +184,7 @@ def measure_rivals(folder: Path) -> list[Measure]:
     with ExitStack() as stack:
         for name in names:
             check_equal(name, folder / f"{name} checked")
-            say(f"{name} does all that is compared")
+            progress(f"{name} has every compared feature")
         servers = [stack.enter_context(competitor(name, folder / name)) for name in names]
         for server in servers:
             fill(server)
@@ -192,7 +194,7 @@ def measure_rivals(folder: Path) -> list[Measure]:
             first = number % len(servers)
             for server in [*servers[first:], *servers[:first]]:
                 spent[server.name].append(cost(mixed, server, REQUESTS, number) / REQUESTS * 1000)
-            say(f"round {number + 1}: " + ", ".join(f"{name} {ms[-1]:.2f} ms" for name, ms in spent.items()))
+            progress(f"round {number + 1}: " + ", ".join(f"{name} {ms[-1]:.2f} ms" for name, ms in spent.items()))
     detail = "; ".join(f"{name} {statistics.median(ms):.3f} ms CPU a request" for name, ms in spent.items())
     return [
         Measure.median(
@@ -210,7 +212,7 @@ RARE = 50
 
 
 def import_tasks(folder: Path, rows: int) -> None:
-    """Put tasks of the account 1 into the database that the service has in FOLDER."""
+    """Import tasks of account 1 into the service's database in `folder`."""
     file = folder / "tasks.jsonl"
     with file.open("w") as output:
         output.writelines(f"{json.dumps(line)}\n" for line in lines(rows))
@@ -221,7 +223,7 @@ def import_tasks(folder: Path, rows: int) -> None:
 
 
 def lines(rows: int) -> Iterator[dict[str, Any]]:
-    """Give tasks as `task-api import` reads them, due dates, words and states spread over all of them."""
+    """Yield tasks in the format of `task-api import`, with due dates, words and states spread evenly."""
     start = datetime(2026, 1, 1, tzinfo=UTC)
     words = ("invoice", "report", "backup", "garden", "ticket", "letter", "review", "budget", "meeting", "release")
     for number in range(rows):
@@ -244,7 +246,7 @@ def lines(rows: int) -> Iterator[dict[str, Any]]:
 
 
 def middle(server: Server, rows: int) -> str:
-    """Walk the pages by their cursors to the middle of all tasks and give that page's path."""
+    """Follow the cursors to the middle of all tasks and return that page's path."""
     path = "/tasks?limit=200"
     with Client(server) as client:
         for _ in range(rows // 2 // 200):
@@ -270,7 +272,7 @@ PAGES = {
     "q=report (one in ten)": ("/tasks?limit=20&q=report", FILTERED),
     "q=report, status=completed": ("/tasks?limit=20&q=report&status=completed", FILTERED),
 }
-"""Name of the page: its path, and how much more it may cost among a million rows than among a thousand."""
+"""Name of the page: its path, and the bound of its cost among a million rows to that among a thousand."""
 
 
 def measure_pages(folder: Path) -> list[Measure]:
@@ -279,7 +281,7 @@ def measure_pages(folder: Path) -> list[Measure]:
         servers = {rows: stack.enter_context(service(folder / str(rows))) for rows in (FEW, MANY)}
         paths = {}
         for rows, server in servers.items():
-            say(f"filling a database with {rows:,} tasks")
+            progress(f"filling a database with {rows:,} tasks")
             import_tasks(folder / str(rows), rows)
             paths[rows] = middle(server, rows)
         measures = []
@@ -293,12 +295,12 @@ def measure_pages(folder: Path) -> list[Measure]:
             detail = f"{many:.3f} ms CPU among {MANY:,} tasks, {few:.3f} ms among {FEW:,}"
             ratios = [b / a for a, b in zip(spent[FEW], spent[MANY], strict=True)]
             measures.append(Measure.median(f"Page of 20: {name}", ratios, bound, detail=detail))
-            say(f"{name}: {detail}")
+            progress(f"{name}: {detail}")
     return measures
 
 
 def measure_memory(folder: Path) -> list[Measure]:
-    """Watch the memory that a worker holds for itself alone over 100,000 mixed requests."""
+    """Measure the unshared memory of a worker over 100,000 mixed requests."""
     with service(folder / "ours") as server:
         fill(server)
         workers = [process.pid for process in processes(server.pid)[1:]]
@@ -306,23 +308,23 @@ def measure_memory(folder: Path) -> list[Measure]:
         for number in range(LONG // SAMPLE):
             mixed(server, SAMPLE, number)
             held.append(sum(psutil.Process(pid).memory_full_info().uss for pid in workers) / 2**20)
-            say(f"{(number + 1) * SAMPLE:,} requests: {held[-1]:.1f} MiB")
+            progress(f"{(number + 1) * SAMPLE:,} requests: {held[-1]:.1f} MiB")
         if [process.pid for process in processes(server.pid)[1:]] != workers:
-            raise ServiceError("a worker was replaced while its memory was watched, so the figures are of two workers")
+            raise ServiceError("a worker was replaced during the measure, so the figures are of two workers")
     settled = held[SETTLED // SAMPLE - 1]
     detail = f"{settled:.1f} MiB after {SETTLED:,} requests, {held[-1]:.1f} MiB after {LONG:,} (the worker's own pages)"
     return [Measure("Memory of a worker over 100,000 requests", held[-1] / settled, GROWTH, TIMES, held, detail)]
 
 
 def measure_start(folder: Path) -> list[Measure]:
-    """Count the CPU time from nothing to the first 200, by default settings on a database that is not there yet."""
+    """Measure the CPU time from the start to the first 200, by default settings, with a new database."""
     spent = []
     for number in range(STARTS):
         url = f"http://127.0.0.1:{(port := free_port())}"
         settings = {"DB_PATH": str(folder / f"{number}.db"), "PORT": str(port)}
         with listening(command_line("serve"), settings, ready=f"{url}/readyz", log=folder / "log") as process:
             spent.append(cpu_seconds(process.pid))
-        say(f"start {number + 1}/{STARTS}: {spent[-1]:.2f} s of CPU")
+        progress(f"start {number + 1}/{STARTS}: {spent[-1]:.2f} s of CPU")
     return [
         Measure.median(
             "Start to the first 200", spent, START_SECONDS, unit="s", detail="two workers, database made and migrated"
@@ -373,14 +375,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("measures", nargs="*", metavar="|".join(MEASURES), default=[], help="all by default")
     names = parser.parse_args(arguments).measures or list(MEASURES)
     if unknown := set(names) - set(MEASURES):
-        parser.error(f"no such measure: {', '.join(sorted(unknown))}; there are {', '.join(MEASURES)}")
+        parser.error(f"unknown measure: {', '.join(sorted(unknown))}; the measures are {', '.join(MEASURES)}")
     began = time.monotonic()
     measures = []
     try:
         for name in names:
             with tempfile.TemporaryDirectory(prefix="bench-") as folder:
                 measures += MEASURES[name](Path(folder))
-    except (ServiceError, UnexpectedAnswerError, NotEqualError, httpx.HTTPError) as error:
+    except (ServiceError, UnexpectedResponseError, NotEqualError, httpx.HTTPError) as error:
         print(f"bench: a measure could not be taken: {error}", file=sys.stderr)
         return 2
     write(measures, time.monotonic() - began)

@@ -1,4 +1,4 @@
-"""The tasks on BlackSheep, with msgspec for what bodies must be."""
+"""The tasks on BlackSheep, validated by msgspec."""
 
 from typing import Any, cast
 

@@ -1,9 +1,11 @@
-"""Whether a server does all that it is measured with; run on each before any is measured."""
+"""Checks that a server has every compared feature; run on each before any is measured."""
 
 import json
 from pathlib import Path
 
 import httpx
+
+from services.task_api.bench.load import TIMEOUT
 
 FIELDS = {"id", "title", "description", "status", "priority", "due_at", "created_at", "updated_at"}
 BAD_BODIES: tuple[object, ...] = (
@@ -21,7 +23,7 @@ LOGGED = {"time", "level", "message", "method", "route", "status", "duration_ms"
 
 
 class NotEqualError(Exception):
-    """A server does not respond as all that are measured must."""
+    """A server lacks a compared feature."""
 
 
 def require(holds: object, what: str) -> None:
@@ -31,19 +33,19 @@ def require(holds: object, what: str) -> None:
 
 
 def counted(client: httpx.Client) -> float:
-    """Return how many requests of tasks the server's metrics count."""
+    """Return the number of requests for tasks in the server's metrics."""
     samples = (line for line in client.get("/metrics").text.splitlines() if line.startswith(COUNTED))
     return sum(float(sample.rpartition(" ")[2]) for sample in samples)
 
 
 def logged(log: Path) -> int:
-    """Return how many whole lines of JSON about requests of tasks a log has."""
+    """Return the number of complete JSON lines about requests for tasks in a log."""
     lines = [json.loads(line) for line in log.read_text().splitlines() if '"message":"request"' in line]
     return sum(set(line) >= LOGGED and line["route"].startswith("/tasks") for line in lines)
 
 
 def check(url: str, headers: dict[str, str], log: Path) -> None:
-    """Raise `NotEqualError` where a response, the metrics or the log are not as they must be."""
+    """Raise `NotEqualError` where a response, the metrics or the log differ from the comparison's rules."""
     sent = 0
 
     def answered(status: int, method: str, path: str, body: object = None, **more: dict[str, str]) -> httpx.Response:
@@ -56,7 +58,7 @@ def check(url: str, headers: dict[str, str], log: Path) -> None:
         )
         return response
 
-    with httpx.Client(base_url=url, headers=headers) as client:
+    with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT) as client:
         before, lines = counted(client), logged(log)
         answered(401, "GET", "/tasks", headers={"Authorization": ""})
         answered(401, "GET", "/tasks", headers={"Authorization": headers["Authorization"][:-5] + "AAAAA"})
@@ -85,7 +87,7 @@ def check(url: str, headers: dict[str, str], log: Path) -> None:
 
 def check_limit(url: str, headers: dict[str, str]) -> None:
     """Raise `NotEqualError` unless a server with a limit of 16 a minute refuses before the 34th (two windows)."""
-    with httpx.Client(base_url=url, headers=headers) as client:
+    with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT) as client:
         responses = [client.get("/tasks") for _ in range(40)]
     require(responses[0].status_code == httpx.codes.OK, f"first of 40: {responses[0].status_code}")
     refused = [one for one in responses if one.status_code == httpx.codes.TOO_MANY_REQUESTS]

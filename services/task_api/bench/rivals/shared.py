@@ -1,4 +1,4 @@
-"""What the Python rivals share: queries, and an ASGI layer for accounts, rate limit, metrics and the log line.
+"""What the Python rivals share: queries, and an ASGI layer for accounts, rate limit, metrics and log lines.
 
 SQLite is called on the event loop: that is the least CPU time a request, and a slow disk stalls all requests.
 """
@@ -55,7 +55,7 @@ def problem(error: Problem) -> bytes:
 
 
 def kept(moment: datetime | None) -> str | None:
-    """Return an instant as the database keeps it."""
+    """Return an instant in the database's format."""
     return moment.astimezone(UTC).isoformat(" ", "microseconds") if moment else None
 
 
@@ -84,7 +84,7 @@ def used(owner: int) -> tuple[int, int]:
 
 @contextmanager
 def within_quota(owner: int) -> Iterator[None]:
-    """Let the block write. Raises `Problem` 403 where the account grows beyond its quota."""
+    """Run the block in a write transaction. Raises `Problem` 403 if the account grows beyond its quota."""
     before = used(owner)
     yield
     after = used(owner)
@@ -197,7 +197,7 @@ _windows: dict[str, tuple[int, int]] = {}
 
 
 def hit(client: str) -> tuple[int, int]:
-    """Count a request of a client; return how many are left, negative where it is one too many, and for how long."""
+    """Count a request of a client; return the number left (negative beyond the limit) and the seconds to the reset."""
     now = time.time()
     ends_at = (int(now) // WINDOW + 1) * WINDOW
     ended, count = _windows.get(client, (0, 0))

@@ -1,4 +1,4 @@
-"""The peers do the work that is measured, and the measures say what they must."""
+"""The peers do the measured work, and the measures keep their format and exit codes."""
 
 import json
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.task_api.bench import load, run
-from services.task_api.bench.load import MIX, Client, UnexpectedAnswerError, cost, cpu_seconds, fill, mixed
+from services.task_api.bench.load import MIX, Client, UnexpectedResponseError, cost, cpu_seconds, fill, mixed
 from services.task_api.bench.rivals import equal
 from services.task_api.bench.run import FASTAPI, FLASK, Measure, peer, service
 
@@ -21,7 +21,7 @@ FIELDS = {"id", "title", "description", "status", "priority", "due_at", "created
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_all_that_are_measured_do_the_same_work(name: str, tmp_path: Path) -> None:
+def test_every_peer_does_the_same_work(name: str, tmp_path: Path) -> None:
     with SERVERS[name](tmp_path) as server, Client(server) as client:
         number = client.create(7)
         task = json.loads(client.request("GET", f"/tasks/{number}")[0])
@@ -39,17 +39,17 @@ def test_all_that_are_measured_do_the_same_work(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["task-api", *run.RIVALS])
-def test_all_rivals_do_what_the_service_does(name: str, tmp_path: Path) -> None:
+def test_every_rival_has_the_services_features(name: str, tmp_path: Path) -> None:
     run.check_equal(name, tmp_path)
 
 
-def test_a_rival_that_does_less_is_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_rival_that_lacks_a_feature_is_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(equal, "FIELDS", equal.FIELDS | {"color"})
     with pytest.raises(equal.NotEqualError, match="task-api: fields"):
         run.check_equal("task-api", tmp_path)
 
 
-def test_the_mix_is_sent_and_paid_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mix_is_sent_and_its_cost_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "TASKS_BEFORE", 40)
     sent: Counter[str] = Counter()
     real = Client.request
@@ -69,10 +69,10 @@ def test_the_mix_is_sent_and_paid_for(tmp_path: Path, monkeypatch: pytest.Monkey
     assert all(abs(sent[named[kind]] / 4 - share) < 8 for kind, share in MIX.items())
 
 
-def test_a_wrong_answer_stops_the_measure(tmp_path: Path) -> None:
+def test_an_unexpected_response_stops_the_measure(tmp_path: Path) -> None:
     with peer("Flask", FLASK, tmp_path / "flask") as server:
         server.owned = [[999_999] for _ in server.owned]
-        with pytest.raises(UnexpectedAnswerError, match="was answered 404"):
+        with pytest.raises(UnexpectedResponseError, match="returned 404"):
             mixed(server, 40, 1)
 
 
@@ -90,7 +90,7 @@ def test_the_tasks_to_search_are_as_many_in_every_database(rows: int) -> None:
     assert sum(task["status"] == "in_progress" for task in tasks) == run.RARE
 
 
-def test_the_middle_is_found_by_walking_the_cursors(tmp_path: Path) -> None:
+def test_the_middle_page_is_reached_by_cursors(tmp_path: Path) -> None:
     with service(tmp_path / "ours") as server, Client(server) as client:
         run.import_tasks(tmp_path / "ours", 1000)
         page = json.loads(client.request("GET", run.middle(server, 1000))[0])
@@ -113,14 +113,14 @@ def test_a_measure_that_cannot_be_taken_is_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(_folder: Path) -> list[Measure]:
-        raise UnexpectedAnswerError("GET /tasks was answered 500")
+        raise UnexpectedResponseError("GET /tasks returned 500")
 
     monkeypatch.setattr(run, "MEASURES", {"cpu": broken})
     assert run.main(["cpu"]) == 2
-    assert "could not be taken: GET /tasks was answered 500" in capsys.readouterr().err
+    assert "could not be taken: GET /tasks returned 500" in capsys.readouterr().err
 
 
-def test_an_unknown_measure_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_measure_is_refused_with_a_list_of_the_measures(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run.main(["cpus"])
-    assert "no such measure: cpus; there are cpu, rivals, pages, memory, start" in capsys.readouterr().err
+    assert "unknown measure: cpus; the measures are cpu, rivals, pages, memory, start" in capsys.readouterr().err
