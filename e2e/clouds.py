@@ -75,7 +75,7 @@ def clouds(bench: Bench, proof: Proof) -> None:
     authority = stand_ins.Authority()
     proof.notes.append(
         "imagined: the load balancer (a forwarded port of the Service stands for it) and its certificate, DNS, the "
-        "identity provider (EKS: the token service of moto takes the pod's token; GKE: none is asked), the disks. "
+        "identity provider (EKS: the token service of moto takes the pod's token; GKE: none is called), the disks. "
         "Google's own kinds have the schemas of k8s/tests/crds/google.yaml."
     )
     for provider in PROVIDERS:

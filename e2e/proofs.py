@@ -186,7 +186,9 @@ def zero_drop(bench: Bench, proof: Proof) -> None:
     proof.notes.append(
         f"{len(load.cut)} requests cut off when a pod was killed without notice; each was answered when sent again"
     )
-    proof.notes.append(f"{len(load.refused) - len(unavailable)} writes were told 409 and to send their key again later")
+    proof.notes.append(
+        f"{len(load.refused) - len(unavailable)} writes got 409 with Retry-After, and sent their key again"
+    )
 
 
 def one_ready(kube: Kube) -> str:
@@ -291,9 +293,9 @@ def restoring(bench: Bench, proof: Proof) -> None:
     with proof.phase("deploy", settle=0):
         release.deploy(bench.target, bench.image, proof.steps)
     with proof.phase("restore", settle=0) as say:
-        said = backup.restore(kube, DEPLOYMENT, say)
+        summary = backup.restore(kube, DEPLOYMENT, say)
         release.migrate(bench.target, say)
-        say(said)
+        say(summary)
     proof.ledger(load)
     began, ended = (next(p for p in proof.phases if p.name == name) for name in ("deploy", "restore"))
     proof.notes.append(f"from the deploy's start to the restored service: {ended.end - began.start:.0f} s")

@@ -52,10 +52,10 @@ def _api(context: str) -> Iterator[httpx.Client]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as proxy:
         try:
             assert proxy.stdout is not None  # it is a pipe
-            said = proxy.stdout.readline().strip()  # "Starting to serve on 127.0.0.1:41234"
-            if not said.startswith("Starting to serve on "):
-                raise ClusterError(f"kubectl proxy did not start: {said}")
-            with httpx.Client(base_url=f"http://{said.rpartition(' ')[2]}", timeout=10, trust_env=False) as client:
+            line = proxy.stdout.readline().strip()  # "Starting to serve on 127.0.0.1:41234"
+            if not line.startswith("Starting to serve on "):
+                raise ClusterError(f"kubectl proxy did not start: {line}")
+            with httpx.Client(base_url=f"http://{line.rpartition(' ')[2]}", timeout=10, trust_env=False) as client:
                 yield client
         finally:
             proxy.terminate()

@@ -367,8 +367,8 @@ class _Judge:
         milliseconds = self._measured.milliseconds
         value = histogram.percentile(counts.sum(axis=0), percent, milliseconds)
         low, high = interval(len(counts), lambda drawn: histogram.percentiles(drawn @ counts, percent, milliseconds))
-        said = f"P{percent:g} is {value:.2f} ms ({low:.2f} to {high:.2f}), the limit {limit:g}"
-        return self._timed(endpoint, objective, limit, value, bounds=(low, high), said=said, excusable=excusable)
+        figures = f"P{percent:g} is {value:.2f} ms ({low:.2f} to {high:.2f}), the limit {limit:g}"
+        return self._timed(endpoint, objective, limit, value, bounds=(low, high), figures=figures, excusable=excusable)
 
     def _ratio(self, endpoint: str, counts: histogram.Counts, limit: float) -> Check:
         yardstick = self._yardstick
@@ -384,8 +384,8 @@ class _Judge:
 
         value = float(ratio(np.ones((1, len(counts)), dtype=np.int64))[0])
         low, high = interval(len(counts), ratio)
-        said = f"P95 is {value:.2f} times the yardstick's ({low:.2f} to {high:.2f}), the limit {limit:g}"
-        return self._timed(endpoint, "p95_ratio", limit, value, bounds=(low, high), said=said, excusable=False)
+        figures = f"P95 is {value:.2f} times the yardstick's ({low:.2f} to {high:.2f}), the limit {limit:g}"
+        return self._timed(endpoint, "p95_ratio", limit, value, bounds=(low, high), figures=figures, excusable=False)
 
     def _timed(
         self,
@@ -395,19 +395,19 @@ class _Judge:
         value: float,
         *,
         bounds: tuple[float, float],
-        said: str,
+        figures: str,
         excusable: bool,
     ) -> Check:
         low, high = bounds
         outcome = _decide(low, high, limit)
-        reason = "" if outcome is Outcome.PASS else said
+        reason = "" if outcome is Outcome.PASS else figures
         if outcome is Outcome.INCONCLUSIVE:
-            reason = f"too noisy to tell: {said}"
+            reason = f"too noisy to decide: {figures}"
         if self._saturated:
             outcome, reason = Outcome.INCONCLUSIVE, self._saturated
         elif outcome is not Outcome.PASS and self._slow and objective != "p95_ratio":
             outcome = Outcome.EXCUSED if excusable else Outcome.INCONCLUSIVE
-            reason = f"{self._slow}; {said}"
+            reason = f"{self._slow}; {figures}"
         return self._check(endpoint, objective, limit, outcome, value, low=low, high=high, reason=reason)
 
     def _server_side(self, endpoint: str, limit: float, *, excusable: bool) -> Check:
@@ -423,13 +423,19 @@ class _Judge:
             return self._check(endpoint, "server_p95_ms", limit, Outcome.INCONCLUSIVE, None, reason=reason)
         low, high = (100 * bound for bound in binomial_interval(min(within, total), total))
         value = 100 * within / total
-        said = f"{value:.1f} % ({low:.1f} to {high:.1f}) took at most {limit:g} ms in the service, 95 % have to"
+        figures = f"{value:.1f} % ({low:.1f} to {high:.1f}) took at most {limit:g} ms in the service, 95 % have to"
         bounds = (100 - high, 100 - low)
         check = self._timed(
-            endpoint, "server_p95_ms", 100 - SERVER_PERCENT, 100 - value, bounds=bounds, said=said, excusable=excusable
+            endpoint,
+            "server_p95_ms",
+            100 - SERVER_PERCENT,
+            100 - value,
+            bounds=bounds,
+            figures=figures,
+            excusable=excusable,
         )
         return self._check(
-            endpoint, "server_p95_ms", limit, check.outcome, _quantile(buckets), reason=check.reason or said
+            endpoint, "server_p95_ms", limit, check.outcome, _quantile(buckets), reason=check.reason or figures
         )
 
     def _errors(self, endpoint: str, limit: float, number: int) -> Check:
@@ -438,10 +444,10 @@ class _Judge:
         low, high = (100 * bound for bound in binomial_interval(failed, number))
         value = 100 * failed / number
         outcome = _decide(low, high, limit) if limit else (Outcome.FAIL if failed else Outcome.PASS)
-        said = f"{failed} of {number} requests failed, {value:.2f} % ({low:.2f} to {high:.2f}), the limit {limit:g}"
+        figures = f"{failed} of {number} requests failed, {value:.2f} % ({low:.2f} to {high:.2f}), the limit {limit:g}"
         if outcome is Outcome.INCONCLUSIVE:
-            said = f"too few requests to tell: {said}"
-        reason = "" if outcome is Outcome.PASS else said
+            figures = f"too few requests to decide: {figures}"
+        reason = "" if outcome is Outcome.PASS else figures
         return self._check(endpoint, "error_percent", limit, outcome, value, low=low, high=high, reason=reason)
 
     def _throughput(self, endpoint: str, limit: float, number: int) -> Check:

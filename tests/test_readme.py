@@ -34,8 +34,8 @@ def test_the_tour_of_the_readme_prints_what_the_readme_shows() -> None:
     assert len(steps) >= 8
     with running({}, workers=2) as url:
         for command, expected in steps:
-            told = command.replace("http://127.0.0.1:5000", url)
-            ran = subprocess.run(["bash", "-c", told], capture_output=True, text=True, timeout=30, check=True)
+            local = command.replace("http://127.0.0.1:5000", url)
+            ran = subprocess.run(["bash", "-c", local], capture_output=True, text=True, timeout=30, check=True)
             assert steady(ran.stdout.replace("\r", "").replace(url, "http://127.0.0.1:5000")) == steady(expected), (
                 command
             )

@@ -25,7 +25,7 @@ from tooling.tools import report, run
 
 def formatting(root: Path) -> Scan:
     """Check that every Python file is as ruff formats it."""
-    said = run("ruff", "format", "--check", "--output-format=concise", ".", expect=(0, 1), cwd=root)
+    done = run("ruff", "format", "--check", "--output-format=concise", ".", expect=(0, 1), cwd=root)
     findings = [
         Finding(
             tool="format",
@@ -34,10 +34,10 @@ def formatting(root: Path) -> Scan:
             message="ruff would format it otherwise: run `ruff format`",
             path=path,
         )
-        for path in re.findall(r"^(.+?):\d+:\d+: unformatted: ", said.stdout, re.MULTILINE)
+        for path in re.findall(r"^(.+?):\d+:\d+: unformatted: ", done.stdout, re.MULTILINE)
     ]
-    if bool(said.returncode) != bool(findings):
-        raise NotAssessed(f"ruff broke: {tools.last_words(said)}")
+    if bool(done.returncode) != bool(findings):
+        raise NotAssessed(f"ruff broke: {tools.last_words(done)}")
     return Scan(tool="format", version=tools.version("ruff"), targets=files(root), findings=tuple(findings))
 
 
@@ -69,7 +69,7 @@ def types(root: Path) -> Scan:
     sources = os.pathsep.join(str(one / "src") for one in distributions(root))
     # as text: in JSON, mypy does not say how many files it checked
     plain = ("--no-pretty", "--no-color-output", "--hide-error-context", "--show-error-codes")
-    said = run("mypy", *plain, expect=(0, 1), cwd=root, MYPYPATH=sources)
+    done = run("mypy", *plain, expect=(0, 1), cwd=root, MYPYPATH=sources)
     findings = [
         Finding(
             tool="types",
@@ -80,12 +80,12 @@ def types(root: Path) -> Scan:
             line=int(line),
         )
         for path, line, message, code in re.findall(
-            r"^(.+?):(\d+): error: (.*?)(?:  \[([\w-]+)\])?$", said.stdout, re.MULTILINE
+            r"^(.+?):(\d+): error: (.*?)(?:  \[([\w-]+)\])?$", done.stdout, re.MULTILINE
         )
     ]
-    checked = re.search(r"(?:no issues found in|checked) (\d+ source files?)", said.stdout)
-    if not checked or bool(said.returncode) != bool(findings):
-        raise NotAssessed(f"mypy broke: {tools.last_words(said)}")
+    checked = re.search(r"(?:no issues found in|checked) (\d+ source files?)", done.stdout)
+    if not checked or bool(done.returncode) != bool(findings):
+        raise NotAssessed(f"mypy broke: {tools.last_words(done)}")
     return Scan(tool="types", version=tools.version("mypy"), targets=(checked.group(1),), findings=tuple(findings))
 
 
@@ -172,14 +172,14 @@ def coverage(root: Path, measured: Path, tool: str) -> list[Finding]:
     """Return a finding where the measured coverage is below the `fail_under` of pyproject.toml."""
     if not measured.exists():
         raise NotAssessed("the coverage was not measured")
-    asked = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["coverage"]["report"]["fail_under"]
+    required = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["coverage"]["report"]["fail_under"]
     totals = json.loads(measured.read_text())
     percent = totals["totals"]["percent_covered"]
-    if percent >= asked:
+    if percent >= required:
         return []
     lacking = sorted(totals["files"].items(), key=lambda item: -item[1]["summary"]["missing_lines"])[:3]
     worst = ", ".join(f"{name} lacks {file['summary']['missing_lines']} lines" for name, file in lacking)
-    message = f"{percent:.1f} % of lines and branches are covered, {asked} % are asked for: {worst}"
+    message = f"{percent:.1f} % of lines and branches are covered, {required} % are required: {worst}"
     return [Finding(tool=tool, rule="coverage", severity=Severity.MEDIUM, message=message, path="pyproject.toml")]
 
 

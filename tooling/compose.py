@@ -55,7 +55,7 @@ def up(*, grafana: bool = True, traces: bool = False) -> dict[str, str]:
     wait = ["--detach", "--wait", f"--wait-timeout={START_SECONDS}", "--remove-orphans"]
     if _run(*profiles, "up", *wait, settings=settings):
         raise ComposeError(
-            "not everything is running; what Docker said is above.\n"
+            "not everything is running; Docker's output is above.\n"
             f"  a port is taken: choose another, e.g. `{USER.upper()}_PORT=5001 ./dev up`\n"
             "  Grafana's image cannot be had: `./dev up --no-grafana`\n"
             "  a container fails: `docker compose ps --all` and `docker compose logs NAME`"

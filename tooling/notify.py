@@ -75,12 +75,12 @@ def read_stage(name: str, folder: Path, result: str = "") -> Stage:
         report = read_report(folder / "report.json")
     except NotAssessed:
         report = None
-    told = words.get(result, "did not run") if record is None else record["result"]
+    recorded = words.get(result, "did not run") if record is None else record["result"]
     if result == "failure":
-        told = "failed"
+        recorded = "failed"
     return Stage(
         name=name,
-        result="interrupted" if told == "running" else told,
+        result="interrupted" if recorded == "running" else recorded,
         seconds=record["seconds"] if record else None,
         first_seconds=first["seconds"] if first else None,
         report=report,

@@ -120,10 +120,10 @@ def _translated(text: str) -> str:
 def linear(root: Path, files: Sequence[str]) -> Scan:
     """Check each pattern of the files; one that can take more than linear time fails the stage."""
     found = [pattern for file in files for pattern in patterns(root, file)]
-    asked = json.dumps([{"source": pattern.source, "flags": pattern.flags} for pattern in found])
-    said = tools.report("node", CHECKER, asked, NODE_PATH=str(PACKAGES))
+    question = json.dumps([{"source": pattern.source, "flags": pattern.flags} for pattern in found])
+    response = tools.report("node", CHECKER, question, NODE_PATH=str(PACKAGES))
     findings = []
-    for pattern, verdict in zip(found, said["verdicts"], strict=True):
+    for pattern, verdict in zip(found, response["verdicts"], strict=True):
         if verdict["status"] == "unknown":
             raise NotAssessed(f"recheck cannot judge {pattern.path}:{pattern.line}: {verdict['error']['kind']}")
         if verdict["status"] == "vulnerable":
@@ -142,4 +142,4 @@ def linear(root: Path, files: Sequence[str]) -> Scan:
                 )
             )
     targets = tuple(f"{pattern.path}:{pattern.line}" for pattern in found)
-    return Scan(tool="recheck", version=said["version"], targets=targets, findings=tuple(findings))
+    return Scan(tool="recheck", version=response["version"], targets=targets, findings=tuple(findings))

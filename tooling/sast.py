@@ -73,15 +73,15 @@ def bandit(root: Path, files: Sequence[str]) -> Scan:
     if not files:
         return Scan(tool="bandit", version=tools.version("bandit"))
     arguments = ("--quiet", "--ignore-nosec", "--format=json", "--skip=B404,B603,B607", *files)
-    said = report("bandit", *arguments, expect=(0, 1), cwd=root)
-    if said["errors"]:
-        unread = "; ".join(f"{error['filename']}: {error['reason']}" for error in said["errors"])
+    output = report("bandit", *arguments, expect=(0, 1), cwd=root)
+    if output["errors"]:
+        unread = "; ".join(f"{error['filename']}: {error['reason']}" for error in output["errors"])
         raise NotAssessed(f"bandit could not read {unread}")
-    read = {relative(name, root) for name in said["metrics"] if name != "_totals"}
+    read = {relative(name, root) for name in output["metrics"] if name != "_totals"}
     if missing := sorted(set(files) - read):
         raise NotAssessed(f"bandit passed over {', '.join(missing)}")
     findings = []
-    for result in said["results"]:
+    for result in output["results"]:
         severity = Severity.named(result["issue_severity"])
         path = relative(result["filename"], root)
         findings.append(
@@ -172,10 +172,10 @@ def pip_audit(root: Path, locks: Sequence[str], service: str = OSV) -> Scan:
         arguments = ("--vulnerability-service=osv", "--osv-url", service, "--strict", "--no-deps", "--disable-pip")
         shape = ("--format=json", "--desc=off", "--aliases=on", "--progress-spinner=off", "-r", lock)
         try:
-            said = report("pip-audit", *arguments, *shape, expect=(0, 1), cwd=root)
+            output = report("pip-audit", *arguments, *shape, expect=(0, 1), cwd=root)
         except NotAssessed as error:
             raise Unreachable(f"the advisories at {service} cannot be read ({error})") from error
-        audited = {dependency["name"]: dependency for dependency in said["dependencies"]}
+        audited = {dependency["name"]: dependency for dependency in output["dependencies"]}
         skipped = sorted(name for name, dependency in audited.items() if "skip_reason" in dependency)
         if skipped:
             raise NotAssessed(f"pip-audit skipped {', '.join(skipped)}")
@@ -218,10 +218,10 @@ def safety(root: Path, locks: Sequence[str], key: str = "", **settings: str) -> 
         own = {"HOME": folder, "SAFETY_API_KEY": key, **settings}
         try:
             call("safety", "--stage", "cicd", "scan", "--save-as", "json", written, expect=(0, 64), cwd=project, **own)
-            said = json.loads(written.read_text())
+            output = json.loads(written.read_text())
         except (NotAssessed, OSError, json.JSONDecodeError) as error:
-            raise Unreachable(f"Safety's service cannot be asked ({error})") from error
-    for file in (file for found in said["scan_results"]["projects"] for file in found["files"]):
+            raise Unreachable(f"Safety's service cannot be reached ({error})") from error
+    for file in (file for project in output["scan_results"]["projects"] for file in project["files"]):
         lock = relative(file["location"], project)
         specifications = [one for dependency in file["results"]["dependencies"] for one in dependency["specifications"]]
         targets += [f"{lock}: {specification['raw']}" for specification in specifications]
@@ -301,8 +301,8 @@ def trivy_config(root: Path, dockerfiles: Sequence[str], overlays: Sequence[str]
             "--exit-code=0",
             f"--ignorefile={os.devnull}",
         )
-        said = report("trivy", *arguments, "--cache-dir", ROOT / ".cache" / "trivy", ".", cwd=Path(folder))
-        results = {result["Target"]: result for result in said.get("Results", []) if "MisconfSummary" in result}
+        output = report("trivy", *arguments, "--cache-dir", ROOT / ".cache" / "trivy", ".", cwd=Path(folder))
+        results = {result["Target"]: result for result in output.get("Results", []) if "MisconfSummary" in result}
     wanted = {file: file for file in dockerfiles} | {f"{overlay}.yaml": overlay for overlay in overlays}
     if missing := sorted(set(wanted) - set(results)):
         raise NotAssessed(f"trivy passed over {', '.join(missing)}")

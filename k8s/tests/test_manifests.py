@@ -180,8 +180,8 @@ def test_the_load_balancer_asks_what_the_kubelet_asks(name: str) -> None:
     probe = container["readinessProbe"]["httpGet"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     if name == "eks":
-        asked = one("overlays/eks", "Ingress")["metadata"]["annotations"]["alb.ingress.kubernetes.io/healthcheck-path"]
-        assert asked == probe["path"]
+        path = one("overlays/eks", "Ingress")["metadata"]["annotations"]["alb.ingress.kubernetes.io/healthcheck-path"]
+        assert path == probe["path"]
     else:
         check = one("overlays/gke", "BackendConfig")["spec"]["healthCheck"]
         assert (check["requestPath"], check["port"]) == (probe["path"], ports[probe["port"]])

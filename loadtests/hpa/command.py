@@ -61,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if load.censored:
         print("pods were at their CPU limits: the load is at least what follows from the requests they answered")
     answers = []
-    for question, asked in questions.items():
-        seconds = simulate(*asked)
+    for question, scenario in questions.items():
+        seconds = simulate(*scenario)
         answers.append(answer(question, seconds))
         print(answers[-1].text)
         entries += samples(question, seconds)

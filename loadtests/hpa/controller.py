@@ -169,10 +169,10 @@ class Controller:
         return not pod.ready and pod.started + self._settings.initial_readiness > pod.ready_changed
 
     def _ratio(self, resource: str, usage: Mapping[str, float], requests: Mapping[str, float]) -> float | None:
-        asked = sum(requests[name] for name in usage)
-        if not asked:
+        requested = sum(requests[name] for name in usage)
+        if not requested:
             return None
-        utilization = int(sum(usage.values()) * 100 / asked + 1e-9)  # whole per cent, as the controller computes
+        utilization = int(sum(usage.values()) * 100 / requested + 1e-9)  # whole per cent, as the controller computes
         return utilization / self._settings.targets[resource]
 
     def _tolerated(self, ratio: float) -> bool:

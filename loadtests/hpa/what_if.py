@@ -185,7 +185,7 @@ def ask(question: str, settings: Settings, load: Load) -> tuple[Settings, Load]:
         elif name == "start":
             load = replace(load, start_seconds=value)
         else:
-            raise BadQuestionError(f"{name!r} cannot be asked; {KNOWN}")
+            raise BadQuestionError(f"{name!r} cannot be changed; {KNOWN}")
     if settings.least > settings.most or min(settings.targets.values()) < 1 or settings.least < 1:
         raise BadQuestionError(f"{question}: min has to be 1 or more and at most max, and targets 1 % or more")
     return settings, load

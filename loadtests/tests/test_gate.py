@@ -55,7 +55,7 @@ def test_a_limit_inside_the_interval_is_inconclusive(make_run: MakeRun) -> None:
     p95 = next(check.measured for check in found.checks if check.objective == "p95_ms")
     verdict = judge(objectives(Limits(p95_ms=p95)), run)
     assert verdict.exit_code == 2
-    assert "too noisy to tell" in verdict.reasons[0]
+    assert "too noisy to decide" in verdict.reasons[0]
 
 
 def test_one_per_cent_of_errors_fails_a_limit_of_a_tenth(make_run: MakeRun) -> None:
@@ -68,7 +68,7 @@ def test_one_per_cent_of_errors_fails_a_limit_of_a_tenth(make_run: MakeRun) -> N
 def test_no_error_in_few_requests_does_not_prove_a_low_rate(make_run: MakeRun) -> None:
     verdict = judge(objectives(Limits(error_percent=0.1)), make_run({READ: 5}, seconds=20, per_second=10))
     assert verdict.exit_code == 2
-    assert "too few requests to tell: 0 of 180 requests failed" in verdict.reasons[0]
+    assert "too few requests to decide: 0 of 180 requests failed" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -102,13 +102,13 @@ def test_a_service_that_only_fails_fails(make_run: MakeRun) -> None:
     assert verdict.exit_code == 1
 
 
-def test_the_intended_start_decides_in_open_loop_runs_and_both_are_told(make_run: MakeRun) -> None:
+def test_the_intended_start_decides_in_open_loop_runs_and_both_are_reported(make_run: MakeRun) -> None:
     run = make_run({READ: 5}, intended={READ: 500})
     verdict = judge(objectives(Limits(p95_ms=12)), run)
     assert verdict.exit_code == 1
-    told = next(row for row in verdict.summaries if row.endpoint == READ)
-    assert told.p95 < 12
-    assert (told.intended_p95 or 0) > 500
+    summary = next(row for row in verdict.summaries if row.endpoint == READ)
+    assert summary.p95 < 12
+    assert (summary.intended_p95 or 0) > 500
     assert judge(objectives(Limits(p95_ms=12)), make_run({READ: 5})).exit_code == 0
 
 
@@ -146,7 +146,7 @@ def test_a_slow_service_on_a_slow_machine_fails_by_the_ratio(make_run: MakeRun) 
 
 
 @pytest.mark.parametrize(
-    ("series", "value", "said"),
+    ("series", "value", "reason"),
     [
         ("generator CPU", 97, "the load generator was saturated: it used 97 % of a CPU"),
         ("generator lag P95", 80, "the machine was too busy to measure on"),
@@ -154,12 +154,12 @@ def test_a_slow_service_on_a_slow_machine_fails_by_the_ratio(make_run: MakeRun) 
 )
 @pytest.mark.parametrize("median", [5, 500])
 def test_a_generator_that_could_not_measure_decides_nothing(
-    make_run: MakeRun, series: str, value: float, said: str, median: float
+    make_run: MakeRun, series: str, value: float, reason: str, median: float
 ) -> None:
     samples = [Sample(START + second, series, value, "process") for second in range(30)]
     verdict = judge(objectives(Limits(p95_ms=12)), [*make_run({READ: median}), *samples])
     assert verdict.exit_code == 2
-    assert said in verdict.reasons[0]
+    assert reason in verdict.reasons[0]
 
 
 def test_errors_fail_whatever_the_generator_could_measure(make_run: MakeRun) -> None:
@@ -210,7 +210,7 @@ def test_the_shipped_objectives_can_be_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
         ("all: {}", "without it a service that only fails would pass"),
         ("all: {error_percent: 1, p95: 5}", "unknown field `p95`"),
@@ -220,10 +220,10 @@ def test_the_shipped_objectives_can_be_read() -> None:
         ("all: [", "expected"),
     ],
 )
-def test_bad_objectives_say_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:
+def test_bad_objectives_say_what_is_wrong(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "objectives.yaml"
     path.write_text(text)
-    with pytest.raises(BadObjectivesError, match=said):
+    with pytest.raises(BadObjectivesError, match=reason):
         load_objectives(path)
 
 

@@ -249,11 +249,11 @@ def test_a_record_is_replayed_and_answers_what_if(
             recorder.write(entry)
     status = command.main([str(path), "--what-if", "cpu=50,max=20", "--what-if", "load=10"])
     result = json.loads((tmp_path / "hpa.json").read_text())
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (status == 0) is (result["replay"]["match"] >= 0.9)
     assert result["replay"]["match"] > 0.8
     assert [found["question"] for found in result["answers"]] == ["simulated", "cpu=50,max=20", "load=10"]
-    assert "of the decisions" in said or "decisions as the controller did" in said
+    assert "of the decisions" in output or "decisions as the controller did" in output
     assert "cpu=50,max=20" in (tmp_path / "hpa.html").read_text()
 
 

@@ -132,7 +132,7 @@ def test_a_killed_run_can_be_replayed(service: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--users=1"], "--users must be 2 or more"),
         (["--shape=wild"], "invalid choice: 'wild'"),
@@ -141,7 +141,7 @@ def test_a_killed_run_can_be_replayed(service: str, tmp_path: Path) -> None:
         (["--replay", "none.jsonl"], "none.jsonl"),
     ],
 )
-def test_what_cannot_run_says_why_with_status_2(arguments: list[str], said: str) -> None:
+def test_what_cannot_run_says_why_with_status_2(arguments: list[str], message: str) -> None:
     ran = load(*arguments)
     assert ran.returncode == 2
-    assert said in ran.stderr
+    assert message in ran.stderr

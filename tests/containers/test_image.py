@@ -174,17 +174,17 @@ def test_refuses_to_serve_the_network_without_accounts(image: str) -> None:
 
 
 def test_serving_compiles_nothing_at_start(image: str) -> None:
-    said = docker("run", "--rm", *HARDENED, f"--entrypoint={PYTHON}", image, "-v", "-c", "import service_kit.server")
-    loaded = re.findall(r"^# code object from '(/.*)'$", said, re.MULTILINE)
+    output = docker("run", "--rm", *HARDENED, f"--entrypoint={PYTHON}", image, "-v", "-c", "import service_kit.server")
+    loaded = re.findall(r"^# code object from '(/.*)'$", output, re.MULTILINE)
     assert len(loaded) > 300
     assert [path for path in loaded if not path.startswith("/app/bytecode/")] == []
 
 
 def test_python_and_libpq_share_the_base_images_openssl(image: str) -> None:
     program = "import psycopg, ssl; print(psycopg.pq.__impl__, open('/proc/self/maps').read())"
-    said = docker("run", "--rm", *HARDENED, f"--entrypoint={PYTHON}", image, "-c", program)
-    assert said.startswith("binary ")
-    libraries = {line.split()[-1] for line in said.splitlines() if "libcrypto" in line or "libssl" in line}
+    output = docker("run", "--rm", *HARDENED, f"--entrypoint={PYTHON}", image, "-c", program)
+    assert output.startswith("binary ")
+    libraries = {line.split()[-1] for line in output.splitlines() if "libcrypto" in line or "libssl" in line}
     assert {PurePosixPath(library).name for library in libraries} == {"libcrypto.so.3", "libssl.so.3"}
 
 

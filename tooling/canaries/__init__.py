@@ -1,11 +1,11 @@
-"""Canaries: for every gate a planted defect, and the exact finding that the gate must answer with.
+"""Canaries: for every gate a planted defect, and the exact finding that the gate must report.
 
-A canary is a function that gets an empty folder, plants its defect there and runs the real gate on it:
+A canary is a function that plants its defect in an empty folder and runs the real gate on it:
 
     @canary("sast/bandit", "a shell that takes any string", rule="B602", path="planted.py")
     def shell(folder: Path) -> Scan: ...
 
-For a gate that must say "not assessed", `problem` is what its message must contain.
+For a gate that must report "not assessed", its message must contain `problem`.
 """
 
 import functools
@@ -27,7 +27,7 @@ from tooling.project import REPORTS, ROOT, STAGES, services
 
 
 class Canary(msgspec.Struct, frozen=True):
-    """A planted defect, and what its gate must say."""
+    """A planted defect, and the report that its gate must make."""
 
     gate: str
     defect: str
@@ -38,7 +38,7 @@ class Canary(msgspec.Struct, frozen=True):
 
     @property
     def expected(self) -> str:
-        """What the gate must say, in one line."""
+        """The expected report in one line."""
         return f"{self.rule} at {self.path}" if self.rule else f"not assessed: {self.problem}"
 
     def matches(self, finding: Finding) -> bool:
@@ -47,7 +47,7 @@ class Canary(msgspec.Struct, frozen=True):
 
 
 class Proof(msgspec.Struct, frozen=True):
-    """What a gate said to its canary."""
+    """The report of a gate on its canary."""
 
     canary: Canary
     scan: Scan
@@ -61,12 +61,12 @@ class Proof(msgspec.Struct, frozen=True):
         return self.report.exit_code == 2 and self.canary.problem in self.scan.problem  # noqa: PLR2004 - could not assess
 
     @property
-    def said(self) -> str:
-        """What it said, in one line: the expected finding's message where it is there, all that it said otherwise."""
+    def reported(self) -> str:
+        """The report in one line: the expected finding, or everything reported where that is missing."""
         found = self.report.findings
         shown = [finding for finding in found if self.canary.matches(finding)][:1] or found
-        said = "; ".join(f"{finding.rule} at {finding.place}: {finding.message}" for finding in shown)
-        return " | ".join(filter(None, [said, self.scan.problem])) or Verdict.CLEAN
+        text = "; ".join(f"{finding.rule} at {finding.place}: {finding.message}" for finding in shown)
+        return " | ".join(filter(None, [text, self.scan.problem])) or Verdict.CLEAN
 
 
 CANARIES: list[Canary] = []
@@ -125,7 +125,7 @@ def main(stages: list[str]) -> int:
                 f"{word} {proof.canary.gate}: {escape(proof.canary.defect)} ({escape(proof.canary.expected)})"
             )
             if not proof.red:
-                console.print(f"    it said: {escape(proof.said)}")
+                console.print(f"    it reported: {escape(proof.reported)}")
             proofs.append(proof)
     for gate in without:
         console.print(f"[red]NO CANARY[/] {gate}: a gate that was never seen red may be one that cannot be")
@@ -136,7 +136,13 @@ def main(stages: list[str]) -> int:
         page.render("canaries.html", proofs=proofs, without=without, caught=caught, now=datetime.now(UTC))
     )
     rows = [
-        {"gate": p.canary.gate, "defect": p.canary.defect, "expected": p.canary.expected, "said": p.said, "red": p.red}
+        {
+            "gate": p.canary.gate,
+            "defect": p.canary.defect,
+            "expected": p.canary.expected,
+            "reported": p.reported,
+            "red": p.red,
+        }
         for p in proofs
     ]
     content = {"caught": caught, "planted": len(proofs), "gates_without_canary": without, "canaries": rows}

@@ -33,8 +33,8 @@ def answering(answers: dict[str, Any], *, status: int = 200) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self.reply(answers.get(asked.get("package", {}).get("name", self.path), {}))
+            query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.reply(answers.get(query.get("package", {}).get("name", self.path), {}))
 
         def do_GET(self) -> None:
             self.reply(answers.get(self.path.partition("?")[0], {}))

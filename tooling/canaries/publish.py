@@ -52,10 +52,10 @@ def attested(folder: Path, report: Report, *, signed_by_other: bool = False, tam
     bill = folder / plant(folder, "sbom.cdx.json", "{}")
     with oci_registry(IMAGE) as host:
         repository = f"{host}/canary"
-        said = provenance.statement(repository, IMAGE, report, [], bill)
-        envelope = provenance.sign(said, Ed25519PrivateKey.generate() if signed_by_other else key)
+        content = provenance.statement(repository, IMAGE, report, [], bill)
+        envelope = provenance.sign(content, Ed25519PrivateKey.generate() if signed_by_other else key)
         if tampered:
-            payload = json.dumps(said | {"changed": True}).encode()
+            payload = json.dumps(content | {"changed": True}).encode()
             envelope["payload"] = base64.b64encode(payload).decode()
         provenance.attach(repository, IMAGE, envelope)
         return anonymous(provenance.check(f"{repository}@{IMAGE}", revision="abc", key=key.public_key()))

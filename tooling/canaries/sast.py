@@ -111,7 +111,7 @@ def safety_without_key(folder: Path) -> Scan:
     return sast.safety(folder, [plant(folder, LOCK, "flask==0.12\n")])
 
 
-@canary("sast/safety", "an unreachable service", problem="cannot be asked")
+@canary("sast/safety", "an unreachable service", problem="cannot be reached")
 def safety_unreachable(folder: Path) -> Scan:
     closed = {
         "SAFETY_AUTH_SERVER_URL": CLOSED,

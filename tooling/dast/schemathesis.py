@@ -102,19 +102,19 @@ def read(target: Target, events: list[dict[str, Any]]) -> Scan:
         for kind in ("FatalError", "NonFatalError"):
             if kind in event:
                 raise NotAssessed(f"schemathesis: {json.dumps(event[kind])[:600]}")
-    asked: Counter[str] = Counter()
+    sent: Counter[str] = Counter()
     findings: dict[tuple[str, str], Finding] = {}
     for event in events:
         if recorder := event.get("ScenarioFinished", {}).get("recorder"):
             cases = recorder.get("cases", {}).values()
-            asked.update(f"{case['value']['method']} {case['value']['path']}" for case in cases)
+            sent.update(f"{case['value']['method']} {case['value']['path']}" for case in cases)
             for finding in failures(recorder):
                 findings.setdefault((finding.rule, finding.path), finding)
     operations = {operation.label for operation in target.operations}
-    if missed := sorted(operations - set(asked)):
-        raise NotAssessed(f"schemathesis never asked for {', '.join(missed)}")
+    if missed := sorted(operations - set(sent)):
+        raise NotAssessed(f"schemathesis never sent {', '.join(missed)}")
     version = events[0]["Initialize"]["schemathesis_version"]
-    targets = tuple(f"{label}: {count} requests" for label, count in sorted(asked.items()) if label in operations)
+    targets = tuple(f"{label}: {count} requests" for label, count in sorted(sent.items()) if label in operations)
     return Scan(tool="schemathesis", version=version, targets=targets, findings=tuple(findings.values()))
 
 
@@ -124,7 +124,7 @@ def failures(recorder: dict[str, Any]) -> Iterator[Finding]:
         for check in checks:
             if check["status"] == "failure":
                 failure = check["failure_info"]["failure"]
-                said = [
+                parts = [
                     failure["title"],
                     *failure["message"].split("\n\n")[:1],
                     exchange(recorder["interactions"].get(case, {})),
@@ -133,7 +133,7 @@ def failures(recorder: dict[str, Any]) -> Iterator[Finding]:
                     tool="schemathesis",
                     rule=check["name"],
                     severity=Severity.named(failure["severity"]),
-                    message=". ".join(" ".join(part.split()) for part in said if part),
+                    message=". ".join(" ".join(part.split()) for part in parts if part),
                     path=failure["operation"],
                     subject=failure["title"],
                 )

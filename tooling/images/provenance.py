@@ -142,9 +142,9 @@ def key_id(key: Ed25519PublicKey) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
-def sign(said: dict[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
+def sign(content: dict[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
     """Return a signed DSSE envelope with a statement in it."""
-    envelope = Envelope(json.dumps(said, sort_keys=True).encode(), PAYLOAD_TYPE, {})
+    envelope = Envelope(json.dumps(content, sort_keys=True).encode(), PAYLOAD_TYPE, {})
     envelope.sign(CryptoSigner(key, anonymous(key.public_key())))
     signed: dict[str, Any] = envelope.to_dict()
     return signed
@@ -157,12 +157,12 @@ def opened(envelope: dict[str, Any], key: Ed25519PublicKey) -> dict[str, Any]:
         read.verify([anonymous(key)], threshold=1)
         if read.payload_type != PAYLOAD_TYPE:
             raise Untrusted(f"the provenance is signed as {read.payload_type}, not as {PAYLOAD_TYPE}")
-        said: dict[str, Any] = json.loads(read.payload)
+        content: dict[str, Any] = json.loads(read.payload)
     except VerificationError as error:
         raise Untrusted(f"the provenance is not signed by the trusted key {key_id(key)[:12]}") from error
     except (FormatError, KeyError, TypeError, ValueError) as error:
         raise Untrusted(f"the provenance is not a DSSE envelope: {error!r}") from error
-    return said
+    return content
 
 
 def bundle(envelope: dict[str, Any]) -> dict[str, Any]:
@@ -322,19 +322,19 @@ def fetch(repository: str, digest: str) -> list[dict[str, Any]]:
     return [one["dsseEnvelope"] for one in bundles if "dsseEnvelope" in one]
 
 
-def objections(said: dict[str, Any], digest: str, revision: str | None, builders: str = "") -> list[tuple[str, str]]:
+def objections(content: dict[str, Any], digest: str, revision: str | None, builders: str = "") -> list[tuple[str, str]]:
     """Return what in a statement with a valid signature forbids deploying `digest`: rules and messages.
 
     It has to be of `revision` unless that is None, and of a builder whose id matches one of the patterns `builders`.
     """
     try:
-        subjects = [subject["digest"]["sha256"] for subject in said["subject"]]
-        built = said["predicate"]["buildDefinition"]["externalParameters"]["revision"]
-        builder_id = said["predicate"]["runDetails"]["builder"]["id"]
-        products = {product["name"]: product for product in said["predicate"]["runDetails"]["byproducts"]}
+        subjects = [subject["digest"]["sha256"] for subject in content["subject"]]
+        built = content["predicate"]["buildDefinition"]["externalParameters"]["revision"]
+        builder_id = content["predicate"]["runDetails"]["builder"]["id"]
+        products = {product["name"]: product for product in content["predicate"]["runDetails"]["byproducts"]}
         scan = products["scan"]["annotations"]
         fixtures = [gate["name"] for gate in scan["gates"] if gate["fixture"]]
-        verdict, kind = scan["verdict"], said["predicateType"]
+        verdict, kind = scan["verdict"], content["predicateType"]
     except (KeyError, TypeError) as error:
         return [("malformed", f"the provenance lacks {error}")]
     found = []
@@ -349,7 +349,7 @@ def objections(said: dict[str, Any], digest: str, revision: str | None, builders
     if built.endswith("+"):
         found.append(("uncommitted", f"the image was built from {built}: with changes that no commit holds"))
     if verdict != Verdict.CLEAN:
-        found.append(("not-clean", f"the image's scan said: {verdict}"))
+        found.append(("not-clean", f"the verdict of the image's scan is: {verdict}"))
     if fixtures:
         found.append(("fixture", f"the image's scan compared with a fixture ({', '.join(fixtures)})"))
     return found

@@ -113,10 +113,10 @@ def push(repository: str, reference: str, names: list[str]) -> str:
     """Push the image under each tag and return its digest; raise `NotAssessed` where the registry does not take it."""
     for name in names:
         call("docker", "tag", reference, f"{repository}:{name}")
-        said = call("docker", "push", f"{repository}:{name}")
-    digest = re.search(r"digest: (sha256:[0-9a-f]{64})", said)
+        output = call("docker", "push", f"{repository}:{name}")
+    digest = re.search(r"digest: (sha256:[0-9a-f]{64})", output)
     if digest is None:
-        raise NotAssessed(f"docker did not report the pushed digest: {said[-200:]}")
+        raise NotAssessed(f"docker did not report the pushed digest: {output[-200:]}")
     return digest.group(1)
 
 

@@ -121,10 +121,10 @@ def read_database(cache: Path) -> Database | None:
 def trivy(cache: Path, *arguments: str | Path) -> dict[str, Any]:
     """Run a vulnerability scan with the database as it is, and return Trivy's JSON report."""
     same = ("--quiet", "--scanners=vuln", "--skip-db-update", "--offline-scan", "--list-all-pkgs", "--exit-code=0")
-    said: dict[str, Any] = report(
+    output: dict[str, Any] = report(
         "trivy", *arguments, *same, "--format=json", f"--ignorefile={os.devnull}", "--cache-dir", cache
     )
-    return said
+    return output
 
 
 def probe(cache: Path, distribution: str) -> list[str]:
@@ -158,10 +158,10 @@ def trivy_image(reference: str, cache: Path = DATABASES, *, refresh: bool = True
     """Look for known vulnerabilities in the image. HIGH and CRITICAL with a fix fail the stage, the rest is noted."""
     oldest = timedelta(hours=float(os.environ.get("VULNERABILITY_DB_MAX_AGE_HOURS", "72")))
     compared = database(cache, oldest, refresh=refresh)
-    said = trivy(cache, "image", reference)
-    system = said.get("Metadata", {}).get("OS", {})
+    output = trivy(cache, "image", reference)
+    system = output.get("Metadata", {}).get("OS", {})
     distribution = f"{system.get('Family')} {str(system.get('Name')).partition('.')[0]}"
-    results = said.get("Results", [])
+    results = output.get("Results", [])
     packages = [f"{p['Name']} {p['Version']}" for result in results for p in result.get("Packages", [])]
     for kind in ("os-pkgs", "lang-pkgs"):
         if not any(result.get("Packages") for result in results if result["Class"] == kind):

@@ -1,4 +1,4 @@
-"""The parts of a deploy that need no cluster: what is judged, ordered, compared and said."""
+"""The parts of a deploy that need no cluster: checks, order, comparison and messages."""
 
 import json
 import secrets
@@ -52,7 +52,7 @@ def item(kind: str, name: str = "task-api", component: str = "", **more: Any) ->
 
 @dataclass(frozen=True)
 class Recorded(kube.Kube):
-    """A cluster that holds OBJECTS and keeps what is asked of it."""
+    """A cluster that holds `objects` and records the calls to it."""
 
     context: str = "nowhere"
     namespace: str = "task-api"
@@ -342,10 +342,10 @@ class Mended(Answering):
         return [] if kind == "pod" and deleted else super().find(kind, selector)
 
     def get(self, kind: str, name: str) -> Object | None:
-        asked = len(self.commands) and any(command[0] == "delete" for command in self.commands)
+        deleted = len(self.commands) and any(command[0] == "delete" for command in self.commands)
         self.commands.append(("look",))
         looks = self.commands.count(("look",))
-        return super().get(kind, name) if not asked or looks < 5 else deployment(**COMPLETE)
+        return super().get(kind, name) if not deleted or looks < 5 else deployment(**COMPLETE)
 
 
 OVERDUE = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "no progress"}
@@ -588,7 +588,7 @@ def test_a_pushed_image_needs_a_digest() -> None:
         trust.pushed("registry.example/task-api:latest")
 
 
-# What is said before anything is done.
+# Messages before anything changes.
 
 
 def test_an_unknown_overlay_is_answered_with_the_known_ones() -> None:
@@ -710,8 +710,8 @@ def served() -> Iterator[str]:
         yield address
 
 
-def told(url: str, credentials: dict[str, str]) -> str:
-    """Check with these credentials, and give what is said of it."""
+def checked(url: str, credentials: dict[str, str]) -> str:
+    """Check with these credentials, and return the message."""
     news: list[str] = []
     verify.task_round(url, credentials, news.append)
     return news[-1]
@@ -722,8 +722,8 @@ def test_every_checkout_checks_with_the_account_that_the_cluster_keeps(served: s
     first = verify.account(there)
     assert first == verify.account(Recorded(objects=there.applied))
     assert first != verify.account(Recorded())
-    assert "written, read and removed" in told(served, first)
-    assert "written, read and removed" in told(served, first)
+    assert "written, read and removed" in checked(served, first)
+    assert "written, read and removed" in checked(served, first)
 
 
 def test_the_cleaning_up_spares_the_account() -> None:
@@ -739,23 +739,23 @@ def test_an_incomplete_account_is_named_with_a_remedy() -> None:
 
 def test_an_account_with_another_password_is_no_reason_to_roll_back(served: str) -> None:
     account = verify.account(Recorded())
-    told(served, account)
-    assert "409: the account has another password than the Secret deploy-check says" in told(
+    checked(served, account)
+    assert "409: the account has another password than the Secret deploy-check says" in checked(
         served, {**account, "password": "never the right one"}
     )
 
 
 def test_a_strangers_wrong_logins_are_no_reason_to_roll_back(served: str) -> None:
     account = verify.account(Recorded())
-    told(served, account)
+    checked(served, account)
     for _ in range(3):
         httpx.post(f"{served}/auth/login", json={**account, "password": "never the right one"})
-    assert told(served, account).startswith("WARNING: no task was written and read: /auth/login answers 429")
+    assert checked(served, account).startswith("WARNING: no task was written and read: /auth/login answers 429")
 
 
 def test_closed_registration_is_no_reason_to_roll_back_and_has_a_remedy() -> None:
     with running({**ACCOUNTS, "REGISTRATION": "closed"}, workers=1) as address:
-        assert "into the Secret deploy-check" in told(address, verify.account(Recorded()))
+        assert "into the Secret deploy-check" in checked(address, verify.account(Recorded()))
 
 
 @pytest.mark.parametrize("broken", ["/auth/login", "/tasks"])

@@ -68,7 +68,7 @@ def test_coverage_below_the_limit_names_the_worst_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "expected"),
+    ("code", "output", "expected"),
     [
         (0, "Success: no issues found in 3 source files\n", []),
         (
@@ -81,9 +81,9 @@ def test_coverage_below_the_limit_names_the_worst_files(tmp_path: Path) -> None:
     ],
 )
 def test_mypy_is_clean_only_where_it_reports_that_it_checked(
-    monkeypatch: pytest.MonkeyPatch, code: int, said: str, expected: list[tuple[str, int]] | None
+    monkeypatch: pytest.MonkeyPatch, code: int, output: str, expected: list[tuple[str, int]] | None
 ) -> None:
-    done = subprocess.CompletedProcess(["mypy"], code, said, "")
+    done = subprocess.CompletedProcess(["mypy"], code, output, "")
     monkeypatch.setattr(check, "run", lambda *_, **__: done)
     monkeypatch.setattr(tools, "version", lambda _: "2")
     if expected is None:

@@ -25,7 +25,7 @@ def test_the_changelog_has_notes_for_the_version_of_every_service() -> None:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """Replace `gh` by a fake that knows of no open issue; return the list of its commands."""
     commands: list[tuple[str, ...]] = []
 
@@ -46,7 +46,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     ],
 )
 def test_a_release_is_made_where_tag_version_and_changelog_agree(
-    told: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str, date: str, problem: str
+    commands: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str, date: str, problem: str
 ) -> None:
     monkeypatch.setenv("GITHUB_REF_TYPE", "tag")
     monkeypatch.setenv("GITHUB_REF_NAME", tag)
@@ -56,15 +56,15 @@ def test_a_release_is_made_where_tag_version_and_changelog_agree(
     if problem:
         with pytest.raises(Disagreement, match=problem):
             github.release(tmp_path / "release")
-        assert told == []
+        assert commands == []
     else:
         github.release(tmp_path / "release")
-        (command,) = told
+        (command,) = commands
         assert command[:4] == ("release", "create", tag, "--verify-tag")
 
 
 def test_without_a_tag_the_notes_are_written_and_nothing_is_released(
-    told: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("GITHUB_REF_TYPE", raising=False)
     monkeypatch.setattr(github, "version", lambda: "1.0.0")
@@ -72,7 +72,7 @@ def test_without_a_tag_the_notes_are_written_and_nothing_is_released(
     (tmp_path / "CHANGELOG.md").write_text("## 1.0.0 - unreleased\n\nThe first.\n")
     github.release(tmp_path / "release")
     assert (tmp_path / "release" / "notes.md").read_text().endswith("The first.\n")
-    assert told == []
+    assert commands == []
 
 
 @pytest.mark.parametrize(

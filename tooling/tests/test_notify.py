@@ -24,8 +24,8 @@ def report(*found: Finding, problem: str = "") -> Report:
     return Report.of("sast", [scan], strict=True)
 
 
-def a_stage(result: str = "passed", *, told: Report | None = None) -> Stage:
-    return Stage(name="sast", result=result, seconds=12.0, report=told or report())
+def a_stage(result: str = "passed", *, recorded: Report | None = None) -> Stage:
+    return Stage(name="sast", result=result, seconds=12.0, report=recorded or report())
 
 
 def left(folder: Path, result: str) -> Path:
@@ -41,12 +41,12 @@ def test_a_stage_is_what_it_recorded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "result"),
+    ("recorded", "result"),
     [("", "did not run"), ("failure", "failed"), ("cancelled", "cancelled"), ("skipped", "skipped")],
 )
-def test_a_stage_that_left_nothing_is_never_passed(tmp_path: Path, told: str, result: str) -> None:
-    assert read_stage("sast", tmp_path, told).result == result
-    assert overall([read_stage("sast", tmp_path, told)]) == "failed"
+def test_a_stage_that_left_nothing_is_never_passed(tmp_path: Path, recorded: str, result: str) -> None:
+    assert read_stage("sast", tmp_path, recorded).result == result
+    assert overall([read_stage("sast", tmp_path, recorded)]) == "failed"
 
 
 def test_a_job_that_ci_calls_failed_did_not_pass_whatever_it_recorded(tmp_path: Path) -> None:
@@ -58,21 +58,21 @@ def test_a_stage_that_was_killed_is_interrupted(tmp_path: Path) -> None:
 
 
 def test_markdown_holds_a_row_a_stage_and_every_failing_finding() -> None:
-    text = markdown([a_stage("failed", told=report(FINDING))], "abc")
+    text = markdown([a_stage("failed", recorded=report(FINDING))], "abc")
     assert "## Pipeline failed: `abc`" in text
     assert "| sast | ❌ failed | 12 s | 1 findings |" in text
     assert "| high | bandit B602 | `a.py:3` | a \\| shell |" in text
 
 
 def test_what_was_not_assessed_is_reported_even_where_the_stage_passed() -> None:
-    told = report(problem="no database")
-    assert "bandit not assessed: no database" in markdown([a_stage(told=told)], "abc")
+    recorded = report(problem="no database")
+    assert "bandit not assessed: no database" in markdown([a_stage(recorded=recorded)], "abc")
 
 
 def test_a_gap_is_named_even_where_the_stage_passed() -> None:
     scan = Scan(tool="safety", version="", problem="no key", unconfigured=True)
-    told = Report.of("sast", [scan], strict=True)
-    assert "safety not configured: no key" in markdown([a_stage(told=told)], "abc")
+    recorded = Report.of("sast", [scan], strict=True)
+    assert "safety not configured: no key" in markdown([a_stage(recorded=recorded)], "abc")
 
 
 def test_a_request_whose_publish_is_skipped_has_passed() -> None:
@@ -93,7 +93,7 @@ def test_a_webhook_that_is_not_set_is_a_gap_and_an_error_only_where_it_is_requir
 
 
 def test_slack_gets_its_shape_within_its_limits() -> None:
-    stages = [a_stage("failed", told=report(problem="x" * 150)) for _ in range(100)]
+    stages = [a_stage("failed", recorded=report(problem="x" * 150)) for _ in range(100)]
     block = slack(stages, "abc")["blocks"][0]
     assert block["type"] == "section"
     assert len(block["text"]["text"]) <= 3000

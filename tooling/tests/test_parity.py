@@ -219,7 +219,7 @@ PROOFS = {
 
 
 def python_version() -> str:
-    """Return the Python that the locks are made for, and that pyproject.toml's tools are told of."""
+    """Return the Python of the locks and of pyproject.toml's tools."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     versions = {
         settings["project"]["requires-python"].removeprefix(">="),

@@ -52,8 +52,8 @@ def test_what_is_attached_to_an_image_is_verified_by_its_digest(sbom: Path, monk
     monkeypatch.setenv("PROVENANCE_PUBLIC_KEY", KEY.public_key().public_bytes(*form).decode())
     with oci_registry(DIGEST) as host:
         repository = f"{host}/owner/task-api"
-        said = provenance.statement(repository, DIGEST, report(), [], sbom)
-        provenance.attach(repository, DIGEST, provenance.sign(said, KEY))
+        content = provenance.statement(repository, DIGEST, report(), [], sbom)
+        provenance.attach(repository, DIGEST, provenance.sign(content, KEY))
         provenance.verify(f"{repository}@{DIGEST}", revision="abc")
         with pytest.raises(Untrusted, match="built from abc, not from def"):
             provenance.verify(f"{repository}@{DIGEST}", revision="def")
@@ -70,12 +70,12 @@ def test_the_statement_names_builder_image_and_commit(sbom: Path, monkeypatch: p
         "GITHUB_WORKFLOW_REF": "owner/repo/.github/workflows/pipeline.yml@refs/heads/main",
     }.items():
         monkeypatch.setenv(name, value)
-    said = provenance.statement("ghcr.io/owner/task-api", DIGEST, report(), [{"uri": "git+x"}], sbom)
-    details = said["predicate"]["runDetails"]
-    assert said["subject"] == [{"name": "ghcr.io/owner/task-api", "digest": {"sha256": "a" * 64}}]
+    content = provenance.statement("ghcr.io/owner/task-api", DIGEST, report(), [{"uri": "git+x"}], sbom)
+    details = content["predicate"]["runDetails"]
+    assert content["subject"] == [{"name": "ghcr.io/owner/task-api", "digest": {"sha256": "a" * 64}}]
     assert details["builder"]["id"].endswith("pipeline.yml@refs/heads/main")
     assert details["metadata"]["invocationId"] == "https://github.com/owner/repo/actions/runs/7"
-    assert said["predicate"]["buildDefinition"]["resolvedDependencies"] == [{"uri": "git+x"}]
+    assert content["predicate"]["buildDefinition"]["resolvedDependencies"] == [{"uri": "git+x"}]
 
 
 @given(st.binary(), st.integers(0, 10_000))
@@ -109,8 +109,8 @@ def test_a_signed_statement_of_another_shape_is_an_objection() -> None:
 
 
 def test_an_image_of_uncommitted_changes_is_an_objection(sbom: Path) -> None:
-    said = provenance.statement("r", DIGEST, report(revision="abc+"), [], sbom)
-    assert [rule for rule, _ in provenance.objections(said, DIGEST, None)] == ["uncommitted"]
+    content = provenance.statement("r", DIGEST, report(revision="abc+"), [], sbom)
+    assert [rule for rule, _ in provenance.objections(content, DIGEST, None)] == ["uncommitted"]
 
 
 WORKFLOWS = "https://github.com/o/r/.github/workflows"
@@ -134,11 +134,11 @@ def test_images_of_main_and_of_tags_alone_are_accepted(
     monkeypatch.setenv("GITHUB_RUN_ID", "1")
     monkeypatch.setenv("GITHUB_SERVER_URL", "https://github.com")
     monkeypatch.setenv("GITHUB_WORKFLOW_REF", f"o/r/.github/workflows/{workflow}")
-    said = provenance.statement("r", DIGEST, report(), [], sbom)
+    content = provenance.statement("r", DIGEST, report(), [], sbom)
     builders = f"{WORKFLOWS}/pipeline.yml@refs/heads/main {WORKFLOWS}/release.yml@refs/tags/v*"
-    found = [rule for rule, _ in provenance.objections(said, DIGEST, None, builders)]
+    found = [rule for rule, _ in provenance.objections(content, DIGEST, None, builders)]
     assert found == ([] if accepted else ["other-builder"])
-    assert provenance.objections(said, DIGEST, None) == []
+    assert provenance.objections(content, DIGEST, None) == []
 
 
 def test_without_a_key_nothing_is_signed_and_nothing_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,8 +162,8 @@ def test_a_key_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
 def test_a_registry_that_returns_another_content_is_not_believed(sbom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with oci_registry(DIGEST) as host:
         repository = f"{host}/task-api"
-        said = provenance.statement(repository, DIGEST, report(), [], sbom)
-        provenance.attach(repository, DIGEST, provenance.sign(said, KEY))
+        content = provenance.statement(repository, DIGEST, report(), [], sbom)
+        provenance.attach(repository, DIGEST, provenance.sign(content, KEY))
 
         class Other:
             content = b"{}"
@@ -249,8 +249,8 @@ def test_an_image_is_pushed_by_digest_and_its_provenance_lies_beside_it(registry
                 headers={"Accept": "application/vnd.docker.distribution.manifest.v2+json"},
             )
             assert manifest.headers["Docker-Content-Digest"] == digest
-        said = provenance.statement(repository, digest, report(), [], sbom)
-        provenance.attach(repository, digest, provenance.sign(said, KEY))
+        content = provenance.statement(repository, digest, report(), [], sbom)
+        provenance.attach(repository, digest, provenance.sign(content, KEY))
         assert provenance.check(f"{repository}@{digest}", key=KEY.public_key()).findings == ()
         (envelope,) = provenance.fetch(repository, digest)
         found = json.loads(base64.b64decode(envelope["payload"]))
@@ -323,11 +323,11 @@ def test_cosign_accepts_the_provenance_and_refuses_another_key_another_digest_an
     envelope = provenance.sign(provenance.statement(repository, digest, report(), [], sbom), KEY)
     provenance.attach(repository, digest, envelope)
     assert verdict(signed, KEY)[0] == 0
-    code, said = verdict(signed, Ed25519PrivateKey.generate())
-    assert (code, "accepted signatures do not match threshold" in said) == (1, True), said
-    code, said = verdict(other, KEY)
-    assert (code, "no matching attestations" in said) == (1, True), said
+    code, content = verdict(signed, Ed25519PrivateKey.generate())
+    assert (code, "accepted signatures do not match threshold" in content) == (1, True), content
+    code, content = verdict(other, KEY)
+    assert (code, "no matching attestations" in content) == (1, True), content
     repository, _, digest = other.partition("@")
     provenance.attach(repository, digest, envelope)
-    code, said = verdict(other, KEY)
-    assert (code, "digest" in said) == (1, True), said
+    code, content = verdict(other, KEY)
+    assert (code, "digest" in content) == (1, True), content

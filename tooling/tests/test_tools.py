@@ -76,11 +76,11 @@ def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[T
             entry = tarfile.TarInfo(name)
             entry.size = len(script)
             tar.addfile(entry, BytesIO(script))
-    asked: list[str] = []
+    requested: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requested.append(self.path)
             self.send_response(200)
             self.end_headers()
             self.wfile.write(packed.getvalue())
@@ -91,18 +91,18 @@ def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[T
     with serving(Handler) as address:
         pin = {"file": "hammer_{version}.tar.gz", "sha256": hashlib.sha256(packed.getvalue()).hexdigest()}
         url = f"http://{address}/v{{version}}/{{file}}"
-        yield Tool("hammer", release=url, version="1.2.3", sha256={tools.system(): pin}), asked
+        yield Tool("hammer", release=url, version="1.2.3", sha256={tools.system(): pin}), requested
 
 
 def test_a_release_with_the_pinned_hash_is_installed_once(release: tuple[Tool, list[str]]) -> None:
-    tool, asked = release
+    tool, requested = release
     tools.install(tool)
     tools.install(tool)
     path = tool.path()
     assert path
     assert subprocess.run([path], capture_output=True, check=True, text=True).stdout == "1.2.3\n"
     assert sorted(file.name for file in path.parent.iterdir()) == ["hammer", "source"]
-    assert (asked, tool.source) == (["/v1.2.3/hammer_1.2.3.tar.gz"], "release")
+    assert (requested, tool.source) == (["/v1.2.3/hammer_1.2.3.tar.gz"], "release")
 
 
 def test_a_release_with_another_hash_is_an_error_and_leaves_nothing_to_run(release: tuple[Tool, list[str]]) -> None:
@@ -115,16 +115,16 @@ def test_a_release_with_another_hash_is_an_error_and_leaves_nothing_to_run(relea
 
 
 def test_a_kept_archive_runs_only_where_its_hash_is_right(release: tuple[Tool, list[str]]) -> None:
-    tool, asked = release
+    tool, requested = release
     tools.install(tool)
     (kept,) = tools.DOWNLOADS.iterdir()
     shutil.rmtree(tools.HOME)
     tools.install(tool)
-    assert len(asked) == 1  # from the archive
+    assert len(requested) == 1  # from the archive
     shutil.rmtree(tools.HOME)
     kept.write_bytes(b"planted")
     tools.install(tool)
-    assert len(asked) == 2  # anew
+    assert len(requested) == 2  # anew
     assert tool.path()
 
 

@@ -149,7 +149,7 @@ def test_a_service_that_lives_without_its_database_is_healthy_but_not_ready() ->
     server = make_server("127.0.0.1", 0, answer)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    alive, ready = (run("healthcheck", *asked, env={"PORT": str(server.server_port)}) for asked in ((), ("--ready",)))
+    alive, ready = (run("healthcheck", *flags, env={"PORT": str(server.server_port)}) for flags in ((), ("--ready",)))
     server.shutdown()
     thread.join()
     server.server_close()

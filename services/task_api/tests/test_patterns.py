@@ -103,8 +103,8 @@ def answering(application: Flask, environment: dict[str, Any], place: Callable[[
     """Return a call that answers a request which has the text at the place."""
 
     def answer(text: str) -> None:
-        asked = {**environment, "wsgi.input": BytesIO(b"{}"), **place(text)}
-        run_wsgi_app(application.wsgi_app, asked)
+        request = {**environment, "wsgi.input": BytesIO(b"{}"), **place(text)}
+        run_wsgi_app(application.wsgi_app, request)
 
     return answer
 

@@ -99,15 +99,15 @@ def test_what_is_no_http_is_answered_with_a_problem_and_the_health_check_asks_th
         answer = b""
         while chunk := connection.recv(4096):
             answer += chunk
-    asked = subprocess.run(
+    done = subprocess.run(
         command_line("healthcheck"), env=environment({"PORT": port}), capture_output=True, text=True, check=False
     )
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400")
     assert b"application/problem+json" in head
     assert json.loads(body)["status"] == 400
-    assert asked.returncode == 0
-    assert json.loads(asked.stdout)["status"] == "alive"
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["status"] == "alive"
 
 
 @pytest.fixture
@@ -348,15 +348,15 @@ def test_without_an_endpoint_opentelemetry_is_not_even_loaded(tmp_path: Path) ->
     modules = "sys, service_kit.server, task_api.http.app"
     code = f"import {modules}; print(any(name.startswith('opentelemetry') for name in sys.modules))"
     command = [command_line()[0], "-c", code]
-    asked = subprocess.run(command, env=environment({}), capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert asked.stdout.strip() == "False"
+    done = subprocess.run(command, env=environment({}), capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.strip() == "False"
 
 
 def test_a_slow_start_of_the_database_is_waited_for_by_the_migration(tmp_path: Path) -> None:
     port = free_port()
     settings = {"DATABASE_URL": f"postgresql://nobody@127.0.0.1:{port}/none"}
     began = time.monotonic()
-    asked = subprocess.run(
+    done = subprocess.run(
         command_line("migrate", "--wait", "1"),
         env=environment(settings),
         capture_output=True,
@@ -364,5 +364,5 @@ def test_a_slow_start_of_the_database_is_waited_for_by_the_migration(tmp_path: P
         check=False,
         cwd=tmp_path,
     )
-    assert asked.returncode == 1
+    assert done.returncode == 1
     assert time.monotonic() - began >= 1

@@ -70,41 +70,48 @@ def _finished(application: Any) -> Any:
 
 
 def _begin() -> None:
-    here, asked = g._get_current_object(), request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
-    here.request = asked
-    here.started = time.perf_counter()
-    headers = asked.headers
+    context, incoming = g._get_current_object(), request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
+    context.request = incoming
+    context.started = time.perf_counter()
+    headers = incoming.headers
     given = headers.get("X-Request-ID", "")
-    here.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-    here.span = None
-    here.trace_id = incoming_trace_id(headers.get("traceparent"))
-    here.service = service()
-    if here.service.tracer:
-        here.span, here.trace_id = here.service.tracer.start(asked.method, asked.path, headers)
-    about.set({"request_id": here.request_id, "trace_id": here.trace_id})
-    if "HTTP_HOST" not in asked.environ and asked.environ["SERVER_PROTOCOL"] == "HTTP/1.1":
+    context.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+    context.span = None
+    context.trace_id = incoming_trace_id(headers.get("traceparent"))
+    context.service = service()
+    if context.service.tracer:
+        context.span, context.trace_id = context.service.tracer.start(incoming.method, incoming.path, headers)
+    about.set({"request_id": context.request_id, "trace_id": context.trace_id})
+    if "HTTP_HOST" not in incoming.environ and incoming.environ["SERVER_PROTOCOL"] == "HTTP/1.1":
         raise Refusal(MALFORMED_REQUEST, "HTTP/1.1 asks for a Host header (RFC 9112, section 3.2)")
-    here.service.admit(here)
+    context.service.admit(context)
 
 
 def _finish(environment: Any, status: int, present: set[str]) -> list[tuple[str, str]]:
     """Count and log the response; return the headers that it has in addition to those in `present`."""
-    here = g._get_current_object()  # noqa: SLF001
-    seconds = time.perf_counter() - here.started
-    asked = here.request
-    route = asked.url_rule.rule if asked.url_rule else UNMATCHED
-    method = asked.method if asked.method in METHODS else "(other)"
-    metrics.observe(route, method, status, seconds, here.trace_id)
-    if here.span:
-        here.service.tracer.finish(here.span, method, route, status)
+    context = g._get_current_object()  # noqa: SLF001
+    seconds = time.perf_counter() - context.started
+    incoming = context.request
+    route = incoming.url_rule.rule if incoming.url_rule else UNMATCHED
+    method = incoming.method if incoming.method in METHODS else "(other)"
+    metrics.observe(route, method, status, seconds, context.trace_id)
+    if context.span:
+        context.service.tracer.finish(context.span, method, route, status)
     write = log.debug if route in QUIET else log.info
     duration = round(seconds * 1000, 3)
-    write("request", method=method, route=route, status=status, duration_ms=duration, **here.service.log_fields(here))
+    write(
+        "request",
+        method=method,
+        route=route,
+        status=status,
+        duration_ms=duration,
+        **context.service.log_fields(context),
+    )
     about.set({})
     return [
         *ALWAYS,
         *(header for header in UNLESS_GIVEN if header[0] not in present),
-        *here.service.headers(here),
+        *context.service.headers(context),
         *(HTTPS_ONLY if environment["wsgi.url_scheme"] == "https" else ()),
-        ("X-Request-ID", here.request_id),
+        ("X-Request-ID", context.request_id),
     ]

@@ -77,7 +77,7 @@ class Registration(Struct, forbid_unknown_fields=True):
 class Login(Struct, forbid_unknown_fields=True):
     """An attempt to log in."""
 
-    email: Annotated[str, Meta(max_length=254, pattern=r"^[^\x00]*$")]  # PostgreSQL cannot be asked for U+0000
+    email: Annotated[str, Meta(max_length=254, pattern=r"^[^\x00]*$")]  # PostgreSQL accepts no U+0000
     password: Given
     device_token: (
         Annotated[

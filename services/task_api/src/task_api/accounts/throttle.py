@@ -50,7 +50,7 @@ class Throttle:
         self._database = database
         self._rate = rate
         self._refused: dict[str, float] = {}
-        """When the database is asked again about a counter that is full, by `time.monotonic`."""
+        """When a full counter is next read from the database, by `time.monotonic`."""
 
     def login(self, email: str, address: str, device: str | None) -> list[Attempt]:
         """Count a login and return what to give back when it succeeds. Raises Throttled.

@@ -29,7 +29,7 @@ REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "00
 """Every migration, oldest first. The service is ready at the last one, and at any that it does not know."""
 
 LARGEST_KEY = 2**63 - 1
-"""The largest integer that both databases can be asked for."""
+"""The largest integer that both databases accept in a query."""
 
 LOCAL_ACCOUNT = 0
 """The account that all requests act as with AUTH=off. It has no password, so nobody can log in as it."""

@@ -227,7 +227,7 @@ class Deleted(Struct, frozen=True):
 
 
 class TaskNotFound(Exception):
-    """There is no such task, or it is another's: the two are not told apart."""
+    """The task does not exist, or belongs to another account: a client cannot tell which."""
 
     def __init__(self, task_id: int) -> None:
         super().__init__(f"there is no task {task_id}")
