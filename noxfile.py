@@ -71,6 +71,13 @@ def dast(session: nox.Session) -> None:
     session.run("python", "-m", "tooling.dast")
 
 
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Ten thousand hostile inputs over plain sockets, other ones each day; `nox -s fuzz -- --seed 20261126`."""
+    install(session, "dast", service=True)
+    session.run("python", "-m", "tooling.dast.fuzz", *session.posargs)
+
+
 @stage
 def publish(session: nox.Session) -> None:
     """The push, by digest and with its provenance, where a repository and a key are set: only this session has it."""

@@ -1,6 +1,6 @@
 """Hostile bytes over plain sockets: what no client library would send.
 
-`python -m tooling.dast.soak` sends more of them than the stage does.
+`python -m tooling.dast.fuzz` sends more of them than the stage does.
 
 Each input begins as a valid request for an operation, and is spoiled in its request line, its fields, its framing or
 anywhere. However it is spoiled, the service answers by whole HTTP responses or closes, in time; never by a status that

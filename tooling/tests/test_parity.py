@@ -199,6 +199,9 @@ def proofs_drift(found: Workflows) -> Iterator[str]:
         yield f"proofs: {', '.join(sorted(missing))} run nowhere"
     if unknown := [name for name in sessions if not hasattr(noxfile, name)]:
         yield f"proofs: there is no session {', '.join(unknown)}"
+    page = (ROOT / "docs" / "first-push.md").read_text()
+    if unnamed := [name for name in sessions if f"`{name}`" not in page]:
+        yield f"proofs: docs/first-push.md does not name {', '.join(unnamed)}"
     every = [name for name in found.workflows["proofs"]["jobs"] if name != "issue"]
     if found.workflows["proofs"]["jobs"]["issue"].get("needs") != every:
         yield "proofs: a failure is not reported"
@@ -212,6 +215,7 @@ PROOFS = {
     "drills",
     "loadtest",
     "load_canaries",
+    "fuzz",
     "e2e",
     "rehearse",
     "new_service_proof",
@@ -303,6 +307,7 @@ DRIFTS: dict[str, tuple[Callable[[Workflows], object], str]] = {
     "a key without an environment": (lambda w: job(w, "publish").pop("environment"), "belongs to an environment"),
     "a push for a request": (lambda w: job(w, "publish").pop("if"), "it runs for requests"),
     "a proof that runs nowhere": (lambda w: sessions(w).remove("drills"), "drills run nowhere"),
+    "a proof that the page leaves out": (lambda w: sessions(w).append("lint"), "does not name lint"),
     "a proof without a session": (lambda w: sessions(w).append("luck"), "there is no session luck"),
     "rights in another workflow": (lambda w: w.workflows["release"].pop("concurrency"), "get in each other's way"),
     "a deployment by itself": (lambda w: w.deploy[True].update(push=None), "other than a hand"),

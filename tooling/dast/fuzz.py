@@ -1,10 +1,12 @@
-"""Many hostile inputs over plain sockets: `python -m tooling.dast.soak --inputs 10000 --seed 1`.
+"""Many hostile inputs over plain sockets: `nox -s fuzz -- --inputs 10000 --seed 20261126`.
 
-Exit status: 0 where every answer is as it must be, 1 where one is not.
+The seed is today's date where none is named, so that each night sends other inputs, and any night can be repeated.
+Exit status: 0 where every response is as it must be, 1 where one is not.
 """
 
 import argparse
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,9 +17,9 @@ from tooling.project import services
 
 def main() -> int:
     """Attack each service with `--inputs` inputs and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tooling.dast.soak")
+    parser = argparse.ArgumentParser(prog="python -m tooling.dast.fuzz")
     parser.add_argument("--inputs", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=raw_http.SEED)
+    parser.add_argument("--seed", type=int, default=int(f"{datetime.now(UTC):%Y%m%d}"))
     options = parser.parse_args()
     found = 0
     for service in services():
