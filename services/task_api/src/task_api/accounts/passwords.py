@@ -19,7 +19,8 @@ T = TypeVar("T")
 TURN_SECONDS = 5.0
 """How long a caller waits for its turn in a lane."""
 
-LOWEST_PRIORITY = 19
+NICER = 5
+"""By how much the thread's priority is lowered (setpriority(2)). By 19, a hash takes minutes on a busy machine."""
 
 MOST = {"memory_cost": 64 * 1024, "time_cost": 4, "parallelism": 4, "hash_len": 64, "salt_len": 64}
 """The largest parameters of a hash from elsewhere; `memory_cost` is in KiB."""
@@ -67,12 +68,12 @@ def check_cost(password_hash: str) -> None:
 
 
 class Lane:
-    """Hashes passwords beside the requests that need no hash: one at a time, at the lowest priority, half of the time.
+    """Hashes passwords beside the requests that need no hash: one at a time, at a low priority, half of the time.
 
     A stranger may ask for any number of hashes, and each costs as much CPU as thirty other requests. At most `places`
     callers are in the lane, so that the other threads of the process stay free. Where CPU time is scarce, the lane's
-    thread gives way to all others; after each hash it rests as long as the hash took, so that hashes cannot use up a
-    container's quota. One hash at a time also bounds the memory, to 19 MiB.
+    thread gives way to the others; after each hash it rests for the CPU time that the hash took, so that hashes cannot
+    use up a container's quota. One hash at a time also bounds the memory, to 19 MiB.
     """
 
     def __init__(self, places: int) -> None:
@@ -97,15 +98,15 @@ class Lane:
 
     def _work(self, function: Callable[..., T], *arguments: object) -> T:
         time.sleep(max(0.0, self._rested_at - time.monotonic()))
-        started = time.monotonic()
+        started = time.thread_time()
         try:
             return function(*arguments)
         finally:
-            ended = time.monotonic()
-            self._rested_at = ended + (ended - started)
+            self._rested_at = time.monotonic() + time.thread_time() - started
 
 
 def _give_way() -> None:
-    """Let this thread run only where no other wants to; Linux has a priority for each thread (sched(7))."""
+    """Let this thread have a third of another's CPU time; Linux has a priority for each thread (sched(7))."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICER)
