@@ -101,6 +101,13 @@ def canaries(session: nox.Session) -> None:
 
 
 @nox.session
+def baseline(session: nox.Session) -> None:
+    """Write baseline.toml anew, from this commit's reports; a figure gets weaker with `--because REASON` alone."""
+    install(session, "canaries", service=True)
+    session.run("python", "-m", "tooling.renew_baseline", *session.posargs)
+
+
+@nox.session
 def tools(session: nox.Session) -> None:
     """Get every program that the stages call, and list them with their versions."""
     install(session, "pipeline")

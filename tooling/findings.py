@@ -25,7 +25,8 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
-from tooling import page
+from tooling import baseline, page
+from tooling.baseline import RENEW, Baseline
 from tooling.project import REPORTS, ROOT, Service, ToolingError, service
 
 WAIVERS = ROOT / "waivers.toml"
@@ -563,14 +564,84 @@ def revision() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def run_stage(stage: str, gates: dict[str, Gate], then: dict[str, Gate] | None = None, *, parallel: int = 2) -> int:
-    """Run a stage's gates, then those of `then`; write reports/`stage`/ and return the exit code."""
+def looked_at(scan: Scan) -> int:
+    """Return how much a gate looked at: its targets, of which `283 source files` are as many."""
+    return sum(int(target.split()[0]) if target.split()[0].isdigit() else 1 for target in scan.targets)
+
+
+def tests_of(scans: Iterable[Scan]) -> Counter[str]:
+    """Return how many tests of each file ran, or were skipped as the baseline allows."""
+    ran = [
+        target.partition("::")[0].replace(".", "/") + ".py"
+        for scan in scans
+        for target in scan.targets
+        if "::" in target
+    ]
+    skipped = [one.path for scan in scans for one in scan.findings if one.rule == "skipped-test" and not one.blocks]
+    return Counter([*ran, *skipped])
+
+
+def held(stage: str, scans: Sequence[Scan], committed: Baseline) -> Scan:
+    """Hold a whole stage against the baseline: every gate of it ran, and none looked at less; tests are all there."""
+    by_name = {scan.tool: scan for scan in scans}
+    gates = {name.partition("/")[2]: least for name, least in committed.gates.items() if name.startswith(f"{stage}/")}
+    shortfalls = []
+    for name, least in gates.items():
+        if name not in by_name:
+            shortfalls.append(("missing-gate", name, f"the gate {name} of the baseline did not run"))
+        elif not by_name[name].problem and (seen := looked_at(by_name[name])) < least:
+            shortfalls.append(("fewer-targets", name, f"{name} looked at {seen} targets, the baseline has {least}"))
+    if stage == "test" and not any(scan.problem for scan in scans):
+        there = tests_of(scans)
+        shortfalls += [
+            ("fewer-tests", path, f"{there[path]} tests, the baseline has {least}")
+            for path, least in committed.tests.items()
+            if there[path] < least
+        ]
+    findings = [
+        Finding(
+            tool="baseline", rule=rule, severity=Severity.HIGH, message=f"{message}: {RENEW}", path=path, subject=rule
+        )
+        for rule, path, message in shortfalls
+    ]
+    findings += [
+        Finding(
+            tool="baseline",
+            rule="new-gate",
+            severity=Severity.NOTE,
+            message=f"the baseline does not have the gate {name} yet: run `./dev baseline`",
+            path=name,
+            blocks=False,
+        )
+        for name in by_name.keys() - gates.keys()
+    ]
+    return Scan(tool="baseline", version="1", targets=tuple(gates) or (stage,), findings=tuple(findings))
+
+
+def run_stage(
+    stage: str,
+    gates: dict[str, Gate],
+    then: dict[str, Gate] | None = None,
+    *,
+    parallel: int = 2,
+    whole: bool = True,
+) -> int:
+    """Run a stage's gates, then those of `then`; write reports/`stage`/ and return the exit code.
+
+    A whole stage, with all of its gates on all that they look at, is held against the baseline.
+    """
     try:
         waivers = read_waivers()
-    except NotAssessed as error:
+        committed = baseline.read() if whole else Baseline()
+    except ToolingError as error:
         print(f"{stage}: {error}", file=sys.stderr)
         return NOT_ASSESSED
     scans = run_gates(gates, parallel=parallel) + run_gates(then or {}, parallel=parallel)
+    if whole:
+        named = [
+            msgspec.structs.replace(scan, tool=name) for name, scan in zip([*gates, *(then or {})], scans, strict=True)
+        ]
+        scans.append(held(stage, named, committed))
     report = Report.of(stage, scans, waivers)
     report.write(REPORTS / stage)
     report.print()

@@ -11,7 +11,8 @@ For a gate that must report "not assessed", its message must contain `problem`.
 import functools
 import importlib
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,8 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
-from tooling import page
+from tooling import baseline, page
+from tooling.baseline import RENEW, Baseline
 from tooling.findings import Finding, Gate, Report, Scan, Verdict, run_gates
 from tooling.project import REPORTS, ROOT, STAGES, services
 
@@ -108,15 +110,34 @@ def gates(stages: Iterable[str] = STAGES) -> dict[str, Gate]:
     }
 
 
-def main(stages: list[str]) -> int:
-    """Prove every canary (of `stages`, by default all): exit 0 when all went red and every gate has one, else 1."""
-    wanted = stages or list(STAGES)
-    for stage in wanted:
+def load(stages: Iterable[str]) -> None:
+    """Import the canaries of the stages: those of the tools, and those of every service."""
+    for stage in stages:
         for place in ("tooling", *(one.path for one in services())):
             if (ROOT / place / "canaries" / f"{stage}.py").exists():
                 importlib.import_module(f"{place.replace('/', '.')}.canaries.{stage}")
+
+
+def gone(planted: Sequence[Canary], stages: Iterable[str], committed: Baseline) -> list[str]:
+    """Return each gate of the baseline that has fewer canaries than there, as one line."""
+    counts = Counter(one.gate for one in planted)
+    return [
+        f"{gate} has {counts[gate]} canaries, the baseline has {least}: {RENEW}"
+        for gate, least in committed.canaries.items()
+        if gate.partition("/")[0] in stages and counts[gate] < least
+    ]
+
+
+def main(stages: list[str]) -> int:
+    """Prove every canary (of `stages`, by default all), and exit with 0 when all went red.
+
+    A gate without one, or with fewer than in the baseline, is 1 as well.
+    """
+    wanted = stages or list(STAGES)
+    load(wanted)
     without = sorted(set(gates(wanted)) - {one.gate for one in CANARIES})
     planted = [one for one in CANARIES if one.gate.partition("/")[0] in wanted]
+    missing = gone(planted, wanted, baseline.read())
     console, started, proofs = Console(highlight=False, soft_wrap=True), time.monotonic(), []
     with ThreadPoolExecutor(max_workers=2) as pool:
         for proof in pool.map(prove, planted):
@@ -129,6 +150,8 @@ def main(stages: list[str]) -> int:
             proofs.append(proof)
     for gate in without:
         console.print(f"[red]NO CANARY[/] {gate}: a gate that was never seen red may be one that cannot be")
+    for line in missing:
+        console.print(f"[red]FEWER CANARIES[/] {escape(line)}")
     caught = sum(proof.red for proof in proofs)
     folder = REPORTS / "canaries"
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +168,13 @@ def main(stages: list[str]) -> int:
         }
         for p in proofs
     ]
-    content = {"caught": caught, "planted": len(proofs), "gates_without_canary": without, "canaries": rows}
+    content = {
+        "caught": caught,
+        "planted": len(proofs),
+        "gates_without_canary": without,
+        "gone": missing,
+        "canaries": rows,
+    }
     (folder / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(content)))
     console.print(f"canaries: {caught} of {len(proofs)} red, {page.duration(time.monotonic() - started)}")
-    return 0 if caught == len(proofs) and not without else 1
+    return 0 if caught == len(proofs) and not without and not missing else 1

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import msgspec
 
-from tooling import patterns, sast
+from tooling import baseline, excuses, patterns, sast
+from tooling.baseline import Baseline
 from tooling.canaries import canary
 from tooling.canaries.fixtures import FLASK_0_12, PLANTED_ADVISORIES, answering, plant, safety_servers
-from tooling.findings import Scan, check_waivers
+from tooling.findings import Scan, check_waivers, held
 
 LOCK = "requirements.txt"
 CLOSED = "http://127.0.0.1:9/v1/query"  # the discard port: nothing listens
@@ -58,6 +59,37 @@ def gitleaks_deleted(folder: Path) -> Scan:
     commit(folder, "add settings")
     plant(folder, "settings.py", "")
     commit(folder, "delete the token")
+    return sast.gitleaks(folder)
+
+
+@canary("sast/gitleaks", "a token that only a merge commit brings", rule="github-pat", path="settings.py")
+def gitleaks_merged(folder: Path) -> Scan:
+    plant(folder, "a", "")
+    commit(folder, "first")
+    merge = ["git", "-c", "user.name=canary", "-c", "user.email=canary@example.com", "merge", "--no-ff", "--no-commit"]
+    subprocess.run(["git", "checkout", "--quiet", "-b", "other"], cwd=folder, check=True)
+    plant(folder, "b", "")
+    commit(folder, "second")
+    subprocess.run(["git", "checkout", "--quiet", "-"], cwd=folder, check=True)
+    subprocess.run([*merge, "--quiet", "other"], cwd=folder, check=True, capture_output=True)
+    plant(folder, "settings.py", f'TOKEN = "{github_token()}"\n')
+    commit(folder, "merge")
+    return sast.gitleaks(folder)
+
+
+@canary("sast/gitleaks", "a token in what the attributes call binary", rule="github-pat", path="settings.py")
+def gitleaks_binary(folder: Path) -> Scan:
+    plant(folder, ".gitattributes", "* binary\n")
+    plant(folder, "settings.py", f'TOKEN = "{github_token()}"\n')
+    commit(folder, "add settings")
+    return sast.gitleaks(folder)
+
+
+@canary("sast/gitleaks", "a configuration that allows every file", rule="github-pat", path="settings.py")
+def gitleaks_configured(folder: Path) -> Scan:
+    plant(folder, ".gitleaks.toml", "[allowlist]\npaths = ['.*']\n")
+    plant(folder, "settings.py", f'TOKEN = "{github_token()}"\n')
+    commit(folder, "add settings")
     return sast.gitleaks(folder)
 
 
@@ -240,3 +272,76 @@ def waiver_of_a_test(folder: Path) -> Scan:
 def waiver_of_a_file(folder: Path) -> Scan:
     lines = WAIVER.format(today()).replace('fingerprints = ["0123456789abcdef"]\n', "")
     return check_waivers(folder / plant(folder, "waivers.toml", lines))
+
+
+def excused(folder: Path, name: str, content: str) -> Scan:
+    """Scan a checkout whose baseline was committed before the file came."""
+    plant(folder, name, "")
+    plant(folder, "pyproject.toml", "[tool.ruff]\n")
+    plant(folder, "baseline.toml", baseline.render(Baseline()))
+    commit(folder, "trusted")
+    trusted = excuses.measured(folder)
+    plant(folder, name, content)
+    return excuses.scan(folder, trusted)
+
+
+@canary("sast/excuses", "a line that the linter must not see", rule="new-excuse", path="a.py")
+def excuse_noqa(folder: Path) -> Scan:
+    return excused(folder, "a.py", "import os  # noqa: F401\n")
+
+
+@canary("sast/excuses", "a type that is ignored", rule="new-excuse", path="a.py")
+def excuse_type(folder: Path) -> Scan:
+    return excused(folder, "a.py", 'a: int = "1"  # type: ignore[assignment]\n')
+
+
+@canary("sast/excuses", "a branch that needs no test", rule="new-excuse", path="a.py")
+def excuse_coverage(folder: Path) -> Scan:
+    return excused(folder, "a.py", "if a:  # pragma: no cover\n    b()\n")
+
+
+@canary("sast/excuses", "a skip of some cases of a test", rule="new-excuse", path="test_a.py")
+def excuse_skip(folder: Path) -> Scan:
+    case = "pytest.param(2, marks=pytest.mark.skip)"
+    return excused(folder, "test_a.py", f'@parametrize("n", [1, {case}])\ndef test_a(n):\n    assert n\n')
+
+
+@canary("sast/excuses", "a test that asserts nothing", rule="new-excuse", path="test_a.py")
+def excuse_assertion(folder: Path) -> Scan:
+    return excused(folder, "test_a.py", "def test_a():\n    run()\n    assert True\n")
+
+
+@canary("sast/excuses", "a folder that the linter leaves out", rule="changed-configuration", path="pyproject.toml")
+def excuse_excluded(folder: Path) -> Scan:
+    return excused(folder, "pyproject.toml", '[tool.ruff]\nextend-exclude = ["services"]\n')
+
+
+@canary(
+    "sast/excuses", "a configuration that gitleaks did not have", rule="changed-configuration", path=".gitleaks.toml"
+)
+def excuse_configured(folder: Path) -> Scan:
+    plant(folder, "a.py", "")
+    trusted = Baseline()
+    plant(folder, "baseline.toml", baseline.render(trusted))
+    plant(folder, ".gitleaks.toml", "[allowlist]\npaths = ['.*']\n")
+    commit(folder, "trusted")
+    return excuses.scan(folder, trusted)
+
+
+@canary("sast/excuses", "a figure that is lowered without a reason", rule="weaker-baseline", path="baseline.toml")
+def excuse_unexplained(folder: Path) -> Scan:
+    for targets in (9, 8):
+        plant(folder, "baseline.toml", baseline.render(Baseline(because="none", gates={"sast/bandit": targets})))
+        commit(folder, "figures")
+    return excuses.scan(folder, Baseline())
+
+
+@canary("sast/baseline", "a gate that is taken out together with its canary", rule="missing-gate", path="bandit")
+def gate_taken_out(folder: Path) -> Scan:  # noqa: ARG001 - a canary's shape
+    return held("sast", [], Baseline(gates={"sast/bandit": 9, "test/types": 9}))
+
+
+@canary("sast/baseline", "a gate that looks at fewer files", rule="fewer-targets", path="bandit")
+def gate_narrowed(folder: Path) -> Scan:
+    files = [plant(folder, name, "") for name in ("a.py", "b.py")]
+    return held("sast", [sast.bandit(folder, files[:1])], Baseline(gates={"sast/bandit": 2}))

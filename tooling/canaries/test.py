@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from tooling import check
+from tooling.baseline import Baseline
 from tooling.canaries import canary
 from tooling.canaries.fixtures import plant
-from tooling.findings import Scan
+from tooling.findings import Scan, held
 
 SETTINGS = """
 [tool.ruff.lint]
@@ -67,6 +68,31 @@ def wrong_rule_of_the_road(folder: Path) -> Scan:
 @canary("test/road-tests", "no test of the road", problem="no failed test tells why")
 def no_road_tests(folder: Path) -> Scan:
     return check.run_tests(project(folder, tests=NO_TESTS), "-q", output=folder / "report")
+
+
+SKIPPED = """import pytest
+
+
+@pytest.mark.parametrize("number", [1, pytest.param(2, marks=pytest.mark.skip(reason="later"))])
+def test_number(number):
+    assert number
+"""
+
+
+@canary("test/service-tests", "a skipped case of a test of the service", rule="skipped-test", path="test_planted.py")
+def skipped_case(folder: Path) -> Scan:
+    return check.run_measured_tests(project(folder, tests=BOTH_WAYS + SKIPPED), "-q", output=folder / "report")
+
+
+@canary("test/road-tests", "a skipped case of a test of the road", rule="skipped-test", path="test_planted.py")
+def skipped_case_of_the_road(folder: Path) -> Scan:
+    return check.run_tests(project(folder, tests=BOTH_WAYS + SKIPPED), "-q", output=folder / "report")
+
+
+@canary("test/baseline", "a test that is gone", rule="fewer-tests", path="test_planted.py")
+def test_gone(folder: Path) -> Scan:
+    scan = check.run_tests(project(folder), "-q", output=folder / "report")
+    return held("test", [scan], Baseline(tests={"test_planted.py": 2}))
 
 
 @canary("test/types", "a number given where a text is promised", rule="return-value", path="planted.py")

@@ -61,7 +61,7 @@ def main() -> int:
             def start() -> NoReturn:
                 raise problem
 
-            return run_stage("dast", {"start": start})
+            return run_stage("dast", {"start": start}, whole=False)
         gates = {name: for_each(services(), partial(_of, targets, gate)) for name, gate in GATES.items()}
         return run_stage("dast", gates, then={"log": gates.pop("log")})
 

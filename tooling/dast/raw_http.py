@@ -324,7 +324,7 @@ def scan(target: Target, *, inputs: int = INPUTS, seconds: float = SECONDS, seed
         for rule, message in faults(answer, attacker.secrets):
             shown = data.replace(attacker.token or b"\0\0", b"TOKEN")[:300]
             finding = Finding(
-                tool="raw-http",
+                tool="raw_http",
                 rule=rule,
                 severity=Severity.HIGH,
                 message=f"{message}; input {number} of seed {seed}: {shown!r}",
@@ -336,7 +336,7 @@ def scan(target: Target, *, inputs: int = INPUTS, seconds: float = SECONDS, seed
         raise NotAssessed(f"the inputs reach nothing: {dict(answered)}")
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(answered.items()))
     return Scan(
-        tool="raw-http",
+        tool="raw_http",
         version=f"seed {seed}: {counts}",
         targets=tuple(f"{label}: {count} inputs" for label, count in sorted(seen.items())),
         findings=tuple(findings.values()),

@@ -30,7 +30,7 @@ def built_here(service: Service, tell: Callable[[str], None], *, accept_unassess
         name = build.build(service)
         identity = scan.identity(name)
         if not _scanned(identity):
-            run_stage("build", scan.gates([service]))
+            run_stage("build", scan.gates([service]), whole=False)
         tell(judged(read_report(REPORT), identity, accept_unassessed=accept_unassessed))
         tagged = f"{service.name}:{identity.removeprefix('sha256:')[:12]}"
         call("docker", "tag", name, tagged)

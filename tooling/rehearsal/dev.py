@@ -39,7 +39,7 @@ from tooling.images import provenance, push, scan  # noqa: E402
 def shortened(stage: str, tool: str) -> int:
     """Write the report of a stage with one gate and no findings; return the exit code."""
     gate = functools.partial(findings.Scan, tool=tool, version="rehearsed", targets=("rehearsed",))
-    return findings.run_stage(stage, {tool: gate})
+    return findings.run_stage(stage, {tool: gate}, whole=False)
 
 
 def run_sast() -> int:
@@ -49,7 +49,7 @@ def run_sast() -> int:
     safety = found if key else functools.partial(sast.safety, project.ROOT, [])
     if subprocess.check_output(["git", "rev-parse", "--is-shallow-repository"], text=True).strip() == "true":
         sys.exit("sast: the clone is shallow")
-    return findings.run_stage("sast", {"safety": safety, "waivers": findings.check_waivers})
+    return findings.run_stage("sast", {"safety": safety, "waivers": findings.check_waivers}, whole=False)
 
 
 def run_build() -> int:
@@ -78,7 +78,7 @@ def build_alone() -> int:
         bill.write_text('{"bomFormat": "CycloneDX"}')
     database = findings.Database("Trivy DB", datetime.now(UTC))
     result = findings.Scan(tool="trivy-image", version="rehearsed", targets=tuple(identities), database=database)
-    code = findings.run_stage("build", {"trivy-image": lambda: result})
+    code = findings.run_stage("build", {"trivy-image": lambda: result}, whole=False)
     with patch.object(push, "materials", lambda _service: []):  # works without the base images
         return code or push.main(["--archive"])
 

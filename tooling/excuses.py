@@ -1,0 +1,215 @@
+"""Excuses and gates' settings, held against `baseline.toml`: a new one is a finding, whatever gate it silences."""
+
+import ast
+import hashlib
+import itertools
+import json
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from tooling import baseline
+from tooling.baseline import Baseline, Counts
+from tooling.findings import Finding, NotAssessed, Scan, Severity
+from tooling.project import distributions
+from tooling.tools import call
+
+KINDS = {
+    "noqa": r"#\s*(?:ruff:\s*|flake8:\s*)?noqa\b",
+    "type: ignore": r"#\s*(?:type|pyright|mypy):\s*(?:ignore|disable)",
+    "no cover": r"#\s*pragma:\s*no\s*(?:cover|branch)\b",
+    "nosec": r"#\s*nosec\b",
+    "unformatted": r"#\s*(?:fmt:\s*(?:off|skip)|yapf:\s*disable)",
+    "shellcheck": r"#\s*shellcheck\s+disable",
+    "zizmor": r"#\s*zizmor:\s*ignore",
+    "hadolint": r"#\s*hadolint\s+ignore",
+    "gitleaks": r"gitleaks:allow",
+    "trivy": r"trivy:ignore",
+    "skip": r"(?:\bpytest|\bmark|\bunittest|\bself)\.(?:skip|skipif|skipIf|skipUnless|skipTest|xfail|importorskip)\b",
+    "deselected": r"\bmark\.(?:docker|load|prometheus)\b"
+    r"|pytest_(?:ignore_collect|collection_modifyitems|deselected)|collect_ignore",
+}
+"""What a line can be excused with, by the field's name for it."""
+LINE = re.compile("|".join(f"(?P<k{number}>{pattern})" for number, pattern in enumerate(KINDS.values())))
+READ = {".py", ".pyi", ".yml", ".yaml", ".toml", ".sh", ".cfg", ".ini", ""}
+
+TABLES = ("ruff", "mypy", "pytest", "coverage", "importlinter", "bandit", "uv")
+"""The tables `tool.NAME` of a pyproject.toml that configure a gate."""
+SETTINGS = {
+    ".bandit",
+    ".coveragerc",
+    ".gitattributes",
+    ".gitignore",
+    ".gitleaks.toml",
+    ".gitleaksignore",
+    ".hadolint.yaml",
+    ".hadolint.yml",
+    ".importlinter",
+    ".mypy.ini",
+    ".npmrc",
+    ".pytest.ini",
+    ".ruff.toml",
+    ".safety-policy.yml",
+    ".shellcheckrc",
+    ".spectral.yaml",
+    ".trivyignore",
+    ".trivyignore.yaml",
+    "actionlint.yaml",
+    "actionlint.yml",
+    "bandit.yaml",
+    "gitleaks.toml",
+    "mypy.ini",
+    "openapi-rules.yaml",
+    "pip.conf",
+    "pytest.ini",
+    "ruff.toml",
+    "schemathesis.toml",
+    "setup.cfg",
+    "sitecustomize.py",
+    "tox.ini",
+    "trivy.yaml",
+    "usercustomize.py",
+    "uv.toml",
+    "zizmor.yaml",
+    "zizmor.yml",
+}
+"""The files, wherever they lie, that configure a gate or what it looks at."""
+
+
+def excuses_in(path: str, text: str) -> Iterator[tuple[str, int]]:
+    """Yield each excuse of a file: its kind and its line."""
+    names = list(KINDS)
+    for number, line in enumerate(text.splitlines(), start=1):
+        yield from ((names[int(str(found.lastgroup)[1:])], number) for found in LINE.finditer(line))
+    if is_test(path):
+        yield from (("no assertion", line) for line in unasserted(text, path))
+
+
+def is_test(path: str) -> bool:
+    """Return whether pytest collects the file."""
+    return PurePath(path).match("test_*.py")
+
+
+def unasserted(text: str, path: str) -> Iterator[int]:
+    """Yield the line of each test that asserts nothing: neither itself nor by a function of its file.
+
+    What pytest's `raises` and `warns`, an expectation (`expect…`, `assert…`, `check…`) or a mock's assertion does is an
+    assertion; one of a constant is none.
+    """
+    functions = [
+        node for node in ast.walk(ast.parse(text, path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    asserting = {function.name for function in functions if asserts(function, set())}
+    while more := {one.name for one in functions if asserts(one, asserting)} - asserting:
+        asserting |= more
+    for function in functions:
+        if function.name.startswith("test_") and not asserts(function, asserting):
+            yield function.lineno
+
+
+EXPECTS = re.compile(r"(?:assert|expect|check|verify|raises|warns|fail)(?:_|s?$|[A-Z])")
+
+
+def asserts(function: ast.FunctionDef | ast.AsyncFunctionDef, helpers: set[str]) -> bool:
+    """Return whether a function asserts something, or calls one of the `helpers` that do."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assert) and not isinstance(node.test, ast.Constant):
+            return True
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in helpers or EXPECTS.match(name):
+                return True
+    return False
+
+
+def tracked(root: Path) -> list[str]:
+    """Return every file that Git would commit, tests too."""
+    listed = call("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=root)
+    return sorted(name for name in listed.split("\0") if name and (root / name).is_file())
+
+
+def excused(root: Path, files: Iterable[str]) -> dict[str, list[tuple[str, int]]]:
+    """Return the excuses of each file that has some."""
+    found = {
+        name: list(excuses_in(name, (root / name).read_text(errors="replace")))
+        for name in files
+        if PurePath(name).suffix in READ
+    }
+    return {name: excuses for name, excuses in found.items() if excuses}
+
+
+def digest(value: Any) -> str:
+    """Return what changes when a setting does, and not when its file is laid out anew."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def configuration(root: Path, files: Sequence[str]) -> dict[str, str]:
+    """Return the digest of each table and file that configures a gate."""
+    found = {name: digest((root / name).read_text()) for name in files if PurePath(name).name in SETTINGS}
+    for folder in (root, *distributions(root)):
+        file = folder / "pyproject.toml"
+        tool = tomllib.loads(file.read_text()).get("tool", {}) if file.exists() else {}
+        place = file.relative_to(root)
+        found |= {f"{place} [tool.{name}]": digest(tool[name]) for name in TABLES if name in tool}
+    return found
+
+
+def measured(root: Path) -> Baseline:
+    """Return the figures that a checkout shows by itself: its excuses and its gates' settings."""
+    files = tracked(root)
+    counts: dict[str, Counts] = {
+        name: dict(Counter(kind for kind, _ in excuses)) for name, excuses in excused(root, files).items()
+    }
+    return Baseline(excuses=counts, configuration=configuration(root, files))
+
+
+def scan(root: Path, committed: Baseline) -> Scan:
+    """Return a finding for each excuse and setting that the baseline lacks, and each figure lowered with no reason."""
+    files = tracked(root)
+    findings = []
+    for path, excuses in excused(root, files).items():
+        allowed = committed.excuses.get(path, {})
+        counts = Counter(kind for kind, _ in excuses)
+        for kind, count in counts.items():
+            if count > allowed.get(kind, 0):
+                lines = [line for one, line in excuses if one == kind]
+                message = (
+                    f"{count} excuses of the kind `{kind}`, the baseline has {allowed.get(kind, 0)}: {baseline.RENEW}"
+                )
+                findings.append(found("new-excuse", message, path, lines[-1], kind))
+    settings = configuration(root, files)
+    for place in sorted(settings.keys() | committed.configuration.keys()):
+        if settings.get(place) != committed.configuration.get(place):
+            message = f"{place} is not as in the baseline, and configures a gate: {baseline.RENEW}"
+            findings.append(found("changed-configuration", message, place.partition(" ")[0], None, place))
+    findings += [found("weaker-baseline", line, baseline.BASELINE.name, None, line) for line in unexplained(root)]
+    return Scan(tool="excuses", version="1", targets=(f"all of {len(files)} files",), findings=tuple(findings))
+
+
+def found(rule: str, message: str, path: str, line: int | None, subject: str) -> Finding:
+    """Return a finding of this gate."""
+    return Finding(
+        tool="excuses", rule=rule, severity=Severity.MEDIUM, message=message, path=path, line=line, subject=subject
+    )
+
+
+def unexplained(root: Path) -> Iterator[str]:
+    """Yield each change of the baseline, committed or not, that weakens a figure and has no reason of its own."""
+    name = baseline.BASELINE.name
+    if not (root / name).exists():
+        raise NotAssessed(f"there is no {name}: {baseline.RENEW}")
+    commits = (
+        call("git", "log", "--first-parent", "--format=%H", "--", name, cwd=root).split()
+        if (root / ".git").exists()
+        else []
+    )
+    versions = [("this checkout", (root / name).read_text())]
+    versions += [(f"commit {one[:12]}", call("git", "show", f"{one}:{name}", cwd=root)) for one in commits]
+    for (place, newer), (_, older) in itertools.pairwise(versions):
+        before, after = baseline.parse(older), baseline.parse(newer)
+        weaker = before.weakened(after)
+        if weaker and (not after.because.strip() or after.because == before.because):
+            yield f"{place} weakens the baseline without a reason ({'; '.join(weaker[:5])}): {baseline.RENEW}"
