@@ -1,5 +1,6 @@
 """CI and laptop run the same: the workflows hold no logic and differ in nothing from the noxfile."""
 
+import ast
 import re
 import tomllib
 from collections.abc import Callable, Iterator
@@ -35,6 +36,80 @@ PERMISSIONS = {
 CACHED = {".cache/downloads", ".cache/first-run"}
 """What a job may take from another one's cache: archives that are checked before they are unpacked, and times."""
 
+# What a workflow may hold. Whatever else GitHub knows (`continue-on-error`, `paths`, `defaults`, ...) is drift.
+TRIGGERS: Document = {
+    "pipeline": {"push": {"branches": ["main"]}, "pull_request": None, "workflow_call": ["inputs", "secrets"]},
+    "release": {"push": {"tags": ["v*"]}},
+    "proofs": {"schedule": [{"cron": "17 3 * * *"}], "workflow_dispatch": None},
+    "deploy": {"workflow_dispatch": ["inputs"]},
+}
+KEYS = {
+    "workflow": {"name", True, "permissions", "concurrency", "jobs"},
+    "action": {"name", "description", "inputs", "runs"},
+    "runs": {"using", "steps"},
+    "job": {
+        "name",
+        "needs",
+        "runs-on",
+        "timeout-minutes",
+        "strategy",
+        "permissions",
+        "environment",
+        "outputs",
+        "steps",
+    },
+    "called": {"uses", "permissions", "with", "secrets"},
+    "strategy": {"fail-fast", "matrix"},
+    "matrix": {"include", "session"},
+    "step": {"id", "uses", "with", "run"},
+    "checkout": {"persist-credentials", "fetch-depth"},
+}
+CONDITIONS = {
+    "notify": {"always()"},
+    "issue": {"always()"},
+    "publish": {"github.event_name == 'push'"},
+    "actions/upload-artifact": {"always()"},
+    "./.github/actions/report": {"always()"},
+    "actions/attest": {
+        "steps.publish.outputs.digest && (!github.event.repository.private || vars.ATTESTATIONS == 'on')",
+    },
+    "actions/cache": {"inputs.cache == 'true'"},
+    "github/codeql-action/upload-sarif": {
+        (
+            "hashFiles(format('reports/{0}/report.sarif', inputs.folder)) != ''"
+            " && (!github.event.repository.private || inputs.code-scanning == 'on')"
+            " && !github.event.pull_request.head.repo.fork"
+        ),
+    },
+    "aws-actions/configure-aws-credentials": {"inputs.overlay == 'eks'"},
+    "aws eks update-kubeconfig": {"inputs.overlay == 'eks'"},
+    "google-github-actions/auth": {"inputs.overlay == 'gke'"},
+    "google-github-actions/get-gke-credentials": {"inputs.overlay == 'gke'"},
+    "./dev deploy --overlay": {"inputs.overlay != 'kind'", "inputs.overlay == 'kind'"},
+}
+"""The conditions that a job, an action or a command may have."""
+ON_PUSH = "${{ github.event_name == 'push' && vars.REQUIRED_GATES || '' }}"
+ENVIRONMENT = {
+    "CLUSTER": "${{ vars.CLUSTER }}",
+    "GH_TOKEN": "${{ secrets.GITHUB_TOKEN }}",
+    "IMAGE": "${{ inputs.image }}",
+    "IMAGE_REPOSITORY": "${{ vars.IMAGE_REPOSITORY || format('ghcr.io/{0}/task-api', github.repository) }}",
+    "NEEDS": "${{ toJSON(needs) }}",
+    "OVERLAY": "${{ inputs.overlay }}",
+    "PROVENANCE_BUILDERS": "",
+    "PROVENANCE_KEY": "${{ secrets.PROVENANCE_KEY }}",
+    "PROVENANCE_PUBLIC_KEY": "${{ vars.PROVENANCE_PUBLIC_KEY }}",
+    "REQUIRED_GATES": "",
+    "RESULT": "${{ (contains(needs.*.result, 'failure') || contains(needs.*.result, 'cancelled'))"
+    " && 'failure' || 'success' }}",
+    "SAFETY_API_KEY": "${{ secrets.SAFETY_API_KEY }}",
+    "SESSION": "${{ matrix.session }}",
+    "SLACK_WEBHOOK_URL": "${{ secrets.SLACK_WEBHOOK_URL }}",
+    "WEBHOOK_SECRET": "${{ secrets.WEBHOOK_SECRET }}",
+    "WEBHOOK_URL": "${{ secrets.WEBHOOK_URL }}",
+}
+"""The environment variables that a job or a step may have, and their values; empty where another rule holds the value."""
+
 SECRET = re.compile(r"\$\{\{[^}]*secrets\.(\w+)")
 
 
@@ -63,7 +138,9 @@ class Workflows(NamedTuple):
 
     @classmethod
     def of_checkout(cls) -> "Workflows":
-        return cls({path.stem: load(path) for path in workflow_files()}, load(PREPARE), load(REPORT))
+        return cls(
+            {path.name.removesuffix(".yml"): load(path) for path in workflow_files()}, load(PREPARE), load(REPORT)
+        )
 
     @property
     def pipeline(self) -> Document:
@@ -84,8 +161,122 @@ def workflow_files() -> list[Path]:
 
 def drift(found: Workflows) -> list[str]:
     """Return everything in which the workflows differ from what a laptop runs, or trust what they should not."""
-    checks = (stage_drift, step_drift, rights_drift, trust_drift, deploy_drift, proofs_drift)
+    checks = (allowed_drift, stage_drift, step_drift, rights_drift, trust_drift, deploy_drift, proofs_drift)
     return [line for check in checks for line in check(found)]
+
+
+def allowed_drift(found: Workflows) -> Iterator[str]:
+    """Whatever a workflow holds that is not allowed: files, triggers, keys, conditions, environment variables."""
+    if set(found.workflows) != set(TRIGGERS):
+        yield f"the workflows are {sorted(found.workflows)}, allowed are {sorted(TRIGGERS)}"
+    for name, document in found.workflows.items():
+        yield from keys_drift("workflow", name, document)
+        inputs = {on: sorted(what) for on, what in document[True].items() if "inputs" in (what or ())}
+        starts = document[True] | inputs
+        if starts != TRIGGERS.get(name):
+            yield f"{name}: it starts by {starts}, allowed is {TRIGGERS.get(name)}"
+        for job_name, job in document["jobs"].items():
+            yield from keys_drift("job" if "steps" in job else "called", job_name, job)
+            yield from keys_drift("strategy", job_name, job.get("strategy", {}))
+            matrix = job.get("strategy", {}).get("matrix", {})
+            yield from keys_drift("matrix", job_name, matrix)
+    for action in (found.prepare, found.report):
+        yield from keys_drift("action", action["name"], action)
+        yield from keys_drift("runs", action["name"], action["runs"])
+    for step in (step for document in found.documents for step in steps(document)):
+        name = step.get("uses", "").partition("@")[0] or step["run"]
+        yield from keys_drift("step", name, step)
+        if name == "actions/checkout":
+            yield from keys_drift("checkout", name, step["with"])
+
+
+def keys_drift(kind: str, name: str, mapping: Document) -> Iterator[str]:
+    """What a mapping of that kind must not have: other keys, and other values of `if` and `env`."""
+    conditions = {one for start, allowed in CONDITIONS.items() if name.startswith(start) for one in allowed}
+    if "if" in mapping and mapping["if"] not in conditions:
+        yield f"{name}: it has the condition {mapping['if']}"
+    for variable, value in mapping.get("env", {}).items():
+        if variable not in ENVIRONMENT or ENVIRONMENT[variable] not in {"", value}:
+            yield f"{name}: it has the environment variable {variable} with the value {value}"
+    gates = mapping.get("env", {}).get("REQUIRED_GATES")
+    if gates is not None and gates != ("${{ vars.REQUIRED_GATES }}" if name == "./dev publish" else ON_PUSH):
+        yield f"{name}: the required gates are {gates}"
+    extra = {"if", "env"} if kind in {"job", "step"} else set()
+    if more := mapping.keys() - KEYS[kind] - extra:
+        yield f"{name}: a {kind} may not have {', '.join(map(str, more))}"
+
+
+STAGE_COMMANDS = {
+    "test": ["session.run(*(['pytest', *session.posargs] if session.posargs else ['python', '-m', 'tooling.check']))"],
+    "sast": ["session.run('python', '-m', 'tooling.sast')"],
+    "build": [
+        "session.run('python', '-m', 'tooling.images.build')",
+        "session.run('python', '-m', 'tooling.images.scan')",
+        "if os.environ.get('CI'):\n    session.run('python', '-m', 'tooling.images.push', '--archive')",
+    ],
+    "dast": ["session.run('python', '-m', 'tooling.dast')"],
+    "publish": ["session.run('python', '-m', 'tooling.images.push')"],
+    "notify": ["session.run('python', '-m', 'tooling.notify')"],
+}
+EXCUSED_CODES = {"load_canaries: success_codes=[0, 2]"}
+"""The keyword arguments of commands in the noxfile: what may end with another code than 0."""
+
+
+def session_drift(source: str) -> Iterator[str]:
+    """Whatever the noxfile holds that is not allowed: a stage runs its commands, and what they return counts."""
+    for function in ast.parse(source).body:
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        if "stage" in {ast.unparse(one) for one in function.decorator_list}:
+            lines = [ast.unparse(one) for one in function.body[1:]]
+            lines = [line for line in lines if not line.startswith(("install(", "programs("))]
+            if lines != [ast.unparse(ast.parse(line)) for line in STAGE_COMMANDS[function.name]]:
+                yield f"session {function.name}: it runs {lines}, allowed is {STAGE_COMMANDS[function.name]}"
+        for node in ast.walk(function):
+            if isinstance(node, ast.Try | ast.With):
+                yield f"session {function.name}: line {node.lineno} may hide a failure"
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("session."):
+                for keyword in node.keywords:
+                    if f"{function.name}: {ast.unparse(keyword)}" not in EXCUSED_CODES:
+                        yield f"session {function.name}: a command has {ast.unparse(keyword)}"
+
+
+SESSION_DRIFTS = {
+    "two findings that pass": ('tooling.sast")', 'tooling.sast", success_codes=[0, 1])', "it runs"),
+    "a command that is missing": (
+        '    session.run("python", "-m", "tooling.images.scan")\n',
+        "",
+        "session build: it runs",
+    ),
+    "a part of a stage": ('tooling.dast")', 'tooling.dast", "headers")', "session dast: it runs"),
+    "a failing canary that passes": (
+        '"tooling.canaries", *',
+        '"tooling.canaries", success_codes=[0, 1], *',
+        "success_codes=[0, 1]",
+    ),
+    "a failure that is caught": (
+        '    session.run("python", "-m", "tooling.notify")',
+        "    try:\n        a()\n    finally:\n        b()",
+        "hide a failure",
+    ),
+    "an installation that may fail": (
+        'requirements/{group}.txt")',
+        'requirements/{group}.txt", success_codes=[0, 1])',
+        "success_codes",
+    ),
+}
+
+
+def test_the_sessions_run_what_they_are_named_for() -> None:
+    assert list(session_drift((ROOT / "noxfile.py").read_text())) == []
+
+
+@pytest.mark.parametrize(("before", "after", "named"), SESSION_DRIFTS.values(), ids=SESSION_DRIFTS)
+def test_a_drift_of_a_session_is_seen_and_named(before: str, after: str, named: str) -> None:
+    source = (ROOT / "noxfile.py").read_text()
+    assert before in source
+    drifted = list(session_drift(source.replace(before, after, 1)))
+    assert any(named in line for line in drifted), drifted
 
 
 def stage_drift(found: Workflows) -> Iterator[str]:
@@ -309,6 +500,36 @@ DRIFTS: dict[str, tuple[Callable[[Workflows], object], str]] = {
     "a proof that runs nowhere": (lambda w: sessions(w).remove("drills"), "drills run nowhere"),
     "a proof that the page leaves out": (lambda w: sessions(w).append("lint"), "does not name lint"),
     "a proof without a session": (lambda w: sessions(w).append("luck"), "there is no session luck"),
+    "a job that may fail": (
+        lambda w: job(w, "sast").update({"continue-on-error": True}),
+        "may not have continue-on-error",
+    ),
+    "a step that may fail": (
+        lambda w: job(w, "sast")["steps"][2].update({"continue-on-error": True}),
+        "may not have continue-on-error",
+    ),
+    "a job that never runs": (lambda w: job(w, "dast").update({"if": "github.event_name == 'never'"}), "condition"),
+    "a step that never runs": (lambda w: job(w, "dast")["steps"][2].update({"if": False}), "condition"),
+    "a build after failures": (lambda w: job(w, "build").update({"if": "always()"}), "condition always()"),
+    "code that starts nothing": (lambda w: w.pipeline[True]["push"].update(paths=["docs/**"]), "it starts by"),
+    "requests that start nothing": (lambda w: w.pipeline[True].pop("pull_request"), "it starts by"),
+    "a branch that starts nothing": (lambda w: w.pipeline[True].update(push={"branches": ["x"]}), "it starts by"),
+    "a second workflow": (lambda w: w.workflows.update({"pipeline.yaml": w.pipeline}), "the workflows are"),
+    "another commit": (lambda w: job(w, "test")["steps"][0]["with"].update(ref="main"), "may not have ref"),
+    "tests chosen by a variable": (
+        lambda w: job(w, "test")["steps"][2].update(env={"PYTEST_ADDOPTS": "-k nothing"}),
+        "PYTEST_ADDOPTS",
+    ),
+    "fewer required gates": (lambda w: job(w, "sast")["steps"][2]["env"].update(REQUIRED_GATES=""), "required gates"),
+    "a matrix with an exception": (
+        lambda w: job(w, "test")["strategy"]["matrix"].update(exclude=[{"python": "3.11"}]),
+        "may not have exclude",
+    ),
+    "another shell": (lambda w: w.pipeline.update(defaults={"run": {"shell": "true {0}"}}), "may not have defaults"),
+    "another shell in an action": (
+        lambda w: w.report["runs"]["steps"][0].update(shell="true {0}"),
+        "may not have shell",
+    ),
     "rights in another workflow": (lambda w: w.workflows["release"].pop("concurrency"), "get in each other's way"),
     "a deployment by itself": (lambda w: w.deploy[True].update(push=None), "other than a hand"),
 }
