@@ -43,7 +43,7 @@ TRIGGERS: Document = {
     "proofs": {"schedule": [{"cron": "17 3 * * *"}], "workflow_dispatch": None},
     "deploy": {"workflow_dispatch": ["inputs"]},
 }
-KEYS = {
+KEYS: dict[str, set[Any]] = {
     "workflow": {"name", True, "permissions", "concurrency", "jobs"},
     "action": {"name", "description", "inputs", "runs"},
     "runs": {"using", "steps"},
@@ -108,7 +108,7 @@ ENVIRONMENT = {
     "WEBHOOK_SECRET": "${{ secrets.WEBHOOK_SECRET }}",
     "WEBHOOK_URL": "${{ secrets.WEBHOOK_URL }}",
 }
-"""The environment variables that a job or a step may have, and their values; empty where another rule holds the value."""
+"""The environment variables that a job or a step may have, and their values; empty where another rule holds one."""
 
 SECRET = re.compile(r"\$\{\{[^}]*secrets\.(\w+)")
 
@@ -201,8 +201,8 @@ def keys_drift(kind: str, name: str, mapping: Document) -> Iterator[str]:
     gates = mapping.get("env", {}).get("REQUIRED_GATES")
     if gates is not None and gates != ("${{ vars.REQUIRED_GATES }}" if name == "./dev publish" else ON_PUSH):
         yield f"{name}: the required gates are {gates}"
-    extra = {"if", "env"} if kind in {"job", "step"} else set()
-    if more := mapping.keys() - KEYS[kind] - extra:
+    extra: set[Any] = {"if", "env"} if kind in {"job", "step"} else set()
+    if more := set(mapping) - KEYS[kind] - extra:
         yield f"{name}: a {kind} may not have {', '.join(map(str, more))}"
 
 
