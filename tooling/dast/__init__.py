@@ -10,7 +10,7 @@ from typing import NoReturn
 import msgspec
 
 from tooling import page
-from tooling.dast import authorization, headers, isolation, log, raw_http, schemathesis, spectral, wapiti
+from tooling.dast import authorization, headers, isolation, log, raw_http, routes, schemathesis, spectral, wapiti
 from tooling.dast.target import Target, attacked
 from tooling.findings import NotAssessed, Scan, for_each, run_stage
 from tooling.project import REPORTS, Service, services
@@ -42,6 +42,7 @@ GATES: dict[str, Callable[[Target], Scan]] = {
     "raw_http": raw_http.scan,
     "headers": headers.scan,
     "spectral": spectral.scan,
+    "routes": routes.scan,
     "log": log.scan,
 }
 

@@ -1,4 +1,4 @@
-"""The names of headers and query parameters that a service's source mentions, whether they are documented or not."""
+"""What a service's source mentions, documented or not: headers, query parameters, paths, environment variables."""
 
 import ast
 import re
@@ -10,7 +10,12 @@ HEADER = re.compile(r"[A-Z][A-Za-z0-9]*(?:-[A-Z0-9][A-Za-z0-9]*)+")
 """A string that is written as headers are, wherever it stands."""
 TOKEN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 WSGI = "HTTP_"
+PATH = re.compile(r"(?:/[A-Za-z][A-Za-z0-9_.-]*)+")
+"""A string that is written as a URL's path is."""
+
 HEADERS, PARAMETERS, ENVIRONMENT = {"headers"}, {"args"}, {"environ", "environment"}
+PROCESS = {"os.environ", "os"}
+"""Of the first is `get`, of the second `getenv`; WSGI calls a mapping of its own `environ` too."""
 
 
 @dataclass
@@ -19,6 +24,9 @@ class Names:
 
     headers: set[str] = field(default_factory=set)
     parameters: set[str] = field(default_factory=set)
+    paths: set[str] = field(default_factory=set)
+    variables: set[str] = field(default_factory=set)
+    """Of the environment."""
 
 
 def names(sources: Iterable[Path]) -> Names:
@@ -32,8 +40,11 @@ def names(sources: Iterable[Path]) -> Names:
 
 
 def _collect(node: ast.AST, found: Names) -> None:
-    if isinstance(node, ast.Constant) and isinstance(node.value, str) and HEADER.fullmatch(node.value):
-        found.headers.add(node.value)
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        if HEADER.fullmatch(node.value):
+            found.headers.add(node.value)
+        elif PATH.fullmatch(node.value):
+            found.paths.add(node.value)
     for mapping, key in _looked_up(node):
         if mapping in HEADERS:
             found.headers.add(key)
@@ -41,6 +52,8 @@ def _collect(node: ast.AST, found: Names) -> None:
             found.parameters.add(key)
         elif mapping in ENVIRONMENT and key.startswith(WSGI):
             found.headers.add(key.removeprefix(WSGI).replace("_", "-").title())
+        elif mapping in PROCESS and key.isupper():
+            found.variables.add(key)
 
 
 def _looked_up(node: ast.AST) -> Iterator[tuple[str, str]]:
@@ -51,4 +64,5 @@ def _looked_up(node: ast.AST) -> Iterator[tuple[str, str]]:
             | ast.Subscript(value=mapping, slice=ast.Constant(value=str(key)))
             | ast.Compare(left=ast.Constant(value=str(key)), ops=[ast.In() | ast.NotIn()], comparators=[mapping])
         ) if TOKEN.fullmatch(key):
-            yield getattr(mapping, "attr", getattr(mapping, "id", "")), key
+            name = ast.unparse(mapping)
+            yield name if name in PROCESS else name.rpartition(".")[2], key

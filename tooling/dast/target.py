@@ -103,8 +103,20 @@ class Target:
     promote: Callable[[], Account] = field(default=lambda: Account("administrator@example.com", "admin"), repr=False)
     """Makes a new administrator."""
 
+    program: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The command that runs it, and its environment."""
+
     sources: tuple[Path, ...] = ()
     """The files and folders that hold the service's code."""
+
+    def command(self, *arguments: str, environment: Mapping[str, str]) -> str:
+        """Run a command of the service's and return its output. Raises `NotAssessed` where it fails."""
+        ran = run_program([*self.program, *arguments], environment)
+        if ran.returncode:
+            problem = ran.stderr.strip()[-1000:]
+            raise NotAssessed(f"{arguments[0]} ended with status {ran.returncode}: {problem}")
+        return ran.stdout
 
     @cached_property
     def client(self) -> httpx.Client:
@@ -294,7 +306,15 @@ def attacked(
         sources = (own, *sorted(ROOT.glob("packages/*/src")), *(Path(part) for part in program if part.endswith(".py")))
         kind = "PostgreSQL" if "DATABASE_URL" in settings else "SQLite" if service.database else "no database"
         target = Target(
-            url, kind, key, log, service=service, promote=lambda: make_admin(program, settings), sources=sources
+            url,
+            kind,
+            key,
+            log,
+            service=service,
+            promote=lambda: make_admin(program, settings),
+            program=tuple(program),
+            settings=settings,
+            sources=sources,
         )
         if service.accounts:
             target.promote()  # one that stays: the last administrator can neither be deleted nor demoted
@@ -304,16 +324,15 @@ def attacked(
         target.client.close()
 
 
+def run_program(command: Sequence[str], settings: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end in an environment of its own."""
+    return subprocess.run(command, env=environment(settings), capture_output=True, text=True, check=False)
+
+
 def make_admin(program: Sequence[str], settings: Mapping[str, str]) -> Account:
     """Make an administrator's account on the command line. Raises `NotAssessed`."""
     admin = Account(f"administrator-{secrets.token_hex(4)}@example.com", "admin")
-    made = subprocess.run(
-        [*program, "create-admin", admin.email],
-        env=environment({**settings, "ADMIN_PASSWORD": admin.password}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    made = run_program([*program, "create-admin", admin.email], {**settings, "ADMIN_PASSWORD": admin.password})
     if made.returncode:
         raise NotAssessed(f"create-admin ended with status {made.returncode}: {made.stderr[-1000:]}")
     return admin

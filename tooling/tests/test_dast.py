@@ -21,6 +21,7 @@ from task_api.store.database import Database
 from tooling.dast import headers, log, raw_http, schemathesis, source, wapiti
 from tooling.dast.authorization import CALLERS, WORTHLESS, due
 from tooling.dast.isolation import Values, shape
+from tooling.dast.routes import accepted, choices
 from tooling.dast.samples import NoSampleError, Sampler, constant, value_at
 from tooling.dast.target import Account, Operation, Target
 from tooling.findings import NotAssessed, Severity
@@ -160,11 +161,24 @@ def test_the_source_tells_which_headers_and_parameters_it_looks_for(tmp_path: Pa
         "h = request.headers\n"
         "h2 = h.get('not-a-mapping-we-know'), request.headers.get('x-one'), here.headers['Two'], 'three' in headers\n"
         "NAME = 'X-Four'; environ.get('HTTP_X_FIVE'); request.args.get('six'); request.args.getlist('seven')\n"
-        "text = 'Well-known words', 'no header'\n"
+        "os.environ.get('EIGHT'), os.getenv('NINE'), os.environ['TEN'], environ['SERVER_NAME']\n"
+        "text = 'Well-known words', 'no header'; path == '/eleven/twelve'\n"
     )
     found = source.names([tmp_path])
     assert found.headers == {"x-one", "Two", "three", "X-Four", "X-Five"}
     assert found.parameters == {"six", "seven"}
+    assert found.variables == {"EIGHT", "NINE", "TEN"}
+    assert found.paths == {"/eleven/twelve"}
+
+
+def test_settings_are_changed_to_each_choice_and_to_the_ends_of_their_range() -> None:
+    fields = {field.name: field for field in msgspec.structs.fields(Settings)}
+    assert list(choices(fields["log_level"])) == ["debug", "info", "warning", "error"]
+    assert list(choices(fields["workers"])) == ["1", "64"]
+    base = {"AUTH": "on", "JWT_KEYS": "k:nF7wqz0TzY5cVxk2L9bR4mJ8sH1dGpQe"}
+    assert accepted(Settings, base, "WORKERS", "none") is None
+    mail = accepted(Settings, base, "SMTP_URL", "smtp://127.0.0.1:9")
+    assert mail == {**base, "SMTP_URL": "smtp://127.0.0.1:9", "MAIL_FROM": "somebody@example.com"}
 
 
 def test_each_alternative_of_a_body_is_tried(document: dict[str, Any]) -> None:

@@ -172,13 +172,21 @@ def test_the_command_line_serves_with_the_settings_of_the_environment() -> None:
         """Pour until SIGTERM."""
         served.append(settings)
 
-    line = CommandLine("tea-service", "1.2.3", TeaSettings, run, "Tea over HTTP.")
+    def application(_settings: TeaSettings) -> Flask:
+        made = Flask("tea", static_folder=None)
+        made.add_url_rule("/brew/<int:cup>", "brew", str, methods=["POST"])
+        return made
+
+    line = CommandLine("tea-service", "1.2.3", TeaSettings, run, "Tea over HTTP.", application=application)
     runner = CliRunner()
     assert runner.invoke(line, ["--version"]).output == "tea-service, version 1.2.3\n"
     assert "Pour until SIGTERM." in runner.invoke(line, ["--help"]).output
     refused = runner.invoke(line, ["serve"], env={"PORT": "x"})
     assert (refused.exit_code, refused.output.startswith("tea-service: PORT:")) == (2, True)
     assert served == []
+    assert runner.invoke(line, ["routes"]).output == "POST    /brew/{cup}  -\n"
+    listed = runner.invoke(line, ["routes", "--under", "PORT=1 REVISION='a b'"], env={"PORT": None, "REVISION": None})
+    assert listed.output == "# \nPOST    /brew/{cup}  -\n# PORT=1 REVISION='a b'\nPOST    /brew/{cup}  -\n"
     refused = runner.invoke(line, ["serve"], env={"PROMETHEUS_MULTIPROC_DIR": "/dev/null/metrics"})
     assert (refused.exit_code, refused.output.startswith("tea-service: PROMETHEUS_MULTIPROC_DIR:")) == (1, True)
     assert served == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tooling.canaries import canary
 from tooling.canaries.fixtures import plant
-from tooling.dast import authorization, headers, isolation, log, raw_http, schemathesis, spectral, wapiti
+from tooling.dast import authorization, headers, isolation, log, raw_http, routes, schemathesis, spectral, wapiti
 from tooling.dast.target import Target, attacked
 from tooling.findings import Scan
 from tooling.project import service
@@ -536,6 +536,74 @@ def logged_plainly(folder: Path) -> Scan:
 @canary("dast/log", "no request in the log", problem="looked at nothing")
 def logged_nothing(_folder: Path) -> Scan:
     return log.scan(NOWHERE)
+
+
+def mapped(folder: Path, defect: str) -> Scan:
+    """Hold the URL map of a service with a defect against its document."""
+    with planted(folder, defect) as target:
+        return routes.scan(target)
+
+
+DEBUG_ROUTE = """
+from task_api import cli
+from task_api.http import app
+real = app.create_app
+def create_app(services):
+    made = real(services)
+    if services.settings.log_level == "debug":
+        made.add_url_rule("/debug/settings", "debug", lambda: repr(services.settings))
+    return made
+app.create_app = create_app
+"""
+
+
+@canary(
+    "dast/routes", "a route without documentation, at one log level", rule="undocumented", path="GET /debug/settings"
+)
+def debug_route(folder: Path) -> Scan:
+    return mapped(folder, DEBUG_ROUTE)
+
+
+VARIABLE_ROUTE = """
+import os
+from task_api.http import tasks
+if os.environ.get("TASK_API_MAINTENANCE"):
+    tasks.blueprint.post("/purge", endpoint="purge")(lambda: "gone")
+"""
+
+
+@canary(
+    "dast/routes",
+    "a route that a variable of the environment adds, which is no setting",
+    rule="undocumented",
+    path="POST /tasks/purge",
+)
+def variable_route(folder: Path) -> Scan:
+    return mapped(folder, VARIABLE_ROUTE)
+
+
+MIDDLEWARE_PATH = """
+from flask import Flask
+real = Flask.wsgi_app
+def wsgi_app(self, environ, start_response):
+    if environ["PATH_INFO"] == "/internal/status":
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"all is well"]
+    return real(self, environ, start_response)
+Flask.wsgi_app = wsgi_app
+"""
+
+
+@canary("dast/routes", "a path that a middleware answers", rule="undocumented", path="GET /internal/status")
+def middleware_path(folder: Path) -> Scan:
+    return mapped(folder, MIDDLEWARE_PATH)
+
+
+@canary("dast/routes", "a service that lists no routes", problem="routes ended with status 3")
+def routes_nothing(folder: Path) -> Scan:
+    with planted(folder) as target:
+        (folder / "planted.py").write_text("raise SystemExit(3)")
+        return routes.scan(target)
 
 
 PLAIN_ERRORS = """

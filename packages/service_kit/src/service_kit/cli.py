@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import socket
 import sys
 import urllib.error
@@ -9,31 +10,44 @@ import urllib.request
 from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import click
 
 from service_kit import listener
 from service_kit.config import ConfigurationError, Settings, describe, load
 
+if TYPE_CHECKING:
+    from flask import Flask
+
 S = TypeVar("S", bound=Settings)
 Run = Callable[[S, socket.socket], None]
 
 
 class CommandLine(click.Group, Generic[S]):
-    """The commands `serve`, `check-config` and `healthcheck`; a service adds its own with `command()`.
+    """The commands `serve`, `check-config`, `routes` and `healthcheck`; a service adds its own with `command()`.
 
-    `serve` calls `run` with the settings and a socket that listens. `run` returns when the service ends.
+    `serve` calls `run` with the settings and a socket that listens. `run` returns when the service ends. `application`
+    returns what `run` serves.
     """
 
-    def __init__(self, name: str, version: str, settings: type[S], run: Run[S], about: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        settings: type[S],
+        run: Run[S],
+        about: str,
+        *,
+        application: "Callable[[S], Flask]",
+    ) -> None:
         options = {"help_option_names": ["-h", "--help"]}
         super().__init__(
             name,
             help=f"{about} Settings come from the environment: see `{name} check-config`.",
             context_settings=options,
         )
-        self._program, self._kind, self._run = name, settings, run
+        self._program, self._kind, self._run, self._application = name, settings, run, application
         click.version_option(version, prog_name=name)(self)
         self.add_command(click.Command("serve", callback=self._serve, help=run.__doc__))
         self.add_command(
@@ -41,6 +55,14 @@ class CommandLine(click.Group, Generic[S]):
                 "check-config",
                 callback=self._check_config,
                 help="Show every setting as it is now, secrets masked; exit 2 where one is wrong.",
+            )
+        )
+        self.add_command(
+            click.Command(
+                "routes",
+                callback=self._routes,
+                params=[click.Option(["--under"], multiple=True, help="List also with this change: NAME=VALUE.")],
+                help="List every route under these settings with its operation, - where the document has none.",
             )
         )
         ready = click.Option(["--ready"], is_flag=True, help="Check whether it is ready for requests, not only alive.")
@@ -107,6 +129,18 @@ class CommandLine(click.Group, Generic[S]):
             click.echo(f"{name:<{width}}  {value or '(unset)':<28}  {meaning}")
         for note in settings.weaker:
             click.echo(f"note: {note}", err=True)
+
+    def _routes(self, under: tuple[str, ...]) -> None:
+        from service_kit.http.openapi import routes  # noqa: PLC0415
+
+        unchanged = dict(os.environ)
+        for change in ("", *under):
+            os.environ.clear()
+            os.environ.update(unchanged | dict(part.split("=", 1) for part in shlex.split(change)))
+            if under:
+                click.echo(f"# {change}")
+            for method, path, operation in sorted(routes(self._application(self.settings()))):
+                click.echo(f"{method:<7} {path}  {operation or '-'}")
 
     def _healthcheck(self, ready: bool) -> None:
         settings = self.settings()

@@ -16,6 +16,8 @@ from task_api import __version__
 from task_api.config import Settings
 
 if TYPE_CHECKING:
+    from flask import Flask
+
     from task_api.store.database import Database
 
 
@@ -86,7 +88,15 @@ def _report(database: "Database") -> None:
     database.engine.dispose()  # each worker makes connections of its own
 
 
-main = CommandLine("task-api", __version__, Settings, _serve, "A task service over HTTP.")
+def _application(settings: Settings) -> "Flask":
+    from task_api.http.app import create_app  # noqa: PLC0415
+    from task_api.http.context import Services  # noqa: PLC0415
+    from task_api.store.database import Database  # noqa: PLC0415
+
+    return create_app(Services(settings, Database(settings)))
+
+
+main = CommandLine("task-api", __version__, Settings, _serve, "A task service over HTTP.", application=_application)
 
 
 @main.command()

@@ -162,6 +162,18 @@ def document() -> dict[str, Any]:
     return cache
 
 
+def routes(app: Flask) -> Iterator[tuple[str, str, str]]:
+    """Yield the method, the path and the operation's name of every route; no name where the document lacks it."""
+    for rule in app.url_map.iter_rules():
+        operation = _operations.get(app.view_functions[rule.endpoint].__name__)
+        for method in _methods(rule):
+            yield method, VARIABLE.sub(r"{\2}", rule.rule), operation.name if operation else ""
+
+
+def _methods(rule: Rule) -> list[str]:
+    return sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})
+
+
 def _routes(app: Flask) -> Iterator[tuple[Rule, Operation]]:
     for rule in app.url_map.iter_rules():
         operation = _operations.get(app.view_functions[rule.endpoint].__name__)
@@ -175,7 +187,7 @@ def _document(app: Flask, about: Service) -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for rule, operation in routes:
         path = VARIABLE.sub(r"{\2}", rule.rule)
-        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+        for method in _methods(rule):
             paths.setdefault(path, {})[method.lower()] = _operation(rule, operation, schemas, about)
     components = {"schemas": schemas.components, "headers": RESPONSE_HEADERS}
     result = {
