@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from tooling.dast import source
-from tooling.dast.samples import INSTANT, Sampler, value_at
+from tooling.dast.samples import INSTANT, NoSampleError, Sampler, value_at
 from tooling.dast.target import Account, Operation, Target
 from tooling.findings import Finding, NotAssessed, Scan, Severity
 
@@ -247,7 +247,7 @@ class Isolation:
         response = client.send(maker.method, maker.path, json=body)
         try:
             return value_at(response.json(), expression)
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, NoSampleError) as error:
             raise NotAssessed(f"{maker.label} makes nothing: {response.status_code} {response.text[:200]}") from error
 
     def owned(self) -> list[str]:

@@ -10,7 +10,7 @@ INSTANT = "2030-01-01T00:00:00Z"
 
 
 class NoSampleError(ToolingError):
-    """A schema uses an unknown keyword; the message names it."""
+    """There is no value: a schema uses an unknown keyword, or a response lacks what a link names."""
 
 
 @dataclass
@@ -105,7 +105,11 @@ def constant(value: Any) -> dict[str, Any]:
 
 
 def value_at(body: Any, expression: str) -> Any:
-    """Evaluate a runtime expression of OpenAPI, `$response.body#/POINTER`, on a body."""
+    """Evaluate a runtime expression of OpenAPI, `$response.body#/POINTER`, on a body. Raises `NoSampleError`."""
+    value = body
     for part in expression.removeprefix("$response.body#/").split("/"):
-        body = body[int(part)] if isinstance(body, list) else body[part]
-    return body
+        try:
+            value = value[int(part)] if isinstance(value, list) else value[part]
+        except (LookupError, TypeError):
+            raise NoSampleError(f"a response has nothing at {expression}: {str(body)[:200]}") from None
+    return value

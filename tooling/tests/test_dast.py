@@ -147,6 +147,13 @@ def test_variants_of_a_bulk_request_name_an_object_with_and_without_each_optiona
     assert {"op": "delete", "id": 9} in operations
 
 
+def test_a_response_that_lacks_what_a_link_names_is_no_sample() -> None:
+    assert value_at([{"id": 4}], "$response.body#/0/id") == 4
+    for body in ([], [{}], None, [4]):
+        with pytest.raises(NoSampleError, match="nothing at"):
+            value_at(body, "$response.body#/0/id")
+
+
 def test_two_accounts_see_alike_all_but_texts_and_ids() -> None:
     mine = {"id": 4, "title": "a", "total": 2, "done": False, "due_at": None, "parts": [{"owner_id": 3}]}
     theirs = {"id": 5, "title": "b", "total": 2, "done": False, "due_at": None, "parts": [{"owner_id": 8}]}
