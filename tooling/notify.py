@@ -37,6 +37,7 @@ from tooling.findings import (
     run_gates,
 )
 from tooling.project import FIRST_RUNS, REPORTS, STAGES
+from tooling.stages import source
 
 SUMMARISED = tuple(name for name in STAGES if name != "notify")
 SLOWEST_SECONDS = 60.0
@@ -45,7 +46,10 @@ MARKS = {"passed": "✅", "failed": "❌", "skipped": "⏭️", "not assessed": 
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
-    """How one stage went: passed, failed, skipped, or (it left no record) did not run."""
+    """How one stage went: passed, failed, skipped, did not run (it left no record), or stale.
+
+    A record of another commit, of other changes or of another run is stale.
+    """
 
     name: str
     result: str
@@ -56,6 +60,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def remark(self) -> str:
         """What is worth knowing, in one line."""
+        if self.result == "stale":
+            return f"its report is of another commit, other changes or another run: run `./dev {self.name}`"
         if self.report is None:
             return "no report"
         failing = [finding for finding in self.report.findings if finding.fails]
@@ -76,6 +82,8 @@ def read_stage(name: str, folder: Path, result: str = "") -> Stage:
     except NotAssessed:
         report = None
     recorded = words.get(result, "did not run") if record is None else record["result"]
+    if record and record.get("source") != source():
+        recorded = "stale"
     if result == "failure":
         recorded = "failed"
     return Stage(

@@ -6,15 +6,18 @@ exists.
 """
 
 import functools
+import hashlib
 import json
+import os
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 import nox
 
-from tooling.project import FIRST_RUNS, REPORTS, STAGES
+from tooling.project import FIRST_RUNS, REPORTS, ROOT, STAGES
 
 failed: set[str] = set()
 
@@ -43,9 +46,25 @@ def stage(function: Callable[[nox.Session], None]) -> object:
     return nox.session(run)
 
 
+@functools.cache
+def source() -> dict[str, str]:
+    """Return what a stage is run on: the commit, a digest of what the checkout changes in it, and the run in CI."""
+
+    def git(*arguments: str) -> bytes:
+        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, check=False).stdout
+
+    changes = git("diff", "--binary", "HEAD")
+    return {
+        "commit": git("rev-parse", "HEAD").decode().strip(),
+        "changes": hashlib.sha256(changes).hexdigest() if changes else "",
+        "run": os.environ.get("GITHUB_RUN_ID", ""),
+    }
+
+
 def write(name: str, result: str, seconds: float) -> None:
     """Write a stage's result to reports/`name`/stage.json, and keep its first pass in this checkout for comparison."""
-    record = {"stage": name, "result": result, "seconds": round(seconds, 2), "ended": datetime.now(UTC).isoformat()}
+    ended = datetime.now(UTC).isoformat()
+    record = {"stage": name, "result": result, "seconds": round(seconds, 2), "ended": ended, "source": source()}
     first = FIRST_RUNS / f"{name}.json"
     if result == "passed" and not first.exists():
         FIRST_RUNS.mkdir(parents=True, exist_ok=True)

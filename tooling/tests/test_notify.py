@@ -15,6 +15,7 @@ from tooling import findings, notify
 from tooling.canaries.fixtures import serving
 from tooling.findings import CLEAN, NOT_ASSESSED, Finding, NotAssessed, Report, Scan, Severity
 from tooling.notify import Stage, deliver, markdown, overall, plain, read_stage, slack
+from tooling.stages import source
 
 FINDING = Finding(tool="bandit", rule="B602", severity=Severity.HIGH, message="a | shell", path="a.py", line=3)
 
@@ -28,9 +29,10 @@ def a_stage(result: str = "passed", *, recorded: Report | None = None) -> Stage:
     return Stage(name="sast", result=result, seconds=12.0, report=recorded or report())
 
 
-def left(folder: Path, result: str) -> Path:
+def left(folder: Path, result: str, **changes: str) -> Path:
     folder.mkdir(exist_ok=True)
-    (folder / "stage.json").write_text(json.dumps({"stage": "sast", "result": result, "seconds": 3.5}))
+    record = {"stage": "sast", "result": result, "seconds": 3.5, "source": {**source(), **changes}}
+    (folder / "stage.json").write_text(json.dumps(record))
     return folder
 
 
@@ -51,6 +53,20 @@ def test_a_stage_that_left_nothing_is_never_passed(tmp_path: Path, recorded: str
 
 def test_a_job_that_ci_calls_failed_did_not_pass_whatever_it_recorded(tmp_path: Path) -> None:
     assert read_stage("sast", left(tmp_path, "passed"), "failure").result == "failed"
+
+
+@pytest.mark.parametrize("changes", [{"commit": "0" * 40}, {"changes": "0" * 64}, {"run": "41"}], ids=str)
+def test_a_report_of_another_commit_or_run_is_stale_and_passes_nothing(tmp_path: Path, changes: dict[str, str]) -> None:
+    report().write(tmp_path)
+    stage = read_stage("sast", left(tmp_path, "passed", **changes))
+    assert (stage.result, overall([stage])) == ("stale", "failed")
+    assert "of another commit" in stage.remark
+    assert read_stage("sast", left(tmp_path, "failed", **changes), "failure").result == "failed"
+
+
+def test_a_record_without_its_source_is_stale(tmp_path: Path) -> None:
+    (tmp_path / "stage.json").write_text(json.dumps({"stage": "sast", "result": "passed", "seconds": 3.5}))
+    assert read_stage("sast", tmp_path).result == "stale"
 
 
 def test_a_stage_that_was_killed_is_interrupted(tmp_path: Path) -> None:
