@@ -115,6 +115,21 @@ def tools(session: nox.Session) -> None:
 
 
 @nox.session
+def third_party(session: nox.Session) -> None:
+    """The images of others that the cluster and Compose run, held to the same gate as our own. Needs Docker."""
+    install(session, "pipeline")
+    programs(session, "trivy")
+    session.run("python", "-m", "tooling.images.third_party", "scan")
+
+
+@nox.session
+def pin(session: nox.Session) -> None:
+    """Write the digest of each image of others behind its tag, as its registry has it. Needs Docker and a network."""
+    install(session, "pipeline")
+    session.run("python", "-m", "tooling.images.third_party", "pin", *session.posargs)
+
+
+@nox.session
 def verify(session: nox.Session) -> None:
     """Whether an image may be deployed, by its provenance: `nox -s verify -- REPOSITORY@sha256:DIGEST`."""
     install(session, "pipeline")

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import msgspec
 from rich.console import Console
@@ -27,7 +27,7 @@ from rich.markup import escape
 
 from tooling import baseline, page
 from tooling.baseline import RENEW, Baseline
-from tooling.project import REPORTS, ROOT, Service, ToolingError, service
+from tooling.project import REPORTS, ROOT, ToolingError, service
 
 WAIVERS = ROOT / "waivers.toml"
 WAIVABLE = {
@@ -41,6 +41,7 @@ WAIVABLE = {
     "schemathesis",
     "spectral",
     "trivy-config",
+    "third-party",
     "trivy-image",
     "wapiti",
     "zizmor",
@@ -265,11 +266,22 @@ def run_gates(gates: dict[str, Gate], *, parallel: int = 2, quiet: bool = False)
         return list(pool.map(run, gates, gates.values()))
 
 
-def for_each(services: Sequence[Service], scan: Callable[[Service], Scan]) -> Gate:
-    """Return a gate that scans every service and reports one scan, also where some services break it."""
+class Named(Protocol):
+    """What one scan of several looks at: a service, an image."""
+
+    @property
+    def name(self) -> str:
+        """Its name, for messages."""
+
+
+NamedT = TypeVar("NamedT", bound=Named)
+
+
+def for_each(scanned: Sequence[NamedT], scan: Callable[[NamedT], Scan]) -> Gate:
+    """Return a gate that scans each of several and reports one scan, also where some break it."""
 
     def gate() -> Scan:
-        gates: dict[str, Gate] = {service.name: functools.partial(scan, service) for service in services}
+        gates: dict[str, Gate] = {one.name: functools.partial(scan, one) for one in scanned}
         scans = run_gates(gates, quiet=True)
         broken = {name: one for name, one in zip(gates, scans, strict=True) if one.problem}
         return Scan(

@@ -127,26 +127,51 @@ def trivy(cache: Path, *arguments: str | Path) -> dict[str, Any]:
     return output
 
 
-def probe(cache: Path, distribution: str) -> list[str]:
+KNOWN_BAD = {
+    "Python": {"name": "flask", "version": "0.12", "purl": "pkg:pypi/flask@0.12"},
+    "Go": {
+        "name": "github.com/gin-gonic/gin",
+        "version": "v1.3.0",
+        "purl": "pkg:golang/github.com/gin-gonic/gin@v1.3.0",
+    },
+}
+"""By ecosystem, a package with known vulnerabilities. Trivy's database knows them all, if it knows the ecosystem."""
+
+LANGUAGES = {"python-pkg": "Python", "gobinary": "Go"}
+PACKAGES = {"debian": "deb", "alpine": "apk"}
+"""The distributions' types of package, as a package URL has them."""
+
+
+def distribution(system: dict[str, Any]) -> str:
+    """Return an image's distribution as Trivy's database names it: "debian 13", "alpine 3.22"."""
+    family, name = str(system.get("Family")), str(system.get("Name"))
+    parts = 2 if family == "alpine" else 1
+    return f"{family} {'.'.join(name.split('.')[:parts])}"
+
+
+def ecosystems(output: dict[str, Any]) -> list[str]:
+    """Return where the packages that Trivy saw come from: a distribution, and languages."""
+    results = [result for result in output.get("Results", []) if result.get("Packages")]
+    found = {LANGUAGES[result["Type"]] for result in results if result["Type"] in LANGUAGES}
+    if any(result["Class"] == "os-pkgs" for result in results):
+        found.add(distribution(output.get("Metadata", {}).get("OS", {})))
+    return sorted(found)
+
+
+def probe(cache: Path, of: Sequence[str]) -> list[str]:
     """Name the ecosystems of which the database knows nothing: it holds no advisory for a package that has many.
 
     Trivy calls such a database clean.
     """
-    known_bad = {
-        "Python": {"name": "flask", "version": "0.12", "purl": "pkg:pypi/flask@0.12"},
-        distribution: {
-            "name": "openssl",
-            "version": "1.0.0-1",
-            "purl": f"pkg:deb/debian/openssl@1.0.0-1?distro={distribution.replace(' ', '-')}",
-        },
-    }
-    name, _, version = distribution.partition(" ")
-    system = {"type": "operating-system", "name": name, "version": version, "bom-ref": "system"}
+    known_bad = {name: KNOWN_BAD.get(name) or _openssl(name) for name in of}
     unknown = []
     with TemporaryDirectory() as folder:
         for ecosystem, package in known_bad.items():
             component = {"type": "library", "bom-ref": "planted", **package}
-            bom = {"bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1, "components": [system, component]}
+            name, _, version = ecosystem.partition(" ")
+            system = {"type": "operating-system", "name": name, "version": version, "bom-ref": "system"}
+            components = [system, component] if version else [component]
+            bom = {"bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1, "components": components}
             path = Path(folder, "probe.cdx.json")
             path.write_text(json.dumps(bom))
             if not any(result.get("Vulnerabilities") for result in trivy(cache, "sbom", path).get("Results", [])):
@@ -154,19 +179,35 @@ def probe(cache: Path, distribution: str) -> list[str]:
     return unknown
 
 
-def trivy_image(reference: str, cache: Path = DATABASES, *, refresh: bool = True) -> Scan:
-    """Look for known vulnerabilities in the image. HIGH and CRITICAL with a fix fail the stage, the rest is noted."""
+def _openssl(distribution: str) -> dict[str, str]:
+    name, _, version = distribution.partition(" ")
+    kind = PACKAGES.get(name, "generic")
+    purl = f"pkg:{kind}/{name}/openssl@1.0.0-1?distro={name}-{version}"
+    return {"name": "openssl", "version": "1.0.0-1", "purl": purl}
+
+
+def trivy_image(
+    reference: str,
+    cache: Path = DATABASES,
+    *,
+    refresh: bool = True,
+    classes: Sequence[str] = ("os-pkgs", "lang-pkgs"),
+) -> Scan:
+    """Look for known vulnerabilities in the image. HIGH and CRITICAL with a fix fail the stage, the rest is noted.
+
+    Raises `NotAssessed` where Trivy sees no package of one of `classes`, or none at all.
+    """
     oldest = timedelta(hours=float(os.environ.get("VULNERABILITY_DB_MAX_AGE_HOURS", "72")))
     compared = database(cache, oldest, refresh=refresh)
     output = trivy(cache, "image", reference)
-    system = output.get("Metadata", {}).get("OS", {})
-    distribution = f"{system.get('Family')} {str(system.get('Name')).partition('.')[0]}"
     results = output.get("Results", [])
     packages = [f"{p['Name']} {p['Version']}" for result in results for p in result.get("Packages", [])]
-    for kind in ("os-pkgs", "lang-pkgs"):
+    for kind in classes:
         if not any(result.get("Packages") for result in results if result["Class"] == kind):
             raise NotAssessed(f"trivy saw no packages of the class {kind} in {reference}")
-    if unknown := probe(cache, distribution):
+    if not packages:
+        raise NotAssessed(f"trivy saw no packages in {reference}")
+    if unknown := probe(cache, ecosystems(output)):
         raise NotAssessed(
             f"{compared.name} knows nothing about {' and '.join(unknown)}: a clean result would mean nothing"
         )

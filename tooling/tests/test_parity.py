@@ -410,6 +410,7 @@ PROOFS = {
     "e2e",
     "rehearse",
     "new_service_proof",
+    "third_party",
 }
 
 
@@ -564,7 +565,7 @@ def holding(pattern: str, *names: str) -> set[Path]:
 
 RENEWED = {
     "pip": (r"--hash=sha256:", "*.txt"),
-    "docker": (r"^FROM [^ ]+:|^ +(- )?image: [^ ]+:", "*Dockerfile", "k8s/*.yaml"),
+    "docker": (r"^FROM [^ ]+:|^ +(- )?image: [^ ]+:", "*Dockerfile", "k8s/*.yaml", "e2e/*.yaml"),
     "docker-compose": (r"^ +image: ", "compose.yaml"),
     "github-actions": (r"^ +- uses: ", ".github/*.yml"),
 }
