@@ -116,7 +116,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.command == "scan":
-            return run_stage(TOOL, {TOOL: for_each(scanned(references(files())), Image.scan)})
+            return run_stage(TOOL, {TOOL: for_each(scanned(references(files())), Image.scan)}, whole=False)
         for image, pinned in pin(files(), remove=options.remove).items():
             print(f"{image} {pinned or 'not pinned'}")
     except ToolingError as error:
