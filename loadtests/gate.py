@@ -22,6 +22,9 @@ RESAMPLES = 999
 MOST_BLOCKS = 200
 PERCENTILES = {"p50_ms": 50.0, "p95_ms": 95.0, "p99_ms": 99.0}
 SERVER_PERCENT = 95
+MOST_SLOW, MOST_FAST = 50, 90
+"""Percent of an endpoint's requests within its limit: a slow machine leaves no endpoint below the first while another
+is above the second."""
 
 
 class Outcome(enum.StrEnum):
@@ -50,10 +53,11 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Yardstick(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The endpoint that distinguishes a slow machine from a slow service."""
+    """The endpoint that distinguishes a slow machine from a slow service; beyond `useless_p95_ms` nothing can."""
 
     endpoint: str
     slow_p95_ms: float
+    useless_p95_ms: float = math.inf
 
 
 class GeneratorLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -317,6 +321,7 @@ class _Judge:
         self._measured = measured
         self._saturated = measured.saturated(objectives.generator)
         self._server = measured.server()
+        self._endpoints = objectives.endpoints
         self._yardstick = measured.judged(objectives.yardstick.endpoint) if objectives.yardstick else None
         self._slow = ""
         if objectives.yardstick and self._yardstick is not None and self._yardstick.any():
@@ -324,6 +329,8 @@ class _Judge:
             if p95 > objectives.yardstick.slow_p95_ms:
                 yardstick = objectives.yardstick
                 self._slow = f"slow machine: P95 of {yardstick.endpoint} is {p95:.1f} ms, not {yardstick.slow_p95_ms:g}"
+                if p95 > yardstick.useless_p95_ms:
+                    self._saturated = self._saturated or f"too slow to measure on: {self._slow}"
 
     def endpoint(self, endpoint: str | None, limits: Limits) -> list[Check]:
         """Hold one endpoint (None: all together) against its limits."""
@@ -434,9 +441,23 @@ class _Judge:
             figures=figures,
             excusable=excusable,
         )
-        return self._check(
-            endpoint, "server_p95_ms", limit, check.outcome, _quantile(buckets), reason=check.reason or figures
-        )
+        outcome, reason = check.outcome, check.reason or figures
+        peer = self._fast_peer(endpoint)
+        if outcome is Outcome.EXCUSED and high < MOST_SLOW and peer:
+            outcome, reason = (
+                Outcome.FAIL,
+                f"{figures}; {peer} held its limit in the same run, so it is not the machine",
+            )
+        return self._check(endpoint, "server_p95_ms", limit, outcome, _quantile(buckets), reason=reason)
+
+    def _fast_peer(self, endpoint: str) -> str:
+        """Return another endpoint of which nearly all requests were within its limit in the service; empty: none."""
+        for other, limits in self._endpoints.items():
+            buckets = self._server.get(other, {})
+            within, total = buckets.get((limits.server_p95_ms or 0) / 1000, 0), buckets.get(float("inf"), 0)
+            if other != endpoint and total > 0 and 100 * binomial_interval(min(within, total), total)[0] > MOST_FAST:
+                return other
+        return ""
 
     def _errors(self, endpoint: str, limit: float, number: int) -> Check:
         failures = self._measured.failures

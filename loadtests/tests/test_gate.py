@@ -192,6 +192,35 @@ def test_the_services_own_histogram_is_held_at_a_buckets_bound(make_run: MakeRun
     assert judge(objectives(Limits(server_p95_ms=5)), run).exit_code == exit_code
 
 
+ONE = "GET /tasks/<int:task_id>"
+
+
+@pytest.mark.parametrize(
+    ("own", "peers", "livez", "exit_code"),
+    [
+        (0, 1000, 20, 1),  # one endpoint alone is slow
+        (0, 0, 20, 0),  # every endpoint is: the ratio decides
+        (800, 1000, 20, 0),  # some requests of one are
+        (1000, 1000, 400, 2),  # nothing can be measured
+    ],
+)
+def test_a_slow_machine_excuses_an_endpoint_only_where_the_others_are_slow_too(
+    make_run: MakeRun, own: int, peers: int, livez: int, exit_code: int
+) -> None:
+    limits = Limits(server_p95_ms=5, p95_ratio=30)
+    judged = objectives(limits, yardstick=Yardstick(LIVEZ, slow_p95_ms=3, useless_p95_ms=50))
+    judged = msgspec.structs.replace(judged, endpoints={READ: limits, ONE: limits})
+    run: list[Entry] = [*make_run({READ: 25, ONE: 25, LIVEZ: livez})]
+    for endpoint, within in ((READ, own), (ONE, peers)):
+        for at, share in ((3, 0), (25, 1)):
+            counts = {"0.005": within * share, "0.05": 1000 * share, "+Inf": 1000 * share}
+            run.append(Durations(START + at, endpoint, counts))
+    verdict = judge(judged, run)
+    assert verdict.exit_code == exit_code
+    if exit_code == 1:
+        assert f"{ONE} held its limit in the same run" in verdict.reasons[0]
+
+
 def test_a_bound_that_is_no_bucket_is_refused_with_those_there_are(make_run: MakeRun) -> None:
     run = [*make_run({READ: 5}), served(START + 3, 0, 0), served(START + 25, 900, 1000)]
     verdict = judge(objectives(Limits(server_p95_ms=7)), run)
