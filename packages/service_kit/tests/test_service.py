@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, NoReturn
 
 import pytest
@@ -13,7 +14,7 @@ from service_kit.cli import CommandLine
 from service_kit.config import ConfigurationError, Settings, custom, describe, load
 from service_kit.http.app import create_app
 from service_kit.http.messages import query, respond
-from service_kit.http.openapi import Answers, documented
+from service_kit.http.openapi import Answers, Deprecation, documented
 from service_kit.http.problems import Refusal
 from service_kit.service import NotReady, Service
 
@@ -69,6 +70,15 @@ def pour_tea() -> Response:
     return respond(query(Wanted))
 
 
+BREWING = Deprecation(datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, 12, tzinfo=UTC), "/docs#brew")
+
+
+@documented(answers=Answers(ok=Wanted), deprecation=BREWING, tag="tea")
+def brew_tea() -> Response:
+    """Brew a pot, as people did before they poured cups."""
+    return respond(Wanted())
+
+
 def spill() -> NoReturn:
     raise RuntimeError("the cup of a@example.org")
 
@@ -85,6 +95,7 @@ def app(tea: Tea) -> Flask:
 
     app = create_app(tea, {OutOfTea: answer})
     app.add_url_rule("/tea", "tea", pour_tea, methods=["GET"])
+    app.add_url_rule("/pot", "pot", brew_tea, methods=["GET"])
     app.add_url_rule("/spill", "spill", spill, methods=["POST"])
     return app
 
@@ -144,6 +155,38 @@ def test_a_service_refuses_requests_and_adds_headers(app: Flask) -> None:
     assert poured.headers["X-Cups"] == "1"
     assert poured.headers["X-Content-Type-Options"] == "nosniff"
     assert "X-Cups" not in client.get("/livez").headers
+
+
+def test_a_deprecated_operation_says_so_in_every_response_and_in_the_document(app: Flask) -> None:
+    client = app.test_client()
+    for answer in (client.get("/pot"), client.get("/pot", headers={"X-Guest": "no"}), client.head("/pot")):
+        assert answer.headers["Deprecation"] == "@1767225600"
+        assert answer.headers["Sunset"] == "Fri, 01 Jan 2027 12:00:00 GMT"
+        assert answer.headers["Link"] == '</docs#brew>; rel="deprecation"'
+    operation = get(app, "/openapi.json").json["paths"]["/pot"]["get"]
+    assert operation["deprecated"] is True
+    for response in operation["responses"].values():
+        assert {"Deprecation", "Sunset", "Link"} <= set(response["headers"])
+
+
+def test_no_other_operation_is_deprecated(app: Flask) -> None:
+    client = app.test_client()
+    for answer in (client.get("/tea"), client.get("/livez"), client.get("/nowhere")):
+        assert {"Deprecation", "Sunset", "Link"}.isdisjoint(answer.headers.keys())
+    document = get(app, "/openapi.json").json
+    assert "deprecated" not in document["paths"]["/tea"]["get"]
+    assert "Deprecation" not in document["paths"]["/tea"]["get"]["responses"]["200"].get("headers", {})
+
+
+def test_a_deprecation_without_an_end_or_a_guide_is_one_header() -> None:
+    assert Deprecation(datetime(2026, 1, 1, tzinfo=UTC)).headers == [("Deprecation", "@1767225600")]
+
+
+def test_an_operation_ends_after_it_is_deprecated_and_at_a_known_instant() -> None:
+    with pytest.raises(ValueError, match="RFC 9745"):
+        Deprecation(datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC))
+    with pytest.raises(ValueError, match="offset"):
+        Deprecation(datetime(2026, 1, 2))
 
 
 def test_a_secret_is_in_no_message_and_in_no_description() -> None:

@@ -3,15 +3,17 @@
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any, TypeVar
 
 import msgspec
 from flask import Flask, current_app
+from werkzeug.http import http_date
 from werkzeug.routing import Rule
 
 from service_kit.http.problems import CONTENT_TYPE, Problem
-from service_kit.http.requests import service
+from service_kit.http.requests import deprecated, service
 from service_kit.service import Service
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -47,9 +49,19 @@ REQUEST_HEADERS: dict[str, dict[str, Any]] = {
 RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
     "ETag": {"description": "Entity tag (RFC 9110).", "schema": {"type": "string"}},
     "Location": {"description": "Where it is.", "schema": {"type": "string", "format": "uri-reference"}},
-    "Link": {"description": "The next page, as long as there is one (RFC 8288).", "schema": {"type": "string"}},
+    "Link": {"description": "Such as the next page, as long as there is one (RFC 8288).", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 0}},
     "WWW-Authenticate": {"description": "How to authenticate (RFC 6750).", "schema": {"type": "string"}},
+    "Content-Encoding": {
+        "description": "gzip where the response is large and Accept-Encoding allows it (RFC 9110).",
+        "schema": {"const": "gzip"},
+    },
+    "Vary": {"description": "Request headers that the response depends on (RFC 9110).", "schema": {"type": "string"}},
+    "Deprecation": {
+        "description": "Since when the operation is deprecated: @ and Unix time (RFC 9745).",
+        "schema": {"type": "string", "pattern": "^@[0-9]+$"},
+    },
+    "Sunset": {"description": "When the operation is expected to end (RFC 8594).", "schema": {"type": "string"}},
     "Idempotency-Replayed": {"description": "true where this answer was given before.", "schema": {"type": "string"}},
 }
 
@@ -74,8 +86,35 @@ class Answers(msgspec.Struct, kw_only=True):
     not_modified: bool = False
     entity_tag: bool = False
     paged: bool = False
+    compressed: bool = False
+    """Whether the handler passes its response to `compressed`."""
     problems: tuple[int, ...] = ()
     links: tuple[Link, ...] = ()
+
+
+class Deprecation(msgspec.Struct, frozen=True):
+    """Since when an operation is deprecated, when it is expected to end, and where to read what replaces it."""
+
+    since: datetime
+    sunset: datetime | None = None
+    guide: str = ""
+    """A URI reference, such as `/docs`."""
+
+    def __post_init__(self) -> None:
+        if any(moment and moment.tzinfo is None for moment in (self.since, self.sunset)):
+            raise ValueError("a deprecation's times need an offset, such as tzinfo=UTC")
+        if self.sunset and self.sunset < self.since:
+            raise ValueError("an operation may not end before it is deprecated (RFC 9745, section 4)")
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers Deprecation (RFC 9745), Sunset (RFC 8594) and Link of every response of the operation."""
+        result = [("Deprecation", f"@{int(self.since.timestamp())}")]
+        if self.sunset:
+            result.append(("Sunset", http_date(self.sunset)))
+        if self.guide:
+            result.append(("Link", f'<{self.guide}>; rel="deprecation"'))
+        return result
 
 
 class Operation(msgspec.Struct, kw_only=True):
@@ -99,6 +138,7 @@ class Operation(msgspec.Struct, kw_only=True):
     """The scopes that a personal token needs, all of them; where there is none, no personal token may."""
     personal: bool
     """Whether even an administrator reaches only what is their own."""
+    deprecation: Deprecation | None
 
 
 _operations: dict[str, Operation] = {}
@@ -117,11 +157,13 @@ def documented(
     roles: tuple[str, ...] = (),
     scopes: tuple[str, ...] = (),
     personal: bool = False,
+    deprecation: Deprecation | None = None,
     tag: str = "",
 ) -> Callable[[View], View]:
     """Put a handler into the document, under its function's name and docstring.
 
-    Who checks tokens asks `declared` whether an operation is public, and which role or scope it needs.
+    Who checks tokens asks `declared` whether an operation is public, and which role or scope it needs. With
+    `deprecation`, every response of the operation has its headers.
     """
 
     def decorate(view: View) -> View:
@@ -142,7 +184,10 @@ def documented(
             roles=roles,
             scopes=scopes,
             personal=personal,
+            deprecation=deprecation,
         )
+        if deprecation:
+            deprecated[view.__name__] = deprecation.headers
         return view
 
     return decorate
@@ -189,7 +234,15 @@ def _document(app: Flask, about: Service) -> dict[str, Any]:
         path = VARIABLE.sub(r"{\2}", rule.rule)
         for method in _methods(rule):
             paths.setdefault(path, {})[method.lower()] = _operation(rule, operation, schemas, about)
-    components = {"schemas": schemas.components, "headers": RESPONSE_HEADERS}
+    used = {
+        name
+        for path in paths.values()
+        for operation in path.values()
+        for response in operation["responses"].values()
+        for name in response.get("headers", ())
+    }
+    headers = {name: described for name, described in RESPONSE_HEADERS.items() if name in used}
+    components = {"schemas": schemas.components, "headers": headers}
     result = {
         "openapi": "3.1.0",
         "info": {"title": about.title, "version": about.version, "description": about.description},
@@ -253,6 +306,8 @@ def _operation(rule: Rule, operation: Operation, schemas: _Schemas, about: Servi
     if operation.json is not None:
         content = {operation.content_type: {"schema": schemas.of(operation.json)}}
         result["requestBody"] = {"required": True, "content": content}
+    if operation.deprecation:
+        result["deprecated"] = True
     if about.authenticates:
         result["security"] = _security(operation)
         if operation.personal:
@@ -307,12 +362,17 @@ def _response(
     answers = operation.answers
     description = description or HTTPStatus(status).phrase
     tagged = answers.entity_tag or answers.not_modified
+    announced = dict(operation.deprecation.headers) if operation.deprecation else {}
     wanted = {
         "ETag": (tagged and status in {200, 304}) or (status == HTTPStatus.CREATED and operation.idempotent),
         "Location": status == HTTPStatus.CREATED,
-        "Link": status == HTTPStatus.OK and answers.paged,
+        "Link": (status == HTTPStatus.OK and answers.paged) or "Link" in announced,
         "Retry-After": status in {429, 503},
+        "Content-Encoding": status == HTTPStatus.OK and answers.compressed,
+        "Vary": status in {200, 304} and answers.compressed,
         "WWW-Authenticate": status == HTTPStatus.UNAUTHORIZED,
+        "Deprecation": "Deprecation" in announced,
+        "Sunset": "Sunset" in announced,
         "Idempotency-Replayed": operation.idempotent and status in {200, 201},
     }
     headers = {name: {"$ref": REFERENCE.format("headers", name)} for name, wants in wanted.items() if wants}

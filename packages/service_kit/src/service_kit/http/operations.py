@@ -11,6 +11,7 @@ import msgspec
 from flask import Flask, Response, request
 
 from service_kit.http import problems
+from service_kit.http.compression import compressed
 from service_kit.http.messages import respond
 from service_kit.http.openapi import Answers, document, documented
 from service_kit.http.requests import service
@@ -97,17 +98,17 @@ def readyz() -> Response:
     return respond(Readiness("ready"))
 
 
-@documented(answers=Answers(text=True), public=True, tag="operations")
+@documented(answers=Answers(text=True, compressed=True), public=True, tag="operations")
 def scrape() -> Response:
     """Metrics in Prometheus' text format, or OpenMetrics with exemplars where the scraper accepts it."""
     metrics.set_draining(service().package, service().draining())
     content, content_type = metrics.expose(request.headers.get("Accept", ""))
-    return Response(content, content_type=content_type)
+    return compressed(Response(content, content_type=content_type))
 
 
 def openapi() -> Response:
     """The OpenAPI 3.1 document of this service."""
-    return respond(document())
+    return compressed(respond(document()))
 
 
 def docs() -> Response:
@@ -139,7 +140,7 @@ def docs_asset(name: str) -> Response:
     response.cache_control.max_age = 86400
     response.set_etag(digest)
     response.make_conditional(request)
-    return response
+    return compressed(response, static=True)
 
 
 def problem_types() -> Response:
@@ -150,7 +151,7 @@ def problem_types() -> Response:
         for kind in sorted(problems.TYPES.values(), key=lambda kind: (kind.status, kind.name))
     )
     page = PROBLEMS_PAGE.format(title=escape(service().title), entries=entries)
-    return Response(page, content_type="text/html; charset=utf-8")
+    return compressed(Response(page, content_type="text/html; charset=utf-8"))
 
 
 def register(app: Flask) -> None:

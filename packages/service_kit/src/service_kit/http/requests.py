@@ -18,6 +18,9 @@ EXTENSION = "service_kit"
 """Where Flask's `extensions` hold the application's service."""
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+deprecated: dict[str, list[tuple[str, str]]] = {}
+"""The headers of each deprecated operation, by the name of its function; `documented` fills it."""
+
 UNMATCHED = "(unmatched)"
 PROBES = ("health", "livez", "readyz", "metrics")
 """The endpoints of probes and scrapes, which are no user's request; their paths have the same names."""
@@ -112,6 +115,12 @@ def _finish(environment: Any, status: int, present: set[str]) -> list[tuple[str,
         *ALWAYS,
         *(header for header in UNLESS_GIVEN if header[0] not in present),
         *context.service.headers(context),
+        *(_deprecation(incoming.endpoint) if deprecated else ()),
         *(HTTPS_ONLY if environment["wsgi.url_scheme"] == "https" else ()),
         ("X-Request-ID", context.request_id),
     ]
+
+
+def _deprecation(endpoint: str | None) -> list[tuple[str, str]]:
+    view = current_app.view_functions.get(endpoint or "")
+    return deprecated.get(view.__name__, []) if view else []

@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 from flask import Blueprint, Response, request, url_for
 from sqlalchemy import Connection
 
+from service_kit.http.compression import compressed
 from service_kit.http.messages import MERGE_PATCH, body, query, respond
 from service_kit.http.openapi import Answers, Link, documented
 from service_kit.http.problems import Refusal
@@ -44,6 +45,7 @@ LISTED = Answers(
     problems=(400,),
     not_modified=True,
     paged=True,
+    compressed=True,
     links=leads_to("get_task", task_id="$response.body#/0/id"),
 )
 CREATED = Answers(created=Task, problems=(400, 403, 409, 410, 413, 415, 422), links=leads_to("get_task", *CHANGES))
@@ -86,7 +88,7 @@ def list_tasks() -> Response:
         tasks, cursor = service.page(connection, account().scope, wanted)
     response = respond([_shown(versioned) for versioned in tasks])
     response.headers["Link"] = _links(cursor)
-    return conditional(response)
+    return compressed(conditional(response))
 
 
 @blueprint.post("")
