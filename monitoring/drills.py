@@ -413,6 +413,13 @@ def task_api_volume_filling() -> float:
 
 
 @drill
+def task_api_certificate_ending() -> float:
+    """The load balancer's certificate ends in ten days (blackbox_exporter: sample)."""
+    series = 'instance="https://tasks.example.com",service="task-api"}'
+    return in_cluster("TaskApiCertificateEnding", f"{series} 4.1024448e+09", f"{series} {time.time() + 240 * HOUR:.0f}")
+
+
+@drill
 def watchdog() -> float:
     """All is well: it arrives repeatedly. Then Prometheus ends, and it stops."""
     with watched() as stack:

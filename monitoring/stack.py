@@ -29,6 +29,7 @@ RULES = HERE / "prometheus" / "rules"
 HURRIED_FOR = "10s"  # Prometheus begins to scrape about 6 s after its start; until then every series is absent
 SAMPLE = HERE / "samples" / "kube-state-metrics.prom"
 KUBELET = HERE / "samples" / "kubelet.prom"
+BLACKBOX = HERE / "samples" / "blackbox_exporter.prom"
 HOUR = 3600
 
 
@@ -152,9 +153,10 @@ def serving(server: ThreadingHTTPServer) -> Iterator[str]:
 
 
 def cluster_metrics(backup_age: float = HOUR) -> str:
-    """Return the samples of kube-state-metrics and the kubelet, the last backup `backup_age` seconds ago."""
+    """Return the samples of what a cluster's exporters measure, the last backup `backup_age` seconds ago."""
     succeeded = r"(?m)^(kube_cronjob_status_last_successful_time{.*}) .*$"
-    return re.sub(succeeded, rf"\1 {time.time() - backup_age:.0f}", SAMPLE.read_text()) + KUBELET.read_text()
+    cluster = re.sub(succeeded, rf"\1 {time.time() - backup_age:.0f}", SAMPLE.read_text())
+    return cluster + KUBELET.read_text() + BLACKBOX.read_text()
 
 
 class Page(ThreadingHTTPServer):
