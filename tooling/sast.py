@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tooling import baseline, excuses, patterns, tools
+from tooling import baseline, excuses, locks, patterns, sql, tools
 from tooling.findings import (
     Finding,
     Gate,
@@ -396,6 +396,10 @@ def zizmor(root: Path, files: Sequence[str]) -> Scan:
 
 PYTHON = ("*.py", "dev")
 SERVED = ("services/*.py", "packages/*.py")  # what meets a stranger's input
+STORES = (
+    "services/*/src/*.py",
+    "packages/*/src/*.py",
+)  # what makes SQL from a request; migrations get nothing from one
 DOCKERFILES = ("*Dockerfile", "*.Dockerfile")
 WORKFLOWS = (".github/workflows/*.yml", ".github/workflows/*.yaml")
 ACTIONS = (*WORKFLOWS, ".github/actions/*/action.yml", ".github/actions/*/action.yaml", ".github/dependabot.yml")
@@ -420,6 +424,8 @@ GATES: dict[str, Gate] = {
     "hadolint": lambda: hadolint(ROOT, tracked(ROOT, *DOCKERFILES)),
     "actionlint": lambda: actionlint(ROOT, tracked(ROOT, *WORKFLOWS)),
     "zizmor": lambda: zizmor(ROOT, tracked(ROOT, *ACTIONS)),
+    "sql": lambda: sql.scan(ROOT, [name for name in tracked(ROOT, *STORES) if "migrations" not in Path(name).parts]),
+    "locks": lambda: locks.scan(ROOT, tracked(ROOT, *DOCKERFILES)),
     "excuses": lambda: excuses.scan(ROOT, baseline.read()),
     "waivers": check_waivers,
 }

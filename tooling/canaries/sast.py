@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from tooling import baseline, excuses, patterns, sast
+from tooling import baseline, excuses, locks, patterns, sast, sql
 from tooling.baseline import Baseline
 from tooling.canaries import canary
 from tooling.canaries.fixtures import FLASK_0_12, PLANTED_ADVISORIES, answering, plant, safety_servers
@@ -345,3 +345,80 @@ def gate_taken_out(folder: Path) -> Scan:  # noqa: ARG001 - a canary's shape
 def gate_narrowed(folder: Path) -> Scan:
     files = [plant(folder, name, "") for name in ("a.py", "b.py")]
     return held("sast", [sast.bandit(folder, files[:1])], Baseline(gates={"sast/bandit": 2}))
+
+
+ASSEMBLED = {
+    "a filter put together from fragments": 'where = " AND ".join(parts)\nquery = select(tasks).where(text(where))\n',
+    "an order that a request chooses": "query = query.order_by(text(order))\n",
+    "a column by the name in a request": 'query = query.order_by(literal_column("tasks." + name))\n',
+    "a driver's statement in a variable": 'sql = "SELECT 1"\nsql += f" WHERE {a}"\ncursor.execute(sql)\n',
+}
+
+for defect, lines in ASSEMBLED.items():
+
+    @canary("sast/sql", defect, rule="assembled-sql", path="store.py")
+    def sql_of_fragments(folder: Path, lines: str = lines) -> Scan:
+        return sql.scan(folder, [plant(folder, "store.py", lines)])
+
+
+@canary("sast/sql", "no store at all", problem="looked at nothing")
+def sql_nothing(folder: Path) -> Scan:
+    return sql.scan(folder, [])
+
+
+HASH = f"--hash=sha256:{'0' * 64}"
+LOCKED = f"flask==3.1.3 \\\n    {HASH} \\\n    {HASH.replace('0', '1')}\n    # via planted\n"
+
+
+def locked(folder: Path, lock: str, dockerfile: str = "", group: str = '["flask>=3"]') -> Scan:
+    """Scan a project with two equal groups, of which one has another lock."""
+    plant(folder, "pyproject.toml", f'[dependency-groups]\na = ["flask"]\nb = {group}\n')
+    plant(folder, "requirements/a.txt", LOCKED)
+    plant(folder, "requirements/b.txt", lock)
+    return locks.scan(folder, [plant(folder, "Dockerfile", dockerfile)])
+
+
+@canary("sast/locks", "a package without a hash", rule="unhashed", path="requirements/b.txt")
+def lock_unhashed(folder: Path) -> Scan:
+    return locked(folder, "flask==3.1.3\n")
+
+
+@canary("sast/locks", "a package that is not pinned", rule="unhashed", path="requirements/b.txt")
+def lock_unpinned(folder: Path) -> Scan:
+    return locked(folder, f"flask>=3 {HASH}\n")
+
+
+@canary("sast/locks", "one hash of two taken out", rule="missing-hash", path="requirements/b.txt")
+def lock_one_hash(folder: Path) -> Scan:
+    return locked(folder, f"flask==3.1.3 {HASH}\n")
+
+
+@canary("sast/locks", "another index in a lock", rule="unhashed", path="requirements/b.txt")
+def lock_index(folder: Path) -> Scan:
+    return locked(folder, "--extra-index-url https://example.com\n" + LOCKED)
+
+
+@canary("sast/locks", "a dependency that is not locked", rule="unlocked", path="requirements/b.txt")
+def lock_lacking(folder: Path) -> Scan:
+    return locked(folder, LOCKED, group='["flask", "httpx"]')
+
+
+@canary("sast/locks", "a version that pyproject.toml excludes", rule="unlocked", path="requirements/b.txt")
+def lock_older(folder: Path) -> Scan:
+    return locked(folder, LOCKED, group='["flask>=4"]')
+
+
+@canary("sast/locks", "a group without a lock", rule="no-lock", path="requirements/c.txt")
+def lock_missing(folder: Path) -> Scan:
+    return locked(folder, LOCKED, group='["flask"]\nc = ["flask"]')
+
+
+@canary("sast/locks", "a lock of no group", rule="orphan", path="requirements/c.txt")
+def lock_orphan(folder: Path) -> Scan:
+    plant(folder, "requirements/c.txt", LOCKED)
+    return locked(folder, LOCKED)
+
+
+@canary("sast/locks", "an image of unhashed packages", rule="unhashed-install", path="Dockerfile")
+def image_unhashed(folder: Path) -> Scan:
+    return locked(folder, LOCKED, "FROM python:3.13\nRUN true && pip install \\\n -r requirements.txt\n")

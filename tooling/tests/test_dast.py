@@ -149,7 +149,8 @@ def test_variants_of_a_bulk_request_name_an_object_with_and_without_each_optiona
 
 def test_a_response_that_lacks_what_a_link_names_is_no_sample() -> None:
     assert value_at([{"id": 4}], "$response.body#/0/id") == 4
-    for body in ([], [{}], None, [4]):
+    bodies: tuple[Any, ...] = ([], [{}], None, [4])
+    for body in bodies:
         with pytest.raises(NoSampleError, match="nothing at"):
             value_at(body, "$response.body#/0/id")
 

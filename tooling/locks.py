@@ -1,0 +1,144 @@
+"""Locks, held against what they are made from: every group has one, and every package in it is pinned and hashed."""
+
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from tooling.findings import Finding, Scan, Severity
+from tooling.project import distributions
+
+HASH = re.compile(r"\s--hash=sha256:([0-9a-f]{64})(?!\S)")
+RENEW = "run `./dev lock`"
+Pins = dict[tuple[str, str], frozenset[str]]
+"""Hashes by name and version."""
+
+
+def entries(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each entry of a lock with its line, continuation lines joined, comments left out."""
+    start = 0
+    parts: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.lstrip().startswith("#") or not line.strip():
+            continue
+        start = start if parts else number
+        parts.append(line.rstrip().removesuffix("\\").strip())
+        if not line.rstrip().endswith("\\"):
+            yield start, " ".join(parts)
+            parts = []
+
+
+def found(rule: str, message: str, path: str, line: int | None, subject: str) -> Finding:
+    """Return a finding of this gate."""
+    return Finding(
+        tool="locks", rule=rule, severity=Severity.HIGH, message=message, path=path, line=line, subject=subject
+    )
+
+
+def pinned(entry: str) -> Requirement | None:
+    """Return the package that an entry pins to one version, with hashes; None for any other entry."""
+    try:
+        requirement = Requirement(HASH.sub("", entry))
+    except InvalidRequirement:
+        return None
+    exact = [one.operator for one in requirement.specifier] == ["=="] and "*" not in str(requirement.specifier)
+    return requirement if exact and not requirement.url and HASH.search(entry) else None
+
+
+def read(root: Path, lock: str) -> tuple[Pins, list[Finding]]:
+    """Return the pins of a lock, and a finding for each entry that is not pinned and hashed."""
+    pins: Pins = {}
+    findings = []
+    for line, entry in entries((root / lock).read_text()):
+        requirement = pinned(entry)
+        if requirement is None:
+            message = f"`{entry[:80]}` is not pinned with a hash: {RENEW}"
+            findings.append(found("unhashed", message, lock, line, entry[:80]))
+        else:
+            version = str(requirement.specifier).removeprefix("==")
+            pins[canonicalize_name(requirement.name), version] = frozenset(HASH.findall(entry))
+    return pins, findings
+
+
+def wanted(groups: dict[str, list[Any]], name: str) -> Iterator[Requirement]:
+    """Yield the requirements of a dependency group and of those that it includes."""
+    for entry in groups[name]:
+        if isinstance(entry, str):
+            yield Requirement(entry)
+        else:
+            yield from wanted(groups, entry["include-group"])
+
+
+def scan(root: Path, dockerfiles: Sequence[str]) -> Scan:
+    """Compare every lock with its pyproject.toml and with the other locks, and look at what images install from."""
+    groups: dict[str, list[Any]] = tomllib.loads((root / "pyproject.toml").read_text()).get("dependency-groups", {})
+    sources = {f"requirements/{name}.txt": list(wanted(groups, name)) for name in groups}
+    own: set[str] = set()
+    projects: dict[Path, list[Requirement]] = {}
+    for folder in distributions(root):
+        project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+        own.add(canonicalize_name(project["name"]))
+        projects[folder] = [Requirement(one) for one in project.get("dependencies", [])]
+    shared = [one for folder, needs in projects.items() if folder.parent.name == "packages" for one in needs]
+    for folder, needs in projects.items():
+        if folder.parent.name == "services":
+            uses_kit = any(canonicalize_name(one.name) in own for one in needs)
+            sources[f"{folder.relative_to(root)}/requirements.txt"] = [*needs, *(shared if uses_kit else [])]
+    findings: list[Finding] = []
+    locks: dict[str, Pins] = {}
+    for lock, needs in sources.items():
+        if not (root / lock).exists():
+            findings.append(found("no-lock", f"there is no lock for its dependencies: {RENEW}", lock, None, lock))
+            continue
+        locks[lock], bad = read(root, lock)
+        findings += bad
+        findings += [
+            found("unlocked", f"{need} is not in the lock: {RENEW}", lock, None, str(need))
+            for need in needs
+            if canonicalize_name(need.name) not in own and not locked(need, locks[lock])
+        ]
+    known = {path for folder in ("requirements", "services/*") for path in root.glob(f"{folder}/*.txt")}
+    findings += [
+        found("orphan", "no dependency group is locked by it", name, None, name)
+        for name in sorted(str(path.relative_to(root)) for path in known)
+        if name not in sources
+    ]
+    findings += list(differing(locks))
+    findings += [one for file in dockerfiles for one in installs(root, file)]
+    return Scan(tool="locks", version="1", targets=(*sources, *dockerfiles), findings=tuple(findings))
+
+
+def locked(need: Requirement, pins: Pins) -> bool:
+    """Return whether a lock has the package, in a version that the requirement takes."""
+    name = canonicalize_name(need.name)
+    return any(package == name and need.specifier.contains(version, prereleases=True) for package, version in pins)
+
+
+def differing(locks: dict[str, Pins]) -> Iterator[Finding]:
+    """Yield each package that has fewer hashes in one lock than the same version has in another."""
+    every: dict[tuple[str, str], set[str]] = {}
+    for pins in locks.values():
+        for package, hashes in pins.items():
+            every.setdefault(package, set()).update(hashes)
+    for lock, pins in locks.items():
+        for package, hashes in pins.items():
+            if missing := len(every[package] - hashes):
+                name = "==".join(package)
+                message = f"{name} lacks {missing} hashes of another lock: {RENEW}"
+                yield found("missing-hash", message, lock, None, name)
+
+
+def installs(root: Path, dockerfile: str) -> Iterator[Finding]:
+    """Yield each command of a Dockerfile that installs Python packages without hashes, from outside the build."""
+    text = re.sub(r"\\\n", " ", (root / dockerfile).read_text())
+    for command in re.split(r"&&|;|\n|\|", text):
+        install = re.search(r"\b(?:pip3?|uv|pipx|poetry|easy_install)\b.*\b(?:install|sync|add)\b.*", command)
+        if install and not command.lstrip().startswith("#"):
+            options = set(install[0].split())
+            if "--require-hashes" not in options and not {"--no-index", "--no-deps"} <= options:
+                message = f"`{install[0].strip()[:80]}` takes packages without `--require-hashes`"
+                yield found("unhashed-install", message, dockerfile, None, install[0].strip())

@@ -1,0 +1,50 @@
+"""What a lock must hold."""
+
+import pytest
+
+from tooling import locks
+
+HASH = f"--hash=sha256:{'0' * 64}"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        f"flask==3.1.3 {HASH}",
+        f"flask[async]==3.1.3 {HASH} {HASH}",
+        f"tzdata==2026.6 ; sys_platform == 'win32' {HASH}",
+        f"grafana-foundation-sdk==1769699379!11.6.0 {HASH}",
+    ],
+)
+def test_a_version_with_hashes_is_pinned(entry: str) -> None:
+    assert locks.pinned(entry)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "flask==3.1.3",
+        f"flask>=3 {HASH}",
+        f"flask==3.* {HASH}",
+        f"flask==3.1.3,>3 {HASH}",
+        f"flask {HASH}",
+        f"flask==3.1.3 {HASH[:-1]}",
+        "flask==3.1.3 --hash=md5:0123",
+        f"flask @ https://example.com/flask.whl {HASH}",
+        f"-e ./flask {HASH}",
+        "--index-url https://example.com",
+        "-r other.txt",
+    ],
+)
+def test_anything_else_is_not(entry: str) -> None:
+    assert locks.pinned(entry) is None
+
+
+def test_the_lines_of_an_entry_are_joined_and_comments_left_out() -> None:
+    text = (
+        "# by uv\na==1 \\\n    --hash=sha256:00\n    # via b\nb==2 \\\n    --hash=sha256:11 \\\n    --hash=sha256:22\n"
+    )
+    assert list(locks.entries(text)) == [
+        (2, "a==1 --hash=sha256:00"),
+        (5, "b==2 --hash=sha256:11 --hash=sha256:22"),
+    ]
