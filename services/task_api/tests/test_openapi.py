@@ -143,3 +143,16 @@ def test_the_document_is_the_same_each_time(client: Client) -> None:
     first, second = client.get("/openapi.json").data, client.get("/openapi.json").data
     assert first == second
     assert msgspec.json.decode(first)["info"]["title"] == "Task API"
+
+
+def integers(part: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(part, dict) and part.get("type") == "integer":
+        yield part
+    for one in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from integers(one)
+
+
+def test_every_integer_has_a_format_and_is_exact_in_json(guarded: Client) -> None:
+    found = list(integers(guarded.get("/openapi.json").json))
+    assert len(found) > 10
+    assert all(one["format"] in {"int32", "int64"} and one["maximum"] < 2**53 for one in found)

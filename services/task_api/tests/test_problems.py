@@ -11,7 +11,7 @@ from task_api.config import Settings
 from task_api.store.database import Database
 from task_api.tasks import service
 
-from .conftest import Client, Serve, client_of
+from .conftest import KEY, PASSWORD, Client, Serve, client_of
 
 JSON = {"Content-Type": "application/json"}
 
@@ -285,3 +285,15 @@ def test_behind_a_trusted_proxy_the_connection_is_the_clients(serve: Serve) -> N
     https = {"X-Forwarded-Proto": "https"}
     assert "Strict-Transport-Security" in serve(trusted_proxies=1).get("/health", headers=https).headers
     assert "Strict-Transport-Security" not in serve().get("/health", headers=https).headers
+
+
+@pytest.mark.parametrize(
+    "address", ["1" * 129, "a" * 4000, "fe80::1%" + "z" * 200, "999.1.1.1", "[::1]:80", "\xff", ","]
+)
+def test_no_text_in_x_forwarded_for_is_a_fault_of_the_service(serve: Serve, address: str) -> None:
+    client = serve(trusted_proxies=1, auth="on", jwt_keys=(KEY,))
+    headers = {"X-Forwarded-For": address}
+    account = {"email": "ada@example.org", "password": PASSWORD}
+    assert client.post("/auth/register", json=account, headers=headers).status_code == 201
+    assert client.post("/auth/login", json=account, headers=headers).status_code == 200
+    assert client.get("/tasks", headers=headers).status_code == 401
