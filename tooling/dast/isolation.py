@@ -32,7 +32,16 @@ OWNERS = {"account_id", "owner_id", "user_id"}
 NOWHERE = 2**40
 """An id that no object has."""
 
-VOLATILE = {"connection", "content-length", "date", "keep-alive", "ratelimit", "transfer-encoding", "x-request-id"}
+VOLATILE = {
+    "connection",
+    "content-encoding",
+    "content-length",
+    "date",
+    "keep-alive",
+    "ratelimit",
+    "transfer-encoding",
+    "x-request-id",
+}
 """Headers whose values or presence depend on other requests and the time."""
 
 SAFE = {"GET", "HEAD"}
