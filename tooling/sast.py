@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +26,7 @@ from tooling.findings import (
     run_stage,
 )
 from tooling.project import ROOT, services
-from tooling.tools import call, report
+from tooling.tools import call, in_git, report, tracked
 
 NOTED = {"S101", "S105", "S106", "S107", "S110", "S112", "S311", "S606"}  # ruff rates nothing; Bandit rates these low
 REGISTRIES = {f"KSV-{number}" for number in ("0032", "0033", "0034", "0035", "0125")}
@@ -35,27 +34,6 @@ OSV = "https://api.osv.dev/v1/query"
 GITLEAKS_LOG = "--log-opts=--all --text --remerge-diff"
 """Every commit, whatever attributes call binary, and of a merge what neither parent has."""
 GITLEAKS_RULES = Path(__file__).with_name("gitleaks.toml")
-
-
-def in_git(root: Path) -> bool:
-    """Return whether `root` lies in a Git repository; a downloaded archive does not."""
-    return tools.run("git", "rev-parse", "--git-dir", cwd=root, expect=(0, 128)).returncode == 0
-
-
-def tracked(root: Path, *patterns: str) -> list[str]:
-    """Return the files under `root`, without tests, that Git would commit and a pattern of `git ls-files` matches.
-
-    In a downloaded archive `.gitignore` decides alone.
-    """
-    with tempfile.TemporaryDirectory() as empty:
-        place = []
-        if not in_git(root):
-            call("git", "init", "--quiet", "--bare", empty)
-            place = [f"--git-dir={empty}", f"--work-tree={root}"]
-        listed = call(
-            "git", *place, "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns, cwd=root
-        )
-    return [name for name in listed.splitlines() if "tests" not in Path(name).parts and (root / name).is_file()]
 
 
 def line_of(root: Path, path: str, line: int | None) -> str:

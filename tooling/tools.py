@@ -173,6 +173,27 @@ def report(name: str, *arguments: str | Path, expect: Collection[int] = (0,), cw
         raise NotAssessed(f"{name} wrote no report: {last_words(done) or error}") from error
 
 
+def in_git(root: Path) -> bool:
+    """Return whether `root` lies in a Git repository; a downloaded archive does not."""
+    return run("git", "rev-parse", "--git-dir", cwd=root, expect=(0, 128)).returncode == 0
+
+
+def tracked(root: Path, *patterns: str) -> list[str]:
+    """Return the files under `root`, without tests, that Git would commit and a pattern of `git ls-files` matches.
+
+    In a downloaded archive `.gitignore` decides alone.
+    """
+    with TemporaryDirectory() as empty:
+        place = []
+        if not in_git(root):
+            call("git", "init", "--quiet", "--bare", empty)
+            place = [f"--git-dir={empty}", f"--work-tree={root}"]
+        listed = call(
+            "git", *place, "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns, cwd=root
+        )
+    return [name for name in listed.splitlines() if "tests" not in Path(name).parts and (root / name).is_file()]
+
+
 def make_environment(name: str) -> None:
     """Make the locked environment requirements/`name`.txt in .cache/tools, or renew it when the lock has changed."""
     lock = ROOT / "requirements" / f"{name}.txt"

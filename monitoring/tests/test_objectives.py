@@ -9,7 +9,7 @@ from monitoring import dashboards
 from service_kit.http.requests import PROBES
 from service_kit.telemetry.metrics import BUCKETS
 from tooling.project import ROOT
-from tooling.sast import tracked
+from tooling.tools import tracked
 
 FOLDERS = ("docs/", "k8s/", "monitoring/prometheus/", "monitoring/grafana/", "services/", "templates/")
 READ = (".md", ".yml", ".yaml", ".json", ".jinja")

@@ -17,8 +17,7 @@ from msgspec.structs import replace
 from tooling.findings import NotAssessed, Scan, for_each, run_stage
 from tooling.images import scan
 from tooling.project import ROOT, ToolingError
-from tooling.sast import tracked
-from tooling.tools import call, report
+from tooling.tools import call, report, tracked
 
 IMAGE = re.compile(
     r"(?m)^ *(?:- )?image: (?P<image>[a-z0-9][\w.-]*(?::\d+)?/[\w./-]+:[\w.-]+)(?P<digest>@sha256:[0-9a-f]{64})?"

@@ -36,12 +36,12 @@ def test_files_are_those_that_git_would_commit_without_the_tests(
     (tmp_path / ".gitignore").write_text("ignored.py\n")
     if repository:
         subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
-    assert sast.tracked(tmp_path, "*.py") == ["a.py", "k/c.py"]
+    assert tools.tracked(tmp_path, "*.py") == ["a.py", "k/c.py"]
 
 
 def test_the_repositorys_gates_have_something_to_look_at() -> None:
     for patterns in (sast.PYTHON, sast.DOCKERFILES, sast.WORKFLOWS, sast.ACTIONS):
-        assert sast.tracked(ROOT, *patterns)
+        assert tools.tracked(ROOT, *patterns)
     assert sast.overlays()
     assert all(scan.locked(one.lock) for one in services())
 

@@ -14,7 +14,7 @@ import yaml
 import noxfile
 from tooling.images import scan
 from tooling.project import ENVIRONMENTS, ROOT, STAGES, services
-from tooling.sast import tracked
+from tooling.tools import tracked
 
 Document = dict[Any, Any]
 PREPARE = ROOT / ".github" / "actions" / "prepare" / "action.yml"

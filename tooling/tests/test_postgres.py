@@ -7,7 +7,7 @@ import psycopg
 
 from tooling.postgres import postgres
 from tooling.project import ROOT
-from tooling.sast import tracked
+from tooling.tools import tracked
 
 IMAGE = re.compile(r"image: \S*/postgres:(\d+)")
 
