@@ -64,7 +64,12 @@ DEFECTS = (
         "src/echo/app.py",
     ),
     Defect(
-        "a pod that runs as root", "sast", "k8s/base/deployment.yaml", "runAsUser: 1000", "runAsUser: 0", "k8s/base"
+        "a pod that may write to its image",
+        "sast",
+        "k8s/base/deployment.yaml",
+        "readOnlyRootFilesystem: true",
+        "readOnlyRootFilesystem: false",
+        "KSV-0014",
     ),
     Defect(
         "a response with status 500 for some names",

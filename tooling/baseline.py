@@ -50,9 +50,17 @@ class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             lines += [
                 f"{key}: {n} instead of {before.get(key, 0)}" for key, n in after.items() if n > before.get(key, 0)
             ]
-        places = sorted(self.configuration.keys() | newer.configuration.keys())
-        lines += [f"{key} has changed" for key in places if self.configuration.get(key) != newer.configuration.get(key)]
-        return lines
+        return lines + [f"{key} has changed" for key in self.changed(newer.configuration)]
+
+    def changed(self, configuration: dict[str, str]) -> list[str]:
+        """Return the places whose configuration differs. A service that has no figure yet configures itself alone."""
+        known = {key.split("/")[1] for key in self.configuration if key.startswith("services/")}
+        return [
+            key
+            for key in sorted(self.configuration.keys() | configuration.keys())
+            if self.configuration.get(key) != configuration.get(key)
+            and not (key.startswith("services/") and key.split("/")[1] not in known)
+        ]
 
 
 def parse(text: str, name: str = BASELINE.name) -> Baseline:

@@ -180,11 +180,9 @@ def scan(root: Path, committed: Baseline) -> Scan:
                     f"{count} excuses of the kind `{kind}`, the baseline has {allowed.get(kind, 0)}: {baseline.RENEW}"
                 )
                 findings.append(found("new-excuse", message, path, lines[-1], kind))
-    settings = configuration(root, files)
-    for place in sorted(settings.keys() | committed.configuration.keys()):
-        if settings.get(place) != committed.configuration.get(place):
-            message = f"{place} is not as in the baseline, and configures a gate: {baseline.RENEW}"
-            findings.append(found("changed-configuration", message, place.partition(" ")[0], None, place))
+    for place in committed.changed(configuration(root, files)):
+        message = f"{place} is not as in the baseline, and configures a gate: {baseline.RENEW}"
+        findings.append(found("changed-configuration", message, place.partition(" ")[0], None, place))
     findings += [found("weaker-baseline", line, baseline.BASELINE.name, None, line) for line in unexplained(root)]
     return Scan(tool="excuses", version="1", targets=(f"all of {len(files)} files",), findings=tuple(findings))
 

@@ -48,6 +48,16 @@ def test_what_asks_for_less_or_excuses_more_is_weaker(newer: Baseline, line: str
     assert older.weakened(older) == []
 
 
+def test_a_new_service_configures_itself_without_a_reason_and_a_known_one_does_not() -> None:
+    known, new = "services/a/pyproject.toml [tool.uv]", "services/b/pyproject.toml [tool.uv]"
+    older = Baseline(configuration={known: "1"})
+    assert older.changed({known: "1", new: "1"}) == []
+    assert older.changed({known: "2", new: "1"}) == [known]
+    assert older.changed({}) == [known]
+    both = Baseline(configuration={known: "1", new: "1"})
+    assert both.changed({known: "1", new: "2"}) == [new]
+
+
 @pytest.mark.parametrize("text", ["gates = 1", "[gates]\na = 'b'", "[gate]", "["])
 def test_a_mistake_in_the_file_is_named(text: str) -> None:
     with pytest.raises(ToolingError, match=r"baseline\.toml: "):

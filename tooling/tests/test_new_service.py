@@ -1,5 +1,6 @@
 """What `./dev new-service` writes, and which names it refuses."""
 
+import re
 import subprocess
 import tomllib
 from pathlib import Path
@@ -109,6 +110,12 @@ def test_what_cannot_be_locked_leaves_nothing_behind(root: Path, monkeypatch: py
     with pytest.raises(project.ToolingError, match="no network"):
         new_service.create("echo", root)
     assert not (root / "services" / "echo").exists()
+
+
+def test_a_new_service_excuses_nothing(root: Path) -> None:
+    folder = new_service.create("echo", root)
+    excused = [path for path in folder.rglob("*.py") if re.search(r"# (noqa|type: ignore)", path.read_text())]
+    assert excused == []
 
 
 def test_no_value_of_the_template_is_left_out(root: Path) -> None:

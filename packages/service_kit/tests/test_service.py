@@ -208,6 +208,15 @@ def test_conflicts_are_reported_together_with_other_faults_but_not_for_a_variabl
     assert raised.value.problems == ["OTEL_EXPORTER_OTLP_ENDPOINT: expected http://host:4318 or https://…"]
 
 
+def test_a_program_named_by_text_is_imported_by_serving_alone() -> None:
+    line = CommandLine("tea-service", "1", TeaSettings, "no_such:run", "Tea.", application="no_such:application")
+    runner = CliRunner()
+    assert "Serve until SIGTERM." in runner.invoke(line, ["--help"]).output
+    assert runner.invoke(line, ["check-config"]).exit_code == 0
+    for command in ("serve", "routes"):
+        assert isinstance(runner.invoke(line, [command], env={"PORT": "0"}).exception, ModuleNotFoundError)
+
+
 def test_the_command_line_serves_with_the_settings_of_the_environment() -> None:
     served: list[TeaSettings] = []
 

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import click
@@ -28,7 +29,8 @@ class CommandLine(click.Group, Generic[S]):
     """The commands `serve`, `check-config`, `routes` and `healthcheck`; a service adds its own with `command()`.
 
     `serve` calls `run` with the settings and a socket that listens. `run` returns when the service ends. `application`
-    returns what `run` serves.
+    returns what `run` serves. Either may be text, `module:function`, which is imported once the settings are
+    right: the metrics' folder is one of them.
     """
 
     def __init__(
@@ -36,10 +38,10 @@ class CommandLine(click.Group, Generic[S]):
         name: str,
         version: str,
         settings: type[S],
-        run: Run[S],
+        run: Run[S] | str,
         about: str,
         *,
-        application: "Callable[[S], Flask]",
+        application: "Callable[[S], Flask] | str",
     ) -> None:
         options = {"help_option_names": ["-h", "--help"]}
         super().__init__(
@@ -47,9 +49,10 @@ class CommandLine(click.Group, Generic[S]):
             help=f"{about} Settings come from the environment: see `{name} check-config`.",
             context_settings=options,
         )
+        about_serve = "Serve until SIGTERM." if isinstance(run, str) else run.__doc__
         self._program, self._kind, self._run, self._application = name, settings, run, application
         click.version_option(version, prog_name=name)(self)
-        self.add_command(click.Command("serve", callback=self._serve, help=run.__doc__))
+        self.add_command(click.Command("serve", callback=self._serve, help=about_serve))
         self.add_command(
             click.Command(
                 "check-config",
@@ -109,7 +112,7 @@ class CommandLine(click.Group, Generic[S]):
 
             logs.configure(settings.log_level)
             try:
-                self._run(settings, listening)
+                _imported(self._run)(settings, listening)
             except metrics.FolderInUse as error:
                 self.fail(error)
 
@@ -139,7 +142,7 @@ class CommandLine(click.Group, Generic[S]):
             os.environ.update(unchanged | dict(part.split("=", 1) for part in shlex.split(change)))
             if under:
                 click.echo(f"# {change}")
-            for method, path, operation in sorted(routes(self._application(self.settings()))):
+            for method, path, operation in sorted(routes(_imported(self._application)(self.settings()))):
                 click.echo(f"{method:<7} {path}  {operation or '-'}")
 
     def _healthcheck(self, ready: bool) -> None:
@@ -155,3 +158,7 @@ class CommandLine(click.Group, Generic[S]):
                 self.fail(f"{refusal}: {refusal.read().decode()}")
         except OSError as error:
             self.fail(error)
+
+
+def _imported(function: Callable[..., Any] | str) -> Callable[..., Any]:
+    return resolve_name(function) if isinstance(function, str) else function
