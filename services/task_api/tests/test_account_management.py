@@ -101,6 +101,7 @@ def test_sessions_are_listed_and_ended_one_by_one(guarded: Client) -> None:
     assert (me(guarded, first), me(guarded, second)) == (401, 200)
     assert len(guarded.get("/auth/sessions", headers=second).json) == 1
     assert guarded.delete(f"/auth/sessions/{listed[1]['id']}", headers=second).status_code == 404
+    assert guarded.delete("/auth/sessions/%00", headers=second).status_code == 404
 
 
 def test_a_session_of_another_account_cannot_be_ended(guarded: Client) -> None:
