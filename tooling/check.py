@@ -19,7 +19,7 @@ import defusedxml.ElementTree
 import msgspec
 
 from tooling import baseline, tools
-from tooling.findings import Finding, Gate, NotAssessed, Scan, Severity, run_stage
+from tooling.findings import Finding, Gate, NotAssessed, Scan, Severity, run_stage, test_file
 from tooling.project import REPORTS, ROOT, distributions
 from tooling.tools import report, run
 
@@ -157,7 +157,7 @@ def skipped(cases: Iterable[Element], tool: str, allowed: Mapping[str, int]) -> 
         reason = case.find("skipped")
         if reason is None:
             continue
-        path = (case.get("classname") or "").replace(".", "/") + ".py"
+        path = test_file(case.get("classname") or "")
         name = f"{path}::{(case.get('name') or '').partition('[')[0]}"
         seen[name] += 1
         yield Finding(
@@ -198,7 +198,7 @@ def failed(case: Element, tool: str) -> Finding | None:
     trouble = case.find("failure") if case.find("failure") is not None else case.find("error")
     if trouble is None:
         return None
-    path = (case.get("classname") or "").replace(".", "/") + ".py"
+    path = test_file(case.get("classname") or "")
     message = f"{case.get('name')}: {(trouble.get('message') or 'failed').splitlines()[0]}"
     return Finding(tool=tool, rule="failed-test", severity=Severity.HIGH, message=message, path=path, subject=message)
 

@@ -581,14 +581,14 @@ def looked_at(scan: Scan) -> int:
     return sum(int(target.split()[0]) if target.split()[0].isdigit() else 1 for target in scan.targets)
 
 
+def test_file(classname: str) -> str:
+    """Return the file of a test, whose JUnit report names its module and, where it has one, its class."""
+    return "/".join(part for part in classname.split(".") if not part.startswith("Test")) + ".py"
+
+
 def tests_of(scans: Iterable[Scan]) -> Counter[str]:
     """Return how many tests of each file ran, or were skipped as the baseline allows."""
-    ran = [
-        target.partition("::")[0].replace(".", "/") + ".py"
-        for scan in scans
-        for target in scan.targets
-        if "::" in target
-    ]
+    ran = [test_file(target.partition("::")[0]) for scan in scans for target in scan.targets if "::" in target]
     skipped = [one.path for scan in scans for one in scan.findings if one.rule == "skipped-test" and not one.blocks]
     return Counter([*ran, *skipped])
 

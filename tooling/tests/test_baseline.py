@@ -100,6 +100,11 @@ def test_a_test_that_is_skipped_as_the_baseline_allows_is_there() -> None:
     assert rules(held("test", [a_scan("t.test_b::test_b")], committed)) == [("fewer-tests", "t/test_a.py")]
 
 
+def test_the_tests_of_a_class_belong_to_its_file() -> None:
+    committed = Baseline(tests={"t/test_a.py": 2})
+    assert rules(held("test", [a_scan("t.test_a.TestClass::test_b", "t.test_a::test_c")], committed)) == []
+
+
 def test_a_whole_stage_is_held_against_the_baseline_and_a_part_is_not(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
