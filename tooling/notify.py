@@ -36,8 +36,7 @@ from tooling.findings import (
     revision,
     run_gates,
 )
-from tooling.project import FIRST_RUNS, REPORTS, STAGES
-from tooling.stages import source
+from tooling.project import FIRST_RUNS, REPORTS, STAGES, source
 
 SUMMARISED = tuple(name for name in STAGES if name != "notify")
 SLOWEST_SECONDS = 60.0

@@ -4,6 +4,9 @@ Only the standard library is imported: `./dev` and the noxfile read this before 
 """
 
 import functools
+import hashlib
+import os
+import subprocess
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -154,3 +157,18 @@ def _read(file: Path) -> Service:
             raise UnknownServiceError(f"{file}: [tool.service] has no field {key} with the value {value!r}")
     manifests = file.parent / "k8s" if "manifests" not in record else file.parent.parent.parent / record["manifests"]
     return Service(**{**record, "folder": file.parent, "name": document["project"]["name"], "manifests": manifests})
+
+
+@functools.cache
+def source() -> dict[str, str]:
+    """Return what a stage is run on: the commit, a digest of what the checkout changes in it, and the run in CI."""
+
+    def git(*arguments: str) -> bytes:
+        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, check=False).stdout
+
+    changes = git("diff", "--binary", "HEAD")
+    return {
+        "commit": git("rev-parse", "HEAD").decode().strip(),
+        "changes": hashlib.sha256(changes).hexdigest() if changes else "",
+        "run": os.environ.get("GITHUB_RUN_ID", ""),
+    }

@@ -6,18 +6,15 @@ exists.
 """
 
 import functools
-import hashlib
 import json
-import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 import nox
 
-from tooling.project import FIRST_RUNS, REPORTS, ROOT, STAGES
+from tooling.project import FIRST_RUNS, REPORTS, STAGES, source
 
 failed: set[str] = set()
 
@@ -44,21 +41,6 @@ def stage(function: Callable[[nox.Session], None]) -> object:
             write(name, result, time.monotonic() - started)
 
     return nox.session(run)
-
-
-@functools.cache
-def source() -> dict[str, str]:
-    """Return what a stage is run on: the commit, a digest of what the checkout changes in it, and the run in CI."""
-
-    def git(*arguments: str) -> bytes:
-        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, check=False).stdout
-
-    changes = git("diff", "--binary", "HEAD")
-    return {
-        "commit": git("rev-parse", "HEAD").decode().strip(),
-        "changes": hashlib.sha256(changes).hexdigest() if changes else "",
-        "run": os.environ.get("GITHUB_RUN_ID", ""),
-    }
 
 
 def write(name: str, result: str, seconds: float) -> None:

@@ -15,7 +15,7 @@ from tooling import findings, notify
 from tooling.canaries.fixtures import serving
 from tooling.findings import CLEAN, NOT_ASSESSED, Finding, NotAssessed, Report, Scan, Severity
 from tooling.notify import Stage, deliver, markdown, overall, plain, read_stage, slack
-from tooling.stages import source
+from tooling.project import source
 
 FINDING = Finding(tool="bandit", rule="B602", severity=Severity.HIGH, message="a | shell", path="a.py", line=3)
 

@@ -74,3 +74,8 @@ def test_the_first_passed_run_is_kept_for_comparison(tmp_path: Path) -> None:
     results(tmp_path, (), "-s", "test")
     assert (tmp_path / "first" / "test.json").read_text() == kept
     assert json.loads(kept)["seconds"] >= 0
+
+
+def test_no_tool_needs_nox_as_the_sessions_install_none() -> None:
+    tools = [path for path in (ROOT / "tooling").rglob("*.py") if "tests" not in path.parts]
+    assert [path for path in tools if "from tooling.stages import" in path.read_text()] == []
