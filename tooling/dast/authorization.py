@@ -226,9 +226,12 @@ class Matrix:
         maker, expression = self.target.maker(operation)
         if caller in LIVE:
             self.callers.live(caller)  # an account that was deleted is replaced before its password is sent
-        account = self.target.accounts[caller if caller in LIVE else "other"]
+        coded = self.target.needs_code(operation)
+        # a personal token with its own account's password, unless the request would give that account a second factor
+        holder = caller if caller in LIVE else "owner" if caller.startswith(WITH_SCOPE) and not coded else "other"
+        account = self.target.accounts[holder]
         given: dict[str, Any] = self.target.credentials(operation, account)
-        if self.target.needs_code(operation):
+        if coded:
             given["code"] = self.target.code(operation, account)
         if maker:
             made = self.make(maker)
