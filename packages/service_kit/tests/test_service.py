@@ -120,6 +120,13 @@ def test_readiness_fails_with_the_services_own_reason_and_while_it_drains(app: F
     assert "draining" in get(app, "/readyz").json["detail"]
 
 
+@pytest.mark.parametrize("rule", ["/cups/<name>", "/cups/<string:name>"])
+def test_a_text_in_a_path_holds_no_nul(app: Flask, rule: str) -> None:
+    app.add_url_rule(rule, "cup", lambda name: respond({"name": name}))
+    assert get(app, "/cups/a%01b").json == {"name": "a\1b"}
+    assert get(app, "/cups/a%00b").status_code == 404
+
+
 def test_metrics_begin_with_the_services_package_and_have_no_others(app: Flask) -> None:
     text = get(app, "/metrics").text
     assert "tea_service_draining 0.0" in text
