@@ -15,7 +15,7 @@ from tooling import baseline
 from tooling.baseline import Baseline, Counts
 from tooling.findings import Finding, NotAssessed, Scan, Severity
 from tooling.project import distributions
-from tooling.tools import call
+from tooling.tools import call, committable
 
 KINDS = {
     "noqa": r"#\s*(?:ruff:\s*|flake8:\s*)?noqa\b",
@@ -125,12 +125,6 @@ def asserts(function: ast.FunctionDef | ast.AsyncFunctionDef, helpers: set[str])
     return False
 
 
-def tracked(root: Path) -> list[str]:
-    """Return every file that Git would commit, tests too."""
-    listed = call("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=root)
-    return sorted(name for name in listed.split("\0") if name and (root / name).is_file())
-
-
 def excused(root: Path, files: Iterable[str]) -> dict[str, list[tuple[str, int]]]:
     """Return the excuses of each file that has some."""
     found = {
@@ -159,7 +153,7 @@ def configuration(root: Path, files: Sequence[str]) -> dict[str, str]:
 
 def measured(root: Path) -> Baseline:
     """Return the figures that a checkout shows by itself: its excuses and its gates' settings."""
-    files = tracked(root)
+    files = committable(root)
     counts: dict[str, Counts] = {
         name: dict(Counter(kind for kind, _ in excuses)) for name, excuses in excused(root, files).items()
     }
@@ -168,7 +162,7 @@ def measured(root: Path) -> Baseline:
 
 def scan(root: Path, committed: Baseline) -> Scan:
     """Return a finding for each excuse and setting that the baseline lacks, and each figure lowered with no reason."""
-    files = tracked(root)
+    files = committable(root)
     findings = []
     for path, excuses in excused(root, files).items():
         allowed = committed.excuses.get(path, {})

@@ -178,8 +178,8 @@ def in_git(root: Path) -> bool:
     return run("git", "rev-parse", "--git-dir", cwd=root, expect=(0, 128)).returncode == 0
 
 
-def tracked(root: Path, *patterns: str) -> list[str]:
-    """Return the files under `root`, without tests, that Git would commit and a pattern of `git ls-files` matches.
+def committable(root: Path, *patterns: str) -> list[str]:
+    """Return the files under `root` that Git would commit and a pattern of `git ls-files` matches, by default all.
 
     In a downloaded archive `.gitignore` decides alone.
     """
@@ -188,10 +188,14 @@ def tracked(root: Path, *patterns: str) -> list[str]:
         if not in_git(root):
             call("git", "init", "--quiet", "--bare", empty)
             place = [f"--git-dir={empty}", f"--work-tree={root}"]
-        listed = call(
-            "git", *place, "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns, cwd=root
-        )
-    return [name for name in listed.splitlines() if "tests" not in Path(name).parts and (root / name).is_file()]
+        options = ("-z", "--cached", "--others", "--exclude-standard", "--")
+        listed = call("git", *place, "ls-files", *options, *patterns, cwd=root)
+    return [name for name in listed.split("\0") if name and (root / name).is_file()]
+
+
+def tracked(root: Path, *patterns: str) -> list[str]:
+    """Return what `committable` returns, without tests."""
+    return [name for name in committable(root, *patterns) if "tests" not in Path(name).parts]
 
 
 def make_environment(name: str) -> None:
