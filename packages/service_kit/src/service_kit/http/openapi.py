@@ -209,8 +209,7 @@ def document() -> dict[str, Any]:
 
 def routes(app: Flask) -> Iterator[tuple[str, str, str]]:
     """Yield the method, the path and the operation's name of every route; no name where the document lacks it."""
-    for rule in app.url_map.iter_rules():
-        operation = _operations.get(app.view_functions[rule.endpoint].__name__)
+    for rule, operation in _rules(app):
         for method in _methods(rule):
             yield method, VARIABLE.sub(r"{\2}", rule.rule), operation.name if operation else ""
 
@@ -219,18 +218,16 @@ def _methods(rule: Rule) -> list[str]:
     return sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})
 
 
-def _routes(app: Flask) -> Iterator[tuple[Rule, Operation]]:
+def _rules(app: Flask) -> Iterator[tuple[Rule, Operation | None]]:
     for rule in app.url_map.iter_rules():
-        operation = _operations.get(app.view_functions[rule.endpoint].__name__)
-        if operation:
-            yield rule, operation
+        yield rule, _operations.get(app.view_functions[rule.endpoint].__name__)
 
 
 def _document(app: Flask, about: Service) -> dict[str, Any]:
-    routes = list(_routes(app))
-    schemas = _Schemas([operation for _, operation in routes])
+    operations = [(rule, operation) for rule, operation in _rules(app) if operation]
+    schemas = _Schemas([operation for _, operation in operations])
     paths: dict[str, Any] = {}
-    for rule, operation in routes:
+    for rule, operation in operations:
         path = VARIABLE.sub(r"{\2}", rule.rule)
         for method in _methods(rule):
             paths.setdefault(path, {})[method.lower()] = _operation(rule, operation, schemas, about)
@@ -247,7 +244,7 @@ def _document(app: Flask, about: Service) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": about.title, "version": about.version, "description": about.description},
         "servers": [{"url": "/"}],
-        "tags": [{"name": tag} for tag in dict.fromkeys(operation.tag for _, operation in routes)],
+        "tags": [{"name": tag} for tag in dict.fromkeys(operation.tag for _, operation in operations)],
         "paths": paths,
         "components": components,
     }

@@ -108,7 +108,7 @@ def scrape() -> Response:
 
 def openapi() -> Response:
     """The OpenAPI 3.1 document of this service."""
-    return compressed(respond(document()))
+    return compressed(respond(document()), static=True)
 
 
 def docs() -> Response:
