@@ -258,7 +258,7 @@ class Matrix:
         for fault in faults:
             self.report(operation, f"as-{caller}", f"{caller}: {fault}")
         if "code" in given:  # the account's logins may need codes now
-            self.callers.replace(caller if caller in LIVE else "other")
+            self.callers.replace(holder)
 
     def faults(self, caller: str, answer: httpx.Response, wanted: str) -> Iterator[str]:
         """Say what is wrong with an answer."""

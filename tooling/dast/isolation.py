@@ -17,7 +17,6 @@ from typing import Any
 
 import httpx
 
-from tooling.dast import source
 from tooling.dast.samples import INSTANT, NoSampleError, Sampler, value_at
 from tooling.dast.target import Account, Operation, Target
 from tooling.findings import Finding, NotAssessed, Scan, Severity
@@ -206,7 +205,6 @@ class Isolation:
             for operation in target.operations
             if operation.roles is not None and (not operation.roles or "user" in operation.roles)
         ]
-        self.mentioned = source.names(target.sources)
         self.victim = Client(target, "victim")
         self.victims_id = self.victim.send("GET", "/auth/me").json()["id"]
         self.word, self.secret = f"word{secrets.token_hex(8)}", f"secret{secrets.token_hex(8)}"
@@ -268,8 +266,8 @@ class Isolation:
     def responses(self, client: Client, *, owning: bool) -> list[tuple[Attempt, list[Response]]]:
         """Send every attempt; return each with its response and those of the pages after it."""
         found = []
+        owned = self.owned()
         for operation in self.operations:
-            owned = self.owned()
             for attempt in self.attempts(operation, client, owning=owning):
                 answers = list(pages(client, self.send(client, attempt)))
                 found.append((attempt, [Response.of(page) for page in answers]))
@@ -281,6 +279,7 @@ class Isolation:
                 self.victim.go_on()
                 if owning:
                     self.fill()
+                owned = self.owned()
         return found
 
     def send(self, client: Client, attempt: Attempt) -> httpx.Response:
@@ -336,7 +335,7 @@ class Isolation:
         documented = {name for one in singles for name in one}
         guessed = [
             {name: value}
-            for name in sorted(self.mentioned.parameters - documented)
+            for name in sorted(self.target.mentioned.parameters - documented)
             for value in (self.victims_id, "true", "*")
         ]
         yield from (Attempt(operation, path, query, **bodies[0]) for query in [*singles, *pairs, *guessed])
@@ -352,7 +351,7 @@ class Isolation:
     @cached_property
     def own_headers(self) -> list[str]:
         """The headers of its own that the service may believe."""
-        return sorted(name for name in self.mentioned.headers if name.upper().startswith("X-"))
+        return sorted(name for name in self.target.mentioned.headers if name.upper().startswith("X-"))
 
 
 def pages(client: Client, response: httpx.Response) -> Iterator[httpx.Response]:

@@ -15,7 +15,6 @@ from typing import Literal, get_args, get_origin
 import msgspec
 
 from service_kit.config import ConfigurationError, Settings, load
-from tooling.dast import source
 from tooling.dast.target import Target
 from tooling.findings import Finding, NotAssessed, Scan, Severity
 
@@ -77,7 +76,7 @@ def variations(target: Target) -> tuple[list[str], list[str]]:
         changed = [{key: text for key, text in each.items() if text != target.settings.get(key)} for each in found]
         shown = [shlex.join(f"{key}={text}" for key, text in each.items()) for each in changed]
         known[name] = shown[:1] if tuple(texts) == TEXTS else shown
-    read = source.names(target.sources).variables - NOT_TRIED
+    read = target.mentioned.variables - NOT_TRIED
     return list(filter(None, chain.from_iterable(known.values()))), [
         text for name in sorted(read) for text in known.get(name, [f"{name}=1"])
     ]
@@ -114,7 +113,7 @@ def scan(target: Target) -> Scan:
                 label = f"{method} {path}"
                 findings.setdefault(label, finding(label, f"no document has this route, which is there with {change}"))
     known = {path for routes in maps.values() for _, path, _ in routes}
-    for path in sorted(source.names(target.sources).paths - known):
+    for path in sorted(target.mentioned.paths - known):
         answer = target.client.get(path)
         if answer.status_code not in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
             message = f"no route has this path, which is answered {answer.status_code}"

@@ -20,6 +20,7 @@ import httpx
 import pyotp
 
 from tooling.dast.samples import Sampler, value_at
+from tooling.dast.source import Names, names
 from tooling.findings import NotAssessed
 from tooling.postgres import postgres
 from tooling.project import ROOT, Service
@@ -117,6 +118,11 @@ class Target:
             problem = ran.stderr.strip()[-1000:]
             raise NotAssessed(f"{arguments[0]} ended with status {ran.returncode}: {problem}")
         return ran.stdout
+
+    @cached_property
+    def mentioned(self) -> Names:
+        """What its code mentions, documented or not."""
+        return names(self.sources)
 
     @cached_property
     def client(self) -> httpx.Client:
