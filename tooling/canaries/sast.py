@@ -77,20 +77,19 @@ def gitleaks_merged(folder: Path) -> Scan:
     return sast.gitleaks(folder)
 
 
-@canary("sast/gitleaks", "a token in what the attributes call binary", rule="github-pat", path="settings.py")
-def gitleaks_binary(folder: Path) -> Scan:
-    plant(folder, ".gitattributes", "* binary\n")
-    plant(folder, "settings.py", f'TOKEN = "{github_token()}"\n')
-    commit(folder, "add settings")
-    return sast.gitleaks(folder)
+BLINDFOLDS = {
+    "a token in what the attributes call binary": (".gitattributes", "* binary\n"),
+    "a configuration that allows every file": (".gitleaks.toml", "[allowlist]\npaths = ['.*']\n"),
+}
 
+for defect, blindfold in BLINDFOLDS.items():
 
-@canary("sast/gitleaks", "a configuration that allows every file", rule="github-pat", path="settings.py")
-def gitleaks_configured(folder: Path) -> Scan:
-    plant(folder, ".gitleaks.toml", "[allowlist]\npaths = ['.*']\n")
-    plant(folder, "settings.py", f'TOKEN = "{github_token()}"\n')
-    commit(folder, "add settings")
-    return sast.gitleaks(folder)
+    @canary("sast/gitleaks", defect, rule="github-pat", path="settings.py")
+    def gitleaks_blindfolded(folder: Path, blindfold: tuple[str, str] = blindfold) -> Scan:
+        plant(folder, *blindfold)
+        plant(folder, "settings.py", f'TOKEN = "{github_token()}"\n')
+        commit(folder, "add settings")
+        return sast.gitleaks(folder)
 
 
 @canary("sast/gitleaks", "a clone without its history", problem="this clone is shallow")
@@ -393,9 +392,9 @@ def lock_one_hash(folder: Path) -> Scan:
     return locked(folder, f"flask==3.1.3 {HASH}\n")
 
 
-@canary("sast/locks", "another index in a lock", rule="unhashed", path="requirements/b.txt")
-def lock_index(folder: Path) -> Scan:
-    return locked(folder, "--extra-index-url https://example.com\n" + LOCKED)
+@canary("sast/locks", "another source of packages in a lock", rule="unhashed", path="requirements/b.txt")
+def lock_source(folder: Path) -> Scan:
+    return locked(folder, "--find-links wheels\n" + LOCKED)
 
 
 @canary("sast/locks", "a dependency that is not locked", rule="unlocked", path="requirements/b.txt")

@@ -32,7 +32,7 @@ def test_a_version_with_hashes_is_pinned(entry: str) -> None:
         "flask==3.1.3 --hash=md5:0123",
         f"flask @ https://example.com/flask.whl {HASH}",
         f"-e ./flask {HASH}",
-        "--index-url https://example.com",
+        "--find-links wheels",
         "-r other.txt",
     ],
 )
