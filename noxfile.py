@@ -166,6 +166,16 @@ def containers(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """The page at / in Chromium: every action, two people, lost connections, axe; then its canaries."""
+    install(session, "browser", service=True)
+    programs(session, "node")
+    session.run("pytest", "-m", "browser", "services", *session.posargs)
+    if not session.posargs:
+        session.run("python", "-m", f"services.{project.service().package}.browser.canaries")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """What the service costs, held against other frameworks: `nox -s bench -- cpu` for one measure alone."""
     install(session, "bench", service=True)
@@ -243,6 +253,13 @@ def new_service_proof(session: nox.Session) -> None:
     """A service from the template takes the whole road in a scratch copy; `-- --quick` for style, tests and sast."""
     install(session, "dev")
     session.run("python", "-m", "e2e.new_service", *session.posargs)
+
+
+@nox.session
+def sync(session: nox.Session) -> None:
+    """Offline clients over connections that break, 10,000 steps on each database: in the end all agree."""
+    install(session, "test", service=True)
+    session.run("pytest", "-m", "sync", "services", *session.posargs)
 
 
 @nox.session

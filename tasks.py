@@ -179,6 +179,7 @@ WHERE = {
         **WHERE,
         "image": "REPOSITORY@sha256:DIGEST, whose provenance is verified; by default this checkout, built and scanned",
         "url": "the service's base URL, where it is not the host of the Ingress",
+        "database": "single (one pod) or replicated (three instances by CloudNativePG); the overlay's by default",
         "accept_unassessed": "deploy although no vulnerability database could be had to scan the image with",
     }
 )
@@ -189,11 +190,12 @@ def deploy(
     name: str = "",
     image: str = "",
     url: str = "",
+    database: str = "",
     accept_unassessed: bool = False,
 ) -> None:
     """Bring a cluster, made where there is none, to a scaled and verified service, or roll back."""
     with deploying("deploy") as steps:
-        target = Target.of(overlay, context, name, url)
+        target = Target.of(overlay, context, name, url, database=database)
         problem = ""
         try:
             if target.local:

@@ -14,6 +14,7 @@ import httpx
 
 from e2e import proofs
 from e2e.clouds import clouds
+from e2e.database import outliving
 from e2e.proofs import FOLDER, Bench, Proof
 from loadtests.record import Recorder
 from tooling.deploy import DeployError, cluster
@@ -23,9 +24,13 @@ from tooling.images import trust
 from tooling.project import ToolingError, service
 
 NIGHTLY = {
+    "database": ("The replicated database outlives its node, its primary and its operator", outliving),
     "cloud": ("Both clouds' overlays serve, back up and restore, with stand-ins for what only a cloud has", clouds),
 }
 """Proofs that take long: they run where they are named."""
+
+REPLICATED = {"database"}
+"""Proofs of a deploy with the replicated database; the others have the single one."""
 
 PROOFS = proofs.PROOFS | NIGHTLY
 
@@ -53,7 +58,7 @@ def run(name: str, bench: Bench) -> bool:
     return proven
 
 
-def prepare(steps: Steps, *, accept_unassessed: bool) -> Bench:
+def prepare(steps: Steps, *, database: str, accept_unassessed: bool) -> Bench:
     """Deploy to the local cluster, which is made where there is none; its timeline is part of the record."""
     error = ""
     try:
@@ -62,7 +67,7 @@ def prepare(steps: Steps, *, accept_unassessed: bool) -> Bench:
         with steps.step("image") as say:
             image = trust.built_here(service(), say, accept_unassessed=accept_unassessed)
         began = steps.seconds
-        target = Target.of("kind")
+        target = Target.of("kind", database=database)
         deploy(target, image, steps)
         if from_nothing:
             steps.marks["first 200 from having the image and no cluster"] = steps.marks["first 200"] - began
@@ -86,10 +91,13 @@ def main(arguments: list[str] | None = None) -> int:
     names = options.proofs or list(proofs.PROOFS)
     if unknown := set(names) - set(PROOFS):
         parser.error(f"there is no proof {', '.join(unknown)}; there are {', '.join(PROOFS)}")
+    if set(names) & REPLICATED and set(names) - REPLICATED:
+        parser.error(f"{', '.join(sorted(REPLICATED))}: needs a cluster with another database: run it alone")
+    database = "replicated" if set(names) & REPLICATED else "single"
     began, keep = time.time(), options.keep
     try:
         keep = keep or cluster.exists()
-        bench = prepare(Steps("deploy"), accept_unassessed=options.accept_unassessed)
+        bench = prepare(Steps("deploy"), database=database, accept_unassessed=options.accept_unassessed)
         proven = {name: run(name, bench) for name in names}
     except ToolingError as error:
         print(f"e2e: {error}\n{error.evidence}", file=sys.stderr)

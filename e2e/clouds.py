@@ -14,7 +14,7 @@ import yaml
 
 from e2e import stand_ins
 from e2e.load import Load
-from e2e.proofs import STEADY, Bench, Proof
+from e2e.proofs import CRDS, STEADY, Bench, Proof
 from tooling.deploy import DeployError, backup, cluster, manifests, release, rollout
 from tooling.deploy.kube import Kube, Object
 from tooling.deploy.release import Target
@@ -68,7 +68,7 @@ def clouds(bench: Bench, proof: Proof) -> None:
     """Deploy each cloud's overlay, and check that it serves, migrates, backs up and restores."""
     whole = Kube(bench.kube.context)
     whole.run("apply", f"--filename={STAND_INS / 'cluster.yaml'}")
-    whole.run("apply", f"--filename={Path(__file__).parent.parent / 'k8s' / 'tests' / 'crds' / 'google.yaml'}")
+    whole.run("apply", f"--filename={CRDS / 'google.yaml'}")
     workers = [n["metadata"]["name"] for n in whole.find("node") if "control-plane" not in n["metadata"]["name"]]
     for number, node in enumerate(workers):
         whole.run("label", "node", node, f"topology.kubernetes.io/zone=zone-{number}", "--overwrite")

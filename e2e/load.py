@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import httpx
 
@@ -40,16 +41,19 @@ class Account:
 
     token: str
     tasks: dict[str, int] = field(default_factory=dict)
+    acknowledged: dict[str, str] = field(default_factory=dict)
+    """When each was, and whether from memory: what a lost write is traced by."""
     unsure: set[str] = field(default_factory=set)
 
 
 class Load:
     """A load on `url` by several accounts, written into a flight record.
 
-    While `outage` is set, clients expect 503 with Retry-After: they retry after that time with the same idempotency
-    key, and the response counts as `refused` instead of `failed`. So does 409 with Retry-After, which means that the
-    key's first request may still be running. While `crash` is set, a connection that is cut counts as `cut`, and
-    clients retry once, at once, with the same key, as HTTP allows (RFC 9110, 9.2.2).
+    `resends` is how often a request is sent again, at once and with its key, after its connection has broken or hung,
+    as HTTP allows (RFC 9110, 9.2.2); each time counts as `cut`. While `outage` is set, clients expect 503 with
+    Retry-After: they retry after that time with the same idempotency key, and the response counts as `refused` instead
+    of `failed`. So does 409 with Retry-After, also for a minute after an outage: the key's first request may still be
+    running.
     """
 
     def __init__(self, url: str, recorder: Recorder, *, accounts: int = 4) -> None:
@@ -57,7 +61,7 @@ class Load:
         self.recorder = recorder
         self.rate = 0.0
         self.outage = False
-        self.crash = False
+        self.resends = 0
         self.failed: list[Trouble] = []
         self.refused: list[Trouble] = []
         self.cut: list[Trouble] = []
@@ -127,6 +131,8 @@ class Load:
             response = await self._send(client, "POST", "/tasks", "POST /tasks", due, headers, {"title": title})
             if response is not None and response.status_code == httpx.codes.CREATED:
                 account.tasks[title] = response.json()["id"]
+                replayed = " as a replay" * ("Idempotency-Replayed" in response.headers)
+                account.acknowledged[title] = f" at {datetime.now(UTC):%T.%f}{replayed}"
                 return
             account.unsure.add(title)
             if not self._told_to_wait(response) or time.monotonic() > give_up:
@@ -136,10 +142,10 @@ class Load:
             due = time.monotonic()
 
     def _told_to_wait(self, response: httpx.Response | None) -> bool:
-        waits = (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.CONFLICT)
-        return bool(
-            self.outage and response is not None and response.status_code in waits and "Retry-After" in response.headers
-        )
+        if response is None or "Retry-After" not in response.headers:
+            return False
+        unavailable, in_flight = httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.CONFLICT
+        return response.status_code == in_flight or (self.outage and response.status_code == unavailable)
 
     async def _send(
         self,
@@ -151,7 +157,7 @@ class Load:
         headers: dict[str, str],
         body: object = None,
         *,
-        again: bool = False,
+        sent_before: int = 0,
     ) -> httpx.Response | None:
         sent = time.monotonic()
         response: httpx.Response | None = None
@@ -160,9 +166,9 @@ class Load:
             response = await client.request(method, path, headers=headers, json=body)
         except httpx.TransportError as error:
             problem = f"{type(error).__name__}: {error}"
-            if self.crash and not again:
+            if sent_before < self.resends:
                 self.cut.append(Trouble(time.time(), name, problem))
-                return await self._send(client, method, path, name, due, headers, body, again=True)
+                return await self._send(client, method, path, name, due, headers, body, sent_before=sent_before + 1)
         else:
             if not response.is_success:
                 problem = f"{response.status_code}: {response.text[:200]}"
@@ -194,7 +200,7 @@ class Load:
                 found = Counter(self._titles(client, account))
                 acknowledged += len(account.tasks)
                 wrong += [
-                    f"{title}: acknowledged, and there {found[title]} times"
+                    f"{title}: acknowledged{account.acknowledged.get(title, '')}, and there {found[title]} times"
                     for title in account.tasks
                     if found[title] != 1
                 ]

@@ -15,18 +15,20 @@ from e2e.load import Load
 from loadtests import histogram, timeline
 from loadtests.cluster import watching
 from loadtests.record import Cluster, Event, Recorder, Requests, read
-from tooling.deploy import DeployError, backup, release, rollout, verify
-from tooling.deploy.kube import Kube, Object, labels
+from tooling.deploy import DeployError, backup, manifests, release, rollout, verify
+from tooling.deploy.kube import Kube, Object, define, labels, refused
 from tooling.deploy.release import Target
 from tooling.deploy.steps import Say, Steps
 from tooling.kubernetes import quantity
 from tooling.page import render
-from tooling.project import REPORTS, service
+from tooling.project import REPORTS, ROOT, service, services
 from tooling.tools import call
 
 FOLDER = REPORTS / "e2e"
 DEPLOYMENT = service().name
 TEMPLATE = Path(__file__).parent / "proof.html"
+BROKEN = Path(__file__).parent / "broken"
+CRDS = ROOT / "k8s" / "tests" / "crds"
 API = labels({"app.kubernetes.io/component": "api"})
 
 STEADY = 20.0  # requests a second: what two pods answer at ease
@@ -165,11 +167,11 @@ def zero_drop(bench: Bench, proof: Proof) -> None:
         with proof.phase("pod deleted", load, settle=10) as say:
             kube.run("delete", "pod", one_ready(kube), "--wait=false")
             rollout.wait(kube, "deployment", DEPLOYMENT, say)
-        load.crash = True
+        load.resends = 1
         with proof.phase("pod killed", load, settle=10) as say:
             kube.run("delete", "pod", one_ready(kube), "--force", "--grace-period=0")
             rollout.wait(kube, "deployment", DEPLOYMENT, say)
-        load.crash = False
+        load.resends = 0
         with proof.phase("node drained", load) as say:
             drained = drain(kube, say)
             proof.notes.append(
@@ -317,9 +319,7 @@ def refusing(bench: Bench, proof: Proof) -> None:
         for name, reason in FAILURES.items():
             before = template(kube)
             with proof.phase(name, load) as say:
-                error = failing(
-                    replace(bench.target, overlay=Path(__file__).parent / "broken" / name), bench.image, proof.steps
-                )
+                error = failing(replace(bench.target, overlay=BROKEN / name), bench.image, proof.steps)
                 say(str(error).splitlines()[0] if error else "it came up")
             text = f"{error}\n{error.evidence}" if error else "it came up"
             proof.check(f"{name}: fails with the reason {reason}", text.splitlines()[0], bool(re.search(reason, text)))
@@ -333,9 +333,51 @@ def refusing(bench: Bench, proof: Proof) -> None:
         with proof.phase("foreign-image", load) as say:
             answer = foreign_image(kube)
             say(answer)
-        refused = "not allowed in this namespace" in answer and template(kube) == before
-        proof.check("foreign-image: the cluster refuses `kubectl set image`", answer.splitlines()[0], refused)
+        held = "not allowed in this namespace" in answer and template(kube) == before
+        proof.check("foreign-image: the cluster refuses `kubectl set image`", answer.splitlines()[0], held)
+        mended(bench, proof, load)
     proof.ledger(load)
+
+
+def mended(bench: Bench, proof: Proof, load: Load) -> None:
+    """Check that a deploy which failed for lack of an image is repeated as it is once this machine has the image."""
+    lacking = replace(bench.target, overlay=BROKEN / "broken-image")
+    (image,) = re.findall(r"value: \"(.+)\"", (lacking.overlay / "kustomization.yaml").read_text())
+    with proof.phase("an image lacks again", load):
+        error = failing(lacking, bench.image, proof.steps)
+    call("docker", "tag", bench.image, image)
+    try:
+        with proof.phase("it is there: the same deploy", load, settle=0):
+            began = time.monotonic()
+            repeated = failing(lacking, bench.image, proof.steps)
+            seconds = time.monotonic() - began
+    finally:
+        call("docker", "image", "rm", image)
+    outcome = str(repeated).splitlines()[0] if repeated else f"serves after {seconds:.0f} s"
+    proof.check("mended: the deploy that failed is green when repeated", outcome, bool(error) and not repeated)
+    with proof.phase("the image of before", load):
+        release.deploy(bench.target, bench.image, proof.steps)
+
+
+def accepting(bench: Bench, proof: Proof) -> None:
+    """The cluster's API server takes every object of every overlay, in a server-side dry run."""
+    whole = Kube(bench.kube.context)
+    define(whole, CRDS)
+    for one in services():
+        elsewhere = replace(whole, namespace=f"{one.name}-dry-run")
+        whole.run("create", "namespace", elsewhere.namespace)
+        try:
+            for overlay in one.overlays:
+                name = str(overlay.relative_to(ROOT))
+                objects = manifests.render(one, elsewhere, overlay, bench.image, generate_secrets=False)
+                for port in (port for item in objects if item["kind"] == "Service" for port in item["spec"]["ports"]):
+                    port.pop("nodePort", None)  # the deployed service has it, which shows that it is accepted
+                with proof.phase(name, settle=0):
+                    problems = refused(whole, objects)
+                accepted = f"{len(objects)} objects" if not problems else "; ".join(problems)
+                proof.check(f"{name}: every object is accepted", accepted, bool(objects) and not problems)
+        finally:
+            whole.run("delete", "namespace", elsewhere.namespace, "--wait=false")
 
 
 def foreign_image(kube: Kube) -> str:
@@ -378,5 +420,6 @@ PROOFS: dict[str, tuple[str, Callable[[Bench, Proof], None]]] = {
     "zero-drop": ("No request is lost, whatever is done to the service", zero_drop),
     "autoscaling": ("From two pods to five and back, as the load asks", autoscaling),
     "restore": ("A deleted namespace comes back with every task", restoring),
+    "dry-run": ("The API server accepts every object of every overlay", accepting),
     "refusal": ("A deploy that cannot work leaves the old version serving", refusing),
 }

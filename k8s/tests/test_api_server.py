@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from tooling.deploy import DeployError, cluster
-from tooling.deploy.kube import Kube, refused
+from tooling.deploy.kube import Kube, define, refused
 from tooling.project import services
 
 K8S = Path(__file__).parent.parent
-OVERLAYS = [folder for service in services() for folder in sorted((service.manifests / "overlays").iterdir())]
+OVERLAYS = [folder for service in services() for folder in service.overlays]
 FOLDERS = [*OVERLAYS, K8S / "load", K8S / "metrics-server"]
 
 
@@ -30,8 +30,7 @@ def api_server() -> Iterator[Kube]:
         pytest.skip(f"{', '.join(missing)}: missing, so no API server can be run")
     with cluster.temporary("dry-run") as context:
         kube = Kube(context, "default")
-        kube.run("apply", "--server-side", f"--filename={Path(__file__).parent / 'crds'}")
-        kube.run("wait", "--for=condition=Established", "customresourcedefinition", "--all", "--timeout=60s")
+        define(kube, Path(__file__).parent / "crds")
         for service in services():
             kube.run("create", "namespace", service.name)
         yield kube
@@ -97,10 +96,11 @@ def test_an_overlay_with_an_optional_component_is_accepted(component: str, api_s
 def test_every_component_is_in_an_overlay_or_tried_here() -> None:
     used = {
         entry.rpartition("/")[2]
-        for file in (K8S / "overlays").glob("*/kustomization.yaml")
+        for file in [*(K8S / "overlays").rglob("kustomization.yaml"), *(K8S / "components").rglob("kustomization.yaml")]
         for entry in yaml.safe_load(file.read_text()).get("components", [])
     }
-    assert {folder.name for folder in (K8S / "components").iterdir()} == used | set(OPTIONAL)
+    made = {file.parent.name for file in (K8S / "components").rglob("kustomization.yaml")}
+    assert made == used | set(OPTIONAL)
 
 
 def test_the_server_refuses_a_node_port_of_a_cluster_ip(api_server: Kube) -> None:

@@ -14,19 +14,16 @@ import yaml
 from monitoring import operator_rules
 from tooling.deploy import cluster
 from tooling.kubernetes import quantity
-from tooling.project import services
+from tooling.project import service, services
 from tooling.tools import call
 
 K8S = Path(__file__).parent.parent
 ROOT = K8S.parent
 VERSION = "1.34"
-OVERLAYS = ["kind", "eks", "gke"]
+OVERLAYS = [str(folder.relative_to(K8S / "overlays")) for folder in service().overlays]
 GOOGLE_KEEPS_SECONDS = 600  # what its load balancer's connections to pods live idle; nobody can set it
 FURTHER = [
-    f"../{overlay.relative_to(ROOT)}"
-    for service in services()
-    if not service.default
-    for overlay in sorted((service.manifests / "overlays").iterdir())
+    f"../{overlay.relative_to(ROOT)}" for further in services() if not further.default for overlay in further.overlays
 ]
 """The overlays of every service but the default one."""
 
@@ -144,6 +141,11 @@ def test_the_quota_has_room_for_the_most_pods_and_a_rollout(name: str) -> None:
     needed = {"pods": 0.0, "requests.cpu": 0.0, "requests.memory": 0.0, "limits.cpu": 0.0, "limits.memory": 0.0}
     for item in found:
         copies = most + surge if item["kind"] == "Deployment" and item["metadata"]["name"] == "task-api" else 1
+        if item["kind"] == "Cluster":  # its instances, and a job that makes one
+            needed["pods"] += item["spec"]["instances"] + 1
+            for kind, resources in item["spec"]["resources"].items():
+                for resource, amount in resources.items():
+                    needed[f"{kind}.{resource}"] += (item["spec"]["instances"] + 1) * quantity(str(amount))
         for spec in pod_specs(item):
             needed["pods"] += copies
             for container in spec["containers"]:
@@ -292,3 +294,45 @@ def test_every_receiver_configuration_has_the_same_routes() -> None:
     assert chat["route"] == webhooks["route"]
     assert chat["inhibit_rules"] == webhooks["inhibit_rules"]
     assert [one["name"] for one in chat["receivers"]] == [one["name"] for one in webhooks["receivers"]]
+
+
+@pytest.mark.parametrize("name", ["kind", "kind/replicated"])
+def test_each_database_has_the_same_service_and_secret(name: str) -> None:
+    (port,) = one(f"overlays/{name}", "Service", "postgres")["spec"]["ports"]
+    assert port["port"] == 5432
+    found = {item["kind"] for item in objects(f"overlays/{name}") if item["metadata"]["name"] == "postgres"}
+    assert len(found & {"StatefulSet", "Cluster"}) == 1
+    assert "name: postgres" in text(f"overlays/{name}")
+
+
+def test_an_acknowledged_commit_is_on_two_nodes() -> None:
+    spec = one("overlays/kind/replicated", "Cluster", "postgres")["spec"]
+    synchronous = spec["postgresql"]["synchronous"]
+    assert synchronous == {"method": "any", "number": 1, "dataDurability": "required", "failoverQuorum": True}
+    assert spec["instances"] == 3
+    spread = spec["affinity"]
+    assert (spread["podAntiAffinityType"], spread["topologyKey"]) == ("required", "kubernetes.io/hostname")
+
+
+def test_a_standby_keeps_its_connection_until_kubernetes_has_declared_the_primarys_node_gone() -> None:
+    grace, period = 50, 5  # kube-controller-manager's defaults for node-monitor-grace-period and node-monitor-period
+    parameters = one("overlays/kind/replicated", "Cluster", "postgres")["spec"]["postgresql"]["parameters"]
+    assert int(parameters["wal_receiver_timeout"].removesuffix("s")) >= grace + period + 15
+
+
+def test_only_the_service_its_jobs_and_the_operator_reach_the_instances() -> None:
+    reached: dict[int, set[str]] = {}
+    labels = {"cnpg.io/cluster": "postgres", "app.kubernetes.io/component": "database"}
+    inherited = one("overlays/kind/replicated", "Cluster", "postgres")["spec"]["inheritedMetadata"]["labels"]
+    assert inherited.items() <= labels.items()
+    for policy in objects("overlays/kind/replicated"):
+        selected = policy.get("spec", {}).get("podSelector", {}).get("matchLabels")
+        if policy["kind"] == "NetworkPolicy" and selected and selected.items() <= labels.items():
+            for rule in policy["spec"].get("ingress", []):
+                for port in rule["ports"]:
+                    reached.setdefault(port["port"], set()).update(json.dumps(peer) for peer in rule["from"])
+    assert set(reached) == {5432, 8000, 9187}
+    assert all(
+        "cnpg" in peer or "prometheus" in peer or "component" in peer for peers in reached.values() for peer in peers
+    )
+    assert not any("component" in peer for peer in reached[8000])

@@ -10,7 +10,20 @@ from typing import NoReturn
 import msgspec
 
 from tooling import page
-from tooling.dast import authorization, headers, isolation, log, raw_http, routes, schemathesis, spectral, wapiti
+from tooling.dast import (
+    authorization,
+    header_values,
+    headers,
+    isolation,
+    log,
+    memory,
+    raw_http,
+    routes,
+    schemathesis,
+    series,
+    spectral,
+    wapiti,
+)
 from tooling.dast.target import Target, attacked
 from tooling.findings import NotAssessed, Scan, for_each, run_stage
 from tooling.project import REPORTS, Service, services
@@ -40,7 +53,10 @@ GATES: dict[str, Callable[[Target], Scan]] = {
     "schemathesis": schemathesis.scan,
     "authorization": matrix,
     "raw_http": raw_http.scan,
+    "header_values": header_values.scan,
     "headers": headers.scan,
+    "series": series.scan,
+    "memory": memory.scan,
     "spectral": spectral.scan,
     "routes": routes.scan,
     "log": log.scan,

@@ -27,7 +27,9 @@ NOT_TRIED = {"PROMETHEUS_MULTIPROC_DIR"}
 """A folder that must exist."""
 
 PAGES = {"/docs", "/docs/<any(start.js, swagger_bundle.js, swagger_style.css):name>", "/problems"}
-"""What people read in a browser, and so is no operation of the document."""
+"""What people read in a browser of every service, and so is no operation of the document.
+
+A service's record names its own such routes, each with a reason."""
 
 
 def choices(field: msgspec.structs.FieldInfo) -> Iterator[str]:
@@ -105,13 +107,17 @@ def scan(target: Target) -> Scan:
         variables = dict(part.split("=", 1) for part in shlex.split(change))
         maps[change] = listed(target, {**target.settings, **variables}, ())[""]
     findings: dict[str, Finding] = {}
+    common = PAGES | {target.service.openapi}
     for change, routes in maps.items():
         if not any(operation != "-" for *_, operation in routes):
             raise NotAssessed(f"the application has no operation with {change or 'the settings of the attack'}")
         for method, path, operation in routes:
-            if operation == "-" and path not in PAGES | {target.service.openapi}:
-                label = f"{method} {path}"
+            label = f"{method} {path}"
+            if operation == "-" and label not in target.service.undocumented and path not in common:
                 findings.setdefault(label, finding(label, f"no document has this route, which is there with {change}"))
+    lacking = {f"{method} {path}" for routes in maps.values() for method, path, operation in routes if operation == "-"}
+    for label in sorted(target.service.undocumented.keys() - lacking):
+        findings[label] = finding(label, "[tool.service.undocumented] names it, and no route without a document is so")
     known = {path for routes in maps.values() for _, path, _ in routes}
     for path in sorted(target.mentioned.paths - known):
         answer = target.client.get(path)

@@ -19,31 +19,34 @@ CONFIGURATION = """
 hooks = "tooling.schemathesis_hooks"
 
 [checks.positive_data_acceptance]  # valid input may meet another state: a stale If-Match, a used Idempotency-Key
-expected-statuses = ["2xx", "304", "401", "403", "404", "409", "412", "422"]
+expected-statuses = ["2xx", "304", "401", "403", "404", "409", "412", "414", "422"]
 
 [checks.negative_data_rejection]  # an If-Match that is no entity tag matches none
-expected-statuses = ["400", "401", "403", "404", "405", "409", "412", "413", "415", "422", "429"]
+expected-statuses = ["400", "401", "403", "404", "405", "409", "412", "413", "414", "415", "422", "429"]
 """
 USERS = """
 [auth.wfc]
 path = "users.json"
 peers = ["owner", "other"]
 """
+OPAQUE = {"cursor", "since"}
+"""Parameters whose values are made by the page before: a schema cannot say what they are."""
+
 PAGED = """
 [[operations]]
-include-name = "{label}"  # a schema cannot say what a cursor is: each is made by the page before
+include-name = "{label}"
 
 [operations.checks.positive_data_acceptance]
-expected-statuses = ["2xx", "304", "400", "401", "403"]
+expected-statuses = ["2xx", "304", "400", "401", "403", "414"]
 """
 
 
 def configuration(target: Target) -> str:
-    """Return Schemathesis' configuration: its users where the service has accounts, its operations with a cursor."""
+    """Return Schemathesis' configuration: its users where the service has accounts, its operations by pages."""
     paged = [
         PAGED.format(label=operation.label)
         for operation in target.operations
-        if any(parameter["name"] == "cursor" for parameter in operation.declared.get("parameters", []))
+        if any(parameter["name"] in OPAQUE for parameter in operation.declared.get("parameters", []))
     ]
     return "".join([CONFIGURATION, USERS if target.service.accounts else "", *paged])
 

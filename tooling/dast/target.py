@@ -100,6 +100,9 @@ class Target:
     key: str = field(default="", repr=False)
     log: Path = Path(os.devnull)
     accounts: dict[str, Account] = field(default_factory=dict)
+    secrets: set[str] = field(default_factory=set, repr=False)
+    """Every password and token that was sent or received."""
+
     service: Service = field(default_factory=default_service)
     promote: Callable[[], Account] = field(default=lambda: Account("administrator@example.com", "admin"), repr=False)
     """Makes a new administrator."""
@@ -199,6 +202,7 @@ class Target:
         if answer.status_code != HTTPStatus.CREATED:
             raise NotAssessed(f"no personal token can be made: {answer.status_code} {answer.text[:200]}")
         token: str = answer.json()["token"]
+        self.secrets.add(token)
         return token
 
     def tokens(self, account: Account) -> dict[str, str]:
@@ -208,6 +212,7 @@ class Target:
         if answer.status_code != HTTPStatus.OK:
             raise NotAssessed(f"{account.email} cannot log in: {answer.status_code} {answer.text[:200]}")
         tokens: dict[str, str] = answer.json()
+        self.secrets.update([account.password, *(tokens[name] for name in tokens if name.endswith("_token"))])
         return tokens
 
     def credentials(self, operation: Operation, known: Account) -> dict[str, Any]:
@@ -297,7 +302,7 @@ def attacked(
     """
     key, log = secrets.token_urlsafe(32) if service.accounts else "", folder / f"{service.name}.log"
     program = program or command_line(service=service)
-    settings = {"RATE_LIMIT": "100000000/minute"}
+    settings = {"RATE_LIMIT": "100000000/minute", "LOG_LEVEL": "debug"}  # what any level logs is looked at
     if service.accounts:
         # threads for the scanners' logins: the service has few of them wait for a password hash, and refuses the others
         settings |= {"AUTH": "on", "JWT_KEYS": f"dast:{key}", "THREADS": "32"}

@@ -88,8 +88,11 @@ def concrete(target: Target, attacker: Account, token: str) -> dict[str, Any]:
     Most of Wapiti's own values are the word `default`: the service would refuse them before they reach anything.
     """
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
+    # Wapiti sends several requests at once: a login is refused while that account's password is changed.
+    newcomer = target.join("newcomer") if target.service.accounts else attacker
     for operation in target.operations:
-        sampler = Sampler(target.document, target.credentials(operation, attacker))
+        account = newcomer if operation.roles is None else attacker
+        sampler = Sampler(target.document, target.credentials(operation, account))
         bodies = {
             kind: {"schema": constant(sampler.full(media["schema"]))} for kind, media in operation.content.items()
         }

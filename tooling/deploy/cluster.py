@@ -125,15 +125,18 @@ def temporary(name: str) -> Iterator[str]:
         run("kind", "delete", "cluster", "--name", name)
 
 
-def load(images: Iterable[str], say: Say) -> None:
+def load(images: Iterable[str], say: Say, *, everywhere: bool = False) -> None:
     """Bring images into the workers: those that a worker cannot pull are copied from this machine's engine.
+
+    With `everywhere` the control plane gets them too, for pods that it tolerates.
 
     What neither the worker nor this engine has is left to the kubelet, which reports it.
     """
-    workers = [node for node in run("kind", "get", "nodes", "--name", NAME).split() if "control-plane" not in node]
+    nodes = run("kind", "get", "nodes", "--name", NAME).split()
+    nodes = [node for node in nodes if everywhere or "control-plane" not in node]
     copied = pulled = 0
     for image in sorted(images):
-        lacking = [node for node in workers if not _has(node, image)]
+        lacking = [node for node in nodes if not _has(node, image)]
         if not lacking:
             continue
         say(image)

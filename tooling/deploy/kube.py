@@ -5,6 +5,7 @@ import json
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -87,6 +88,12 @@ class Kube:
     def _items(text: str) -> list[Object]:
         found: Object = json.loads(text) if text.strip() else {"items": []}
         return found["items"] if found.get("kind", "List") == "List" else [found]
+
+
+def define(kube: Kube, folder: Path) -> None:
+    """Make the API server know the kinds that a folder defines. Raises `DeployError`."""
+    kube.run("apply", "--server-side", f"--filename={folder}")
+    kube.run("wait", "--for=condition=Established", "customresourcedefinition", "--all", "--timeout=60s")
 
 
 def refused(kube: Kube, objects: Sequence[Object]) -> list[str]:

@@ -9,11 +9,11 @@ from pathlib import Path
 import yaml
 
 from tooling import secret_files
-from tooling.deploy import DeployError, admission
+from tooling.deploy import DeployError, admission, operator
 from tooling.deploy.kube import Kube, Object
 from tooling.project import ROOT, Service
 
-WORKLOADS = ("Deployment", "StatefulSet", "Job", "HorizontalPodAutoscaler", "CronJob", "Ingress")
+WORKLOADS = ("Deployment", "StatefulSet", "Cluster", "Job", "HorizontalPodAutoscaler", "CronJob", "Ingress")
 
 
 REFERENCES = {
@@ -30,8 +30,22 @@ def overlay_folder(service: Service, name: str) -> Path:
     for folder in (overlays / name, Path(name).resolve()):
         if (folder / "kustomization.yaml").exists():
             return folder
-    known = ", ".join(sorted(folder.name for folder in overlays.iterdir()))
+    known = ", ".join(str(folder.relative_to(overlays)) for folder in service.overlays)
     raise DeployError(f"there is no overlay {name}: name one of {known}, or a folder that has a kustomization.yaml")
+
+
+def with_database(overlay: Path, database: str) -> Path:
+    """Return the variant of an overlay that has `database`: single, replicated, or by default the overlay's own.
+
+    Raises `DeployError` where the overlay has no such variant.
+    """
+    variants = {"": overlay}
+    if (overlay / "replicated").exists():
+        variants |= {"single": overlay, "replicated": overlay / "replicated"}
+    if database not in variants:
+        known = f"it has {', '.join(sorted(variants)[1:])}" if len(variants) > 1 else "leave --database out"
+        raise DeployError(f"the overlay {overlay.name} has no database {database!r}: {known}")
+    return variants[database]
 
 
 def render(service: Service, kube: Kube, overlay: Path, image: str, *, generate_secrets: bool) -> list[Object]:
@@ -59,15 +73,23 @@ def render(service: Service, kube: Kube, overlay: Path, image: str, *, generate_
             files = secret_files.ensure()
             for file in files.values():
                 shutil.copy(file, folder)
+            password = secret_files.read(files["postgres"])["POSTGRES_PASSWORD"]
             # The service's name carries a hash of its content, so that a rotated key makes a rollout; the database's
             # password is fixed when the database is made.
             kustomization["secretGenerator"] = [
                 {"name": service.name, "envs": [files[service.package].name]},
-                {"name": "postgres", "envs": [files["postgres"].name], "options": {"disableNameSuffixHash": True}},
+                {
+                    "name": "postgres",
+                    "literals": [f"username={service.package}", f"password={password}"],
+                    "options": {"disableNameSuffixHash": True},
+                },
             ]
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         objects = [item for item in yaml.safe_load_all(kube.run("kustomize", name)) if item]
-    admission.fill(objects, image, images(objects) - {image}, kube.namespace)
+    others = images(objects) - {image}
+    if clusters(objects):  # whose pods begin with the operator's own program
+        others.add(operator.IMAGE)
+    admission.fill(objects, image, others, kube.namespace)
     return objects
 
 
@@ -86,7 +108,13 @@ def of_stage(objects: Sequence[Object], name: str) -> list[Object]:
 
 def images(objects: Sequence[Object]) -> set[str]:
     """Return every image that the objects' pods run."""
-    return {container["image"] for spec in pod_specs(objects) for container in containers(spec)}
+    named = {container["image"] for spec in pod_specs(objects) for container in containers(spec)}
+    return named | {item["spec"]["imageName"] for item in clusters(objects)}
+
+
+def clusters(objects: Sequence[Object]) -> list[Object]:
+    """Return the clusters of PostgreSQL that the operator runs."""
+    return [item for item in objects if item["kind"] == "Cluster"]
 
 
 def pod_specs(value: object) -> Iterator[Object]:
@@ -115,6 +143,7 @@ def missing(kube: Kube, objects: Sequence[Object]) -> list[str]:
         if item["kind"] == "ExternalSecret"
     }
     needed = {reference for spec in pod_specs(list(objects)) for reference in _references(spec)}
+    needed |= {("Secret", item["spec"]["bootstrap"]["initdb"]["secret"]["name"]) for item in clusters(objects)}
     return [f"{kind.lower()}/{name}" for kind, name in sorted(needed - made) if kube.get(kind.lower(), name) is None]
 
 

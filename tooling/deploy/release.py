@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tooling.deploy import DeployError, cluster, manifests, rollout, verify
+from tooling.deploy import DeployError, cluster, manifests, operator, rollout, verify
 from tooling.deploy.kube import Change, Kube, Object
 from tooling.deploy.steps import Say, Steps
 from tooling.project import Service, service
@@ -25,7 +25,7 @@ class Target:
     """The service's base URL; by default the node port of the local cluster, elsewhere the host of the Ingress."""
 
     @classmethod
-    def of(cls, overlay: str, context: str = "", name: str = "", address: str = "") -> "Target":
+    def of(cls, overlay: str, context: str = "", name: str = "", address: str = "", *, database: str = "") -> "Target":
         """Read the command line; without `context` the local cluster is meant. Raises `DeployError`."""
         one = service(name)
         folder = manifests.overlay_folder(one, overlay)
@@ -34,7 +34,7 @@ class Target:
                 f"the overlay {overlay} needs a cluster: name its kubectl context (`kubectl config get-contexts`)"
             )
         kube = Kube(context or cluster.CONTEXT, one.name)
-        return cls(folder, kube, local=not context, service=one, address=address)
+        return cls(manifests.with_database(folder, database), kube, local=not context, service=one, address=address)
 
     def url(self) -> str:
         """Return the service's base URL. Raises `DeployError` where no Ingress has a host."""
@@ -59,12 +59,16 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
     monitoring = manifests.of_stage(objects, "monitoring")
     if target.local:
         with steps.step("copy images into the cluster") as say:
-            cluster.load(manifests.images([item for item in objects if item not in monitoring]), say)
+            load_images([item for item in objects if item not in monitoring], say)
         cluster.install_metrics_server()
     wait_for_the_end_of(kube, steps)
     if target.local:
         cluster.free_backup_volume(kube, target.service.name)
     check_references(kube, objects)
+    check_database(kube, objects)
+    if manifests.clusters(objects):
+        with steps.step("CloudNativePG") as say:
+            provide_operator(target, say)
     with steps.step("namespace, settings, secrets, network policies") as say:
         show(steps, kube.apply([item for item in objects if item["kind"] == "Namespace"]))
         show(
@@ -95,6 +99,35 @@ def check_references(kube: Kube, objects: Sequence[Object]) -> None:
     if lacking := manifests.missing(kube, objects):
         raise DeployError(
             f"the namespace {kube.namespace} has no {', '.join(lacking)}: make them first (docs/deploy.md says how); "
+            "nothing was changed"
+        )
+
+
+def load_images(objects: Sequence[Object], say: Say) -> None:
+    """Bring the images of the objects' pods into the local cluster."""
+    if databases := manifests.clusters(objects):
+        cluster.load({operator.IMAGE, *manifests.images(databases)}, say, everywhere=True)
+    cluster.load(manifests.images(objects), say)
+
+
+def provide_operator(target: Target, say: Say) -> None:
+    """Install CloudNativePG in the local cluster. Raises `DeployError` where another one does not have it."""
+    if target.local:
+        operator.install(target.kube.context, say)
+    elif not operator.installed(target.kube):
+        raise DeployError(f"{target.kube.context} has no CloudNativePG: install it first, from {operator.URL}")
+
+
+def check_database(kube: Kube, objects: Sequence[Object]) -> None:
+    """Raise `DeployError` where the namespace has the other database: nobody would move its content."""
+    replicated = operator.installed(kube) and kube.get(rollout.CLUSTER, "postgres") is not None
+    single = kube.get("statefulset", "postgres") is not None
+    choices = {item["kind"] for item in objects if item["metadata"]["name"] == "postgres"}
+    if (replicated and "StatefulSet" in choices) or (single and "Cluster" in choices):
+        there, way = ("replicated", "add --database replicated") if replicated else ("single", "leave --database out")
+        raise DeployError(
+            f"the database in {kube.namespace} is {there}: {way}; or move to the other one: `./dev cluster-backup`, "
+            f"`kubectl delete namespace {kube.namespace}`, deploy with the other, `./dev cluster-restore`; "
             "nothing was changed"
         )
 
@@ -150,8 +183,10 @@ def wait_for_secrets(kube: Kube, objects: Sequence[Object]) -> None:
 
 
 def wait_for(kube: Kube, objects: Sequence[Object], say: Say) -> None:
-    """Wait for all Deployments and StatefulSets."""
+    """Wait for all Deployments, StatefulSets and clusters of PostgreSQL."""
     for item in objects:
+        if item["kind"] == "Cluster":
+            rollout.wait(kube, rollout.CLUSTER, item["metadata"]["name"], say)
         if item["kind"] in ("Deployment", "StatefulSet"):
             rollout.wait(kube, item["kind"].lower(), item["metadata"]["name"], say)
 

@@ -11,6 +11,9 @@ from tooling.deploy.kube import Kube, Object, labels
 from tooling.deploy.steps import Say
 
 REVISION = "deployment.kubernetes.io/revision"
+CLUSTER = "cluster.postgresql.cnpg.io"
+"""The resource by which kubectl knows a cluster of PostgreSQL; other operators have a `cluster` too."""
+
 HOPELESS = {
     "CrashLoopBackOff",
     "CreateContainerConfigError",
@@ -55,7 +58,7 @@ class State:
 
 
 def workload_state(item: Object) -> State:
-    """Judge a Deployment, StatefulSet or Job by its status alone."""
+    """Judge a Deployment, StatefulSet, Job or cluster of PostgreSQL by its status alone."""
     spec, status = item["spec"], item.get("status", {})
     conditions = {condition["type"]: condition for condition in status.get("conditions", [])}
 
@@ -65,6 +68,10 @@ def workload_state(item: Object) -> State:
     if item["kind"] == "Job":
         failure = conditions["Failed"]["message"] if holds("Failed") else ""
         return State(holds("Complete"), f"{status.get('active', 0)} running", failure)
+    if item["kind"] == "Cluster":
+        ready, wanted = status.get("readyInstances", 0), spec["instances"]
+        text = f"{ready}/{wanted} instances ready: {status.get('phase', 'not seen by its operator yet')}"
+        return State(ready == wanted and holds("Ready"), text)
     wanted = spec["replicas"]
     updated, total = status.get("updatedReplicas", 0), status.get("replicas", 0)
     ready = status.get("availableReplicas", 0)
@@ -125,6 +132,8 @@ def pod_news(pods: Iterable[Object]) -> str:
 
 def pods_of(kube: Kube, item: Object) -> list[Object]:
     """Return a workload's pods; of a Deployment only those of its newest revision."""
+    if item["kind"] == "Cluster":
+        return kube.find("pod", f"cnpg.io/cluster={item['metadata']['name']}")
     selector = dict(item["spec"]["selector"]["matchLabels"])
     if item["kind"] == "Deployment":
         newest = revision(item)
@@ -168,11 +177,12 @@ def patience(item: Object) -> float:
     spec = item["spec"]
     if item["kind"] == "Job":
         return float(spec.get("activeDeadlineSeconds", JOB_SECONDS) + MARGIN)
-    return float(spec.get("progressDeadlineSeconds", STATEFUL_SECONDS) * spec["replicas"] + MARGIN)
+    copies = spec["instances"] if item["kind"] == "Cluster" else spec["replicas"]
+    return float(spec.get("progressDeadlineSeconds", STATEFUL_SECONDS) * copies + MARGIN)
 
 
 def wait(kube: Kube, kind: str, name: str, say: Say) -> None:
-    """Wait until a Deployment, StatefulSet or Job is complete.
+    """Wait until a Deployment, StatefulSet, Job or cluster of PostgreSQL is complete.
 
     Only what happens from now on counts. Pods that already wait in a back-off are restarted, because their cause may
     be mended; a failure that was noted before is believed when it is still noted after `MARGIN` seconds.
@@ -186,7 +196,7 @@ def wait(kube: Kube, kind: str, name: str, say: Say) -> None:
         state = workload_state(item)
         if before is None:
             before = (state.failure, state.since)
-            if kind != "job":
+            if kind not in ("job", CLUSTER):
                 restart_waiting(kube, item, say)
         if state.done:
             say(state.text if kind != "job" else "complete")

@@ -235,7 +235,7 @@ def test_a_full_sample_is_valid_whatever_the_schema(schema: dict[str, Any]) -> N
 def test_a_full_sample_has_all_that_a_client_may_write(document: dict[str, Any]) -> None:
     new = {"$ref": "#/components/schemas/NewTask"}
     full = Sampler(document, {"title": "given"}).full(new)
-    assert set(full) == {"title", "description", "status", "priority", "due_at"}
+    assert set(full) == {"title", "description", "status", "priority", "due_at", "project"}
     assert full["title"] == "given"
 
 
@@ -406,6 +406,10 @@ def test_whole_numbers_are_written_whole(value: Any) -> None:
     assert whole(0.5) == 0.5
 
 
+def test_a_service_that_documents_neither_429_nor_503_is_not_strained() -> None:
+    assert list(headers.strained(target_of(PATHS))) == []
+
+
 @pytest.mark.parametrize(
     ("line", "rules"),
     [
@@ -416,11 +420,15 @@ def test_whole_numbers_are_written_whole(value: Any) -> None:
         ('["not", "an", "object"]', ["broken-line"]),
         ('{"message": "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.x"}', ["secret-in-log"]),
         ('{"message": "login", "key": "the-signing-key"}', ["secret-in-log"]),
+        ('{"message": "refresh of a-token-that-was-sent: in time"}', ["secret-in-log"]),
+        ('{"message": "in time: a-token-that-was-sent."}', ["secret-in-log"]),
+        ('{"message": "not a secret: a-token-that-was-not-sent"}', []),
     ],
 )
 def test_the_log_tells_of_errors_and_secrets(tmp_path: Path, line: str, rules: list[str]) -> None:
     (tmp_path / "log").write_text(line + "\n")
-    scan = log.scan(target_of(PATHS, key="the-signing-key", log=tmp_path / "log"))
+    sent = {"a-token-that-was-sent"}
+    scan = log.scan(target_of(PATHS, key="the-signing-key", secrets=sent, log=tmp_path / "log"))
     assert [finding.rule for finding in scan.findings] == rules
 
 

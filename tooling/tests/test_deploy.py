@@ -23,7 +23,19 @@ from task_api.http.app import create_app
 from task_api.http.context import Services
 from task_api.store.database import Database
 from tooling.canaries.fixtures import serving
-from tooling.deploy import K8S, DeployError, backup, cluster, kube, manifests, release, rollout, verify, view
+from tooling.deploy import (
+    K8S,
+    DeployError,
+    backup,
+    cluster,
+    kube,
+    manifests,
+    operator,
+    release,
+    rollout,
+    verify,
+    view,
+)
 from tooling.deploy.kube import Change, Object
 from tooling.deploy.steps import Say, Steps
 from tooling.findings import Finding, Report, Scan, Severity
@@ -31,6 +43,7 @@ from tooling.images import trust
 from tooling.images.provenance import Untrusted
 from tooling.project import service
 from tooling.service import running
+from tooling.tools import digest
 
 IDENTITY = "sha256:" + "a" * 64
 ACCOUNTS = {"AUTH": "on", "JWT_KEYS": f"k1:{secrets.token_urlsafe(32)}", "LOG_LEVEL": "warning"}
@@ -829,3 +842,81 @@ def test_news_is_printed_once_where_there_is_no_terminal(capsys: pytest.CaptureF
     printed = capsys.readouterr().out
     assert printed.count("wait: 1 of 3") == 1
     assert printed.count("wait: 2 of 3") == 1
+
+
+# The database of one's choice.
+
+
+def test_an_overlay_has_the_databases_of_its_variants() -> None:
+    kind, eks = K8S / "overlays" / "kind", K8S / "overlays" / "eks"
+    assert manifests.with_database(kind, "") == manifests.with_database(kind, "single") == kind
+    assert manifests.with_database(kind, "replicated") == kind / "replicated"
+    assert manifests.with_database(eks, "") == eks
+    with pytest.raises(DeployError, match="overlay eks has no database 'replicated'"):
+        manifests.with_database(eks, "replicated")
+    with pytest.raises(DeployError, match="replicated, single"):
+        manifests.with_database(kind, "sharded")
+
+
+@pytest.mark.parametrize(
+    ("there", "deployed", "way"),
+    [("Cluster", "StatefulSet", "add --database replicated"), ("StatefulSet", "Cluster", "leave --database out")],
+)
+def test_a_deploy_never_puts_an_empty_database_in_the_place_of_another(there: str, deployed: str, way: str) -> None:
+    kinds = {"Cluster": rollout.CLUSTER, "StatefulSet": "StatefulSet"}
+    definition = item("CustomResourceDefinition", operator.CRD)
+    found = Recorded(objects=[definition, item(kinds[there], "postgres")])
+    with pytest.raises(DeployError, match=f"{way}.*cluster-backup.*nothing was changed"):
+        release.check_database(found, [item(deployed, "postgres")])
+    release.check_database(found, [item(there, "postgres")])
+    release.check_database(Recorded(), [item(deployed, "postgres")])
+
+
+@pytest.mark.parametrize(
+    ("status", "done"),
+    [
+        ({}, False),
+        ({"readyInstances": 2, "conditions": [{"type": "Ready", "status": "False"}]}, False),
+        ({"readyInstances": 3, "conditions": [{"type": "Ready", "status": "False"}]}, False),
+        ({"readyInstances": 3, "conditions": [{"type": "Ready", "status": "True"}]}, True),
+    ],
+)
+def test_a_replicated_database_is_there_when_all_its_instances_are_ready(status: Object, done: bool) -> None:
+    assert rollout.workload_state(item("Cluster", spec={"instances": 3}, status=status)).done is done
+
+
+def test_the_operators_manifest_is_taken_by_its_hash_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "cnpg.yaml"
+    monkeypatch.setenv(operator.SETTING, str(copy))
+    with pytest.raises(DeployError, match="is no file"):
+        operator.manifest()
+    container = {"image": operator.IMAGE, "imagePullPolicy": "Always"}
+    template = {"metadata": {"labels": {"app": "operator"}}, "spec": {"containers": [container]}}
+    copy.write_text(yaml.safe_dump(item("Deployment", spec={"replicas": 1, "template": template})))
+    with pytest.raises(
+        DeployError, match=rf"has the SHA-256 \w+; CloudNativePG {operator.VERSION} has {operator.SHA256}"
+    ):
+        operator.manifest()
+    assert copy.exists()
+    monkeypatch.setattr(operator, "SHA256", digest(copy))
+    (deployment,) = operator.manifest()
+    pods = deployment["spec"]["template"]["spec"]
+    assert pods["containers"] == [{**container, "imagePullPolicy": "IfNotPresent"}]
+    (spread,) = pods["topologySpreadConstraints"]
+    assert (deployment["spec"]["replicas"], spread["topologyKey"]) == (2, "kubernetes.io/hostname")
+    assert spread["labelSelector"]["matchLabels"] == {"app": "operator"}
+
+
+def test_a_machine_without_a_network_learns_which_copy_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_url: str, path: Path) -> None:
+        path.write_text("half")
+        raise httpx.ConnectError("no route")
+
+    monkeypatch.delenv(operator.SETTING, raising=False)
+    monkeypatch.setattr(operator, "CACHE", tmp_path)
+    monkeypatch.setattr(operator, "download", refuse)
+    with pytest.raises(DeployError, match=f"get https://.* and set {operator.SETTING}"):
+        operator.manifest()
+    assert not list(tmp_path.iterdir())

@@ -46,6 +46,19 @@ def test_the_repositorys_gates_have_something_to_look_at() -> None:
     assert all(scan.locked(one.lock) for one in services())
 
 
+PLACES = {"base", "metrics-server", "load", "monitoring", "dashboards", "files"}
+"""Folders with a kustomization that is no overlay: what overlays are made of, and what is applied beside them."""
+
+
+def test_an_overlay_lies_where_the_gates_find_it() -> None:
+    """A folder of manifests anywhere else would be rendered by no gate."""
+    files = [name for name in tools.tracked(ROOT, "*") if Path(name).name.lower().startswith("kustomization")]
+    folders = {str(Path(name).parent) for name in files if not name.endswith(".jinja")}
+    elsewhere = {one for one in folders - set(sast.overlays()) if Path(one).name not in PLACES}
+    assert {one for one in elsewhere if not {"components", "broken"} & set(Path(one).parent.parts)} == set()
+    assert set(sast.overlays()) <= folders
+
+
 @pytest.mark.parametrize(("hours", "usable"), [(71, True), (73, False)])
 def test_an_old_database_is_not_used(tmp_path: Path, hours: int, *, usable: bool) -> None:
     trivy_database.write(tmp_path, {}, age=timedelta(hours=hours))

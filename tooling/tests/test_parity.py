@@ -399,6 +399,7 @@ def proofs_drift(found: Workflows) -> Iterator[str]:
 
 
 PROOFS = {
+    "browser",
     "canaries",
     "containers",
     "manifests",
@@ -410,6 +411,7 @@ PROOFS = {
     "e2e",
     "rehearse",
     "new_service_proof",
+    "sync",
     "third_party",
 }
 

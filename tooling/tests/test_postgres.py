@@ -16,7 +16,7 @@ def test_the_tests_run_the_major_version_that_compose_and_the_cluster_run() -> N
     shipped = {
         Path(path): int(major) for path in tracked(ROOT, "*.yaml") for major in IMAGE.findall((ROOT / path).read_text())
     }
-    assert {Path("compose.yaml"), Path("k8s/components/postgres/postgres.yaml")} <= set(shipped)
+    assert {Path("compose.yaml"), Path("k8s/components/database/single/postgres.yaml")} <= set(shipped)
     with postgres() as url, psycopg.connect(url) as connection:
         major = connection.info.server_version // 10_000
     assert set(shipped.values()) == {major}, shipped

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -154,6 +155,18 @@ def test_where_the_release_cannot_be_reached_the_next_source_is_used_and_named(
     if source == "go":
         monkeypatch.setattr(tools, "known", lambda: {"hammer": tool})
         assert tools.described("hammer") == "1.2.3 (go)"
+
+
+def test_a_go_module_is_built_with_the_settings_of_its_maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = tmp_path / "go"
+    go.write_text('#!/bin/sh\n[ "$GOEXPERIMENT" = jsonv2 ] && echo "$@" > "$GOBIN/cli"\n')
+    go.chmod(0o755)
+    monkeypatch.setattr(tools, "HOME", tmp_path / "tools")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("TOOL_SOURCES", "go")
+    hammer = Tool("hammer", go="example.org/cli", version="1.2.3", go_settings={"GOEXPERIMENT": "jsonv2"})
+    tools.install(hammer)
+    assert (hammer.folder / "hammer").read_text() == "install example.org/cli@v1.2.3\n"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 from flask import Flask, Response, abort, g, jsonify, request
 
-FIELDS = ("title", "description", "status", "priority", "due_at")
+FIELDS = ("title", "description", "status", "priority", "due_at", "project")
 STATUSES = ("pending", "in_progress", "completed")
 PRIORITIES = ("low", "normal", "high")
 TITLE_LENGTH = 200
@@ -41,7 +41,7 @@ def close(_error: BaseException | None) -> None:
 with connect() as first:
     first.execute(
         "CREATE TABLE IF NOT EXISTS tasks (id INTEGER PRIMARY KEY, title TEXT NOT NULL, description TEXT NOT NULL,"
-        " status TEXT NOT NULL, priority TEXT NOT NULL, due_at TEXT,"
+        " status TEXT NOT NULL, priority TEXT NOT NULL, due_at TEXT, project TEXT,"
         " created_at TEXT NOT NULL, updated_at TEXT NOT NULL)"
     )
 
@@ -88,11 +88,11 @@ def create_task() -> tuple[Response, int, dict[str, str]]:
     body = checked(request.get_json())
     if "title" not in body:
         abort(400, "title is required")
-    task = {"description": "", "status": "pending", "priority": "normal", "due_at": None, **body}
+    task = {"description": "", "status": "pending", "priority": "normal", "due_at": None, "project": None, **body}
     task["created_at"] = task["updated_at"] = now()
     cursor = database().execute(
-        "INSERT INTO tasks (title, description, status, priority, due_at, created_at, updated_at)"
-        " VALUES (:title, :description, :status, :priority, :due_at, :created_at, :updated_at)",
+        "INSERT INTO tasks (title, description, status, priority, due_at, project, created_at, updated_at)"
+        " VALUES (:title, :description, :status, :priority, :due_at, :project, :created_at, :updated_at)",
         task,
     )
     database().commit()
@@ -109,7 +109,7 @@ def update_task(task_id: int) -> Response:
     task = {**found(task_id), **checked(request.get_json()), "updated_at": now()}
     database().execute(
         "UPDATE tasks SET title = :title, description = :description, status = :status, priority = :priority,"
-        " due_at = :due_at, updated_at = :updated_at WHERE id = :id",
+        " due_at = :due_at, project = :project, updated_at = :updated_at WHERE id = :id",
         task,
     )
     database().commit()

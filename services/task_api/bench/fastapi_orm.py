@@ -44,6 +44,7 @@ class Task(Base):
     status: Mapped[Status]
     priority: Mapped[Priority]
     due_at: Mapped[datetime | None]
+    project: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
     updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)
 
@@ -54,6 +55,7 @@ class TaskIn(BaseModel):
     status: Status = Status.PENDING
     priority: Priority = Priority.NORMAL
     due_at: datetime | None = None
+    project: str | None = Field(default=None, min_length=1, max_length=100)
 
 
 class TaskChanges(BaseModel):
@@ -62,6 +64,7 @@ class TaskChanges(BaseModel):
     status: Status = Status.PENDING
     priority: Priority = Priority.NORMAL
     due_at: datetime | None = None
+    project: str | None = Field(default=None, min_length=1, max_length=100)
 
 
 class TaskOut(TaskIn):

@@ -3,11 +3,25 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tooling.canaries import canary
 from tooling.canaries.fixtures import plant
-from tooling.dast import authorization, headers, isolation, log, raw_http, routes, schemathesis, spectral, wapiti
+from tooling.dast import (
+    authorization,
+    header_values,
+    headers,
+    isolation,
+    log,
+    memory,
+    raw_http,
+    routes,
+    schemathesis,
+    series,
+    spectral,
+    wapiti,
+)
 from tooling.dast.target import Target, attacked
 from tooling.findings import Scan
 from tooling.project import service
@@ -365,6 +379,28 @@ def header(folder: Path) -> Scan:
         return headers.scan(target)
 
 
+NO_NOSNIFF_WHERE_REFUSED = """
+from service_kit.http import requests
+real = requests._finish
+def finish(environment, status, present):
+    headers = real(environment, status, present)
+    return [one for one in headers if status not in (429, 503) or one[0] != "X-Content-Type-Options"]
+requests._finish = finish
+"""
+
+
+@canary("dast/headers", "a header missing from 429", rule="x-content-type-options", path="429 /")
+def header_of_429(folder: Path) -> Scan:
+    with planted(folder, NO_NOSNIFF_WHERE_REFUSED) as target:
+        return headers.scan(target)
+
+
+@canary("dast/headers", "a header missing from 503", rule="x-content-type-options", path="503 /auth/login")
+def header_of_503(folder: Path) -> Scan:
+    with planted(folder, NO_NOSNIFF_WHERE_REFUSED) as target:
+        return headers.scan(target)
+
+
 CORS = """
 from flask import Flask
 real = Flask.process_response
@@ -379,6 +415,138 @@ Flask.process_response = process_response
 def foreign_origin(folder: Path) -> Scan:
     with planted(folder, CORS) as target:
         return headers.scan(target)
+
+
+ANY_PAGE = """
+from task_api.http import cookies
+cookies.sent_by_page = lambda request: True
+"""
+
+
+@canary("dast/headers", "a cookie's session for requests of any site", rule="cross-site", path="POST /session")
+def cross_site(folder: Path) -> Scan:
+    with planted(folder, ANY_PAGE) as target:
+        return headers.scan(target)
+
+
+VERSION_AS_NUMBER = """
+from flask import request
+from task_api.tasks import service
+real = service.change
+def change(*arguments):
+    float(request.headers.get("X-Client-Version", "1"))
+    return real(*arguments)
+service.change = change
+"""
+
+
+@canary("dast/header_values", "a header that is taken for a number", rule="server-error", path="PUT /tasks/{task_id}")
+def header_as_number(folder: Path) -> Scan:
+    with planted(folder, VERSION_AS_NUMBER) as target:
+        return header_values.scan(target, "/tasks")
+
+
+LANGUAGE_AS_ASCII = """
+from flask import request
+from task_api.http import tasks
+real = tasks.query
+def query(kind):
+    request.headers.get("Accept-Language", "").encode("ascii")
+    return real(kind)
+tasks.query = query
+"""
+
+
+@canary("dast/header_values", "a header that is taken for ASCII", rule="server-error", path="GET /tasks")
+def header_as_ascii(folder: Path) -> Scan:
+    with planted(folder, LANGUAGE_AS_ASCII) as target:
+        return header_values.scan(target, "/tasks")
+
+
+@canary("dast/header_values", "an unreachable target", problem="cannot be reached")
+def header_values_nowhere(_folder: Path) -> Scan:
+    return header_values.scan(NOWHERE)
+
+
+LABELLED_BY_TASK = """
+from service_kit.telemetry import metrics
+from task_api.tasks import service
+READ = metrics.Counter("tasks_read_total", "Reads.", ("task",))
+real = service.get
+def get(connection, owner_id, task_id, **more):
+    READ.labels(task_id).inc()
+    return real(connection, owner_id, task_id, **more)
+service.get = get
+"""
+
+
+@canary("dast/series", "a metric labelled by the task's id", rule="unbounded-label", path="tasks_read_total")
+def label_of_task(folder: Path) -> Scan:
+    with planted(folder, LABELLED_BY_TASK) as target:
+        return series.scan(target)
+
+
+LABELLED_BY_PATH = """
+from flask import request
+from service_kit.telemetry import metrics
+real = metrics.observe
+def observe(endpoint, method, status, seconds, trace_id):
+    real(request.path if status == 404 else endpoint, method, status, seconds, trace_id)
+metrics.observe = observe
+"""
+
+
+@canary(
+    "dast/series", "a metric labelled by the path that was requested", rule="unbounded-label", path="api_requests_total"
+)
+def label_of_path(folder: Path) -> Scan:
+    with planted(folder, LABELLED_BY_PATH) as target:
+        return series.scan(target)
+
+
+KEPT_REQUESTS = """
+from service_kit.http import requests
+kept = []
+real = requests._finish
+def finish(environment, status, present):
+    kept.append({**environment})
+    return real(environment, status, present)
+requests._finish = finish
+"""
+
+
+@canary("dast/memory", "every request is kept", rule="kept-for-ever", path="services/task_api")
+def kept_requests(folder: Path) -> Scan:
+    with planted(folder, KEPT_REQUESTS) as target:
+        return memory.scan(target)
+
+
+CACHE_WITHOUT_A_BOUND = """
+from functools import cache
+from service_kit.http import requests
+answers = cache(lambda address: address * 100)
+real = requests._finish
+def finish(environment, status, present):
+    answers(environment["PATH_INFO"] + "?" + environment["QUERY_STRING"])
+    return real(environment, status, present)
+requests._finish = finish
+"""
+
+
+@canary("dast/memory", "a cache without a bound", rule="kept-for-ever", path="services/task_api")
+def boundless_cache(folder: Path) -> Scan:
+    with planted(folder, CACHE_WITHOUT_A_BOUND) as target:
+        return memory.scan(target)
+
+
+@canary("dast/memory", "an unreachable target", problem="cannot be reached")
+def memory_nowhere(_folder: Path) -> Scan:
+    return memory.scan(NOWHERE)
+
+
+@canary("dast/series", "an unreachable target", problem="cannot be reached")
+def series_nowhere(_folder: Path) -> Scan:
+    return series.scan(NOWHERE)
 
 
 @canary("dast/headers", "an unreachable target", problem="cannot be reached")
@@ -527,6 +695,25 @@ def logged_secret(folder: Path) -> Scan:
         return log.scan(target)
 
 
+TALKATIVE_WHEN_DEBUGGED = """
+from task_api.accounts.service import Accounts
+from service_kit.telemetry.logs import log
+real = Accounts.refresh
+def refresh(self, token):
+    log.debug(f"refresh of {token}: in time")
+    return real(self, token)
+Accounts.refresh = refresh
+"""
+
+
+@canary("dast/log", "a refresh token in a line of the level debug", rule="secret-in-log", path="log")
+def logged_token(folder: Path) -> Scan:
+    with planted(folder, TALKATIVE_WHEN_DEBUGGED) as target:
+        token = target.tokens(target.accounts["owner"])["refresh_token"]
+        target.client.post("/auth/refresh", json={"refresh_token": token})
+        return log.scan(target)
+
+
 @canary("dast/log", "a line that is not JSON", rule="broken-line", path="log")
 def logged_plainly(folder: Path) -> Scan:
     with planted(folder, 'print("planted", flush=True)\n') as target:
@@ -597,6 +784,13 @@ Flask.wsgi_app = wsgi_app
 @canary("dast/routes", "a path that a middleware answers", rule="undocumented", path="GET /internal/status")
 def middleware_path(folder: Path) -> Scan:
     return mapped(folder, MIDDLEWARE_PATH)
+
+
+@canary("dast/routes", "an exception for a route that is no more", rule="undocumented", path="GET /gone")
+def stale_exception(folder: Path) -> Scan:
+    with planted(folder) as target:
+        stale = replace(target.service, undocumented={**target.service.undocumented, "GET /gone": "a page"})
+        return routes.scan(replace(target, service=stale))
 
 
 @canary("dast/routes", "a service that lists no routes", problem="routes ended with status 3")

@@ -1,6 +1,7 @@
 """What people manage about their accounts, and what administrators and operators do to those of others."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, select, text, update
 
 from task_api import cli
 from task_api.accounts import password_policy, personal_tokens
@@ -154,6 +155,53 @@ def test_an_account_is_deleted_with_all_that_is_its_own(guarded: Client, databas
     assert left == {"accounts": 2, "sessions": 1, "tasks": 1, "idempotency_keys": 1, "personal_tokens": 0}
 
 
+def test_no_row_keeps_its_account_from_being_deleted() -> None:
+    keep = {
+        f"{table.name}.{key.parent.name}"
+        for table in metadata.sorted_tables
+        for key in table.foreign_keys
+        if key.column.table is accounts and key.ondelete != "CASCADE"
+    }
+    assert keep == {"tasks.owner_id"}  # a deletion by its own statement: the feed names each task
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tasks", {"title": "t"}),
+        ("/tasks/bulk", {"operations": [{"op": "create", "task": {"title": "t"}}]}),
+        ("/auth/tokens", {"name": "n", "scopes": ["tasks:read"], "days": 1}),
+    ],
+)
+@pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "k"}], ids=["", "keyed"])
+def test_what_a_deleted_account_adds_by_a_replica_that_still_knows_its_session_is_refused(
+    serve: Serve, path: str, body: dict[str, Any], key: Headers
+) -> None:
+    replica, other = (serve(auth="on", jwt_keys=(KEY,)) for _ in range(2))
+    ada = log_in(replica)
+    assert me(other, ada) == 200
+    assert replica.post("/auth/me/delete", json={"password": PASSWORD}, headers=ada).status_code == 204
+    refused = other.post(path, json=body, headers={**ada, **key})
+    assert (refused.status_code, refused.json["type"]) == (401, "/problems#token-revoked")
+
+
+@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
+def test_an_account_is_deleted_with_a_task_that_is_added_meanwhile(guarded: Client, database: Database) -> None:
+    ada = log_in(guarded)
+    waiting = select(func.count()).select_from(text("pg_stat_activity")).where(text("wait_event_type = 'Lock'"))
+    now = datetime.now(UTC)
+    with ThreadPoolExecutor(1) as pool:
+        with database.write() as connection:
+            connection.execute(insert(tasks).values(title="late", owner_id=1, created_at=now, updated_at=now))
+            deletion = pool.submit(guarded.post, "/auth/me/delete", json={"password": PASSWORD}, headers=ada)
+            with database.read() as watching:
+                while not watching.scalar(waiting):
+                    assert not deletion.done(), deletion.result().text
+        assert deletion.result().status_code == 204
+    with database.read() as connection:
+        assert not connection.scalar(select(func.count()).select_from(tasks))
+
+
 def test_the_last_administrator_cannot_go(guarded: Client, admin: Headers, database: Database) -> None:
     proof = {"password": PASSWORD}
     assert guarded.post("/auth/me/delete", json=proof, headers=admin).status_code == 409
@@ -167,12 +215,16 @@ def test_people_export_all_that_is_their_own_and_no_secret(guarded: Client, monk
     guarded.post("/tasks", json={"title": "bob's"}, headers=bob)
     for number in range(5):
         guarded.post("/tasks", json={"title": f"ada's {number}"}, headers=ada)
+    deleted = guarded.post("/tasks", json={"title": "ada's deleted"}, headers=ada).json["id"]
+    guarded.delete(f"/tasks/{deleted}", headers=ada)
     token = {"name": "n", "scopes": ["tasks:read"], "days": 1}
     for _ in range(3):
         guarded.post("/auth/tokens", json=token, headers=ada)
     exported = guarded.get("/auth/me/export", headers=ada)
     lines = [json.loads(line) for line in exported.data.splitlines()]
-    assert lines[-1] == {"type": "end", "account": 1, "session": 1, "token": 3, "task": 5, "audit": 3}
+    counts = {"account": 1, "session": 1, "token": 3, "task": 5, "deleted_task": 1, "change": 7, "audit": 3}
+    assert lines[-1] == {"type": "end", **counts}
+    assert [line["title"] for line in lines if line["type"] == "deleted_task"] == ["ada's deleted"]
     assert [line["title"] for line in lines if line["type"] == "task"] == [f"ada's {number}" for number in range(5)]
     assert lines[0]["email"] == ADA
     assert "bob" not in exported.text

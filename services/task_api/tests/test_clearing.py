@@ -6,15 +6,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import OperationalError
 
 from task_api import telemetry
 from task_api.config import Settings
-from task_api.store import clearing, rates
+from task_api.store import clearing, pruning, rates
 from task_api.store.clearing import EXPIRING, Backlog, Clearer, clear
 from task_api.store.database import Database
 from task_api.store.schema import LOCAL_ACCOUNT, idempotency_keys, metadata, refresh_tokens, sessions
+
+from .conftest import Client, log_in
 
 DAY = timedelta(days=1)
 MINUTE = timedelta(minutes=1)
@@ -40,6 +42,35 @@ def rows(now: datetime, ago: timedelta) -> list[tuple[Any, dict[str, Any]]]:
                 "scopes": "",
                 "created_at": at,
                 "expires_at": at,
+            },
+        ),
+        (
+            metadata.tables["deleted_tasks"],
+            {
+                "id": int(ago.total_seconds()) + 10**9,
+                "title": "t",
+                "description": "",
+                "status": "pending",
+                "created_at": at,
+                "updated_at": at,
+                "owner_id": LOCAL_ACCOUNT,
+                "priority": 1,
+                "version": 2,
+                "deleted_at": at,
+            },
+        ),
+        (
+            metadata.tables["task_changes"],
+            {
+                "task_id": -1,
+                "owner_id": LOCAL_ACCOUNT,
+                "version": 1,
+                "kind": "deleted",
+                "changed_at": at,
+                "actor_id": LOCAL_ACCOUNT,
+                "fields": "",
+                "mark": 1,
+                "gone_at": at,
             },
         ),
         (metadata.tables["audit_log"], {"at": at, "actor": "a", "action": "b", "account_id": 0, "details": ""}),
@@ -150,7 +181,7 @@ def test_the_thread_goes_on_after_a_round_that_failed(
         clearer.stop()
         reported.set()
 
-    clearer = Clearer(database, report)
+    clearer = Clearer(database, pruning.Most(), report)
     clearer.start()
     assert reported.wait(10)
     database.engine.dispose()
@@ -172,3 +203,76 @@ def test_clients_that_come_back_after_days_are_counted_from_the_first_request_on
     with ThreadPoolExecutor(3) as pool:
         assert set(pool.map(come_back, clients)) == {(1, 1)}
     assert count(database)["rate_windows"] == 60
+
+
+def tombstones(database: Database, owner_id: int) -> list[int]:
+    kept = metadata.tables["deleted_tasks"].c
+    with database.read() as connection:
+        return list(connection.scalars(select(kept.id).where(kept.owner_id == owner_id).order_by(kept.id)))
+
+
+def delete_tasks(client: Client, headers: dict[str, str], number: int, title: str = "t") -> list[int]:
+    """Create and delete tasks; return their ids."""
+    ids = [client.post("/tasks", json={"title": title}, headers=headers).json["id"] for _ in range(number)]
+    for task_id in ids:
+        assert client.delete(f"/tasks/{task_id}", headers=headers).status_code == 200
+    return ids
+
+
+def test_an_account_keeps_the_newest_deleted_tasks_and_others_keep_theirs(
+    guarded: Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "PIECE", 2)
+    ada, bob = log_in(guarded), log_in(guarded, "bob@example.org")
+    pruner = pruning.Pruner(database, pruning.Most(tasks=3))
+    pruner.prune()
+    of_bob = delete_tasks(guarded, bob, 2)
+    of_ada = delete_tasks(guarded, ada, 8)
+    pauses: list[float] = []
+    assert pruner.prune(pauses.append)["deleted_tasks"] == 5
+    assert len(pauses) >= 3
+    assert tombstones(database, 1) == of_ada[-3:]
+    assert tombstones(database, 2) == of_bob
+    assert guarded.post(f"/tasks/{of_ada[0]}/restore", headers=ada).status_code == 404
+    assert guarded.post(f"/tasks/{of_ada[-1]}/restore", headers=ada).status_code == 200
+    assert pruner.prune()["deleted_tasks"] == 0
+
+
+def test_an_account_keeps_as_many_bytes_of_deleted_tasks_as_it_may(guarded: Client, database: Database) -> None:
+    ids = delete_tasks(guarded, log_in(guarded), 5, title="ä" * 10)
+    pruning.Pruner(database, pruning.Most(bytes=50)).prune()
+    assert tombstones(database, 1) == ids[-2:]
+
+
+def test_who_reads_on_behind_pruned_changes_begins_anew_and_nobody_else(guarded: Client, database: Database) -> None:
+    ada, bob = log_in(guarded), log_in(guarded, "bob@example.org")
+
+    def read(who: dict[str, str], **query: str) -> Any:
+        return guarded.get("/tasks/changes", query_string=query, headers=who)
+
+    guarded.post("/tasks", json={"title": "kept"}, headers=ada)
+    guarded.post("/tasks", json={"title": "bob's"}, headers=bob)
+    before, of_bob = (read(who, since=read(who).json["next"]).json["next"] for who in (ada, bob))
+    delete_tasks(guarded, ada, 10)
+    assert pruning.Pruner(database, pruning.Most(tasks=2)).prune()["task_changes"] == 1 + 2 * 10 - 6
+    assert read(ada, since=before).status_code == 410
+    assert read(bob, since=of_bob).status_code == 200
+    anew = read(ada).json
+    assert [change["task"]["title"] for change in anew["changes"]] == ["kept"]
+    going_on = read(ada, since=anew["next"])
+    assert (going_on.status_code, going_on.json["changes"]) == (200, [])
+
+
+def test_a_feed_begins_where_the_last_change_was_cleared(client: Client, database: Database) -> None:
+    client.post("/tasks", json={"title": "kept"})
+    delete_tasks(client, {}, 1)
+    with database.write() as connection:
+        for table, column in (("deleted_tasks", "deleted_at"), ("task_changes", "gone_at")):
+            connection.execute(update(metadata.tables[table]).values({column: datetime.now(UTC) - 100 * DAY}))
+            clear_one = by_name(table)
+            connection.execute(delete(clear_one.table).where(clear_one.column < datetime.now(UTC) - 90 * DAY))
+    began = client.get("/tasks/changes").json
+    for _ in range(3):
+        answer = client.get("/tasks/changes", query_string={"since": began["next"]})
+        assert answer.status_code == 200, answer.text
+        began = answer.json

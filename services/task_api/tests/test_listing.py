@@ -39,10 +39,16 @@ def all_pages(client: Client, path: str) -> list[dict[str, object]]:
 
 def fill(client: Client) -> None:
     rows = [
-        {"title": "Write the report", "priority": "high", "due_at": DUE.format(3)},
+        {"title": "Write the report", "priority": "high", "due_at": DUE.format(3), "project": "Office"},
         {"title": "Report to the board", "description": "numbers, übersicht", "status": "completed"},
         {"title": "Buy milk", "priority": "low", "due_at": DUE.format(1)},
-        {"title": "Call Zoë", "description": "about the report-card", "due_at": DUE.format(2), "status": "in_progress"},
+        {
+            "title": "Call Zoë",
+            "description": "about the report-card",
+            "due_at": DUE.format(2),
+            "status": "in_progress",
+            "project": " Office ",
+        },
     ]
     operations = [{"op": "create", "task": row} for row in rows]
     assert client.post("/tasks/bulk", json={"operations": operations}).status_code == 200
@@ -65,6 +71,10 @@ def fill(client: Client) -> None:
         ("q=report&status=pending", [1]),
         ("q=report&sort=-due_at", [2, 1, 4]),
         ("q=report&sort=-id", [4, 2, 1]),
+        ("project=Office", [1, 4]),
+        ("project=%20Office%20&sort=-id", [4, 1]),
+        ("project=office", []),
+        ("project=Office&q=report&status=pending", [1]),
         ("sort=due_at", [3, 4, 1, 2]),
         ("sort=-priority", [1, 4, 2, 3]),
         ("sort=priority", [3, 2, 4, 1]),
@@ -307,3 +317,38 @@ def test_pages_stay_exact_while_other_clients_insert_at_the_same_time(client: Cl
             writer.join()
     assert len(seen) == len(set(seen))
     assert there <= set(seen)
+
+
+PAGE = "application/vnd.task-api.page+json"
+
+
+def test_a_page_by_its_media_type_has_versions_to_write_back_and_the_next_page(client: Client) -> None:
+    fill(client)
+    client.put("/tasks/1", json={"title": "Write it"})
+    first = client.get("/tasks?limit=3&sort=id", headers={"Accept": PAGE})
+    assert (first.content_type, first.headers["Vary"]) == (PAGE, "Accept, Accept-Encoding")
+    assert [(item["id"], item["version"]) for item in first.json["items"]] == [(1, 2), (2, 1), (3, 1)]
+    assert first.json["next"] == next_link(first)
+    last = client.get(first.json["next"], headers={"Accept": PAGE})
+    assert ([item["id"] for item in last.json["items"]], last.json["next"]) == ([4], None)
+    array = client.get("/tasks?limit=3&sort=id")
+    assert array.json == [{name: item[name] for name in item if name != "version"} for item in first.json["items"]]
+    assert array.headers["Link"] == first.headers["Link"]
+    match = {"If-Match": f'"{first.json["items"][0]["version"]}"'}
+    assert client.put("/tasks/1", json={"title": "Write"}, headers=match).status_code == 200
+    assert client.put("/tasks/1", json={"title": "Wrote"}, headers=match).status_code == 412
+
+
+def test_each_form_of_a_list_has_a_tag_of_its_own(client: Client) -> None:
+    fill(client)
+    array = client.get("/tasks").headers["ETag"]
+    page = client.get("/tasks", headers={"Accept": PAGE}).headers["ETag"]
+    assert client.get("/tasks", headers={"Accept": PAGE, "If-None-Match": page}).status_code == 304
+    assert client.get("/tasks", headers={"Accept": PAGE, "If-None-Match": array}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "accept", ["*/*", "application/*", "application/json", f"{PAGE};q=0", f"{PAGE};q=0.5, application/json", f"{PAGE}x"]
+)
+def test_who_does_not_prefer_the_page_gets_the_array(client: Client, accept: str) -> None:
+    assert client.get("/tasks", headers={"Accept": accept}).json == []

@@ -1,5 +1,6 @@
 """Registering and resetting a password by mail, received from a real SMTP server."""
 
+import asyncio
 import re
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP
 from sqlalchemy import select, update
 
 from service_kit.config import ConfigurationError, load
@@ -58,10 +60,43 @@ class Inbox:
 def inbox() -> Iterator[tuple[Inbox, str]]:
     inbox = Inbox()
     port = free_port()
-    controller = Controller(inbox, hostname="127.0.0.1", port=port)
-    controller.start()
+    server = Server(inbox, hostname="127.0.0.1", port=port)
+    server.start()
     yield inbox, f"smtp+insecure://127.0.0.1:{port}"
-    controller.stop()
+    asyncio.run_coroutine_threadsafe(server.end(), server.loop).result(60)
+    server.stop()
+
+
+class Server(Controller):
+    """A server that knows its open connections: a loop that stops before they end leaves them to the collector."""
+
+    def __init__(self, inbox: Inbox, **place: Any) -> None:
+        super().__init__(inbox, **place)
+        self.open: dict[Any, asyncio.Event] = {}
+
+    def factory(self) -> SMTP:
+        known = self.open
+
+        class Session(SMTP):
+            def connection_made(self, transport: Any) -> None:
+                known[transport] = asyncio.Event()
+                super().connection_made(transport)
+
+            def connection_lost(self, error: Exception | None) -> None:
+                known.pop(self.transport).set()
+                super().connection_lost(error)
+
+        return Session(self.handler)
+
+    async def end(self) -> None:
+        """Take no more connections, let those that there are end, and close what they leave."""
+        assert self.server is not None
+        self.server.close()
+        while sessions := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(sessions)
+        for transport, ended in list(self.open.items()):
+            transport.abort()
+            await ended.wait()
 
 
 @pytest.fixture

@@ -32,11 +32,8 @@ INSERTS = {
     f" VALUES ('of 0003', 'old words', 'pending', {AT}, {AT}, 0, 2,"
     " '2027-01-01 00:00:00.000000+00:00', 5)",
 }
-INSERTS["0004"] = INSERTS["0003"].replace("of 0003", "of 0004")
-INSERTS["0005"] = INSERTS["0003"].replace("of 0003", "of 0005")
-INSERTS["0006"] = INSERTS["0003"].replace("of 0003", "of 0006")
-INSERTS["0007"] = INSERTS["0003"].replace("of 0003", "of 0007")
-INSERTS["0008"] = INSERTS["0003"].replace("of 0003", "of 0008")
+for later in REVISIONS[REVISIONS.index("0004") :]:
+    INSERTS[later] = INSERTS["0003"].replace("of 0003", f"of {later}")
 
 
 def not_by_hand(_object: Any, name: str | None, _kind: str, _reflected: bool, _compare_to: Any) -> bool:
@@ -84,7 +81,7 @@ def test_every_revision_upgrades_to_the_newest_with_its_data(empty: Database, st
     assert [versioned.task.title for versioned in found] == [f"of {start}"]
     with empty.write() as connection:
         held = service.get(connection, 0, found[0].task.id, lock=True)
-        service.delete(connection, held)
+        service.delete(connection, held, 0)
 
 
 def test_migrating_again_changes_nothing(empty: Database) -> None:

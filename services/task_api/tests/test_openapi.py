@@ -9,7 +9,18 @@ from jsonschema import Draft202012Validator
 from .conftest import Client, log_in
 
 HTTP_METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
-UNDOCUMENTED = {"openapi_document", "openapi_docs", "openapi_assets", "problem_types"}
+UNDOCUMENTED = {
+    "board.board_file",
+    "board.board_worker",
+    "openapi_assets",
+    "openapi_docs",
+    "openapi_document",
+    "problem_types",
+    "session.refresh_session",
+    "session.sign_in",
+    "session.sign_out",
+}
+"""Pages for people, and what they alone use."""
 
 
 def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -33,7 +44,7 @@ def test_what_is_public_says_so_and_all_else_needs_a_token(guarded: Client) -> N
     document = guarded.get("/openapi.json").json
     assert document["security"] == [{"bearer": []}]
     public = {name for name, op in operations(document).items() if op.get("security") == []}
-    assert public == {"health", "livez", "readyz", "scrape", "register_account", "login", "refresh"}
+    assert public == {"index", "health", "livez", "readyz", "scrape", "register_account", "login", "refresh"}
     for name, operation in operations(document).items():
         assert ("401" in operation["responses"]) == (name not in public or name in {"login", "refresh"})
 
@@ -81,7 +92,7 @@ def test_if_match_is_declared_with_the_answers_to_one_that_does_not_match(client
 def test_links_lead_from_a_created_task_to_what_can_be_done_with_it(guarded: Client) -> None:
     named = operations(guarded.get("/openapi.json").json)
     links = named["create_task"]["responses"]["201"]["links"]
-    assert set(links) == {"get_task", "put_task", "patch_task", "delete_task"}
+    assert set(links) == {"get_task", "put_task", "patch_task", "delete_task", "restore_task", "task_history"}
     for operation in named.values():
         for response in operation["responses"].values():
             for link in response.get("links", {}).values():
@@ -101,6 +112,10 @@ def resolved(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Val
         ("PUT", "/tasks/1", {"status": "completed"}, "put_task", "200"),
         ("POST", "/tasks/bulk", {"operations": [{"op": "delete", "id": 1}]}, "bulk_tasks", "200"),
         ("DELETE", "/tasks/1", None, "delete_task", "200"),
+        ("GET", "/tasks/changes", None, "list_changes", "200"),
+        ("GET", "/tasks/1/history", None, "task_history", "200"),
+        ("POST", "/tasks/1/restore", None, "restore_task", "200"),
+        ("GET", "/tasks/changes?since=x", None, "list_changes", "400"),
         ("GET", "/auth/me", None, "me", "200"),
         ("GET", "/tasks/99", None, "get_task", "404"),
         ("POST", "/tasks", {}, "create_task", "400"),
@@ -114,7 +129,7 @@ def test_answers_are_as_the_document_says(
     document = guarded.get("/openapi.json").json
     answer = guarded.open(path, method=method, json=body, headers=headers)
     assert str(answer.status_code) == status
-    (content,) = operations(document)[operation]["responses"][status]["content"].values()
+    content = operations(document)[operation]["responses"][status]["content"][answer.mimetype]
     resolved(document, content["schema"]).validate(answer.json)
 
 
@@ -156,3 +171,14 @@ def test_every_integer_has_a_format_and_is_exact_in_json(guarded: Client) -> Non
     found = list(integers(guarded.get("/openapi.json").json))
     assert len(found) > 10
     assert all(one["format"] in {"int32", "int64"} and one["maximum"] < 2**53 for one in found)
+
+
+def test_every_operation_with_text_in_its_address_declares_that_it_may_be_too_long(guarded: Client) -> None:
+    long = {}
+    for path, item in guarded.get("/openapi.json").json["paths"].items():
+        for method, operation in item.items():
+            places = [one for one in operation.get("parameters", []) if one["in"] in {"path", "query"}]
+            texts = [one for one in places if one["in"] == "query" or one["schema"]["type"] == "string"]
+            long[f"{method} {path}"] = (bool(texts), "414" in operation["responses"])
+    assert {name for name, (texts, declared) in long.items() if texts != declared} == set()
+    assert long["get /tasks"] == long["delete /auth/sessions/{session_id}"] == (True, True)

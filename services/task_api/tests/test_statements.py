@@ -23,6 +23,12 @@ OPERATIONS: dict[str, Send] = {
     "a change": lambda client, headers, ids: client.put(f"/tasks/{ids[0]}", json={"title": "new"}, headers=headers),
     "a new task": lambda client, headers, _: client.post("/tasks", json={"title": "task"}, headers=headers),
     "a deletion": lambda client, headers, ids: client.delete(f"/tasks/{ids[0]}", headers=headers),
+    "a page of the feed": lambda client, headers, _: client.get("/tasks/changes?limit=200", headers=headers),
+    "a history": lambda client, headers, ids: client.get(f"/tasks/{ids[0]}/history", headers=headers),
+    "a restored task": lambda client, headers, ids: [
+        client.delete(f"/tasks/{ids[0]}", headers=headers),
+        client.post(f"/tasks/{ids[0]}/restore", headers=headers),
+    ][-1],
     "an export": lambda client, headers, _: client.get("/auth/me/export", headers=headers),
     "personal tokens": lambda client, headers, _: client.get("/auth/tokens", headers=headers),
     "sessions": lambda client, headers, _: client.get("/auth/sessions", headers=headers),

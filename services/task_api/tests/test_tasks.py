@@ -32,6 +32,7 @@ def test_a_task_is_created_with_the_defaults_and_found_where_location_says(clien
             "status": "pending",
             "priority": "normal",
             "due_at": None,
+            "project": None,
         }.items()
     )
     assert created.json["created_at"] == created.json["updated_at"]
@@ -94,6 +95,10 @@ def test_the_id_of_a_deleted_task_is_never_used_again(client: Client) -> None:
         {"title": "a", "due_at": "2027-01-01T00:00:00"},
         {"title": "a", "due_at": "0001-01-01T00:00:00+10:00"},
         {"title": "a", "description": "x" * 10_001},
+        {"title": "a", "project": ""},
+        {"title": "a", "project": " \t"},
+        {"title": "a", "project": "x" * 101},
+        {"title": "a", "project": "a\x00b"},
         {"title": "a", "colour": "red"},
         [],
         "title",
@@ -111,17 +116,24 @@ def test_a_title_of_200_characters_after_trimming_is_taken(client: Client) -> No
     assert client.post("/tasks", json={"title": " " + "ü" * 200 + " "}).json["title"] == "ü" * 200
 
 
+def test_the_space_around_a_project_is_removed_and_null_takes_the_task_out_of_it(client: Client) -> None:
+    task = client.post("/tasks", json={"title": "a", "project": " " + "ü" * 98 + " "}).json
+    assert task["project"] == "ü" * 98
+    assert client.put("/tasks/1", json={"project": None}).json["project"] is None
+
+
 def test_due_at_is_kept_in_utc(client: Client) -> None:
     task = client.post("/tasks", json={"title": "a", "due_at": "2027-03-01T01:30:00+02:00"}).json
     assert task["due_at"] == "2027-02-28T23:30:00Z"
 
 
 def test_merge_patch_takes_null_as_back_to_the_default(client: Client) -> None:
-    client.post("/tasks", json={"title": "a", "description": "d", "priority": "high", "due_at": "2027-01-01T00:00:00Z"})
-    patch = {"description": None, "priority": None, "due_at": None, "status": "in_progress"}
+    client.post("/tasks", json={"title": "a", "description": "d", "priority": "high", "project": "p"})
+    client.put("/tasks/1", json={"due_at": "2027-01-01T00:00:00Z"})
+    patch = {"description": None, "priority": None, "due_at": None, "project": None, "status": "in_progress"}
     patched = client.patch("/tasks/1", data=encode(patch), headers=MERGE_PATCH)
     assert patched.status_code == 200
-    expected = {"title": "a", "description": "", "priority": "normal", "due_at": None, "status": "in_progress"}
+    expected = {"description": "", "priority": "normal", "due_at": None, "project": None, "status": "in_progress"}
     assert patched.json.items() >= expected.items()
 
 
@@ -154,6 +166,7 @@ fields = {
     "status": st.sampled_from(["pending", "in_progress", "completed"]),
     "priority": st.sampled_from(PRIORITIES),
     "due_at": moments,
+    "project": titles.map(lambda title: title[:100]).filter(str.strip),
 }
 
 

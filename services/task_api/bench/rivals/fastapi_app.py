@@ -11,6 +11,7 @@ from services.task_api.bench.rivals import shared
 
 Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 Description = Annotated[str, StringConstraints(max_length=10_000)]
+Project = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
 Moment = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
 Status = Literal["pending", "in_progress", "completed"]
 
@@ -23,6 +24,7 @@ class NewTask(BaseModel):
     status: Status = "pending"
     priority: Literal["low", "normal", "high"] = "normal"
     due_at: Moment | None = None
+    project: Project | None = None
 
 
 class TaskChanges(NewTask):

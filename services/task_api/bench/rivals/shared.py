@@ -62,7 +62,9 @@ def kept(moment: datetime | None) -> str | None:
 def task_of(row: tuple[Any, ...]) -> Task:
     """Return the task of a row."""
     read = datetime.fromisoformat
-    return Task(row[0], row[1], row[2], row[3], PRIORITIES[row[4]], row[5] and read(row[5]), read(row[6]), read(row[7]))
+    return Task(
+        row[0], row[1], row[2], row[3], PRIORITIES[row[4]], row[5] and read(row[5]), row[6], read(row[7]), read(row[8])
+    )
 
 
 @contextmanager
@@ -139,7 +141,7 @@ def change(owner: int, task_id: int, given: Mapping[str, Any]) -> bytes:
         if not changed:
             return encode(held)
         now = max(datetime.now(UTC), held.updated_at)
-        values = {**changed, "updated_at": kept(now), "version": row[8] + 1}
+        values = {**changed, "updated_at": kept(now), "version": row[9] + 1}
         if "priority" in changed:
             values["priority"] = PRIORITIES.index(changed["priority"])
         if "due_at" in changed:

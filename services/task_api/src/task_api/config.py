@@ -92,6 +92,10 @@ class Settings(config.Settings, frozen=True, kw_only=True):
     db_path: Annotated[str, Meta(min_length=1, description="SQLite file, made if missing")] = "data/tasks.db"
     database_url: Annotated[str, Meta(description="postgresql://… instead of SQLite"), URL_TEXT] = ""
     db_pool_size: Annotated[int, Meta(ge=1, le=100, description="database connections of each process")] = 5
+    db_wait_seconds: Annotated[
+        float,
+        Meta(ge=0, le=30, description="how long a request waits for a database that changes hands; 0: not at all"),
+    ] = 5.0
     auth: Annotated[Literal["on", "off"], Meta(description="accounts; off listens on loopback alone")] = "off"
     registration: Annotated[Literal["open", "closed"], Meta(description="whether anybody may register")] = "open"
     jwt_keys: Annotated[

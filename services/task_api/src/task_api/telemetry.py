@@ -13,7 +13,7 @@ _auth_failures = Counter("api_auth_failures_total", "Requests refused for who se
 _rate_limited = Counter("api_rate_limited_total", "Requests refused by the rate limit.")
 _connections = Gauge("db_pool_connections", "Database connections.", ("state",), multiprocess_mode="livesum")
 _pool_size = Gauge("db_pool_size", "Database connections at most.", multiprocess_mode="livesum")
-_expired = Counter("db_expired_rows_deleted_total", "Rows deleted because they had expired.", ("table",))
+_expired = Counter("db_expired_rows_deleted_total", "Rows deleted that had expired, or were too many.", ("table",))
 _backlog = Gauge(
     "db_expired_rows_oldest_seconds",
     "For how long the oldest row has been expired that the last round of clearing could not delete.",

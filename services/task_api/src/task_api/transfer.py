@@ -19,8 +19,8 @@ from task_api.accounts.passwords import check_cost
 from task_api.store import accounts as account_store
 from task_api.store import tasks as task_store
 from task_api.store.database import UNAVAILABLE, Database
-from task_api.store.schema import LOCAL_ACCOUNT, accounts, tasks
-from task_api.tasks.model import Description, Id, Moment, Status, Title, trimmed, utc
+from task_api.store.schema import LOCAL_ACCOUNT, accounts, deleted_tasks, tasks
+from task_api.tasks.model import Description, Id, Moment, Project, Status, Title, trimmed, utc
 
 BATCH = 500
 SNAPSHOT = {"sqlite": "BEGIN", "postgresql": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
@@ -62,6 +62,7 @@ class TaskLine(msgspec.Struct, tag="task", tag_field="type", forbid_unknown_fiel
     priority: Literal[0, 1, 2]
     due_at: Moment | None
     version: Annotated[int, Meta(ge=1, le=LARGEST_IMPORTED_VERSION)]
+    project: Project | None = None
 
 
 class EndLine(msgspec.Struct, tag="end", tag_field="type", forbid_unknown_fields=True):
@@ -189,11 +190,16 @@ def _write(connection: Connection, piece: Piece) -> tuple[Table, list[int]]:
 
 
 def _undo(database: Database, added: list[tuple[Table, list[int]]]) -> None:
-    """Delete what was added, the last piece first. Raises TransferError where that fails too."""
+    """Delete what was added, the last piece first, so that none can be restored.
+
+    Raises TransferError where that fails too.
+    """
     try:
         for table, ids in reversed(added):
             with database.write() as connection:
                 connection.execute(delete(table).where(table.c.id.in_(ids)))
+                if table is tasks:
+                    connection.execute(delete(deleted_tasks).where(deleted_tasks.c.id.in_(ids)))
     except UNAVAILABLE as error:
         raise TransferError(
             f"the database failed, with a part of the file in it: import the same file again to complete it ({error})"
@@ -210,6 +216,8 @@ def _values(record: AccountLine | TaskLine | EndLine) -> dict[str, Any]:
         check_cost(record.password_hash)
     if isinstance(record, TaskLine) and record.title != trimmed(record.title):
         raise ValueError("a title has no space around it")
+    if isinstance(record, TaskLine) and record.project and record.project != record.project.strip():
+        raise ValueError("a project has no space around its name")
     values = msgspec.structs.asdict(record)
     return {name: utc(value) if isinstance(value, datetime) else value for name, value in values.items()}
 

@@ -127,6 +127,20 @@ class _Whole(Response):
         )
 
 
-def respond(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a response in JSON."""
-    return _Whole(_encode(content), status, headers, content_type=JSON)
+def respond(
+    content: Any, status: int = 200, headers: Mapping[str, str] | None = None, *, media: str = JSON
+) -> Response:
+    """Return a response in JSON, whose media type may be another that is JSON."""
+    return _Whole(_encode(content), status, headers, content_type=media)
+
+
+def prefers(media: str) -> bool:
+    """Return whether Accept names this media type, and JSON does not go before it (RFC 9110, section 12.5.1).
+
+    A wildcard does not name it: a program sends that, and gets JSON.
+    """
+    if media not in request.environ.get("HTTP_ACCEPT", "").lower():
+        return False
+    accepted = request.accept_mimetypes
+    named = any(kind.lower() == media and quality for kind, quality in accepted)
+    return named and accepted.quality(media) >= accepted.quality(JSON)

@@ -78,6 +78,8 @@ class Answers(msgspec.Struct, kw_only=True):
     """What an operation may answer, beside what every operation may."""
 
     ok: Any = None
+    alternatives: Mapping[str, Any] = {}
+    """What a client gets in the place of `ok` by naming a media type in Accept, by that media type."""
     created: Any = None
     no_content: bool = False
     text: bool = False
@@ -264,7 +266,8 @@ class _Schemas:
     def __init__(self, operations: list[Operation]) -> None:
         kinds = [Problem]
         for one in operations:
-            kinds += [kind for kind in (one.json, one.query, one.answers.ok, one.answers.created) if kind is not None]
+            bodies = (one.json, one.query, one.answers.ok, one.answers.created, *one.answers.alternatives.values())
+            kinds += [kind for kind in bodies if kind is not None]
         made, self.components = msgspec.json.schema_components(
             kinds, ref_template=REFERENCE.format("schemas", "{name}")
         )
@@ -298,7 +301,7 @@ def _operation(rule: Rule, operation: Operation, schemas: _Schemas, about: Servi
         "description": operation.description,
         "tags": [operation.tag],
         "parameters": list(_parameters(rule, operation, schemas)),
-        "responses": dict(sorted(_responses(operation, schemas, about))),
+        "responses": dict(sorted(_responses(rule, operation, schemas, about))),
     }
     if operation.json is not None:
         content = {operation.content_type: {"schema": schemas.of(operation.json)}}
@@ -334,12 +337,15 @@ def _parameters(rule: Rule, operation: Operation, schemas: _Schemas) -> Iterator
     yield from ({"name": name, "in": "header", **REQUEST_HEADERS[name]} for name, wants in wanted.items() if wants)
 
 
-def _responses(operation: Operation, schemas: _Schemas, about: Service) -> Iterator[tuple[str, dict[str, Any]]]:
+def _responses(
+    rule: Rule, operation: Operation, schemas: _Schemas, about: Service
+) -> Iterator[tuple[str, dict[str, Any]]]:
     answers = operation.answers
     bodies = {200: answers.ok, 201: answers.created}
     for status, kind in bodies.items():
         if kind is not None:
-            yield _response(operation, status, {JSON: {"schema": schemas.of(kind)}})
+            media = {JSON: kind, **(answers.alternatives if status == HTTPStatus.OK else {})}
+            yield _response(operation, status, {name: {"schema": schemas.of(one)} for name, one in media.items()})
     if answers.text:
         yield _response(operation, 200, {answers.media: {"schema": {"type": "string"}}})
     for status, wanted in ((204, answers.no_content), (304, answers.not_modified)):
@@ -348,7 +354,9 @@ def _responses(operation: Operation, schemas: _Schemas, about: Service) -> Itera
     common = dict.fromkeys(about.common_problems) if operation.tag != "operations" else {}
     token = {401: None, 403: None} if about.authenticates and not operation.public else {}
     condition = {400: None, 412: None} if operation.if_match else {}
-    for status in {**dict.fromkeys(answers.problems), **common, **token, **condition, 500: None}:
+    texts = [name for converter, name in VARIABLE.findall(rule.rule) if converter != "int"]
+    long = {414: None} if texts or operation.query is not None else {}
+    for status in {**dict.fromkeys(answers.problems), **common, **token, **condition, **long, 500: None}:
         description = about.common_problems.get(status, "")
         yield _response(operation, status, {CONTENT_TYPE: {"schema": schemas.of(Problem)}}, description)
 

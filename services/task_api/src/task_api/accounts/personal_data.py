@@ -5,11 +5,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from sqlalchemy import Row, Table
 
 from task_api.accounts.model import Account
 from task_api.store import accounts as store
-from task_api.store import audit, tasks
+from task_api.store import audit
 from task_api.store.database import Database
+from task_api.store.schema import deleted_tasks, task_changes, tasks
+from task_api.store.tasks import of_owner
 
 PAGE = 500
 UNTOLD = {"password_hash", "totp_secret", "recovery_codes", "digest", "account_id"}
@@ -19,7 +22,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def lines(database: Database, account: Account) -> Iterator[bytes]:
-    """Return JSON lines: the account, its sessions, its tokens, its tasks, its audit entries, and a line that counts.
+    """Return JSON lines: the account and what belongs to it, with the audit entries about it, and a line that counts.
 
     Read a page at a time, so a slow reader holds no connection to the database.
     """
@@ -37,15 +40,9 @@ def lines(database: Database, account: Account) -> Iterator[bytes]:
     for kind, rows in (("account", [row] if row else []), ("session", sessions), ("token", tokens)):
         for each in rows:
             yield line(kind, each._mapping)  # noqa: SLF001 - SQLAlchemy's public name for a row's columns
-    last = 0
-    while True:
-        with database.read() as connection:
-            page = tasks.of_owner(connection, account.id, last, PAGE)
-        if not page:
-            break
-        for each in page:
-            yield line("task", each._mapping)  # noqa: SLF001
-        last = page[-1].id
+    for kind, table in (("task", tasks), ("deleted_task", deleted_tasks), ("change", task_changes)):
+        for each in _pages(database, table, account.id):
+            yield line(kind, each._mapping)  # noqa: SLF001
     before: int | None = None
     while True:
         with database.read() as connection:
@@ -56,3 +53,14 @@ def lines(database: Database, account: Account) -> Iterator[bytes]:
             yield line("audit", each._mapping)  # noqa: SLF001
         before = entries[-1].id
     yield _encode({"type": "end", **counts}) + b"\n"
+
+
+def _pages(database: Database, table: Table, owner_id: int) -> Iterator[Row[Any]]:
+    last = 0
+    while True:
+        with database.read() as connection:
+            page = of_owner(connection, table, owner_id, last, PAGE)
+        if not page:
+            return
+        yield from page
+        last = page[-1].id

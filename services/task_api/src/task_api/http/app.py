@@ -6,7 +6,7 @@ from flask import Flask
 
 from service_kit.config import LOOPBACK
 from service_kit.http.app import create_app as create_common_app
-from task_api.http import admin, auth, errors, mail, second_factor, tasks
+from task_api.http import admin, auth, board, errors, mail, second_factor, session, tasks
 from task_api.http.context import Services
 
 
@@ -17,9 +17,11 @@ def create_app(services: Services) -> Flask:
     if settings.auth == "off":
         # a web page must not reach us by a name of its own (DNS rebinding)
         app.config["TRUSTED_HOSTS"] = [*LOOPBACK, "[::1]"]
+    app.register_blueprint(board.blueprint)
     app.register_blueprint(tasks.blueprint)
     if settings.auth == "on":
         app.register_blueprint(auth.blueprint)
+        app.register_blueprint(session.blueprint)
         app.register_blueprint(second_factor.blueprint)
         app.register_blueprint(mail.blueprint if settings.smtp_url else auth.registration)
         app.register_blueprint(admin.blueprint)

@@ -17,17 +17,24 @@ from task_api.accounts.model import Account, BadToken
 from task_api.accounts.service import Accounts
 from task_api.accounts.throttle import network
 from task_api.config import Settings
+from task_api.http import cookies
 from task_api.http.errors import RATE_LIMITED, ROLE_MISSING, SCOPE_MISSING, TOKEN_MISSING, TOKEN_PROBLEMS, bearer
 from task_api.http.rate_limit import RateLimiter, Windows
 from task_api.store.clearing import Clearer
 from task_api.store.database import Database, SchemaBehind
 from task_api.store.errors import UNAVAILABLE, down
+from task_api.store.pruning import Most
 from task_api.store.rates import DatabaseWindows
 from task_api.store.schema import LOCAL_ACCOUNT
 from task_api.store.shared_windows import SharedWindows
 from task_api.tasks.quota import Quota
 
 LOCAL = Account(LOCAL_ACCOUNT, "local", "user", datetime.fromtimestamp(0, UTC))
+SIGNING_IN = frozenset({"session.sign_in", "session.refresh_session", "session.sign_out"})
+"""Endpoints that anybody may request, also with a token that is not valid any more."""
+
+FILES = ("board.board_file", "board.board_worker")
+"""Endpoints that need neither an account nor the database: opening the page takes a score of them."""
 
 
 class Services(Service):
@@ -69,7 +76,7 @@ class Services(Service):
 
     def start_worker(self) -> None:
         self.database.close()
-        Clearer(self.database, telemetry.cleared).start()
+        Clearer(self.database, Most(*self.quota), telemetry.cleared).start()
         for key in self.settings.jwt_keys[:1]:
             telemetry.signing_key(key.kid)
 
@@ -84,13 +91,13 @@ class Services(Service):
     def admit(self, context: Any) -> None:
         context.account = context.rate = context.scopes = None
         endpoint = context.request.endpoint
-        if endpoint in PROBES:
+        if endpoint in PROBES or endpoint in FILES:
             return
         refusal = _identify(context, self.accounts)
         if self.limiter:
             _limit(context, self.limiter)
         operation = declared(endpoint)
-        if refusal and not (operation and operation.public):
+        if refusal and not (operation and operation.public) and endpoint not in SIGNING_IN:
             raise refusal
         if operation and context.account:
             _authorize(context, operation)
@@ -130,17 +137,24 @@ def _identify(here: Any, accounts: Accounts | None) -> Exception | None:
         here.account = LOCAL
         return None
     authorization = here.request.headers.get("Authorization")
+    by_cookie = not authorization
     if not authorization:
-        return None
+        cookie = cookies.read(here.request, cookies.ACCESS)
+        if cookie is None:
+            return None
+        authorization = f"Bearer {cookie}"
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer":
         return Refusal(
             TOKEN_PROBLEMS["invalid"], "the Authorization header has to be: Bearer, a space, and a token", bearer()
         )
     try:
-        here.account, here.session_id, here.scopes = accounts.authenticate(token.strip())
+        found = accounts.authenticate(token.strip())
     except BadToken as error:
         return error
+    if by_cookie and not cookies.of_shown_account(here.request, found.account.id):
+        return Refusal(TOKEN_PROBLEMS["invalid"], "the session is of another account than the page shows", bearer())
+    here.account, here.session_id, here.scopes = found
     return None
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Response
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from service_kit.http.problems import RETRY_SECONDS, UNAVAILABLE, Violation, problem_type, respond, unforeseen
 from service_kit.telemetry.logs import log
@@ -25,7 +25,7 @@ from task_api.accounts.model import (
     WrongPassword,
 )
 from task_api.store import errors as store
-from task_api.tasks.model import BadCursor, TaskNotFound, VersionConflict
+from task_api.tasks.model import BadCursor, BadFeedToken, FeedGone, TaskNotFound, VersionConflict
 from task_api.tasks.quota import QuotaExceeded
 from task_api.tasks.service import BulkFailure
 
@@ -35,6 +35,15 @@ VERSION_CONFLICT = problem_type(
 )
 CURSOR_INVALID = problem_type(
     "cursor-invalid", 400, "Cursor of another listing", "Begin again with the first page, with the same filters."
+)
+FEED_TOKEN_INVALID = problem_type(
+    "feed-token-invalid", 400, "Not a token of the feed", "Send `next` of the page before, or begin anew."
+)
+FEED_GONE = problem_type(
+    "feed-gone",
+    410,
+    "The feed cannot be continued",
+    "Begin anew without `since`, with an empty copy.",
 )
 ENTITY_TAG_MALFORMED = problem_type(
     "entity-tag-malformed", 400, "Malformed entity tag", "Send the ETag of the task as it was received (RFC 9110)."
@@ -68,6 +77,9 @@ TOKEN_MISSING = problem_type(
 ROLE_MISSING = problem_type("role-missing", 403, "Another role is needed", "Ask an administrator.")
 SCOPE_MISSING = problem_type(
     "scope-missing", 403, "The token may not do this", "Create a personal token with the scope, or log in."
+)
+NOT_THE_PAGE = problem_type(
+    "not-the-page", 403, "For the service's own page", "Log in at /auth/login, and send the token."
 )
 PASSWORD_REFUSED = problem_type("password-refused", 400, "The password is easily guessed", "Choose another one.")
 MAIL_TOKEN_INVALID = problem_type(
@@ -125,8 +137,15 @@ def _bad_token(error: BadToken) -> Response:
     return respond(TOKEN_PROBLEMS[error.reason], str(error), headers)
 
 
+def _row_refused(error: IntegrityError) -> Response:
+    """Return 401 where a row refers to an account that was deleted while this replica still knew its session."""
+    return _bad_token(BadToken("revoked")) if store.refers_to_nothing(error) else unforeseen(error)
+
+
 ANSWERS: dict[type[Exception], Callable[[Any], Response]] = {
     BadCursor: lambda error: respond(CURSOR_INVALID, str(error)),
+    BadFeedToken: lambda error: respond(FEED_TOKEN_INVALID, str(error)),
+    FeedGone: lambda error: respond(FEED_GONE, str(error)),
     TaskNotFound: lambda error: respond(TASK_NOT_FOUND, str(error)),
     VersionConflict: lambda error: respond(VERSION_CONFLICT, str(error), {"ETag": f'"{error.held.version}"'}),
     BulkFailure: _bulk_failed,
@@ -147,5 +166,6 @@ ANSWERS: dict[type[Exception], Callable[[Any], Response]] = {
     BadToken: _bad_token,
     **dict.fromkeys((*store.UNAVAILABLE, store.SchemaBehind), _unavailable),
     ProgrammingError: _statement_failed,
+    IntegrityError: _row_refused,
 }
 """How each kind of exception is answered; the nearest of its classes counts."""

@@ -46,9 +46,7 @@ def once(work: Work[R]) -> Response:
     """
     key = request.headers.get("Idempotency-Key")
     if key is None:
-        with database().write() as connection:
-            result = work.do(connection)
-        return work.respond(result)
+        return work.respond(database().transaction(work.do))
     if not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
         raise Refusal(
             KEY_MALFORMED,
@@ -56,17 +54,21 @@ def once(work: Work[R]) -> Response:
         )
     owner, name = account().id, store.claim_name()
     digest = sha256(b"\0".join((request.method.encode(), request.full_path.encode(), request.get_data()))).digest()
-    with database().write() as connection:
-        holder = store.claim(connection, owner, key, digest, name, datetime.now(UTC))
+    now = datetime.now(UTC)
+    holder = database().transaction(lambda connection: store.claim(connection, owner, key, digest, name, now))
     if holder is not None:
         return _again(work, holder.request_digest == digest, holder.response)
+
+    def do(connection: Connection) -> R:
+        result = work.do(connection)
+        if not store.keep(connection, owner, key, name, msgspec.msgpack.encode(work.refer(result))):
+            raise Refusal(
+                KEY_IN_FLIGHT, "another request with this key went ahead, as this one took long: send it again"
+            )
+        return result
+
     try:
-        with database().write() as connection:
-            result = work.do(connection)
-            if not store.keep(connection, owner, key, name, msgspec.msgpack.encode(work.refer(result))):
-                raise Refusal(
-                    KEY_IN_FLIGHT, "another request with this key went ahead, as this one took long: send it again"
-                )
+        result = database().transaction(do)
     except UNAVAILABLE:
         raise  # the claim lapses by itself: to release it, the client would wait for the database once more
     except BaseException:

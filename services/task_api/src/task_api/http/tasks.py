@@ -7,24 +7,28 @@ from flask import Blueprint, Response, request, url_for
 from sqlalchemy import Connection
 
 from service_kit.http.compression import compressed
-from service_kit.http.messages import MERGE_PATCH, body, query, respond
+from service_kit.http.messages import MERGE_PATCH, body, prefers, query, respond
 from service_kit.http.openapi import Answers, Link, documented
 from service_kit.http.problems import Refusal
 from task_api.http.context import account, database, services
 from task_api.http.errors import CREATED_TASK_DELETED
 from task_api.http.idempotency import Reference, Work, once
 from task_api.http.preconditions import check_match, check_write, conditional, entity_tag
-from task_api.tasks import service
+from task_api.tasks import changes, service
 from task_api.tasks.model import (
     Bulk,
     BulkResult,
     BulkResults,
+    Changes,
+    ChangesQuery,
     Deleted,
+    HistoryEntry,
     NewTask,
     Task,
     TaskChanges,
     TaskMergePatch,
     TaskNotFound,
+    TaskPage,
     TaskQuery,
     Versioned,
 )
@@ -39,9 +43,13 @@ def leads_to(*operations: str, task_id: str = "$response.body#/id") -> tuple[Lin
     return tuple(Link(operation, {"task_id": task_id}) for operation in operations)
 
 
-CHANGES = ("put_task", "patch_task", "delete_task")
+CHANGES = ("put_task", "patch_task", "delete_task", "restore_task", "task_history")
+PAGE = "application/vnd.task-api.page+json"
+"""A list with what the other lacks to write back: each task's version, and the next page beside the tasks."""
+
 LISTED = Answers(
     ok=list[Task],
+    alternatives={PAGE: TaskPage},
     problems=(400,),
     not_modified=True,
     paged=True,
@@ -51,7 +59,8 @@ LISTED = Answers(
 CREATED = Answers(created=Task, problems=(400, 403, 409, 410, 413, 415, 422), links=leads_to("get_task", *CHANGES))
 FETCHED = Answers(ok=Task, problems=(404,), not_modified=True, entity_tag=True, links=leads_to(*CHANGES))
 CHANGED = Answers(ok=Task, problems=(400, 403, 404, 413, 415), entity_tag=True, links=leads_to("get_task"))
-DELETED = Answers(ok=Deleted, problems=(404,), links=leads_to("get_task"))
+DELETED = Answers(ok=Deleted, problems=(404,), links=leads_to("get_task", "restore_task"))
+RESTORED = Answers(ok=Task, problems=(403, 404), entity_tag=True, links=leads_to("get_task"))
 TASK_ID = {"task_id": "the task's id"}
 
 
@@ -61,19 +70,15 @@ def _who() -> None:
         account()  # before anything of the request is looked at
 
 
-def _links(cursor: str | None) -> str:
-    """Return links to the first page and the next (RFC 8288), with the filters of the request."""
+def _page(**cursor: str) -> str:
+    """Return the address of a page with the filters of the request: the first, or the one of a cursor."""
     filters = {name: value for name, value in request.args.items() if name != "cursor"}
-    pages = {"first": filters, **({"next": {**filters, "cursor": cursor}} if cursor else {})}
-    return ", ".join(
-        f'<{"?".join(filter(None, (request.path, urlencode(page))))}>; rel="{relation}"'
-        for relation, page in pages.items()
-    )
+    return "?".join(filter(None, (request.path, urlencode({**filters, **cursor}))))
 
 
 def _shown(versioned: Versioned) -> Task:
     """Return a task as the account may see it: administrators, who see those of all, see whose it is."""
-    return versioned.with_owner if account().role == "admin" else versioned.task
+    return versioned.with_owner if account().scope is None else versioned.task
 
 
 @blueprint.get("")
@@ -81,13 +86,21 @@ def _shown(versioned: Versioned) -> Task:
 def list_tasks() -> Response:
     """List tasks, a page at a time.
 
-    The Link header (RFC 8288) names the next page, as long as there is one.
+    The Link header (RFC 8288) names the next page, as long as there is one. With `application/vnd.task-api.page+json`
+    in Accept, each task has its version, and `next` is that page.
     """
-    wanted = query(TaskQuery)
+    wanted, scope = query(TaskQuery), account().scope
     with database().read() as connection:
-        tasks, cursor = service.page(connection, account().scope, wanted)
-    response = respond([_shown(versioned) for versioned in tasks])
-    response.headers["Link"] = _links(cursor)
+        tasks, cursor = service.page(connection, scope, wanted)
+    following = _page(cursor=cursor) if cursor else None
+    if prefers(PAGE):
+        items = [versioned.current(with_owner=scope is None) for versioned in tasks]
+        response = respond(TaskPage(items, following), media=PAGE)
+    else:
+        response = respond([_shown(versioned) for versioned in tasks])
+    links = {"first": _page(), **({"next": following} if following else {})}
+    response.headers["Link"] = ", ".join(f'<{page}>; rel="{relation}"' for relation, page in links.items())
+    response.headers["Vary"] = "Accept"
     return compressed(conditional(response))
 
 
@@ -170,11 +183,13 @@ _change_of = partial(
 )
 
 
-def _change(task_id: int, changes: TaskChanges) -> Response:
-    with database().write() as connection:
+def _change(task_id: int, wanted: TaskChanges) -> Response:
+    def change(connection: Connection) -> Versioned:
         held = _held(connection, task_id)
         with services().quota.held(connection, held.owner_id):
-            changed = service.change(connection, held, changes)
+            return service.change(connection, held, wanted, account().id)
+
+    changed = database().transaction(change)
     return respond(_shown(changed), 200, {"ETag": entity_tag(changed)})
 
 
@@ -203,6 +218,43 @@ def patch_task(task_id: int) -> Response:
 @documented(answers=DELETED, path=TASK_ID, if_match=True, scopes=WRITE)
 def delete_task(task_id: int) -> Response:
     """Delete a task."""
-    with database().write() as connection:
-        service.delete(connection, _held(connection, task_id))
+    who = account()
+    database().transaction(lambda connection: service.delete(connection, _held(connection, task_id), who.id))
     return respond(Deleted(task_id))
+
+
+@blueprint.post(f"{ONE}/restore")
+@documented(answers=RESTORED, path=TASK_ID, scopes=WRITE)
+def restore_task(task_id: int) -> Response:
+    """Restore a task that was deleted in the last 30 days.
+
+    It is as it was, at a later version. A task that is not deleted stays as it is.
+    """
+    who = account()
+    quota = services().quota
+    restored = database().transaction(lambda connection: service.restore(connection, who.scope, task_id, who.id, quota))
+    return respond(_shown(restored), 200, {"ETag": entity_tag(restored)})
+
+
+@blueprint.get(f"{ONE}/history")
+@documented(answers=Answers(ok=list[HistoryEntry], problems=(404,)), path=TASK_ID, scopes=READ)
+def task_history(task_id: int) -> Response:
+    """List who changed what of a task and when, the newest first.
+
+    The last 1000 changes are kept, as long as the task is there or can be restored.
+    """
+    with database().read() as connection:
+        return respond(service.history(connection, account().scope, task_id))
+
+
+@blueprint.get("/changes")
+@documented(query=ChangesQuery, answers=Answers(ok=Changes, problems=(400, 410)), scopes=READ)
+def list_changes() -> Response:
+    """Read on in the feed of changes.
+
+    Without `since` it begins with the tasks that there are. Each further request sends `next` of the page before.
+    Every change of what the caller may see comes at least once, and a task's last change comes last.
+    """
+    wanted = query(ChangesQuery)
+    with database().read() as connection:
+        return respond(changes.page(connection, account().scope, wanted))

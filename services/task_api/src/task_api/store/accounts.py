@@ -6,7 +6,19 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
-from task_api.store.schema import LARGEST_KEY, LOCAL_ACCOUNT, accounts, personal_tokens, refresh_tokens, sessions, tasks
+from task_api.store.schema import (
+    LARGEST_KEY,
+    LOCAL_ACCOUNT,
+    accounts,
+    deleted_tasks,
+    personal_tokens,
+    refresh_tokens,
+    sessions,
+    tasks,
+)
+
+PIECE = 5_000
+"""Rows that one statement deletes."""
 
 _SESSION = (
     select(accounts.c.id, accounts.c.email, accounts.c.role, accounts.c.created_at)
@@ -60,8 +72,15 @@ def change(connection: Connection, account_id: int, **values: Any) -> None:
 
 
 def remove(connection: Connection, account_id: int) -> None:
-    """Delete an account with its tasks; sessions, tokens and idempotency keys go with it."""
-    connection.execute(delete(tasks).where(tasks.c.owner_id == account_id))
+    """Delete an account with its tasks, also deleted ones; sessions, tokens and idempotency keys go with it.
+
+    The account is held first: a task that another transaction is about to add would refer to an account that is gone.
+    """
+    by_id(connection, account_id, lock=True)
+    for table in (tasks, deleted_tasks):  # in pieces: one statement for all may take too long
+        some = select(table.c.id).where(table.c.owner_id == account_id).order_by(table.c.id).limit(PIECE)
+        while connection.execute(delete(table).where(table.c.id.in_(some))).rowcount == PIECE:
+            pass
     connection.execute(delete(accounts).where(accounts.c.id == account_id))
 
 

@@ -11,15 +11,19 @@ from sqlalchemy import Column, Table, delete, select, tuple_
 
 from service_kit.telemetry.logs import log
 from task_api.store.database import Database
+from task_api.store.deleted_tasks import KEPT as DELETED_TASKS_KEPT
 from task_api.store.idempotency import KEPT as KEYS_KEPT
+from task_api.store.pruning import Most, Pruner
 from task_api.store.schema import (
     audit_log,
+    deleted_tasks,
     idempotency_keys,
     mail_tokens,
     personal_tokens,
     rate_windows,
     refresh_tokens,
     sessions,
+    task_changes,
 )
 
 PIECE = 1_000
@@ -55,6 +59,8 @@ EXPIRING = (
     Expiring(mail_tokens.c.expires_at, timedelta()),
     Expiring(personal_tokens.c.expires_at, timedelta(days=30)),
     Expiring(audit_log.c.at, timedelta(days=365)),
+    Expiring(deleted_tasks.c.deleted_at, DELETED_TASKS_KEPT),
+    Expiring(task_changes.c.gone_at, timedelta(days=31)),  # tokens of the feed last 30 days
 )
 
 
@@ -80,7 +86,7 @@ def _clear(database: Database, expiring: Expiring, now: datetime, pause: Callabl
     key = tuple(expiring.table.primary_key)
     expired = select(*key).where(expiring.column < limit).limit(PIECE).with_for_update(skip_locked=True)
     statement = delete(expiring.table).where((tuple_(*key) if len(key) > 1 else key[0]).in_(expired))
-    oldest = select(expiring.column).order_by(expiring.column).limit(1)
+    oldest = select(expiring.column).where(expiring.column.is_not(None)).order_by(expiring.column).limit(1)
     while True:
         with database.read() as connection:  # SQLite's writer is not taken for nothing
             first = connection.scalar(oldest)
@@ -98,10 +104,11 @@ def _clear(database: Database, expiring: Expiring, now: datetime, pause: Callabl
 
 
 class Clearer:
-    """A thread that clears about twice a minute and reports each round. A round that fails is only logged."""
+    """A thread that clears and prunes about twice a minute and reports each round. One that fails is only logged."""
 
-    def __init__(self, database: Database, report: Callable[[list[Backlog]], None]) -> None:
+    def __init__(self, database: Database, most: Most, report: Callable[[list[Backlog]], None]) -> None:
         self._database, self._report = database, report
+        self._pruner = Pruner(database, most)
         self._ended = threading.Event()
 
     def start(self) -> None:
@@ -116,7 +123,9 @@ class Clearer:
         wait = random.uniform(0, ROUND_SECONDS / 10)
         while not self._ended.wait(wait):
             try:
-                self._report(clear(self._database, self._ended.wait))
+                pruned = self._pruner.prune(self._ended.wait)
+                cleared = clear(self._database, self._ended.wait)
+                self._report([each._replace(deleted=each.deleted + pruned[each.table]) for each in cleared])
             except Exception:  # noqa: BLE001 - whatever the database does, the thread goes on
                 log.warning("expired rows could not be deleted", exc_info=True)
             wait = random.uniform(0.5, 1.5) * ROUND_SECONDS

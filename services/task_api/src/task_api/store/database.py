@@ -1,9 +1,10 @@
 """One object that opens connections: to read, or to write in a transaction."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 from time import monotonic, sleep
+from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
@@ -20,6 +21,8 @@ __all__ = ["UNAVAILABLE", "Database", "SchemaBehind", "TableInUse", "Unusable", 
 CHECK_SECONDS = 1.0
 """How long the readiness check waits for a lock; a database that hangs has twice that to answer."""
 
+R = TypeVar("R")
+
 BEGIN_SQLITE = "BEGIN IMMEDIATE"
 """Waits for other writers at once: a transaction that read before it wrote could not wait, it would fail."""
 
@@ -34,6 +37,7 @@ class Database:
         self._settings = settings
         self._file = None if settings.postgresql else sqlite.DatabaseFile(settings.db_path)
         self._breaker = postgresql.Breaker()
+        self._bridge = postgresql.Bridge(settings.db_wait_seconds if limits is REQUEST else 0, settings.threads)
         if self._file is None:
             self.engine = postgresql.engine(settings, limits, self._breaker)
         else:
@@ -46,8 +50,22 @@ class Database:
         """A connection for statements that change nothing, each its own transaction. Never waits for a write."""
         if self._file:
             self._file.check()
+            return self.engine.connect()
+        return self._bridge.cross(self._connect)
+
+    def _connect(self) -> Connection:
         self._breaker.check()
         return self.engine.connect()
+
+    def _begin(self) -> Connection:
+        """Return a connection in a new transaction of PostgreSQL."""
+        connection = self._connect()
+        try:
+            command(connection, postgresql.driver(connection).begin)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -62,11 +80,31 @@ class Database:
                 command(connection, "COMMIT")
                 self._file.check()
         else:
-            self._breaker.check()
-            with self.engine.connect() as connection:
-                command(connection, postgresql.driver(connection).begin)
+            with self._bridge.cross(self._begin) as connection:
                 yield connection
-                command(connection, "COMMIT")
+                postgresql.commit(connection)
+
+    def transaction(self, work: Callable[[Connection], R]) -> R:
+        """Return what `work` returns, done in a transaction; raises what `write` raises.
+
+        Where the database is lost before COMMIT is sent, nothing of the transaction is kept, and `work` is done once
+        more. After that nobody knows, and doing it again could double it.
+        """
+        sent = False
+
+        def attempt() -> R:
+            nonlocal sent
+            with self.write() as connection:
+                result = work(connection)
+                sent = True
+            return result
+
+        try:
+            return attempt()
+        except DBAPIError as error:
+            if sent or not error.connection_invalidated:
+                raise
+        return attempt()
 
     @contextmanager
     def _sqlite_write(self, file: sqlite.DatabaseFile, seconds: float) -> Iterator[Connection]:

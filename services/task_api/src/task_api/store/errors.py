@@ -1,6 +1,6 @@
 """What the database layer raises when the database cannot serve."""
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 
@@ -28,6 +28,12 @@ def down(error: Exception) -> bool:
     if isinstance(error, DBAPIError):
         return not getattr(error.orig, "sqlstate", None)
     return isinstance(error, Unanswered)
+
+
+def refers_to_nothing(error: IntegrityError) -> bool:
+    """Return whether a row refers to a row that does not exist: the violation of a foreign key."""
+    violation = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
+    return violation in {"23503", "SQLITE_CONSTRAINT_FOREIGNKEY"}
 
 
 UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError, Unusable)

@@ -30,18 +30,21 @@ def claim(connection: Connection, owner_id: int, key: str, digest: bytes, name: 
     this_key = (keys.c.owner_id == owner_id, keys.c.key == key)
     abandoned = keys.c.response.is_(None) & (keys.c.claimed_at < now - CLAIM_LASTS)
     connection.execute(delete(keys).where(*this_key, abandoned | (keys.c.claimed_at < now - KEPT)))
+    # A primary that was restarted shows commits that no standby has. This lock makes the transaction one that writes,
+    # and its commit waits until a standby has what was before it, the holder's result too. The holder may go on.
+    held = select(keys).where(*this_key).with_for_update(read=True, key_share=True)
     dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
     new = dialect.insert(keys).values(owner_id=owner_id, key=key, request_digest=digest, claim=name, claimed_at=now)
     new = new.on_conflict_do_nothing().returning(keys.c.key)
     if connection.execute(new).one_or_none() is not None:
         return None
-    holder = connection.execute(select(keys).where(*this_key)).one_or_none()
+    holder = connection.execute(held).one_or_none()
     if holder is None or holder.response is not None or not _died(holder.claim):
         return holder
     connection.execute(delete(keys).where(*this_key, keys.c.claim == holder.claim, keys.c.response.is_(None)))
     if connection.execute(new).one_or_none() is not None:
         return None
-    return connection.execute(select(keys).where(*this_key)).one_or_none()
+    return connection.execute(held).one_or_none()
 
 
 def keep(connection: Connection, owner_id: int, key: str, name: str, result: bytes) -> bool:

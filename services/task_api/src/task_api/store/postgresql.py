@@ -1,25 +1,37 @@
 """Connections to PostgreSQL: limits on both sides, the options of the URL, and poolers such as PgBouncer."""
 
+import select
 import shlex
 from collections.abc import Callable
 from functools import partial
-from threading import Lock
-from time import monotonic
-from typing import Any, NamedTuple
+from threading import BoundedSemaphore, Lock
+from time import monotonic, sleep
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg.rows import TupleRow
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 
 from task_api.config import Settings
-from task_api.store.errors import Unanswered
+from task_api.store.errors import Unanswered, Unusable, down
+from task_api.store.prepared import command
 
 RETRY_SECONDS = 2.0
 """How long nobody asks a database that did not answer."""
 
 CONNECT_SECONDS = 3
 """How long a request waits for a free place in the pool, and how long for the server to accept a connection."""
+
+
+AGAIN_SECONDS = 0.2
+"""How long a request that waits for a database leaves it alone before it tries again."""
+
+WARNING = "01000"
+"""The SQLSTATE of a warning that has none of its own."""
+
+T = TypeVar("T")
 
 
 class Limits(NamedTuple):
@@ -73,6 +85,37 @@ class Breaker:
             self._open = False
 
 
+class Bridge:
+    """Waits for a database that changes hands: it refuses connections, or ends those there are, until another serves.
+
+    A database that leaves requests without an answer is not waited for: `Breaker` is for that.
+    """
+
+    def __init__(self, seconds: float, threads: int) -> None:
+        """Wait for at most `seconds`, in all threads but one: probes and other requests need it."""
+        self._seconds = seconds
+        self._places = BoundedSemaphore(threads - 1) if threads > 1 else None
+
+    def cross(self, connect: Callable[[], T]) -> T:
+        """Return what `connect` returns, tried again while the database is down. Raises the last error."""
+        try:
+            return connect()
+        except DBAPIError as error:
+            if not (down(error) and self._places and self._places.acquire(blocking=False)):
+                raise
+        deadline = monotonic() + self._seconds
+        try:
+            while True:
+                try:
+                    return connect()
+                except DBAPIError as error:
+                    if not down(error) or monotonic() + AGAIN_SECONDS > deadline:
+                        raise
+                sleep(AGAIN_SECONDS)
+        finally:
+            self._places.release()
+
+
 class PatientConnection(psycopg.Connection[TupleRow]):
     """A connection that is closed when the server leaves a statement unanswered for `answer_seconds`.
 
@@ -84,6 +127,8 @@ class PatientConnection(psycopg.Connection[TupleRow]):
     pooled = False
     """Whether a pooler assigns each transaction to any of its server connections (PgBouncer's transaction mode)."""
     begin = "BEGIN"
+    notices: set[str | None]
+    """The SQLSTATEs of the notices and warnings that the server has sent."""
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """Return the result of `gen`. Raises OperationalError when the server does not answer in time."""
@@ -105,6 +150,22 @@ def driver(connection: Connection) -> PatientConnection:
     found: Any = connection.connection.driver_connection
     assert isinstance(found, PatientConnection)
     return found
+
+
+def commit(connection: Connection) -> None:
+    """Commit the transaction. Raises Unusable where that succeeds on this server alone.
+
+    A wait for a standby that is cancelled ends with a warning and success, and the next primary may lack the commit
+    (PostgreSQL, 26.2.8.3): nobody may be told that it is safe.
+    """
+    notices = driver(connection).notices
+    notices.clear()
+    command(connection, "COMMIT")
+    if WARNING in notices:
+        raise Unusable(
+            "a commit is on the primary alone, because its wait for a standby was cancelled (pg_cancel_backend): leave"
+            " sessions that wait for SyncRep alone, and bring a standby back"
+        )
 
 
 def engine(settings: Settings, limits: Limits, breaker: Breaker) -> Engine:
@@ -141,9 +202,23 @@ def engine(settings: Settings, limits: Limits, breaker: Breaker) -> Engine:
             breaker.unanswered()
             raise
         connection.breaker = breaker
+        connection.notices = notices = set()
+        connection.add_notice_handler(lambda notice: notices.add(notice.sqlstate))
         return connection
 
+    @event.listens_for(made, "checkout")
+    def renew(connection: PatientConnection, _record: Any, _proxy: Any) -> None:
+        """Have the pool connect anew where the server has ended the connection: an idle server sends nothing else."""
+        if connection.closed or _has_input(connection):
+            raise DisconnectionError("the server has ended the connection")
+
     return made
+
+
+def _has_input(connection: PatientConnection) -> bool:
+    poll = select.poll()
+    poll.register(connection.pgconn.socket, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _connect(limits: Limits, their_options: str, connect: Callable[..., PatientConnection]) -> PatientConnection:

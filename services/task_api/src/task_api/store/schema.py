@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012")
 """Every migration, oldest first. The service is ready at the last one, and at any that it does not know."""
 
 LARGEST_KEY = 2**63 - 1
@@ -152,11 +152,77 @@ tasks = Table(
     Column("owner_id", Key, ForeignKey("accounts.id"), nullable=False, server_default=text("0")),
     Column("priority", SmallInteger, nullable=False, server_default=text("1")),
     Column("due_at", Instant),
+    Column("project", String(100)),
     Column("version", Integer, nullable=False, server_default=text("1")),
     CheckConstraint("status IN ('pending', 'in_progress', 'completed')", name="status"),
     CheckConstraint("priority IN (0, 1, 2)", name="priority"),
     sqlite_autoincrement=True,
 )
+
+deleted_tasks = Table(
+    "deleted_tasks",
+    metadata,
+    Column("id", Key, primary_key=True, autoincrement=False),
+    Column("title", String(200), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    Column("owner_id", Key, ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("due_at", Instant),
+    Column("project", String(100)),
+    Column("version", Integer, nullable=False),
+    Column("deleted_at", Instant, nullable=False, index=True),
+)
+"""Tasks as they were when they were deleted, but for `version`, which counts the deletion. A trigger writes them."""
+
+Index(None, deleted_tasks.c.owner_id, deleted_tasks.c.id)
+
+task_changes = Table(
+    "task_changes",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("transaction_id", BigInteger, nullable=False, server_default=text("0")),
+    Column("task_id", Key, nullable=False),
+    Column("owner_id", Key, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("changed_at", Instant, nullable=False),
+    Column("actor_id", Key, nullable=False),
+    Column("fields", String(80), nullable=False),
+    Column("mark", Integer, nullable=False),
+    Column("gone_at", Instant),
+    sqlite_autoincrement=True,
+)
+"""What happened to tasks, without what they say. Triggers write it. Entries outlive tasks and accounts.
+
+`transaction_id` is PostgreSQL's, and 0 on SQLite. `mark` is random, by which an entry is told from another that has
+the same id after a restore. `gone_at` is when the deleted task was removed for good.
+"""
+
+Index(None, task_changes.c.transaction_id, task_changes.c.id)
+Index(None, task_changes.c.owner_id, task_changes.c.transaction_id, task_changes.c.id)
+Index(None, task_changes.c.task_id, task_changes.c.version)
+_gone = task_changes.c.gone_at.is_not(None)
+Index(None, task_changes.c.gone_at, postgresql_where=_gone, sqlite_where=_gone)
+
+change_feed = Table(
+    "change_feed",
+    metadata,
+    Column("generation", String(32), primary_key=True),
+)
+"""One row: a random name of this feed."""
+
+change_floors = Table(
+    "change_floors",
+    metadata,
+    Column("owner_id", Key, primary_key=True, autoincrement=False),
+    Column("transaction_id", BigInteger, nullable=False),
+    Column("change_id", BigInteger, nullable=False),
+)
+"""The last change of each account behind which one is missing: the last one of its task was deleted. A trigger writes
+it."""
 
 LAST_INSTANT = "'9999-12-31 23:59:59.999999+00:00'"
 due_order: dict[str, ColumnElement[datetime]] = {
@@ -169,6 +235,8 @@ Index(None, tasks.c.owner_id, tasks.c.id)
 Index(None, tasks.c.owner_id, tasks.c.status, tasks.c.id)
 Index(None, tasks.c.owner_id, tasks.c.priority, tasks.c.id)
 Index(None, tasks.c.owner_id, tasks.c.updated_at, tasks.c.id)
+_grouped = tasks.c.project.is_not(None)
+Index(None, tasks.c.owner_id, tasks.c.project, tasks.c.id, postgresql_where=_grouped, sqlite_where=_grouped)
 
 account_usage = Table(
     "account_usage",

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Connection,
     Integer,
     Select,
+    Table,
     bindparam,
     delete,
     insert,
@@ -31,6 +32,7 @@ LISTED = (
     tasks.c.status,
     tasks.c.priority,
     tasks.c.due_at,
+    tasks.c.project,
     tasks.c.created_at,
     tasks.c.updated_at,
     tasks.c.version,
@@ -89,7 +91,7 @@ class Shape(NamedTuple):
     """The form of a query for a page; its values are passed separately."""
 
     filters: frozenset[str]
-    """Of `owner_id`, `status`, `priority`, `due_before`, `due_after`, and those of `search.query`."""
+    """Of `owner_id`, `status`, `priority`, `project`, `due_before`, `due_after`, and those of `search.query`."""
     sort: str
     descending: bool
     begin: Literal["first", "tied", "beyond"] = "first"
@@ -127,7 +129,9 @@ def _page(dialect: str, shape: Shape) -> Select[Any]:
     identity: ColumnElement[int] = tasks.c.id
     due = due_order[dialect]
     conditions: list[ColumnElement[bool]] = [
-        tasks.c[name] == bindparam(name) for name in ("owner_id", "status", "priority") if name in shape.filters
+        tasks.c[name] == bindparam(name)
+        for name in ("owner_id", "status", "priority", "project")
+        if name in shape.filters
     ]
     if {"due_before", "due_after"} & shape.filters:
         conditions.append(tasks.c.due_at.is_not(None))
@@ -167,10 +171,10 @@ def every(connection: Connection) -> Any:
     return streaming.execute(select(tasks).order_by(tasks.c.id)).mappings()
 
 
-def of_owner(connection: Connection, owner_id: int, after: int, limit: int) -> Sequence[AnyRow[Any]]:
-    """Return at most `limit` tasks of an owner whose ids are greater than `after`, in the order of their ids."""
-    which = (tasks.c.owner_id == owner_id, tasks.c.id > after)
-    return connection.execute(select(tasks).where(*which).order_by(tasks.c.id).limit(limit)).all()
+def of_owner(connection: Connection, table: Table, owner_id: int, after: int, limit: int) -> Sequence[AnyRow[Any]]:
+    """Return at most `limit` rows of an owner whose ids are greater than `after`, in the order of their ids."""
+    which = (table.c.owner_id == owner_id, table.c.id > after)
+    return connection.execute(select(table).where(*which).order_by(table.c.id).limit(limit)).all()
 
 
 def restore(connection: Connection, rows: list[dict[str, Any]]) -> None:

@@ -22,11 +22,22 @@ Title = Annotated[
         extra_json_schema={"minLength": 1, "maxLength": LONGEST_TITLE},
     ),
 ]
+Project = Annotated[
+    str,
+    Meta(
+        pattern=r"^[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*"
+        r"[^\x00\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000][^\x00]*$",
+        min_length=1,
+        max_length=100,
+        description="the name of the group that the task is in; space around it is removed",
+    ),
+]
 Description = Annotated[str, Meta(max_length=10_000, pattern=r"^[^\x00]*$")]
 Status = Literal["pending", "in_progress", "completed"]
 Priority = Literal["low", "normal", "high"]
 PRIORITIES: tuple[Priority, ...] = ("low", "normal", "high")
 Id = Annotated[int, Meta(ge=0, le=LARGEST_ID)]
+Version = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with a time zone; kept and given in UTC")]
 ReadOnly = Annotated[Any, Meta(description="Ignored: the service sets it.", extra_json_schema={"readOnly": True})]
 
@@ -56,6 +67,7 @@ class Task(Struct, frozen=True):
     status: Status
     priority: Priority
     due_at: datetime | None
+    project: str | None
     created_at: datetime
     updated_at: datetime
     owner_id: Annotated[Id, Meta(description="the account that owns it; returned to administrators")] | UnsetType = (
@@ -69,6 +81,11 @@ class Versioned(Struct, frozen=True):
     task: Task
     version: int
     owner_id: int
+
+    def current(self, *, with_owner: bool) -> "CurrentTask":
+        """The task with its version, and with its owner for who sees those of all."""
+        shown = self.with_owner if with_owner else self.task
+        return CurrentTask(**msgspec.structs.asdict(shown), version=self.version)
 
     @property
     def with_owner(self) -> Task:
@@ -84,6 +101,7 @@ class NewTask(Struct, forbid_unknown_fields=True, kw_only=True):
     status: Status = "pending"
     priority: Priority = "normal"
     due_at: Moment | None = None
+    project: Project | None = None
     id: ReadOnly | UnsetType = UNSET
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
@@ -93,6 +111,8 @@ class NewTask(Struct, forbid_unknown_fields=True, kw_only=True):
         self.title = trimmed(self.title)
         if self.due_at is not None:
             self.due_at = utc(self.due_at)
+        if self.project is not None:
+            self.project = self.project.strip()
 
 
 class TaskChanges(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -103,6 +123,7 @@ class TaskChanges(Struct, forbid_unknown_fields=True, kw_only=True, omit_default
     status: Status | UnsetType = UNSET
     priority: Priority | UnsetType = UNSET
     due_at: Moment | UnsetType | None = UNSET
+    project: Project | UnsetType | None = UNSET
     id: ReadOnly | UnsetType = UNSET
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
@@ -113,6 +134,8 @@ class TaskChanges(Struct, forbid_unknown_fields=True, kw_only=True, omit_default
             self.title = trimmed(self.title)
         if isinstance(self.due_at, datetime):
             self.due_at = utc(self.due_at)
+        if isinstance(self.project, str):
+            self.project = self.project.strip()
 
 
 class TaskMergePatch(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -123,6 +146,7 @@ class TaskMergePatch(Struct, forbid_unknown_fields=True, kw_only=True, omit_defa
     status: Status | UnsetType | None = UNSET
     priority: Priority | UnsetType | None = UNSET
     due_at: Moment | UnsetType | None = UNSET
+    project: Project | UnsetType | None = UNSET
     id: ReadOnly | UnsetType = UNSET
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
@@ -163,6 +187,7 @@ class TaskQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     status: Status | UnsetType = UNSET
     priority: Priority | UnsetType = UNSET
+    project: Project | UnsetType = UNSET
     due_before: Moment | UnsetType = UNSET
     due_after: Moment | UnsetType = UNSET
     q: Words | UnsetType = UNSET
@@ -189,14 +214,14 @@ class Update(Struct, tag="update", tag_field="op", forbid_unknown_fields=True):
 
     id: Id
     changes: TaskChanges
-    version: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    version: Version | None = None
 
 
 class Delete(Struct, tag="delete", tag_field="op", forbid_unknown_fields=True):
     """Delete a task, where `version` is given only if the task's entity tag still has it."""
 
     id: Id
-    version: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    version: Version | None = None
 
 
 class Bulk(Struct, forbid_unknown_fields=True):
@@ -217,6 +242,59 @@ class BulkResults(Struct, frozen=True):
     """One result for each operation, in the same order."""
 
     results: list[BulkResult]
+
+
+class CurrentTask(Task, frozen=True, kw_only=True):
+    """A task with its version, which a write names in If-Match."""
+
+    version: Version
+
+
+class TaskPage(Struct, frozen=True):
+    """A page of tasks, each with the version that a write names in If-Match."""
+
+    items: list[CurrentTask]
+    next: Annotated[str | None, Meta(description="the next page, as in the Link header; null on the last one")]
+
+
+class Change(Struct, frozen=True):
+    """One change of a task, and what the task is now; applied in order, they lead to what the service has."""
+
+    kind: Annotated[
+        Literal["existing", "created", "updated", "deleted", "restored"],
+        Meta(description="`existing`: a task that was there when the feed was begun"),
+    ]
+    id: Id
+    version: Annotated[Version, Meta(description="the version that the change led to")]
+    changed_at: datetime
+    task: Annotated[CurrentTask | None, Meta(description="the task as it is now, null while it is deleted")]
+
+
+class Changes(Struct, frozen=True):
+    """A page of the feed."""
+
+    changes: list[Change]
+    next: Annotated[str, Meta(description="the token for `since`; good for at least 30 days")]
+    more: Annotated[bool, Meta(description="whether there is more to read at once")]
+
+
+class ChangesQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where to read on, and how much."""
+
+    since: (
+        Annotated[str, Meta(max_length=512, description="`next` of the page before; none begins the feed")] | UnsetType
+    ) = UNSET
+    limit: Annotated[int, Meta(ge=1, le=LARGEST_PAGE)] = 200
+
+
+class HistoryEntry(Struct, frozen=True):
+    """Who changed what of a task, and when."""
+
+    version: Version
+    kind: Literal["created", "updated", "deleted", "restored"]
+    changed_at: datetime
+    account_id: Annotated[Id, Meta(description="the account that did it")]
+    fields: Annotated[list[str], Meta(description="the names of what an update changed")]
 
 
 class Deleted(Struct, frozen=True):
@@ -251,3 +329,17 @@ class BadCursor(ValueError):
         super().__init__(
             "the cursor is not of this listing: take it from the Link header, with the same sort and filters"
         )
+
+
+class BadFeedToken(ValueError):
+    """The token of the feed was not made by this service."""
+
+    def __init__(self) -> None:
+        super().__init__("the token is not of this feed: send `next` of the page before as it was received")
+
+
+class FeedGone(Exception):
+    """What follows the token is not known completely any more."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}: begin anew without `since`, with an empty copy")

@@ -10,6 +10,8 @@ import msgspec
 from msgspec import UNSET
 from sqlalchemy import Connection
 
+from task_api.store import changes as log
+from task_api.store import deleted_tasks
 from task_api.store import tasks as store
 from task_api.store.prepared import Row
 from task_api.store.schema import LAST_INSTANT
@@ -21,6 +23,7 @@ from task_api.tasks.model import (
     Bulk,
     BulkResult,
     Create,
+    HistoryEntry,
     NewTask,
     Task,
     TaskChanges,
@@ -31,6 +34,7 @@ from task_api.tasks.model import (
     Versioned,
     utc,
 )
+from task_api.tasks.quota import Quota
 
 _LAST = datetime.fromisoformat(LAST_INSTANT.strip("'"))
 
@@ -43,9 +47,10 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
     id: int
 
 
-def _versioned(row: Row) -> Versioned:
-    identity, title, description, status, priority, due_at, created_at, updated_at, version, owner_id = row
-    task = Task(identity, title, description, status, PRIORITIES[priority], due_at, created_at, updated_at)
+def versioned(row: Row) -> Versioned:
+    """Return the task of a row of the store."""
+    identity, title, description, status, priority, due_at, project, created_at, updated_at, version, owner_id = row
+    task = Task(identity, title, description, status, PRIORITIES[priority], due_at, project, created_at, updated_at)
     return Versioned(task, version, owner_id)
 
 
@@ -60,13 +65,14 @@ def create(connection: Connection, owner_id: int, new: NewTask) -> Versioned:
             "status": new.status,
             "priority": PRIORITIES.index(new.priority),
             "due_at": new.due_at,
+            "project": new.project,
             "created_at": now,
             "updated_at": now,
             "owner_id": owner_id,
             "version": 1,
         },
     )
-    task = Task(identity, new.title, new.description, new.status, new.priority, new.due_at, now, now)
+    task = Task(identity, new.title, new.description, new.status, new.priority, new.due_at, new.project, now, now)
     return Versioned(task, 1, owner_id)
 
 
@@ -75,11 +81,14 @@ def get(connection: Connection, owner_id: int | None, task_id: int, *, lock: boo
     row = store.find(connection, task_id, owner_id, lock=lock) if task_id <= LARGEST_ID else None
     if row is None:
         raise TaskNotFound(task_id)
-    return _versioned(row)
+    return versioned(row)
 
 
-def change(connection: Connection, held: Versioned, changes: TaskChanges) -> Versioned:
-    """Apply changes to a task that this transaction holds. Changing nothing leaves version and `updated_at` alone."""
+def change(connection: Connection, held: Versioned, changes: TaskChanges, actor_id: int) -> Versioned:
+    """Apply an account's changes to a task that this transaction holds.
+
+    Changing nothing leaves version and `updated_at` alone.
+    """
     given = {name: value for name in CHANGEABLE if (value := getattr(changes, name)) is not UNSET}
     changed = {name: value for name, value in given.items() if getattr(held.task, name) != value}
     if not changed:
@@ -89,12 +98,48 @@ def change(connection: Connection, held: Versioned, changes: TaskChanges) -> Ver
     if "priority" in changed:
         changed["priority"] = PRIORITIES.index(task.priority)
     store.change(connection, task.id, {**changed, "version": held.version + 1})
-    return Versioned(task, held.version + 1, held.owner_id)
+    changed_task = Versioned(task, held.version + 1, held.owner_id)
+    _attribute(connection, changed_task, actor_id)
+    return changed_task
 
 
-def delete(connection: Connection, held: Versioned) -> None:
-    """Delete a task that this transaction holds."""
+def delete(connection: Connection, held: Versioned, actor_id: int) -> None:
+    """Delete a task that this transaction holds; it can be restored for 30 days."""
     store.remove(connection, held.task.id)
+    _attribute(connection, Versioned(held.task, held.version + 1, held.owner_id), actor_id)
+
+
+def restore(connection: Connection, scope: int | None, task_id: int, actor_id: int, quota: Quota) -> Versioned:
+    """Make a deleted task a task again, as it was but for version and `updated_at`; one that is not deleted stays.
+
+    Raises TaskNotFound, also where it was deleted too long ago, and QuotaExceeded.
+    """
+    now = datetime.now(UTC)
+    row = deleted_tasks.find(connection, task_id, scope, now, lock=True) if task_id <= LARGEST_ID else None
+    if row is None:
+        return get(connection, scope, task_id)
+    deleted = versioned(row)
+    with quota.held(connection, deleted.owner_id):
+        deleted_tasks.restore(connection, task_id, max(now, deleted.task.updated_at))
+    restored = get(connection, scope, task_id)
+    _attribute(connection, restored, actor_id)
+    return restored
+
+
+def _attribute(connection: Connection, changed: Versioned, actor_id: int) -> None:
+    if actor_id != changed.owner_id:
+        log.attribute(connection, changed.task.id, changed.version, actor_id)
+
+
+def history(connection: Connection, scope: int | None, task_id: int) -> list[HistoryEntry]:
+    """Return the changes of a task or a deleted task, the newest first. Raises TaskNotFound."""
+    deleted = task_id <= LARGEST_ID and deleted_tasks.find(connection, task_id, scope, datetime.now(UTC))
+    if not deleted:
+        get(connection, scope, task_id)
+    return [
+        HistoryEntry(version, kind, changed_at, actor_id, fields.split())
+        for version, kind, changed_at, actor_id, fields in log.history(connection, task_id)
+    ]
 
 
 def page(connection: Connection, owner_id: int | None, query: TaskQuery) -> tuple[list[Versioned], str | None]:
@@ -110,6 +155,7 @@ def page(connection: Connection, owner_id: int | None, query: TaskQuery) -> tupl
             ("owner_id", owner_id),
             ("status", query.status),
             ("priority", UNSET if query.priority is UNSET else PRIORITIES.index(query.priority)),
+            ("project", query.project if query.project is UNSET else query.project.strip()),
             ("due_before", query.due_before),
             ("due_after", query.due_after),
             ("words", query.q),
@@ -121,7 +167,7 @@ def page(connection: Connection, owner_id: int | None, query: TaskQuery) -> tupl
         cursor = _decode(query.cursor, query.sort)
         values |= {"after_value": cursor.value, "after_id": cursor.id}
     rows = store.page(connection, shape, values, query.limit + 1)
-    tasks = [_versioned(row) for row in rows[: query.limit]]
+    tasks = [versioned(row) for row in rows[: query.limit]]
     if len(rows) <= query.limit:
         return tasks, None
     return tasks, _encode(Cursor(query.sort, _sort_value(tasks[-1].task, sort), tasks[-1].task.id))
@@ -178,7 +224,7 @@ def bulk(connection: Connection, owner_id: int, scope: int | None, operations: B
 def recall(connection: Connection, scope: int | None, references: Sequence[tuple[str, int]]) -> list[BulkResult]:
     """Return the results of earlier operations, by operation and id: the tasks as they are now, None if deleted."""
     rows = store.several(connection, {task_id for _, task_id in references}, scope)
-    found = {versioned.task.id: versioned.task for versioned in map(_versioned, rows)}
+    found = {one.task.id: one.task for one in map(versioned, rows)}
     return [BulkResult(cast("Any", op), task_id, found.get(task_id)) for op, task_id in references]
 
 
@@ -198,7 +244,7 @@ def _bulk(connection: Connection, owner_id: int, scope: int | None, operations: 
         except (TaskNotFound, VersionConflict) as error:
             raise BulkFailure(index, error) from error
         if isinstance(operation, Update):
-            yield BulkResult("update", operation.id, change(connection, held, operation.changes).task)
+            yield BulkResult("update", operation.id, change(connection, held, operation.changes, owner_id).task)
         else:
-            delete(connection, held)
+            delete(connection, held, owner_id)
             yield BulkResult("delete", operation.id, None)

@@ -11,6 +11,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
+from task_api.store import changes
 from task_api.store.database import Database
 from task_api.store.errors import TableInUse
 from task_api.store.postgresql import driver
@@ -36,7 +37,8 @@ def migrate(database: Database, revision: str = "head") -> tuple[str | None, str
     """Bring the database to a revision, one migration at a time; return the revisions before and after.
 
     On SQLite it is one transaction. On PostgreSQL each migration has its own, so that no table is locked for longer
-    than its change takes; a migration that fails can be run again. Raises TableInUse.
+    than its change takes; a migration that fails can be run again. A restored dump is made part of the feed of changes
+    of its new server. Raises TableInUse.
     """
     before = database.revision()
     if database.dialect == "sqlite":
@@ -47,6 +49,9 @@ def migrate(database: Database, revision: str = "head") -> tuple[str | None, str
         try:
             with _alone(engine):
                 _upgrade(engine, revision)
+                if revision == "head":
+                    with engine.begin() as connection:
+                        changes.adopt(connection)
         finally:
             engine.dispose()
     return before, database.revision()

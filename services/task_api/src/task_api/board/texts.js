@@ -1,0 +1,9 @@
+// The texts in the page's language, and moments as that language writes them. Another language is one more file.
+const language = document.documentElement.lang;
+export const { texts } = await import(`./texts.${language}.js`);
+
+// British English writes moments in another way than American.
+const region = navigator.languages.find((one) => one.split("-")[0] === language) ?? language;
+const format = new Intl.DateTimeFormat(region, { dateStyle: "medium", timeStyle: "short" });
+export const moment = (time) => format.format(new Date(time));
+export const number = (value) => new Intl.NumberFormat(region).format(value);

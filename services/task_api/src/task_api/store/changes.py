@@ -1,0 +1,189 @@
+"""The changes of tasks in an order that can be replayed, and from which none is missing.
+
+The numbers of a sequence are no such order: a lower one may be committed later than a higher one, behind the back of
+who has read the higher. PostgreSQL's changes are ordered by transaction id, then by number, and read only up to the
+horizon: the oldest transaction that still runs (`pg_snapshot_xmin`). All before it have ended, and later ones get
+higher ids. So what is before the horizon is complete and stays as it is. SQLite has one writer at a time: there the
+numbers are in the order of the commits.
+"""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Select,
+    and_,
+    bindparam,
+    func,
+    literal_column,
+    select,
+    text,
+    tuple_,
+    update,
+)
+
+from task_api.store.prepared import Row, rows
+from task_api.store.schema import Key, change_feed, change_floors, task_changes, tasks
+from task_api.store.tasks import LISTED
+
+
+class Position(NamedTuple):
+    """A place in the order: just behind this change."""
+
+    transaction: int = 0
+    change: int = 0
+    mark: int = 0
+    """The random mark of the change: another one there means that the database has been restored."""
+
+
+class Feed(NamedTuple):
+    """What the validity of positions depends on."""
+
+    generation: str
+    """Another one in another database, also one that was restored from a dump of this one."""
+    floor: tuple[int, int]
+    """The last change that is missing: positions before it have a gap behind them."""
+    mark: int | None
+    """The mark of the change at the position that was asked about; None where there is no such change."""
+
+
+_changes = task_changes.c
+_ORDER = (_changes.transaction_id, _changes.id)
+
+_HORIZON = {
+    "postgresql": text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"),
+    "sqlite": select(func.coalesce(func.max(_changes.id), literal_column("0")) + literal_column("1")),
+}
+BEFORE_HORIZON = {
+    "postgresql": _changes.transaction_id < bindparam("horizon", type_=Key),
+    "sqlite": _changes.id < bindparam("horizon", type_=Key),
+}
+"""The condition that a change is complete with all before it, by dialect; `horizon` is its parameter."""
+
+_BEHIND = {
+    "postgresql": tuple_(*_ORDER) > tuple_(bindparam("transaction", type_=Key), bindparam("change", type_=Key)),
+    "sqlite": and_(_changes.transaction_id == literal_column("0"), _changes.id > bindparam("change", type_=Key)),
+}
+_OF_OWNER = _changes.owner_id == bindparam("owner")
+_LAST = {
+    (dialect, of_owner): select(*_ORDER, _changes.mark)
+    .where(before, *[_OF_OWNER] * of_owner)
+    .order_by(*(column.desc() for column in _ORDER))
+    .limit(1)
+    for dialect, before in BEFORE_HORIZON.items()
+    for of_owner in (False, True)
+}
+_mark = (
+    select(_changes.mark)
+    .where(_changes.id == bindparam("change"), _changes.transaction_id == bindparam("transaction"))
+    .scalar_subquery()
+)
+_SYSTEM: dict[str, ColumnElement[str]] = {
+    "postgresql": literal_column("(SELECT to_hex(system_identifier) FROM pg_control_system())"),
+    "sqlite": literal_column("''"),
+}
+_GENERATION = {dialect: select(change_feed.c.generation, system, _mark) for dialect, system in _SYSTEM.items()}
+_FLOOR = (
+    select(change_floors.c.transaction_id, change_floors.c.change_id)
+    .order_by(change_floors.c.transaction_id.desc(), change_floors.c.change_id.desc())
+    .limit(1)
+)
+_FLOOR_OF_OWNER = _FLOOR.where(change_floors.c.owner_id == bindparam("owner"))
+_HISTORY = (
+    select(_changes.version, _changes.kind, _changes.changed_at, _changes.actor_id, _changes.fields)
+    .where(_changes.task_id == bindparam("task_id"))
+    .order_by(_changes.version.desc(), _changes.id.desc())
+)
+_ATTRIBUTE = update(task_changes).where(
+    _changes.task_id == bindparam("task"), _changes.version == bindparam("of_version")
+)
+
+
+def horizon(connection: Connection) -> int:
+    """Return what changes are complete before: a transaction id on PostgreSQL, the number of a change on SQLite."""
+    return int(rows(connection, _HORIZON[connection.dialect.name], {})[0][0])
+
+
+def last(connection: Connection, owner_id: int | None, horizon: int) -> Position:
+    """Return the position behind all changes before the horizon and all missing ones, of an account or of all."""
+    statement = _LAST[connection.dialect.name, owner_id is not None]
+    found = rows(connection, statement, {"horizon": horizon, **_owner(owner_id)})
+    return max(Position(*found[0]) if found else Position(), Position(*_floor(connection, owner_id)))
+
+
+def _owner(owner_id: int | None) -> dict[str, int]:
+    return {} if owner_id is None else {"owner": owner_id}
+
+
+def _floor(connection: Connection, owner_id: int | None) -> tuple[int, int]:
+    """Return the last change that is missing, (0, 0) where none is."""
+    found = rows(connection, _FLOOR if owner_id is None else _FLOOR_OF_OWNER, _owner(owner_id))
+    return (found[0][0], found[0][1]) if found else (0, 0)
+
+
+def feed(connection: Connection, owner_id: int | None, position: Position) -> Feed:
+    """Return what tells whether the position is valid, in the feed of an account or (None) of all."""
+    values = {"change": position.change, "transaction": position.transaction}
+    ((generation, system, mark),) = rows(connection, _GENERATION[connection.dialect.name], values)
+    return Feed(f"{generation}{system}", _floor(connection, owner_id), mark)
+
+
+def page(connection: Connection, owner_id: int | None, position: Position, horizon: int, limit: int) -> list[Row]:
+    """Return at most `limit` changes between the position and the horizon.
+
+    Each row has transaction, id and mark of the change, its kind, task, version and time, and then the columns of
+    `tasks.LISTED`: the task as it is now, or None in each of them where it is deleted.
+    """
+    values = {
+        "transaction": position.transaction,
+        "change": position.change,
+        "horizon": horizon,
+        "limit": limit,
+        **_owner(owner_id),
+    }
+    dialect = connection.dialect.name
+    if dialect == "sqlite":
+        del values["transaction"]
+    return rows(connection, _page(dialect, of_owner=owner_id is not None), values)
+
+
+@cache
+def _page(dialect: str, *, of_owner: bool) -> Select[Any]:
+    conditions = [_BEHIND[dialect], BEFORE_HORIZON[dialect]]
+    if of_owner:
+        conditions.append(_OF_OWNER)
+    now = task_changes.outerjoin(tasks, and_(tasks.c.id == _changes.task_id, tasks.c.owner_id == _changes.owner_id))
+    return (
+        select(*_ORDER, _changes.mark, _changes.kind, _changes.task_id, _changes.version, _changes.changed_at, *LISTED)
+        .select_from(now)
+        .where(*conditions)
+        .order_by(*_ORDER)
+        .limit(bindparam("limit", type_=Integer))
+    )
+
+
+def history(connection: Connection, task_id: int) -> list[Row]:
+    """Return the changes of a task, the newest first: version, kind, time, actor, and the names of fields."""
+    return rows(connection, _HISTORY, {"task_id": task_id})
+
+
+def attribute(connection: Connection, task_id: int, version: int, actor_id: int) -> None:
+    """Name who made a change of a task: the triggers, which do not know, name its owner."""
+    rows(connection, _ATTRIBUTE, {"task": task_id, "of_version": version, "actor_id": actor_id})
+
+
+def adopt(connection: Connection) -> None:
+    """Put changes that came with a dump from another PostgreSQL before all of this one.
+
+    That server's transaction ids may be above this one's, where they would hide each new change. Those of no server, 0,
+    keep the order: no token from before the dump is valid on this server.
+    """
+    own, floor = _changes.transaction_id, change_floors.c.transaction_id
+    unused = literal_column("pg_snapshot_xmax(pg_current_snapshot())::text::bigint", type_=Key)
+    highest = func.greatest(select(func.max(own)).scalar_subquery(), select(func.max(floor)).scalar_subquery(), 0)
+    if connection.scalar(select(highest >= unused)):
+        for one in (own, floor):
+            connection.execute(update(one.table).where(one != 0).values(transaction_id=0))

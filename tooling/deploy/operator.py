@@ -1,0 +1,89 @@
+"""CloudNativePG, the operator of the replicated database: its release manifest, verified by hash."""
+
+import os
+from pathlib import Path
+
+import httpx
+import yaml
+
+from tooling.deploy import DeployError
+from tooling.deploy.kube import Kube, Object
+from tooling.deploy.rollout import wait
+from tooling.deploy.steps import Say
+from tooling.project import CACHE
+from tooling.tools import digest, download
+
+VERSION = "1.30.0"
+URL = f"https://raw.githubusercontent.com/cloudnative-pg/cloudnative-pg/v{VERSION}/releases/cnpg-{VERSION}.yaml"
+SHA256 = "f8bede43fe4ee0d478c2355b204a36876b2ae4faac60f2a9452280b293da3b88"
+IMAGE = f"ghcr.io/cloudnative-pg/cloudnative-pg:{VERSION}"
+NAMESPACE, DEPLOYMENT = "cnpg-system", "cnpg-controller-manager"
+SETTING = "CNPG_MANIFEST"
+"""The environment variable that names a copy of the manifest, on a machine that cannot reach its address."""
+
+
+CRD = "clusters.postgresql.cnpg.io"
+REPLICAS = 2
+
+
+def manifest() -> list[Object]:
+    """Return the objects of the operator's release, from `CNPG_MANIFEST`, or from its address, once.
+
+    Raises `DeployError` where it cannot be had, and where it is not the release whose hash is known.
+    """
+    named = os.environ.get(SETTING, "")
+    file = Path(named) if named else CACHE / f"cnpg-{VERSION}.yaml"
+    if not named and not file.exists():
+        try:
+            download(URL, file)
+        except httpx.HTTPError as error:
+            file.unlink(missing_ok=True)
+            raise DeployError(
+                f"the operator's manifest cannot be had ({error!r}): get {URL} and set {SETTING} to the copy's path"
+            ) from error
+    if not file.is_file():
+        raise DeployError(f"{SETTING} names {file}, which is no file")
+    if (found := digest(file)) != SHA256:
+        if not named:
+            file.unlink()
+        raise DeployError(f"{file} has the SHA-256 {found}; CloudNativePG {VERSION} has {SHA256}")
+    objects: list[Object] = [item for item in yaml.safe_load_all(file.read_text()) if item]
+    for item in objects:
+        if item["kind"] == "Deployment":
+            _spread(item)
+            for container in item["spec"]["template"]["spec"]["containers"]:
+                container["imagePullPolicy"] = "IfNotPresent"  # a release's image never changes
+    return objects
+
+
+def _spread(deployment: Object) -> None:
+    """Run the operator twice, on two nodes.
+
+    One that is on the node of the primary goes away with it, and nobody replaces the primary until Kubernetes has moved
+    the operator, which takes more than five minutes. One of the two leads; the other takes over within 15 seconds.
+    """
+    deployment["spec"]["replicas"] = REPLICAS
+    template = deployment["spec"]["template"]
+    spread = {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": template["metadata"]["labels"]},
+    }
+    template["spec"]["topologySpreadConstraints"] = [spread]
+
+
+def install(context: str, say: Say) -> None:
+    """Install the operator in a cluster, or bring it to this release, and wait until it answers."""
+    kube = Kube(context, NAMESPACE)
+    objects = manifest()
+    first = [item for item in objects if item["kind"] in ("Namespace", "CustomResourceDefinition")]
+    kube.apply(first)
+    kube.run("wait", "--for=condition=Established", f"customresourcedefinition/{CRD}", "--timeout=60s")
+    kube.apply([item for item in objects if item not in first])
+    wait(kube, "deployment", DEPLOYMENT, say)
+
+
+def installed(kube: Kube) -> bool:
+    """Return whether the cluster knows the operator's objects."""
+    return kube.get("customresourcedefinition", CRD) is not None
