@@ -215,6 +215,16 @@ def test_a_cookie_counts_only_for_the_account_that_the_page_shows(guarded: Clien
     assert guarded.get("/tasks", headers={**OURS, cookies.ACCOUNT: str(own)}).json == []
 
 
+def test_a_session_is_renewed_only_for_the_account_that_the_page_shows(guarded: Client) -> None:
+    signed_in(guarded)
+    own = guarded.get("/auth/me", headers=OURS).json["id"]
+    answer = guarded.post("/session/refresh", headers={**OURS, cookies.ACCOUNT: str(own + 1)})
+    assert (answer.status_code, answer.json["type"]) == (401, TOKEN_PROBLEMS["invalid"].uri)
+    assert answer.headers.getlist("Set-Cookie") == []
+    unspent = guarded.post("/session/refresh", headers={**OURS, cookies.ACCOUNT: str(own)})
+    assert unspent.status_code == 204
+
+
 def test_an_authorization_header_goes_before_a_cookie(guarded: Client) -> None:
     other = log_in(guarded, "grace@example.org")
     signed_in(guarded)

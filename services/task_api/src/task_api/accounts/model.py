@@ -322,6 +322,13 @@ class Overloaded(Exception):
         super().__init__("too many passwords are being checked right now: try again in a second")
 
 
+class AnothersToken(Exception):
+    """A valid token of another account than the request is about."""
+
+    def __init__(self) -> None:
+        super().__init__("the session is of another account than the page shows")
+
+
 class BadToken(Exception):
     """A token that is not valid; `reason` is one of `invalid`, `expired`, `revoked`, `reused`."""
 

@@ -20,6 +20,7 @@ from task_api.accounts.mail import Mailer, Post
 from task_api.accounts.model import (
     Account,
     AccountChanges,
+    AnothersToken,
     BadPassword,
     BadToken,
     CreatedPersonalToken,
@@ -237,10 +238,10 @@ class Accounts:
             store.add_session(connection, session)
             return self._tokens(connection, row.id, session["id"], now, now)
 
-    def refresh(self, refresh_token: str) -> Tokens:
+    def refresh(self, refresh_token: str, account: str | None = None) -> Tokens:
         """Return new tokens for an unspent refresh token. A spent one ends the session: a thief may hold its successor.
 
-        Raises BadToken.
+        Raises BadToken, and AnothersToken where `account` is the id of another account: the token stays unspent.
         """
         digest = sha256(refresh_token.encode()).digest()
         now = datetime.now(UTC)
@@ -249,6 +250,8 @@ class Accounts:
             row = store.refresh_token(connection, digest)
             fault = self._fault(row, unspent, now)
             if fault is None and row is not None:
+                if account not in (None, str(row.account_id)):
+                    raise AnothersToken
                 end = min(now + self._refresh_life, row.created_at + self._session_life)
                 store.extend_session(connection, row.session_id, now, end)
                 return self._tokens(connection, row.account_id, row.session_id, row.created_at, now)

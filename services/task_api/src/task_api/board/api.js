@@ -93,7 +93,7 @@ export async function request(method, path, more) {
   } catch (error) {
     if (!(error instanceof Problem && error.status === 401 && error.type.startsWith("token-"))) throw error;
   }
-  await renew(began);
+  await renew(began, more?.account);
   try {
     return await attempt(method, path, more);
   } catch (error) {
@@ -105,11 +105,11 @@ export async function request(method, path, more) {
 export const requestsOf = (account) => (method, path, more) => request(method, path, { ...more, account });
 
 // One tab renews the session for all: a refresh token that is used twice ends it.
-async function renew(began) {
+async function renew(began, account) {
   await alone("session", async () => {
     if (Number(localStorage.getItem(RENEWED)) > began) return;
     try {
-      await attempt("POST", "/session/refresh");
+      await attempt("POST", "/session/refresh", { account });
     } catch (error) {
       throw error instanceof Problem ? new SignedOut() : error;
     }

@@ -13,7 +13,7 @@ from service_kit.http.requests import PROBES
 from service_kit.service import NotReady, Service
 from service_kit.telemetry.traces import Tracer
 from task_api import __version__, telemetry
-from task_api.accounts.model import Account, BadToken
+from task_api.accounts.model import Account, AnothersToken, BadToken
 from task_api.accounts.service import Accounts
 from task_api.accounts.throttle import network
 from task_api.config import Settings
@@ -152,8 +152,8 @@ def _identify(here: Any, accounts: Accounts | None) -> Exception | None:
         found = accounts.authenticate(token.strip())
     except BadToken as error:
         return error
-    if by_cookie and not cookies.of_shown_account(here.request, found.account.id):
-        return Refusal(TOKEN_PROBLEMS["invalid"], "the session is of another account than the page shows", bearer())
+    if by_cookie and cookies.shown_account(here.request) not in (None, str(found.account.id)):
+        return AnothersToken()
     here.account, here.session_id, here.scopes = found
     return None
 

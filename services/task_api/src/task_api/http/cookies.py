@@ -32,9 +32,9 @@ def sent_by_page(request: Request) -> bool:
     )
 
 
-def of_shown_account(request: Request, account_id: int) -> bool:
-    """Return whether the account is the one that the page shows, where it names one."""
-    return request.headers.get(ACCOUNT, str(account_id)) == str(account_id)
+def shown_account(request: Request) -> str | None:
+    """Return the id of the account that the page shows, where it names one."""
+    return request.headers.get(ACCOUNT)
 
 
 def _name(request: Request, name: str) -> str:

@@ -10,6 +10,7 @@ from service_kit.http.problems import RETRY_SECONDS, UNAVAILABLE, Violation, pro
 from service_kit.telemetry.logs import log
 from task_api.accounts.model import (
     AccountNotFound,
+    AnothersToken,
     BadMailToken,
     BadPassword,
     BadToken,
@@ -164,6 +165,7 @@ ANSWERS: dict[type[Exception], Callable[[Any], Response]] = {
     SessionNotFound: lambda error: respond(SESSION_NOT_FOUND, str(error)),
     PersonalTokenNotFound: lambda error: respond(PERSONAL_TOKEN_NOT_FOUND, str(error)),
     BadToken: _bad_token,
+    AnothersToken: lambda error: respond(TOKEN_PROBLEMS["invalid"], str(error), bearer()),
     **dict.fromkeys((*store.UNAVAILABLE, store.SchemaBehind), _unavailable),
     ProgrammingError: _statement_failed,
     IntegrityError: _row_refused,

@@ -36,9 +36,9 @@ def sign_in() -> Response:
 
 @blueprint.post("/refresh")
 def refresh_session() -> Response:
-    """Exchange the refresh token. Where it is not valid, the cookies are deleted."""
+    """Exchange the refresh token of the account that the page shows. Where it is not valid, the cookies are deleted."""
     try:
-        tokens = accounts().refresh(cookies.read(request, cookies.REFRESH) or "")
+        tokens = accounts().refresh(cookies.read(request, cookies.REFRESH) or "", cookies.shown_account(request))
     except BadToken as error:
         response = ANSWERS[BadToken](error)
         cookies.clear(request, response)
