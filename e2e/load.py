@@ -23,6 +23,7 @@ from loadtests.seconds import Seconds
 TIMEOUT = 30.0
 WRITE_EVERY = 4  # requests
 RETRY_FOR = 90.0  # seconds
+PAUSE = 0.5  # seconds
 PAGE = 100
 
 
@@ -49,11 +50,11 @@ class Account:
 class Load:
     """A load on `url` by several accounts, written into a flight record.
 
-    `resends` is how often a request is sent again, at once and with its key, after its connection has broken or hung,
-    as HTTP allows (RFC 9110, 9.2.2); each time counts as `cut`. While `outage` is set, clients expect 503 with
-    Retry-After: they retry after that time with the same idempotency key, and the response counts as `refused` instead
-    of `failed`. So does 409 with Retry-After, also for a minute after an outage: the key's first request may still be
-    running.
+    `resends` is how often a request is sent again, with its key, after its connection has broken or hung, as HTTP
+    allows (RFC 9110, 9.2.2): at once, then after `PAUSE` seconds; each time counts as `cut`. While `outage` is set,
+    clients expect 503 with Retry-After: they retry after that time with the same idempotency key, and the response
+    counts as `refused` instead of `failed`. So does 409 with Retry-After, also for a minute after an outage: the key's
+    first request may still be running.
     """
 
     def __init__(self, url: str, recorder: Recorder, *, accounts: int = 4) -> None:
@@ -168,6 +169,7 @@ class Load:
             problem = f"{type(error).__name__}: {error}"
             if sent_before < self.resends:
                 self.cut.append(Trouble(time.time(), name, problem))
+                await asyncio.sleep(PAUSE if sent_before else 0)
                 return await self._send(client, method, path, name, due, headers, body, sent_before=sent_before + 1)
         else:
             if not response.is_success:
