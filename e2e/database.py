@@ -1,5 +1,6 @@
 """The proof "database": the replicated database outlives its node, its primary and its operator, under load."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,8 @@ NODE_OUTAGE = 120.0  # seconds: Kubernetes declares a node gone after 50, and th
 ANSWER_SECONDS = 1.0  # for /livez
 SETTLE = 15.0
 FOLLOWING = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
+STANDBYS = f'cnpg_pg_replication_streaming_replicas{{cnpg_io_cluster="{NAME}"}}'
+ALL_SEEN = "2 of 3 instances"
 INSTANCE = f"cnpg.io/cluster={NAME}"
 SUSPEND = 'for p in /proc/[0-9]*; do [ "$(cat "$p/comm")" = postgres ] && kill -STOP "${p#/proc/}"; done; true'
 
@@ -34,8 +37,9 @@ def outliving(bench: Bench, proof: Proof) -> None:
     """Whatever happens to an instance, its node or the operator, no acknowledged write is lost or doubled."""
     kube, load = bench.kube, Load(bench.target.url(), proof.recorder)
     with watching(proof.recorder.path, context=kube.context), primaries(kube, proof.recorder), load.running(STEADY):
-        with proof.phase("calm", load, settle=SETTLE):
-            pass
+        with proof.phase("calm", load, settle=SETTLE) as say:
+            verify.until(lambda: standbys_seen(kube).removeprefix(ALL_SEEN), say, timeout=180)
+            proof.check("Prometheus sees both standbys", seen := standbys_seen(kube), seen == ALL_SEEN)
         with undisturbed(proof, load, "a standby lost") as say:
             standby = next(name for name in instances(kube) if name != primary(kube))
             kube.run("delete", "pod", standby, "--force", "--grace-period=0")
@@ -153,6 +157,16 @@ def longest(proof: Proof, phase: Phase) -> float:
     found = [e for e in read(proof.recorder.path) if isinstance(e, Requests) and phase.start <= e.at < phase.end]
     counts = histogram.add(histogram.decode(entry.intended) for entry in found if entry.intended)
     return histogram.percentile(counts, 100) / 1000 if counts.any() else 0.0
+
+
+def standbys_seen(kube: Kube) -> str:
+    """Return how many standbys of how many instances the cluster's Prometheus sees, as TaskApiStandbyMissing does."""
+    counts = []
+    for query in (f"max({STANDBYS})", f"count({STANDBYS})"):
+        asked = ("promtool", "query", "--format=json", "instant", "http://localhost:9090", query)
+        result = json.loads(kube.run("exec", "statefulset/prometheus", "--", *asked))
+        counts.append(next((one["value"][1] for one in result), "0"))
+    return "{} of {} instances".format(*counts)
 
 
 def status(kube: Kube) -> dict[str, str]:

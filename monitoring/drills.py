@@ -413,6 +413,13 @@ def task_api_volume_filling() -> float:
 
 
 @drill
+def task_api_standby_missing() -> float:
+    """One of two standbys follows the primary no more (CloudNativePG: sample)."""
+    series = 'cnpg_pg_replication_streaming_replicas{cnpg_io_cluster="postgres",pod="postgres-1"}'
+    return in_cluster("TaskApiStandbyMissing", f"{series} 2", f"{series} 1")
+
+
+@drill
 def task_api_certificate_ending() -> float:
     """The load balancer's certificate ends in ten days (blackbox_exporter: sample)."""
     series = 'instance="https://tasks.example.com",service="task-api"}'

@@ -30,6 +30,7 @@ HURRIED_FOR = "10s"  # Prometheus begins to scrape about 6 s after its start; un
 SAMPLE = HERE / "samples" / "kube-state-metrics.prom"
 KUBELET = HERE / "samples" / "kubelet.prom"
 BLACKBOX = HERE / "samples" / "blackbox_exporter.prom"
+CLOUDNATIVEPG = HERE / "samples" / "cloudnative-pg.prom"
 HOUR = 3600
 
 
@@ -156,7 +157,7 @@ def cluster_metrics(backup_age: float = HOUR) -> str:
     """Return the samples of what a cluster's exporters measure, the last backup `backup_age` seconds ago."""
     succeeded = r"(?m)^(kube_cronjob_status_last_successful_time{.*}) .*$"
     cluster = re.sub(succeeded, rf"\1 {time.time() - backup_age:.0f}", SAMPLE.read_text())
-    return cluster + KUBELET.read_text() + BLACKBOX.read_text()
+    return cluster + KUBELET.read_text() + BLACKBOX.read_text() + CLOUDNATIVEPG.read_text()
 
 
 class Page(ThreadingHTTPServer):

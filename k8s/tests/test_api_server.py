@@ -49,7 +49,7 @@ def test_every_object_is_accepted(folder: Path, api_server: Kube) -> None:
 
 
 OPTIONAL = {
-    "kube-prometheus-stack": {"PrometheusRule", "ServiceMonitor"},
+    "kube-prometheus-stack": {"PrometheusRule", "ServiceMonitor", "PodMonitor"},
     "external-secrets": {"ExternalSecret"},
     "managed-certificate": {"ManagedCertificate"},
     "pagerduty-slack": set(),

@@ -320,6 +320,26 @@ def test_a_standby_keeps_its_connection_until_kubernetes_has_declared_the_primar
     assert int(parameters["wal_receiver_timeout"].removesuffix("s")) >= grace + period + 15
 
 
+def rule(alert: str) -> str:
+    """Return the expression of an alert."""
+    rules = yaml.safe_load((ROOT / "monitoring" / "prometheus" / "rules" / "kubernetes.yml").read_text())
+    (expression,) = [one["expr"] for one in rules["groups"][0]["rules"] if one["alert"] == alert]
+    return str(expression)
+
+
+def test_the_alert_on_standbys_expects_one_less_than_there_are_instances() -> None:
+    cluster = one("overlays/kind/replicated", "Cluster", "postgres")
+    assert rule("TaskApiStandbyMissing").endswith(
+        f'{{cnpg_io_cluster="postgres"}}) < {cluster["spec"]["instances"] - 1}'
+    )
+
+
+@pytest.mark.parametrize("claim", ["data-postgres-0", "postgres-1", "postgres-3", "task-api-backups"])
+def test_every_volume_is_watched_for_filling(claim: str) -> None:
+    (pattern,) = re.findall(r'persistentvolumeclaim=~"(.+?)"', rule("TaskApiVolumeFilling"))
+    assert re.fullmatch(pattern, claim)  # PromQL anchors at both ends
+
+
 def test_only_the_service_its_jobs_and_the_operator_reach_the_instances() -> None:
     reached: dict[int, set[str]] = {}
     labels = {"cnpg.io/cluster": "postgres", "app.kubernetes.io/component": "database"}
