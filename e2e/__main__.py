@@ -15,7 +15,8 @@ import httpx
 from e2e import proofs
 from e2e.clouds import clouds
 from e2e.database import outliving
-from e2e.proofs import FOLDER, Bench, Proof
+from e2e.page import staying_open
+from e2e.proofs import FOLDER, NIGHTLY, Bench, Proof
 from loadtests.record import Recorder
 from tooling.deploy import DeployError, cluster
 from tooling.deploy.release import Target, deploy
@@ -23,16 +24,12 @@ from tooling.deploy.steps import Steps
 from tooling.images import trust
 from tooling.project import ToolingError, service
 
-NIGHTLY = {
-    "database": ("The replicated database outlives its node, its primary and its operator", outliving),
-    "cloud": ("Both clouds' overlays serve, back up and restore, with stand-ins for what only a cloud has", clouds),
-}
-"""Proofs that take long: they run where they are named."""
+LONG = {"database": outliving, "page": staying_open, "cloud": clouds}
 
 REPLICATED = {"database"}
 """Proofs of a deploy with the replicated database; the others have the single one."""
 
-PROOFS = proofs.PROOFS | NIGHTLY
+PROOFS = proofs.PROOFS | {name: (title, LONG[name]) for name, title in NIGHTLY.items()}
 
 
 def run(name: str, bench: Bench) -> bool:

@@ -425,3 +425,9 @@ PROOFS: dict[str, tuple[str, Callable[[Bench, Proof], None]]] = {
     "dry-run": ("The API server accepts every object of every overlay", accepting),
     "refusal": ("A deploy that cannot work leaves the old version serving", refusing),
 }
+NIGHTLY = {
+    "database": "The replicated database outlives its node, its primary and its operator",
+    "page": "The page that stays open over a rolling update and a rollback loses no change",
+    "cloud": "Both clouds' overlays serve, back up and restore, with stand-ins for what only a cloud has",
+}
+"""Proofs that take long or need more: they run where they are named."""

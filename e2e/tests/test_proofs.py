@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
-from e2e.proofs import Phase, Proof
+import yaml
+
+from e2e.proofs import NIGHTLY, Phase, Proof
 from loadtests import histogram
 from loadtests.record import Recorder, Requests
 from tooling.deploy.steps import Steps
+from tooling.project import ROOT
 
 
 def test_a_second_without_intended_starts_is_no_reason_to_have_no_page(tmp_path: Path) -> None:
@@ -24,3 +27,8 @@ def test_a_second_without_intended_starts_is_no_reason_to_have_no_page(tmp_path:
     (phase,) = json.loads((tmp_path / "proof.json").read_text())["phases"]
     assert round(phase["p99_ms"]) == 12
     assert (tmp_path / "proof.html").exists()
+
+
+def test_every_proof_that_is_not_run_by_default_is_run_every_night() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "proofs.yml").read_text())["jobs"]
+    assert set(jobs["cluster"]["strategy"]["matrix"]["proof"]) == set(NIGHTLY)

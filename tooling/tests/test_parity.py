@@ -60,7 +60,7 @@ KEYS: dict[str, set[Any]] = {
     },
     "called": {"uses", "permissions", "with", "secrets"},
     "strategy": {"fail-fast", "matrix"},
-    "matrix": {"include", "session"},
+    "matrix": {"include", "session", "proof"},
     "step": {"id", "uses", "with", "run"},
     "checkout": {"persist-credentials", "fetch-depth"},
 }
@@ -104,6 +104,7 @@ ENVIRONMENT = {
     " && 'failure' || 'success' }}",
     "SAFETY_API_KEY": "${{ secrets.SAFETY_API_KEY }}",
     "SESSION": "${{ matrix.session }}",
+    "PROOF": "${{ matrix.proof }}",
     "SLACK_WEBHOOK_URL": "${{ secrets.SLACK_WEBHOOK_URL }}",
     "WEBHOOK_SECRET": "${{ secrets.WEBHOOK_SECRET }}",
     "WEBHOOK_URL": "${{ secrets.WEBHOOK_URL }}",
