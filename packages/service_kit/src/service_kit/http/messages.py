@@ -2,7 +2,6 @@
 
 from collections.abc import Hashable, Mapping
 from datetime import datetime
-from functools import cache
 from http import HTTPStatus
 from typing import Any, TypeVar, cast, get_args
 
@@ -28,20 +27,35 @@ MERGE_PATCH = "application/merge-patch+json"
 _encode = msgspec.json.Encoder().encode
 
 
-@cache
-def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(cast("type[Any]", kind))
+_decoders: dict[Hashable, msgspec.json.Decoder[Any]] = {Any: msgspec.json.Decoder()}
+_times: dict[Hashable, frozenset[str]] = {}
+"""The names of the parameters that are times."""
+
+
+def prepare(*, query: Any = None, json: Any = None) -> None:
+    """Make ready to decode these types, of which `documented` names those of each operation.
+
+    It has to happen before there are threads: when two of them use a type for the first time at once, msgspec 0.22 ends
+    the process (SIGSEGV), as one reads what the other is still building.
+    """
+    if json is not None:
+        _decoders[json] = msgspec.json.Decoder(json)
+    if query is not None:
+        msgspec.json.Decoder(query)
+        _times[query] = frozenset(
+            field.encode_name for field in msgspec.structs.fields(query) if _holds_time(field.type)
+        )
+
+
+def _prepared(ready: Mapping[Hashable, T], kind: Any) -> T:
+    try:
+        return ready[kind]
+    except KeyError:
+        raise LookupError(f"{kind} is the type of no operation: name it in `documented`") from None
 
 
 def _holds_time(annotation: Any) -> bool:
     return annotation is datetime or any(map(_holds_time, get_args(annotation)))
-
-
-@cache
-def _times(kind: Hashable) -> frozenset[str]:
-    """Return the names of the parameters that are times."""
-    fields = msgspec.structs.fields(cast("type[msgspec.Struct]", kind))
-    return frozenset(field.encode_name for field in fields if _holds_time(field.type))
 
 
 def body(kind: type[T], content_type: str = JSON) -> T:
@@ -77,7 +91,7 @@ def body(kind: type[T], content_type: str = JSON) -> T:
 
 def _decoded(kind: Any, data: bytes) -> Any:
     try:
-        return _decoder(kind).decode(data)
+        return _prepared(_decoders, kind).decode(data)
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError as error:
@@ -97,9 +111,9 @@ def _invalid(kind: ProblemType, error: msgspec.ValidationError, violations: list
 
 def query(kind: type[T]) -> T:
     """Return the query's parameters as that type. Raises Refusal 400 with every rule that the query breaks."""
-    given, misread = {}, []
+    given, misread, times = {}, [], _prepared(_times, kind)
     for name, values in request.args.lists():
-        is_time = name in _times(cast("Hashable", kind))
+        is_time = name in times
         if len(values) > 1:
             misread.append(Violation(parameter=name, detail=f"the parameter {name!r} is given {len(values)} times"))
         elif is_time and ":" not in values[0]:  # a bare number would be taken for Unix time

@@ -12,6 +12,7 @@ from flask import Flask, current_app
 from werkzeug.http import http_date
 from werkzeug.routing import Rule
 
+from service_kit.http.messages import prepare
 from service_kit.http.problems import CONTENT_TYPE, Problem
 from service_kit.http.requests import deprecated, service
 from service_kit.service import Service
@@ -167,6 +168,7 @@ def documented(
     Who checks tokens asks `declared` whether an operation is public, and which role or scope it needs. With
     `deprecation`, every response of the operation has its headers.
     """
+    prepare(query=query, json=json)
 
     def decorate(view: View) -> View:
         summary, _, description = (inspect.getdoc(view) or "").partition("\n")

@@ -97,9 +97,12 @@ def _encode(token: Token) -> str:
     return base64.urlsafe_b64encode(msgspec.msgpack.encode(token)).decode().rstrip("=")
 
 
+_read_token = msgspec.msgpack.Decoder(Token).decode
+
+
 def _decode(text: str) -> Token:
     try:
-        token = msgspec.msgpack.decode(base64.urlsafe_b64decode(text.encode("ascii") + b"=="), type=Token)
+        token = _read_token(base64.urlsafe_b64decode(text.encode("ascii") + b"=="))
     except (binascii.Error, ValueError):  # msgspec's and Unicode's errors are ValueErrors
         raise BadFeedToken from None
     numbers = (token.scope or 0, token.transaction, token.change, token.mark, token.listed or 0)

@@ -189,9 +189,12 @@ def _encode(cursor: Cursor) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
 
 
+_read_cursor = msgspec.json.Decoder(Cursor).decode
+
+
 def _decode(text: str, sort: str) -> Cursor:
     try:
-        cursor = msgspec.json.decode(base64.urlsafe_b64decode(text.encode("ascii") + b"=="), type=Cursor)
+        cursor = _read_cursor(base64.urlsafe_b64decode(text.encode("ascii") + b"=="))
     except (binascii.Error, ValueError):  # msgspec's and Unicode's errors are ValueErrors
         raise BadCursor from None
     kind = {"id": type(None), "priority": int}.get(sort.lstrip("-"), datetime)
