@@ -56,6 +56,7 @@ def outliving(bench: Bench, proof: Proof) -> None:
             kube.run("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=240s")
             rollout.wait(kube, "deployment", DEPLOYMENT, say)
         kube.run("uncordon", node)
+        rollout.wait(operators, "deployment", operator.DEPLOYMENT, lambda _news: None)
         complete(kube, proof.steps.tell)
         with outage(proof, load, "the primary killed") as say:
             taken_over(kube, say, lambda old: kube.run("delete", "pod", old, "--force", "--grace-period=0"))

@@ -61,13 +61,14 @@ def _spread(deployment: Object) -> None:
 
     One that is on the node of the primary goes away with it, and nobody replaces the primary until Kubernetes has moved
     the operator, which takes more than five minutes. One of the two leads; the other takes over within 15 seconds.
+    While a node is drained one of them waits: nobody would move it back from the other's node.
     """
     deployment["spec"]["replicas"] = REPLICAS
     template = deployment["spec"]["template"]
     spread = {
         "maxSkew": 1,
         "topologyKey": "kubernetes.io/hostname",
-        "whenUnsatisfiable": "ScheduleAnyway",
+        "whenUnsatisfiable": "DoNotSchedule",
         "labelSelector": {"matchLabels": template["metadata"]["labels"]},
     }
     template["spec"]["topologySpreadConstraints"] = [spread]

@@ -904,6 +904,7 @@ def test_the_operators_manifest_is_taken_by_its_hash_alone(tmp_path: Path, monke
     assert pods["containers"] == [{**container, "imagePullPolicy": "IfNotPresent"}]
     (spread,) = pods["topologySpreadConstraints"]
     assert (deployment["spec"]["replicas"], spread["topologyKey"]) == (2, "kubernetes.io/hostname")
+    assert spread["whenUnsatisfiable"] == "DoNotSchedule"  # after a drain both would stay on one node
     assert spread["labelSelector"]["matchLabels"] == {"app": "operator"}
 
 
