@@ -23,7 +23,7 @@ def test_every_folder_of_services_is_a_service_with_its_files() -> None:
     for one in services():
         for place in (one.dockerfile, one.lock, one.tests, one.folder / "src" / one.package, one.manifests / "base"):
             assert place.exists(), place
-        if not one.default:  # the default one's are the folders `monitoring` and `loadtests`, and the root's compose.yaml
+        if not one.default:  # that one's are the folders monitoring and loadtests, and the compose.yaml of the root
             for name in ("monitoring/rules.yml", "load/objectives.yaml", "compose.yaml"):
                 assert (one.folder / name).exists(), one.folder / name
         assert one.folder.name == one.package
