@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, event, func, insert, select, update
 from sqlalchemy.exc import OperationalError
 
 from task_api import telemetry
@@ -130,6 +130,35 @@ def test_many_rows_go_in_small_transactions_with_pauses_between(
     assert {backlog.table: backlog.deleted for backlog in backlogs} == dict.fromkeys(count(database), 5)
     assert max(steps) == 2
     assert min(pauses) > 0
+
+
+@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
+def test_a_transaction_deletes_no_more_rows_whatever_plan_postgresql_chooses(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A subquery may be evaluated anew for each row, and then skips those that it has locked itself."""
+    monkeypatch.setattr(clearing, "PIECE", 2)
+    fill(database, *(366 * DAY + number * MINUTE for number in range(5)))
+    most = dict.fromkeys(count(database), 0)
+
+    def nested_loops(connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
+        if statement.startswith("DELETE"):
+            for choice in ("hashjoin", "mergejoin", "hashagg", "material", "sort"):
+                connection.exec_driver_sql(f"SET LOCAL enable_{choice} = off")
+
+    def keep_most(_connection: Any, cursor: Any, statement: str, *_more: Any) -> None:
+        for name in most:
+            if f"DELETE FROM {name} " in statement:
+                most[name] = max(most[name], cursor.rowcount)
+
+    event.listen(database.engine, "before_cursor_execute", nested_loops)
+    event.listen(database.engine, "after_cursor_execute", keep_most)
+    try:
+        clear(database)
+    finally:
+        event.remove(database.engine, "before_cursor_execute", nested_loops)
+        event.remove(database.engine, "after_cursor_execute", keep_most)
+    assert most == dict.fromkeys(most, 2)
 
 
 @pytest.mark.parametrize("settings", ["postgresql"], indirect=True)

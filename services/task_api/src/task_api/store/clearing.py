@@ -85,7 +85,9 @@ def _clear(database: Database, expiring: Expiring, now: datetime, pause: Callabl
     limit, deleted = expiring.limit(now), 0
     key = tuple(expiring.table.primary_key)
     expired = select(*key).where(expiring.column < limit).limit(PIECE).with_for_update(skip_locked=True)
-    statement = delete(expiring.table).where((tuple_(*key) if len(key) > 1 else key[0]).in_(expired))
+    # A subquery alone may be evaluated anew for each row, and skips what it has locked: in the end all rows go at once.
+    piece = select(expired.cte("piece", nesting=True).prefix_with("MATERIALIZED"))
+    statement = delete(expiring.table).where((tuple_(*key) if len(key) > 1 else key[0]).in_(piece))
     oldest = select(expiring.column).where(expiring.column.is_not(None)).order_by(expiring.column).limit(1)
     while True:
         with database.read() as connection:  # SQLite's writer is not taken for nothing
@@ -94,9 +96,9 @@ def _clear(database: Database, expiring: Expiring, now: datetime, pause: Callabl
             return Backlog(expiring.table.name, deleted, 0)
         start = monotonic()
         with database.write() as connection:
-            piece = connection.execute(statement).rowcount
-        deleted += piece
-        if piece == 0:  # others hold all that is left
+            gone = connection.execute(statement).rowcount
+        deleted += gone
+        if gone == 0:  # others hold all that is left
             age = limit - first
             seconds = age.total_seconds() if isinstance(age, timedelta) else age
             return Backlog(expiring.table.name, deleted, seconds)
