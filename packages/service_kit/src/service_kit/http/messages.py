@@ -19,7 +19,7 @@ from service_kit.http.problems import (
     Refusal,
     Violation,
 )
-from service_kit.http.violations import body_violations, query_violations
+from service_kit.http.violations import body_violations, item_of, query_violations
 
 T = TypeVar("T")
 JSON = "application/json"
@@ -35,6 +35,13 @@ def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
 
 def _holds_time(annotation: Any) -> bool:
     return annotation is datetime or any(map(_holds_time, get_args(annotation)))
+
+
+@cache
+def _lists(kind: Hashable) -> frozenset[str]:
+    """Return the names of the parameters that may be repeated."""
+    fields = msgspec.structs.fields(cast("type[msgspec.Struct]", kind))
+    return frozenset(field.encode_name for field in fields if item_of(field.type) is not None)
 
 
 @cache
@@ -97,8 +104,12 @@ def _invalid(kind: ProblemType, error: msgspec.ValidationError, violations: list
 
 def query(kind: type[T]) -> T:
     """Return the query's parameters as that type. Raises Refusal 400 with every rule that the query breaks."""
-    given, misread = {}, []
+    given: dict[str, Any] = {}
+    misread = []
     for name, values in request.args.lists():
+        if name in _lists(cast("Hashable", kind)):
+            given[name] = values
+            continue
         is_time = name in _times(cast("Hashable", kind))
         if len(values) > 1:
             misread.append(Violation(parameter=name, detail=f"the parameter {name!r} is given {len(values)} times"))
