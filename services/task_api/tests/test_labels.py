@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from task_api.config import Settings
+from task_api.store import labels as store
 from task_api.store.database import Database
 from task_api.store.schema import LOCAL_ACCOUNT
 from task_api.tasks import labels, service
@@ -44,6 +45,7 @@ def test_labels_come_in_pages_that_leave_none_out(client: Client) -> None:
     page = client.get("/labels?limit=2")
     found = page.json
     while "Link" in page.headers:
+        assert len(page.json) == 2
         page = client.get(next_link(page))
         found += page.json
     assert [use["name"] for use in found] == names
@@ -168,6 +170,27 @@ def test_a_request_that_takes_long_ends_after_a_piece_and_can_be_sent_again(
     answers = [client.post("/labels/rename", json={"name": "a", "to": "b"}).json for _ in range(3)]
     assert answers == [{"tasks": 2, "more": True}, {"tasks": 2, "more": True}, {"tasks": 1, "more": False}]
     assert kept(client) == [["b"]] * 5
+
+
+def test_who_changes_a_task_while_its_label_is_renamed_waits_and_goes_last(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = create(client, "a")
+    others = []
+    change = store.change
+
+    def between(*arguments: Any) -> None:
+        put = client.application.test_client().put
+        others.append(threading.Thread(target=put, args=(f"/tasks/{task}",), kwargs={"json": {"labels": ["c"]}}))
+        others[0].start()
+        others[0].join(1)  # it would be done by then, if it did not wait
+        change(*arguments)
+
+    monkeypatch.setattr(store, "change", between)
+    client.post("/labels/rename", json={"name": "a", "to": "b"})
+    others[0].join()
+    assert kept(client) == [["c"]]
+    assert client.get(f"/tasks/{task}").headers["ETag"] == '"3"'
 
 
 def test_no_change_of_others_is_lost_beside_a_new_name(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
