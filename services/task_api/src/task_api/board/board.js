@@ -1,12 +1,12 @@
 // The board: three columns, what narrows them, and what can be done with the tasks in them.
 import * as account from "./account.js";
+import { requestsOf } from "./api.js";
 import { Column, STATUSES } from "./columns.js";
 import * as details from "./details.js";
 import { choices, dialog, element, field, select } from "./elements.js";
 import { DEFAULTS, fromAddress, matcher, narrowed, order, toAddress } from "./filters.js";
 import * as labels from "./labels.js";
 import { notify, say } from "./notices.js";
-import { requestsOf } from "./api.js";
 import { batches, fields } from "./outbox.js";
 import * as troubles from "./troubles.js";
 import { texts } from "./texts.js";
