@@ -31,6 +31,9 @@ OWNERS = {"account_id", "owner_id", "user_id"}
 NOWHERE = 2**40
 """An id that no object has."""
 
+ATTEMPT = "attempt"
+"""A text that the attackers send, and that the victim has too: what is found by its name may be another's."""
+
 VOLATILE = {
     "connection",
     "content-encoding",
@@ -58,7 +61,7 @@ class Values:
     given: Mapping[str, Any]
     ids: tuple[Any, ...] = ()
     account: Any = None
-    words: tuple[str, ...] = ("attempt",)
+    words: tuple[str, ...] = (ATTEMPT,)
 
     def variants(self, schema: Mapping[str, Any], name: str = "") -> list[Any]:
         """Return values of a schema: the least one first, then one for each alternative of each part."""
@@ -235,7 +238,7 @@ class Isolation:
 
     def fill(self) -> None:
         """Let the victim own an object for every variant of every body that makes one, and know one for each path."""
-        values = Values(self.target.document, {}, words=(f"{self.word} {self.secret}",))
+        values = Values(self.target.document, {}, words=(f"{self.word} {self.secret}", ATTEMPT))
         for making in self.operations:
             if "201" in making.declared["responses"] and not making.accepted("path"):
                 for media in making.content.values():
@@ -317,15 +320,15 @@ class Isolation:
         if self.target.needs_code(operation):
             given["code"] = self.target.code(operation, client.account)
         values = Values(self.target.document, given, ids, self.victims_id)
+        words = replace(values, words=(ATTEMPT, self.word))
         bodies = [
             {"content_type": content_type, "body": body}
             for content_type, media in operation.content.items()
-            for body in values.variants(media["schema"])
+            for body in words.variants(media["schema"])
         ] or [{}]
         if "code" in given:  # it is valid once
             del bodies[1:]
         yield from (Attempt(operation, path, **body) for body in bodies)
-        words = replace(values, words=("attempt", self.word))
         singles = [
             {parameter["name"]: value}
             for parameter in operation.accepted("query")

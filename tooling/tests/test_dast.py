@@ -235,7 +235,7 @@ def test_a_full_sample_is_valid_whatever_the_schema(schema: dict[str, Any]) -> N
 def test_a_full_sample_has_all_that_a_client_may_write(document: dict[str, Any]) -> None:
     new = {"$ref": "#/components/schemas/NewTask"}
     full = Sampler(document, {"title": "given"}).full(new)
-    assert set(full) == {"title", "description", "status", "priority", "due_at", "project"}
+    assert set(full) == {"title", "description", "status", "priority", "due_at", "project", "labels"}
     assert full["title"] == "given"
 
 

@@ -3,6 +3,7 @@
 One connection a request, as Flask's documentation has it.
 """
 
+import json
 import os
 import sqlite3
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from typing import Any
 
 from flask import Flask, Response, abort, g, jsonify, request
 
-FIELDS = ("title", "description", "status", "priority", "due_at", "project")
+FIELDS = ("title", "description", "status", "priority", "due_at", "project", "labels")
 STATUSES = ("pending", "in_progress", "completed")
 PRIORITIES = ("low", "normal", "high")
 TITLE_LENGTH = 200
@@ -41,13 +42,21 @@ def close(_error: BaseException | None) -> None:
 with connect() as first:
     first.execute(
         "CREATE TABLE IF NOT EXISTS tasks (id INTEGER PRIMARY KEY, title TEXT NOT NULL, description TEXT NOT NULL,"
-        " status TEXT NOT NULL, priority TEXT NOT NULL, due_at TEXT, project TEXT,"
+        " status TEXT NOT NULL, priority TEXT NOT NULL, due_at TEXT, project TEXT, labels TEXT NOT NULL,"
         " created_at TEXT NOT NULL, updated_at TEXT NOT NULL)"
     )
 
 
 def now() -> str:
     return datetime.now(UTC).isoformat()
+
+
+def shown(row: sqlite3.Row) -> dict[str, Any]:
+    return {**row, "labels": json.loads(row["labels"])}
+
+
+def kept(task: dict[str, Any]) -> dict[str, Any]:
+    return {**task, "labels": json.dumps(task["labels"])}
 
 
 def checked(body: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +89,7 @@ def list_tasks() -> Response:
         rows = database().execute(query, (after, status, limit))
     else:
         rows = database().execute("SELECT * FROM tasks WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
-    return jsonify([dict(row) for row in rows])
+    return jsonify([shown(row) for row in rows])
 
 
 @app.post("/tasks")
@@ -88,12 +97,13 @@ def create_task() -> tuple[Response, int, dict[str, str]]:
     body = checked(request.get_json())
     if "title" not in body:
         abort(400, "title is required")
-    task = {"description": "", "status": "pending", "priority": "normal", "due_at": None, "project": None, **body}
+    start: dict[str, Any] = {"description": "", "status": "pending", "priority": "normal"}
+    task = {**start, "due_at": None, "project": None, "labels": [], **body}
     task["created_at"] = task["updated_at"] = now()
     cursor = database().execute(
-        "INSERT INTO tasks (title, description, status, priority, due_at, project, created_at, updated_at)"
-        " VALUES (:title, :description, :status, :priority, :due_at, :project, :created_at, :updated_at)",
-        task,
+        "INSERT INTO tasks (title, description, status, priority, due_at, project, labels, created_at, updated_at)"
+        " VALUES (:title, :description, :status, :priority, :due_at, :project, :labels, :created_at, :updated_at)",
+        kept(task),
     )
     database().commit()
     return jsonify(id=cursor.lastrowid, **task), 201, {"Location": f"/tasks/{cursor.lastrowid}"}
@@ -101,16 +111,16 @@ def create_task() -> tuple[Response, int, dict[str, str]]:
 
 @app.get("/tasks/<int:task_id>")
 def get_task(task_id: int) -> Response:
-    return jsonify(dict(found(task_id)))
+    return jsonify(shown(found(task_id)))
 
 
 @app.put("/tasks/<int:task_id>")
 def update_task(task_id: int) -> Response:
-    task = {**found(task_id), **checked(request.get_json()), "updated_at": now()}
+    task = {**shown(found(task_id)), **checked(request.get_json()), "updated_at": now()}
     database().execute(
         "UPDATE tasks SET title = :title, description = :description, status = :status, priority = :priority,"
-        " due_at = :due_at, project = :project, updated_at = :updated_at WHERE id = :id",
-        task,
+        " due_at = :due_at, project = :project, labels = :labels, updated_at = :updated_at WHERE id = :id",
+        kept(task),
     )
     database().commit()
     return jsonify(task)

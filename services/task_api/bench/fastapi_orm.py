@@ -9,7 +9,7 @@ from typing import Annotated
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import create_engine, select
+from sqlalchemy import JSON, create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 engine = create_engine(f"sqlite:///{os.environ['DB_PATH']}")
@@ -25,6 +25,9 @@ class Priority(StrEnum):
     LOW = "low"
     NORMAL = "normal"
     HIGH = "high"
+
+
+Labels = Annotated[list[Annotated[str, Field(min_length=1, max_length=50)]], Field(max_length=20)]
 
 
 class Base(DeclarativeBase):
@@ -45,6 +48,7 @@ class Task(Base):
     priority: Mapped[Priority]
     due_at: Mapped[datetime | None]
     project: Mapped[str | None]
+    labels: Mapped[list[str]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(default=now)
     updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)
 
@@ -56,6 +60,7 @@ class TaskIn(BaseModel):
     priority: Priority = Priority.NORMAL
     due_at: datetime | None = None
     project: str | None = Field(default=None, min_length=1, max_length=100)
+    labels: Labels = []
 
 
 class TaskChanges(BaseModel):
@@ -65,6 +70,7 @@ class TaskChanges(BaseModel):
     priority: Priority = Priority.NORMAL
     due_at: datetime | None = None
     project: str | None = Field(default=None, min_length=1, max_length=100)
+    labels: Labels = []
 
 
 class TaskOut(TaskIn):

@@ -239,6 +239,27 @@ def bulk_with_version(folder: Path) -> Scan:
     return isolated(folder, BULK_WITH_VERSION)
 
 
+LABELS_OF_ALL = """
+from sqlalchemy import select
+from task_api.store import labels
+from task_api.store.schema import tasks
+def held(connection, owner_id, label, after, limit):
+    found = connection.execute(select(tasks.c.id, tasks.c.labels).where(tasks.c.id > after))
+    return {row.id: row.labels for row in found if label in row.labels}
+labels.held = held
+"""
+
+
+@canary(
+    "dast/authorization",
+    "a label is renamed in everybody's tasks",
+    rule="changes-anothers",
+    path="POST /labels/rename",
+)
+def labels_of_all(folder: Path) -> Scan:
+    return isolated(folder, LABELS_OF_ALL)
+
+
 READ_ONLY_OWNER = """
 from msgspec import UNSET
 from task_api.tasks import service

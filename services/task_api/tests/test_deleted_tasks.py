@@ -21,6 +21,7 @@ FULL = {
     "priority": "high",
     "due_at": "2030-01-02T03:04:05.000006Z",
     "project": "Q\u00fcarterly",
+    "labels": ['a"b', "\u00fcber"],
 }
 
 

@@ -39,9 +39,15 @@ def all_pages(client: Client, path: str) -> list[dict[str, object]]:
 
 def fill(client: Client) -> None:
     rows = [
-        {"title": "Write the report", "priority": "high", "due_at": DUE.format(3), "project": "Office"},
+        {
+            "title": "Write the report",
+            "priority": "high",
+            "due_at": DUE.format(3),
+            "project": "Office",
+            "labels": ["b", "a"],
+        },
         {"title": "Report to the board", "description": "numbers, übersicht", "status": "completed"},
-        {"title": "Buy milk", "priority": "low", "due_at": DUE.format(1)},
+        {"title": "Buy milk", "priority": "low", "due_at": DUE.format(1), "labels": ["a", ","]},
         {
             "title": "Call Zoë",
             "description": "about the report-card",
@@ -75,6 +81,15 @@ def fill(client: Client) -> None:
         ("project=%20Office%20&sort=-id", [4, 1]),
         ("project=office", []),
         ("project=Office&q=report&status=pending", [1]),
+        ("label=a", [1, 3]),
+        ("label=%20a%20&sort=-due_at", [1, 3]),
+        ("label=a&label=b", [1]),
+        ("label=b&label=b", [1]),
+        ("label=,", [3]),
+        ("label=b&label=,", []),
+        ("label=A", []),
+        ("label=%22", []),
+        ("label=a&q=report&status=pending&project=Office", [1]),
         ("sort=due_at", [3, 4, 1, 2]),
         ("sort=-priority", [1, 4, 2, 3]),
         ("sort=priority", [3, 2, 4, 1]),
@@ -200,6 +215,10 @@ def test_links_hold_the_filters_and_nothing_that_a_query_adds(client: Client, qu
         "q=",
         "q=%20-%20",
         "colour=red",
+        "label=",
+        "label=%20",
+        "label=a&label=" + "x" * 51,
+        "label=a&" * 20 + "label=b",
         "limit=1&limit=2",
         "cursor=%FF",
         "cursor=AAAA",
@@ -215,6 +234,14 @@ def test_a_query_that_makes_no_sense_is_400_with_the_reason(client: Client, quer
     refused = client.get(f"/tasks?{query}")
     assert refused.status_code == 400
     assert refused.json["detail"]
+
+
+def test_pages_keep_every_label_of_the_filter(client: Client) -> None:
+    for labels in (["a", "b&c"], ["a"], ["a", "b&c", "d"], ["b&c"]):
+        client.post("/tasks", json={"title": "t", "labels": labels})
+    first = client.get("/tasks?label=a&label=b%26c&limit=1")
+    assert parse_qs(urlsplit(next_link(first) or "").query)["label"] == ["a", "b&c"]
+    assert [task["id"] for task in all_pages(client, "/tasks?label=a&label=b%26c&limit=1")] == [1, 3]
 
 
 def test_the_next_link_keeps_the_filters_and_the_last_page_has_none(client: Client) -> None:

@@ -75,6 +75,7 @@ def test_every_type_of_problem_is_explained_where_it_refers_to(client: Client) -
                 ("#/due_at", "Invalid RFC3339 encoded datetime"),
             ],
         ),
+        ({"title": "a", "labels": ["a", ""]}, [("#/labels/1", "Expected `str` of length >= 1")]),
         ({"title": "x" * 201}, [("#", "a title has at most 200 characters, this one has 201")]),
         ({"title": "a", "a/b~c é": 1}, [("#/a~1b~0c%20%C3%A9", "is unknown")]),
         ([], [("#", "Expected `object`, got `array`")]),
@@ -109,11 +110,11 @@ def test_the_list_of_violations_is_bounded(client: Client) -> None:
 
 
 def test_all_violations_of_a_query_are_listed_with_their_parameter(client: Client) -> None:
-    refused = client.get("/tasks?limit=0&status=done&due_before=7&sort=id&sort=id&colour=red")
+    refused = client.get("/tasks?limit=0&status=done&due_before=7&sort=id&sort=id&colour=red&label=a&label=%20")
     assert (refused.status_code, refused.json["type"]) == (400, "/problems#invalid-query")
     named = {error["parameter"] for error in refused.json["errors"]}
-    assert named == {"limit", "status", "due_before", "sort", "colour"}
-    assert len(refused.json["errors"]) == 5
+    assert named == {"limit", "status", "due_before", "sort", "colour", "label"}
+    assert len(refused.json["errors"]) == 6
 
 
 def test_an_operation_that_fails_is_named_by_a_pointer(client: Client) -> None:

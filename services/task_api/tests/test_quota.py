@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import Text, cast, delete, func, insert, select
 
 from task_api.store import usage
 from task_api.store.database import Database
@@ -31,7 +31,7 @@ def limited(lend: Lend) -> Callable[..., tuple[Client, dict[str, str]]]:
     return limit
 
 
-def create(client: Client, headers: dict[str, str], **task: str) -> Any:
+def create(client: Client, headers: dict[str, str], **task: Any) -> Any:
     return client.post("/tasks", json={"title": "t", **task}, headers=headers)
 
 
@@ -56,6 +56,16 @@ def test_bytes_are_counted_in_utf_8_and_changes_count(limited: Any) -> None:
     assert client.put(location, json={"description": ""}, headers=headers).status_code == 200
     assert client.put(location, json={"title": "0123456789"}, headers=headers).status_code == 200
     assert create(client, headers).status_code == 403
+
+
+def test_labels_count_for_the_quota_and_none_counts_nothing(limited: Any) -> None:
+    client, headers = limited(quota_bytes=10)
+    assert create(client, headers, title="123", labels=["\u00e9", "a"]).status_code == 403
+    created = create(client, headers, title="12", labels=["\u00e9", "a"])
+    assert created.status_code == 201
+    assert create(client, headers).status_code == 403
+    assert client.put(created.headers["Location"], json={"labels": []}, headers=headers).status_code == 200
+    assert create(client, headers, title="12345678").status_code == 201
 
 
 def test_a_bulk_request_that_ends_beyond_the_quota_does_nothing(limited: Any) -> None:
@@ -118,17 +128,20 @@ def test_whatever_is_written_the_usage_is_what_is_there(database: Database, step
             mine = tasks.c.owner_id == owner
             match kind:
                 case "i":
-                    rows = [{"title": words, "description": words, "owner_id": o, **now} for o in (owner, 0)]
+                    new = {"title": words, "description": words, "labels": [words], **now}
+                    rows = [{**new, "owner_id": o} for o in (owner, 0)]
                     connection.execute(insert(tasks), rows)
                 case "u":
-                    connection.execute(tasks.update().where(mine).values(description=words))
+                    more = {"description": words, "labels": [words] * (len(words) - 1)}
+                    connection.execute(tasks.update().where(mine).values(more))
                 case "d":
                     connection.execute(delete(tasks).where(mine))
                 case _:
                     connection.execute(tasks.update().where(mine).values(owner_id=0))
         for owner in range(4):
-            texts = connection.execute(select(tasks.c.title, tasks.c.description).where(tasks.c.owner_id == owner))
-            sizes = [len(f"{title}{description}".encode()) for title, description in texts]
+            kept = select(tasks.c.title, tasks.c.description, cast(tasks.c.labels, Text))
+            texts = connection.execute(kept.where(tasks.c.owner_id == owner))
+            sizes = [len("".join(text).encode()) - len("[]") for text in texts]
             assert usage.of(connection, owner) == Usage(len(sizes), sum(sizes))
         connection.execute(delete(tasks))
         connection.execute(delete(accounts).where(accounts.c.id > 0))

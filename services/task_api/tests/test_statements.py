@@ -17,7 +17,14 @@ Send = Callable[[Client, dict[str, str], list[int]], Any]
 OPERATIONS: dict[str, Send] = {
     "a list": lambda client, headers, _: client.get("/tasks?limit=200", headers=headers),
     "a list with a search, filters and an order": lambda client, headers, _: client.get(
-        "/tasks?limit=200&q=task&status=pending&sort=-due_at", headers=headers
+        "/tasks?limit=200&q=task&status=pending&label=label&sort=-due_at", headers=headers
+    ),
+    "labels": lambda client, headers, _: client.get("/labels", headers=headers),
+    "a renamed label": lambda client, headers, _: client.post(
+        "/labels/rename", json={"name": "label", "to": "other"}, headers=headers
+    ),
+    "a removed label": lambda client, headers, _: client.post(
+        "/labels/remove", json={"name": "label"}, headers=headers
     ),
     "one task": lambda client, headers, ids: client.get(f"/tasks/{ids[0]}", headers=headers),
     "a change": lambda client, headers, ids: client.put(f"/tasks/{ids[0]}", json={"title": "new"}, headers=headers),
@@ -59,7 +66,7 @@ def statements(client: Client) -> Iterator[list[str]]:
 def counted(client: Client, send: Send, number: int, who: str) -> list[str]:
     """Return the statements of a request by an account that owns `number` tasks and as many tokens."""
     headers = log_in(client, who)
-    operations = [{"op": "create", "task": {"title": f"task {place}"}} for place in range(number)]
+    operations = [{"op": "create", "task": {"title": f"task {place}", "labels": ["label"]}} for place in range(number)]
     made = client.post("/tasks/bulk", json={"operations": operations}, headers=headers)
     for place in range(min(number, 20)):
         body = {"name": f"token {place}", "scopes": ["tasks:read"], "days": 1}

@@ -29,6 +29,7 @@ Cut = Literal["", "request", "response"]
 """What of an exchange is lost: nothing, the request, or only the response, when the service has done it."""
 
 clients, titles = st.integers(0, CLIENTS - 1), st.sampled_from(["a", "b", "c"])
+LABELS = ["l", "m"]
 cuts = st.sampled_from(["", "", "request", "response"])
 picks = st.integers(0, 5)
 
@@ -42,7 +43,7 @@ class Operation(msgspec.Struct):
 
     method: str
     path: str
-    json: dict[str, str] | None = None
+    json: dict[str, Any] | None = None
     headers: dict[str, str] = {}
 
 
@@ -105,10 +106,11 @@ class Sync(RuleBasedStateMachine):
             self.expected[task] = answer.json["title"]
         assert answer.json.get("title") == self.expected.get(task)
 
-    @rule(number=clients, title=titles)
-    def create(self, number: int, title: str) -> None:
+    @rule(number=clients, title=titles, labels=st.lists(st.sampled_from(LABELS)))
+    def create(self, number: int, title: str, labels: list[str]) -> None:
         headers = {"Idempotency-Key": str(uuid.uuid4())}
-        self.devices[number].sent_later.append(Operation("POST", "/tasks", {"title": title}, headers))
+        task = {"title": title, "labels": labels}
+        self.devices[number].sent_later.append(Operation("POST", "/tasks", task, headers))
 
     @rule(number=clients, pick=picks, title=titles)
     def change(self, number: int, pick: int, title: str) -> None:
@@ -186,6 +188,14 @@ class Sync(RuleBasedStateMachine):
             self.expected[task] = title
         else:
             assert not transaction.__exit__(RuntimeError, RuntimeError(), None)
+
+    @precondition(lambda self: not self.slow)
+    @rule(names=st.permutations(LABELS))
+    def rename_label(self, names: list[str]) -> None:
+        """Change several tasks at once, behind the back of who will send changes of their versions."""
+        answer = self.client.post("/labels/rename", json={"name": names[0], "to": names[1]})
+        assert answer.status_code == 200, answer.text
+        assert not any(names[0] in task["labels"] for task in shown(self.client).values())
 
     @precondition(lambda self: not self.slow)
     @rule(days=st.sampled_from([1, 20, 29, 40, 70]))

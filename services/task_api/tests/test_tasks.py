@@ -2,6 +2,7 @@ import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from typing import Any
 from unicodedata import category
 
 import pytest
@@ -33,6 +34,7 @@ def test_a_task_is_created_with_the_defaults_and_found_where_location_says(clien
             "priority": "normal",
             "due_at": None,
             "project": None,
+            "labels": [],
         }.items()
     )
     assert created.json["created_at"] == created.json["updated_at"]
@@ -99,6 +101,13 @@ def test_the_id_of_a_deleted_task_is_never_used_again(client: Client) -> None:
         {"title": "a", "project": " \t"},
         {"title": "a", "project": "x" * 101},
         {"title": "a", "project": "a\x00b"},
+        {"title": "a", "labels": None},
+        {"title": "a", "labels": "home"},
+        {"title": "a", "labels": [""]},
+        {"title": "a", "labels": [" \t"]},
+        {"title": "a", "labels": ["x" * 51]},
+        {"title": "a", "labels": ["a\x00b"]},
+        {"title": "a", "labels": [str(number) for number in range(21)]},
         {"title": "a", "colour": "red"},
         [],
         "title",
@@ -122,19 +131,29 @@ def test_the_space_around_a_project_is_removed_and_null_takes_the_task_out_of_it
     assert client.put("/tasks/1", json={"project": None}).json["project"] is None
 
 
+def test_labels_are_a_set_without_the_space_around_each(client: Client) -> None:
+    labels = [" b ", "a\tb", "\u00e4" * 50, "b", "B"]
+    created = client.post("/tasks", json={"title": "a", "labels": labels})
+    assert created.json["labels"] == ["B", "a\tb", "b", "\u00e4" * 50]
+    again = client.put("/tasks/1", json={"labels": created.json["labels"][::-1]})
+    assert (again.headers["ETag"], again.json) == (created.headers["ETag"], created.json)
+    assert client.put("/tasks/1", json={"title": "c"}).json["labels"] == created.json["labels"]
+    assert client.put("/tasks/1", json={"labels": []}).json["labels"] == []
+
+
 def test_due_at_is_kept_in_utc(client: Client) -> None:
     task = client.post("/tasks", json={"title": "a", "due_at": "2027-03-01T01:30:00+02:00"}).json
     assert task["due_at"] == "2027-02-28T23:30:00Z"
 
 
 def test_merge_patch_takes_null_as_back_to_the_default(client: Client) -> None:
-    client.post("/tasks", json={"title": "a", "description": "d", "priority": "high", "project": "p"})
+    client.post("/tasks", json={"title": "a", "description": "d", "priority": "high", "project": "p", "labels": ["l"]})
     client.put("/tasks/1", json={"due_at": "2027-01-01T00:00:00Z"})
-    patch = {"description": None, "priority": None, "due_at": None, "project": None, "status": "in_progress"}
+    patch = {**dict.fromkeys(["description", "priority", "due_at", "project", "labels"]), "status": "in_progress"}
     patched = client.patch("/tasks/1", data=encode(patch), headers=MERGE_PATCH)
     assert patched.status_code == 200
-    expected = {"description": "", "priority": "normal", "due_at": None, "project": None, "status": "in_progress"}
-    assert patched.json.items() >= expected.items()
+    expected: dict[str, Any] = {"description": "", "priority": "normal", "due_at": None, "project": None, "labels": []}
+    assert patched.json == {**patched.json, **expected, "status": "in_progress"}
 
 
 def test_merge_patch_cannot_take_the_title_away(client: Client) -> None:
@@ -167,6 +186,7 @@ fields = {
     "priority": st.sampled_from(PRIORITIES),
     "due_at": moments,
     "project": titles.map(lambda title: title[:100]).filter(str.strip),
+    "labels": st.lists(titles, max_size=4),
 }
 
 

@@ -43,6 +43,7 @@ def fill(client: Client) -> None:
                 "priority": "high",
                 "due_at": "2027-01-01T00:00:00.000001Z",
                 "project": f"Project {number}",
+                "labels": [f"Label {number} \u2028", '"'][:number],
             }
             client.post("/tasks", json=task, headers=headers)
     client.delete("/tasks/2", headers=log_in(client, "ada@example.org"))
@@ -133,6 +134,8 @@ def test_every_table_is_exported_or_has_a_reason_why_not() -> None:
         ([LINE % 1, LINE.replace(b'"t"', b'"a\\u0000b"') % 2, END % 2], r"line 2: .*`\$.title`"),
         ([LINE.replace(b'"t"', b'"%s"' % (b"t" * 201)) % 1, END % 1], "line 1: a title has at most 200 characters"),
         ([LINE.replace(b'"t"', b'" t"') % 1, END % 1], "line 1: a title has no space around it"),
+        ([LINE.replace(b'"id"', b'"labels":["b","a"],"id"') % 1, END % 1], "line 1: labels are sorted"),
+        ([LINE.replace(b'"id"', b'"labels":["a "],"id"') % 1, END % 1], "line 1: labels are sorted"),
         ([LINE.replace(b'"t"', b'"\\ud800"') % 1, END % 1], "line 1: .*surrogate"),
         ([LINE.replace(b'"description":""', b'"description":"\\u0000"') % 1, END % 1], r"line 1: .*`\$.description`"),
         ([LINE.replace(b"pending", b"done") % 1, END % 1], r"line 1: .*`\$.status`"),

@@ -5,13 +5,15 @@ from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from services.task_api.bench.rivals import shared
 
 Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 Description = Annotated[str, StringConstraints(max_length=10_000)]
 Project = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=50)]
+Labels = Annotated[list[Label], Field(max_length=20), AfterValidator(lambda labels: sorted(set(labels)))]
 Moment = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
 Status = Literal["pending", "in_progress", "completed"]
 
@@ -25,6 +27,7 @@ class NewTask(BaseModel):
     priority: Literal["low", "normal", "high"] = "normal"
     due_at: Moment | None = None
     project: Project | None = None
+    labels: Labels = []
 
 
 class TaskChanges(NewTask):

@@ -62,9 +62,10 @@ def kept(moment: datetime | None) -> str | None:
 def task_of(row: tuple[Any, ...]) -> Task:
     """Return the task of a row."""
     read = datetime.fromisoformat
-    return Task(
-        row[0], row[1], row[2], row[3], PRIORITIES[row[4]], row[5] and read(row[5]), row[6], read(row[7]), read(row[8])
-    )
+    identity, title, description, status, priority, due_at, project, labels, created_at, updated_at, _ = row
+    due_at, labels = due_at and read(due_at), msgspec.json.decode(labels)
+    times = read(created_at), read(updated_at)
+    return Task(identity, title, description, status, PRIORITIES[priority], due_at, project, labels, *times)
 
 
 @contextmanager
@@ -122,6 +123,7 @@ def create(owner: int, new: Any) -> tuple[int, bytes]:
         **values,
         "priority": PRIORITIES.index(new.priority),
         "due_at": kept(new.due_at),
+        "labels": encode(new.labels).decode(),
         "created_at": kept(now),
         "updated_at": kept(now),
         "owner_id": owner,
@@ -141,11 +143,13 @@ def change(owner: int, task_id: int, given: Mapping[str, Any]) -> bytes:
         if not changed:
             return encode(held)
         now = max(datetime.now(UTC), held.updated_at)
-        values = {**changed, "updated_at": kept(now), "version": row[9] + 1}
+        values = {**changed, "updated_at": kept(now), "version": row[10] + 1}
         if "priority" in changed:
             values["priority"] = PRIORITIES.index(changed["priority"])
         if "due_at" in changed:
             values["due_at"] = kept(changed["due_at"])
+        if "labels" in changed:
+            values["labels"] = encode(changed["labels"]).decode()
         columns = ", ".join(f"{name} = :{name}" for name in values)
         with within_quota(owner):
             database.execute(SQL["update"].replace("$columns", columns), {**values, "task_id": task_id})

@@ -41,7 +41,11 @@ def samples(service: Service) -> list[int]:
         "Order new chairs", "Book the room for the workshop", "Answer the auditor's questions", priority="low"
     )
     made += service.create(
-        "Invite everybody to the review", "Compare the three offers", description="By Friday.", project="Office"
+        "Invite everybody to the review",
+        "Compare the three offers",
+        description="By Friday.",
+        project="Office",
+        labels=["quarterly", "with Ada"],
     )
     made += service.create("Renew the certificate", priority="high", due_at=late)
     made += service.create(
@@ -128,6 +132,24 @@ def states(board: Board, service: Service, ids: list[int]) -> list[tuple[str, Ca
         ("no-match", no_match),
         ("offline", offline),
     ]
+
+
+@pytest.mark.parametrize(("scheme", "screen"), SIGHTS)
+def test_no_dialog_with_labels_breaks_a_rule(
+    embedded: Service, visit: Visit, request: pytest.FixtureRequest, scheme: str, screen: dict[str, int]
+) -> None:
+    look = request.node.callspec.id
+    embedded.create("Paint the wall", labels=[f"label {number}" for number in range(12)], project="Flat")
+    board = visit(embedded.url, viewport=screen, color_scheme=scheme)
+    page = board.page
+    board.details("Paint the wall")
+    check(page, f"labels-of-a-task-{look}")
+    page.keyboard.press("Escape")
+    if page.get_by_role("button", name="Filters").is_visible():
+        page.get_by_role("button", name="Filters").click()
+    page.get_by_role("button", name="Edit labels").click()
+    expect(page.get_by_role("dialog").get_by_role("listitem")).to_have_count(12)
+    check(page, f"labels-{look}")
 
 
 @pytest.mark.parametrize(("scheme", "screen"), SIGHTS)

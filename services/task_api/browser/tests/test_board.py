@@ -391,3 +391,97 @@ def test_it_can_be_installed(embedded: Service, visit: Visit) -> None:
         [],
         [{"errorId": "in-incognito", "errorArguments": []}],  # a test's context is one
     )
+
+
+def test_labels_are_added_taken_off_and_filtered_by(service: Service, visit: Visit) -> None:
+    service.create("Paint the wall", labels=["flat", "urgent"])
+    service.create("Pay the rent", "Call Ada")
+    board = visit(service.url)
+    page = board.page
+    titles = page.locator("button.title")
+    expect(board.card("Paint the wall")).to_contain_text("flat, urgent")
+    dialog = board.details("Pay the rent")
+    field = dialog.get_by_label("Add label", exact=True).first
+    field.fill(" money ")
+    field.press("Enter")
+    expect(dialog.get_by_role("checkbox", name="money")).to_be_checked()
+    field.fill("flat")  # not added, but saved
+    dialog.get_by_role("button", name="Save").click()
+    expect(board.card("Pay the rent")).to_contain_text("flat, money")
+    dialog = board.details("Paint the wall")
+    dialog.get_by_role("checkbox", name="urgent").uncheck()
+    dialog.get_by_role("button", name="Save").click()
+    page.get_by_label("Label", exact=True).select_option("flat")
+    expect(titles).to_have_text(["Pay the rent", "Paint the wall"])
+    board.add("Buy paint")
+    board.saved()
+    assert {task["title"]: task["labels"] for task in service.tasks()} == {
+        "Paint the wall": ["flat"],
+        "Pay the rent": ["flat", "money"],
+        "Call Ada": [],
+        "Buy paint": ["flat"],
+    }
+    other = visit(page.url)
+    expect(other.page.locator("button.title")).to_have_text(["Buy paint", "Pay the rent", "Paint the wall"])
+
+
+def test_labels_that_a_control_cannot_show_or_that_are_too_many_are_not_changed(
+    embedded: Service, visit: Visit
+) -> None:
+    names = sorted(['a, b "c"', "line\nbreak", "\U0001f600", "\uffee", *map(str, range(16))])
+    (task,) = embedded.create("Plan", labels=names)
+    board = visit(embedded.url)
+    dialog = board.details("Plan")
+    dialog.get_by_role("button", name="Cancel").click()  # it has no change to ask about
+    board.details("Plan")
+    dialog.get_by_label("Add label", exact=True).first.fill("one more")
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog.get_by_role("alert")).to_have_text("A task has at most 20 labels.")
+    dialog.get_by_role("checkbox", name="15").uncheck()
+    dialog.get_by_role("button", name="Save").click()
+    board.saved()
+    board.until(lambda: embedded.tasks()[0]["labels"] == sorted({*names, "one more"} - {"15"}))
+    assert embedded.tasks()[0]["title"] == task["title"]
+
+
+def test_selected_tasks_get_a_label_and_keep_those_they_have(service: Service, visit: Visit) -> None:
+    service.create("One", labels=["a"])
+    service.create("Two", labels=["b"])
+    service.create("Three")
+    board = visit(service.url)
+    page = board.page
+    page.get_by_role("checkbox", name="Select: One").check()
+    page.get_by_role("checkbox", name="Select: Two").check()
+    toolbar = page.get_by_role("region", name="Selected tasks")
+    toolbar.get_by_role("combobox", name="Add label").fill("b")
+    toolbar.get_by_role("button", name="Add label").click()
+    expect(board.card("One")).to_contain_text("a, b")
+    board.saved()
+    assert [task["labels"] for task in service.tasks()] == [["a", "b"], ["b"], []]
+
+
+def test_a_label_is_renamed_and_removed_in_all_tasks(service: Service, visit: Visit) -> None:
+    service.create("One", "Two", labels=["old"])
+    service.create("Three", labels=["new", "other"])
+    board = visit(f"{service.url}/?label=old")
+    page = board.page
+    titles = page.locator("button.title")
+    expect(titles).to_have_text(["Two", "One"])
+    page.get_by_role("button", name="Edit labels").click()
+    dialog = page.get_by_role("dialog", name="Labels")
+    expect(dialog.get_by_role("listitem").filter(has=page.get_by_label("New name of the label: old"))).to_contain_text(
+        "2 tasks"
+    )
+    dialog.get_by_label("New name of the label: old").fill("new")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("old is now new in 2 tasks").first).to_be_visible()
+    expect(titles).to_have_text(["Three", "Two", "One"])  # the filter follows
+    page.once("dialog", lambda asked: asked.accept())
+    dialog.get_by_role("button", name="Remove the label: other").click()
+    expect(dialog.get_by_role("listitem")).to_have_count(1)
+    dialog.get_by_role("button", name="Close").click()
+    assert [task["labels"] for task in service.tasks()] == [["new"]] * 3
+    assert page.url.endswith("/?label=new")
+    page.context.set_offline(True)
+    page.get_by_role("button", name="Edit labels").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("cannot be reached")

@@ -109,6 +109,47 @@ def test_a_conflict_shows_titles_that_are_names_of_other_things_and_keeps_theirs
     assert (now["title"], now["due_at"]) == ("1", "2031-01-01T10:00:30Z")
 
 
+def test_labels_that_both_changed_are_a_conflict_and_those_of_one_come_together(service: Service, visit: Visit) -> None:
+    (task,) = service.create("Plan", labels=["a"])
+    board = visit(service.url)
+    page = board.page
+    dialog = board.details("Plan")
+    service.change(task["id"], description="Theirs")
+    dialog.get_by_role("checkbox", name="a").uncheck()
+    dialog.get_by_role("button", name="Save").click()
+    board.saved()
+    assert [(one["description"], one["labels"]) for one in service.tasks()] == [("Theirs", [])]
+
+    board.details("Plan")
+    service.change(task["id"], labels=["b", "c"])
+    dialog.get_by_role("combobox", name="Add label").fill("d")
+    dialog.get_by_role("button", name="Save").click()
+    page.get_by_role("button", name="1 change needs you").click()
+    merge = page.get_by_role("dialog", name="Changed by somebody else too")
+    expect(merge).to_contain_text("Yours d")
+    expect(merge).to_contain_text("Theirs b, c")
+    merge.get_by_label("Theirs").check()
+    merge.get_by_role("combobox", name="Add label").fill("d")
+    merge.get_by_role("button", name="Save this").click()
+    board.saved()
+    assert service.tasks()[0]["labels"] == ["b", "c", "d"]
+
+
+def test_labels_changed_without_a_connection_are_sent_once_it_is_back(service: Service, visit: Visit) -> None:
+    service.create("Plan", labels=["a"])
+    board = visit(service.url)
+    expect(board.card("Plan")).to_contain_text("a")
+    board.page.context.set_offline(True)
+    dialog = board.details("Plan")
+    dialog.get_by_role("combobox", name="Add label").fill("b")
+    dialog.get_by_role("button", name="Save").click()
+    expect(board.card("Plan")).to_contain_text("a, b")
+    assert service.tasks()[0]["labels"] == ["a"]
+    board.page.context.set_offline(False)
+    board.saved()
+    assert service.tasks()[0]["labels"] == ["a", "b"]
+
+
 def change_all(board: Board, title: str) -> None:
     board.page.get_by_label(f"Select: {title}", exact=True).check()
     board.page.get_by_role("button", name="Select all shown").click()

@@ -117,7 +117,7 @@ class Settings(config.Settings, frozen=True, kw_only=True):
     ] = Rate(20, 3600)
     quota_tasks: Annotated[int, Meta(ge=0, description="tasks that one account may keep; 0: no limit")] = 100_000
     quota_bytes: Annotated[
-        int, Meta(ge=0, description="bytes of titles and descriptions that one account may keep; 0: no limit")
+        int, Meta(ge=0, description="bytes of titles, descriptions and labels that one account may keep; 0: no limit")
     ] = 100 << 20
     smtp_url: Annotated[
         str,

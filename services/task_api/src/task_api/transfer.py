@@ -20,7 +20,7 @@ from task_api.store import accounts as account_store
 from task_api.store import tasks as task_store
 from task_api.store.database import UNAVAILABLE, Database
 from task_api.store.schema import LOCAL_ACCOUNT, accounts, deleted_tasks, tasks
-from task_api.tasks.model import Description, Id, Moment, Project, Status, Title, trimmed, utc
+from task_api.tasks.model import Description, Id, Labels, Moment, Project, Status, Title, distinct, trimmed, utc
 
 BATCH = 500
 SNAPSHOT = {"sqlite": "BEGIN", "postgresql": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
@@ -63,6 +63,7 @@ class TaskLine(msgspec.Struct, tag="task", tag_field="type", forbid_unknown_fiel
     due_at: Moment | None
     version: Annotated[int, Meta(ge=1, le=LARGEST_IMPORTED_VERSION)]
     project: Project | None = None
+    labels: Labels = []
 
 
 class EndLine(msgspec.Struct, tag="end", tag_field="type", forbid_unknown_fields=True):
@@ -218,6 +219,8 @@ def _values(record: AccountLine | TaskLine | EndLine) -> dict[str, Any]:
         raise ValueError("a title has no space around it")
     if isinstance(record, TaskLine) and record.project and record.project != record.project.strip():
         raise ValueError("a project has no space around its name")
+    if isinstance(record, TaskLine) and record.labels != distinct(record.labels):
+        raise ValueError("labels are sorted, each is there once, and none has space around it")
     values = msgspec.structs.asdict(record)
     return {name: utc(value) if isinstance(value, datetime) else value for name, value in values.items()}
 

@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Mapping
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, NamedTuple, TypeVar, cast, get_args
 
 import msgspec
 from flask import Response, request
@@ -18,7 +18,7 @@ from service_kit.http.problems import (
     Refusal,
     Violation,
 )
-from service_kit.http.violations import body_violations, query_violations
+from service_kit.http.violations import body_violations, item_of, query_violations
 
 T = TypeVar("T")
 JSON = "application/json"
@@ -28,8 +28,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 _decoders: dict[Hashable, msgspec.json.Decoder[Any]] = {Any: msgspec.json.Decoder()}
-_times: dict[Hashable, frozenset[str]] = {}
-"""The names of the parameters that are times."""
+_parameters: dict[Hashable, "Parameters"] = {}
+
+
+class Parameters(NamedTuple):
+    """The names of the parameters that are times, and of those that may be repeated."""
+
+    times: frozenset[str]
+    lists: frozenset[str]
 
 
 def prepare(*, query: Any = None, json: Any = None) -> None:
@@ -42,8 +48,10 @@ def prepare(*, query: Any = None, json: Any = None) -> None:
         _decoders[json] = msgspec.json.Decoder(json)
     if query is not None:
         msgspec.json.Decoder(query)
-        _times[query] = frozenset(
-            field.encode_name for field in msgspec.structs.fields(query) if _holds_time(field.type)
+        fields = msgspec.structs.fields(query)
+        _parameters[query] = Parameters(
+            times=frozenset(field.encode_name for field in fields if _holds_time(field.type)),
+            lists=frozenset(field.encode_name for field in fields if item_of(field.type) is not None),
         )
 
 
@@ -111,9 +119,14 @@ def _invalid(kind: ProblemType, error: msgspec.ValidationError, violations: list
 
 def query(kind: type[T]) -> T:
     """Return the query's parameters as that type. Raises Refusal 400 with every rule that the query breaks."""
-    given, misread, times = {}, [], _prepared(_times, kind)
+    given: dict[str, Any] = {}
+    misread = []
+    parameters = _prepared(_parameters, kind)
     for name, values in request.args.lists():
-        is_time = name in times
+        if name in parameters.lists:
+            given[name] = values
+            continue
+        is_time = name in parameters.times
         if len(values) > 1:
             misread.append(Violation(parameter=name, detail=f"the parameter {name!r} is given {len(values)} times"))
         elif is_time and ":" not in values[0]:  # a bare number would be taken for Unix time

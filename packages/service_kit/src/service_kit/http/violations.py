@@ -5,7 +5,8 @@ Each field is converted by itself, so that msgspec stays the only judge. This ru
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Annotated, Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 from urllib.parse import quote
 
 import msgspec
@@ -24,7 +25,7 @@ def body_violations(kind: Any, value: Any) -> list[Violation]:
     return [Violation(pointer=_pointer(path), detail=detail) for path, detail in found]
 
 
-def query_violations(kind: Any, given: dict[str, str]) -> list[Violation]:
+def query_violations(kind: Any, given: dict[str, Any]) -> list[Violation]:
     """Return the rules of the type that the query's parameters break, with the parameter's name each."""
     found = islice(_broken(kind, given, (), strict=False), MOST_REPORTED)
     return [Violation(parameter=str(path[0])[:LONGEST_NAME] if path else "", detail=detail) for path, detail in found]
@@ -38,7 +39,7 @@ def _pointer(path: Path) -> str:
 def _broken(kind: Any, value: Any, path: Path, *, strict: bool) -> Iterator[tuple[Path, str]]:
     """Yield the path and the detail of each broken rule; of nested values the innermost."""
     inner: Iterator[tuple[Path, str]] = iter(())
-    struct, item = _struct_for(kind, value), _item_of(kind)
+    struct, item = _struct_for(kind, value), item_of(kind)
     if struct is not None and isinstance(value, dict):
         inner = _broken_members(struct, value, path, strict=strict)
     elif item is not None and isinstance(value, list):
@@ -90,8 +91,10 @@ def _struct_for(kind: Any, value: Any) -> type[msgspec.Struct] | None:
     return None
 
 
-def _item_of(kind: Any) -> Any:
-    """Return the type of a list's items, None for what is no list."""
+def item_of(kind: Any) -> Any:
+    """Return the type of a list's items, also where it may be something else instead; None for what is no list."""
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
+    if get_origin(kind) in (Union, UnionType):
+        return next((item for part in get_args(kind) if (item := item_of(part)) is not None), None)
     return get_args(kind)[0] if get_origin(kind) is list else None

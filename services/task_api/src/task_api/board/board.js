@@ -1,9 +1,11 @@
 // The board: three columns, what narrows them, and what can be done with the tasks in them.
 import * as account from "./account.js";
+import { requestsOf } from "./api.js";
 import { Column, STATUSES } from "./columns.js";
 import * as details from "./details.js";
 import { choices, dialog, element, field, select } from "./elements.js";
 import { DEFAULTS, fromAddress, matcher, narrowed, order, toAddress } from "./filters.js";
+import * as labels from "./labels.js";
 import { notify, say } from "./notices.js";
 import { batches, fields } from "./outbox.js";
 import * as troubles from "./troubles.js";
@@ -51,11 +53,12 @@ export class Board {
       field(texts.newTask, this.title),
       element("button", { type: "submit", class: "primary" }, texts.add),
     );
-    const { q, project, priority, due, sort } = this.filters;
+    const { q, priority, due, sort } = this.filters;
     const narrow = (name) => ({ oninput: (event) => this.narrow({ [name]: event.target.value }) });
     this.controls = {
       q: element("input", { type: "search", value: q, autocomplete: "off", ...narrow("q") }),
-      project: select([], project, narrow("project")),
+      project: select([], "", narrow("project")),
+      label: select([], "", narrow("label")),
       priority: select([["", texts.anyPriority], ...Object.entries(texts.priority).reverse()], priority, narrow("priority")),
       due: select([["", texts.anyDue], ...Object.entries(texts.due)], due, narrow("due")),
       sort: select(Object.entries(texts.sorts), sort, narrow("sort")),
@@ -65,14 +68,19 @@ export class Board {
       this.narrow(DEFAULTS);
       this.controls.q.focus();
     } }, texts.clearFilters);
-    this.grouped = field(texts.filterProject, this.controls.project);
+    this.offered = {
+      project: { any: texts.anyProject, names: [], parts: [field(texts.filterProject, this.controls.project)] },
+      label: { any: texts.anyLabel, names: [], parts: [field(texts.filterLabel, this.controls.label), this.managing()] },
+    };
     const more = element(
       "div",
       { class: "more", id: "filters" },
-      this.grouped,
+      this.offered.project.parts,
+      this.offered.label.parts[0],
       field(texts.filterPriority, this.controls.priority),
       field(texts.filterDue, this.controls.due),
       field(texts.sort, this.controls.sort),
+      this.offered.label.parts[1],
       this.clear,
     );
     const toggle = element("button", { type: "button", class: "toggle", "aria-expanded": "false", "aria-controls": "filters", onclick: () => {
@@ -81,6 +89,15 @@ export class Board {
     } }, texts.filters);
     const search = element("search", { class: "search" }, field(texts.search, this.controls.q), toggle, more);
     return element("div", { class: "tools" }, add, search);
+  }
+
+  managing() {
+    const changed = (name, to) => {
+      if (this.filters.label === name) this.narrow({ label: to });
+      this.tasks.poll();
+    };
+    const manage = () => labels.manage(requestsOf(this.tasks.account), { sent: () => this.outbox.send(), changed });
+    return element("button", { type: "button", class: "quiet", onclick: manage }, texts.editLabels);
   }
 
   // What is shown in place of tasks: loading, failed, none.
@@ -106,12 +123,33 @@ export class Board {
       { class: "bulk", "aria-label": texts.bulk, hidden: true },
       this.amount,
       field(texts.moveSelected, choose(texts.status, (status) => this.move(this.chosen(), status))),
-      field(texts.prioritySelected, choose(texts.priority, (priority) => this.changeAll(this.chosen(), { priority }))),
+      field(texts.prioritySelected, choose(texts.priority, (priority) => this.changeAll(this.chosen(), () => ({ priority })))),
+      this.labelling(),
       button(texts.remove, () => this.remove(this.chosen()), "danger"),
       button(texts.selectAll, () => this.selectAll()),
       button(texts.clearSelection, () => this.clearSelection()),
     );
     return this.toolbar;
+  }
+
+  // Adds a label to the tasks that are selected.
+  labelling() {
+    this.naming = element("input", { maxlength: labels.LONGEST, autocomplete: "off", enterkeyhint: "done", list: "labels-known" });
+    this.suggested = element("datalist", { id: "labels-known" });
+    return element(
+      "form",
+      { class: "naming", onsubmit: (event) => {
+        event.preventDefault();
+        const name = this.naming.value.trim();
+        if (!name) return;
+        this.naming.value = "";
+        const tasks = this.chosen().filter((task) => !task.labels.includes(name));
+        this.changeAll(tasks, (task) => ({ labels: labels.sorted([...task.labels, name]) }));
+      } },
+      field(texts.addLabel, this.naming),
+      this.suggested,
+      element("button", { type: "submit", "aria-label": texts.addLabel }, texts.add),
+    );
   }
 
   // On a phone one column is shown at a time.
@@ -155,7 +193,8 @@ export class Board {
     });
     if (focused && document.activeElement === document.body) this.follow(id, focused);
     const count = this.columns.reduce((sum, { tasks }) => sum + tasks.length, 0);
-    this.group();
+    this.offer("project", (task) => task.project ?? []);
+    this.offer("label", (task) => task.labels);
     this.clear.hidden = !narrowed(this.filters) && this.filters.sort === DEFAULTS.sort;
     this.toolbar.hidden = !this.selected.size;
     this.amount.textContent = texts.selected(this.selected.size);
@@ -176,16 +215,18 @@ export class Board {
     else if (!column.focus(column.current)) this.title.focus();
   }
 
-  // Offers the projects that there are.
-  group() {
-    const { project } = this.filters;
-    const names = [...this.tasks.shown.values()].map((task) => task.project);
-    this.projects = [...new Set([...names, project])].filter(Boolean).sort((a, b) => a.localeCompare(b));
-    this.grouped.hidden = !this.projects.length;
-    const offered = JSON.stringify(this.projects);
-    if (this.offered === offered) return;
-    this.offered = offered;
-    choices(this.controls.project, [["", texts.anyProject], ...this.projects.map((name) => [name, name])], project);
+  // Offers the projects or labels that there are.
+  offer(kind, of) {
+    const offered = this.offered[kind];
+    const chosen = this.filters[kind];
+    const found = new Set(chosen ? [chosen] : []);
+    for (const task of this.tasks.shown.values()) [of(task)].flat().forEach((name) => found.add(name));
+    const names = [...found].sort((a, b) => a.localeCompare(b));
+    for (const part of offered.parts) part.hidden = !names.length;
+    if (JSON.stringify(offered.names) === JSON.stringify(names) && this.controls[kind].value === chosen) return;
+    offered.names = names;
+    choices(this.controls[kind], [["", offered.any], ...names.map((name) => [name, name])], chosen);
+    if (kind === "label") this.suggested.replaceChildren(...names.map((name) => element("option", { value: name })));
   }
 
   explain(count) {
@@ -256,7 +297,8 @@ export class Board {
       return;
     }
     this.title.value = "";
-    const task = { title, description: "", status: "pending", priority: "normal", due_at: null, project: this.filters.project || null };
+    const { project, label } = this.filters;
+    const task = { title, description: "", status: "pending", priority: "normal", due_at: null, project: project || null, labels: label ? [label] : [] };
     const kept = await this.keep([{ op: "create", id: `new-${Date.now()}-${Math.random().toString(36).slice(2)}`, task }]);
     if (kept) say(texts.added(title));
     else this.title.value ||= title;
@@ -292,7 +334,7 @@ export class Board {
   async move(given, status, follow = false) {
     const moving = given.map((task) => this.now(task)).filter((task) => task.status !== status);
     if (!moving.length) return;
-    await this.changeAll(moving, { status }, moving.length === 1 ? texts.moved(moving[0].title, texts.status[status]) : texts.movedMany(moving.length, texts.status[status]));
+    await this.changeAll(moving, () => ({ status }), moving.length === 1 ? texts.moved(moving[0].title, texts.status[status]) : texts.movedMany(moving.length, texts.status[status]));
     if (!follow) return;
     const column = this.columns.find((one) => one.status === status);
     const index = column.tasks.findIndex(({ id }) => id === this.now(moving[0]).id);
@@ -302,8 +344,9 @@ export class Board {
     }
   }
 
-  async changeAll(tasks, changes, text = texts.saved(texts.selected(tasks.length))) {
-    const operations = tasks.map((task) => ({ op: "update", id: task.id, changes, base: fields(task) }));
+  // Makes the changes that `changed` returns for each task.
+  async changeAll(tasks, changed, text = texts.saved(texts.selected(tasks.length))) {
+    const operations = tasks.map((task) => ({ op: "update", id: task.id, changes: changed(task), base: fields(task) }));
     for (const part of operations.length === 1 ? [operations] : batches(operations)) await this.keep(part);
     say(text);
   }
@@ -334,7 +377,8 @@ export class Board {
     history.replaceState(null, "", `?${address}`);
     details.open(task, {
       who: this.who,
-      projects: this.projects,
+      projects: this.offered.project.names,
+      labels: this.offered.label.names,
       save: (changes) => this.change(task, changes),
       remove: () => this.remove([task]),
       closed: () => history.replaceState(null, "", toAddress(this.filters)),

@@ -181,6 +181,7 @@ class Card {
       task.priority !== "normal" && element("span", { class: `fact ${task.priority}` }, texts.priority[task.priority]),
       task.project && element("span", { class: "fact" }, task.project),
       due && element("span", { class: overdue(task) ? "fact late" : "fact" }, due),
+      task.labels.length && element("span", { class: "fact labelled", title: task.labels.join(", ") }, task.labels.join(", ")),
       task.mark && element("span", { class: "fact mark" }, mark),
     ].filter(Boolean);
   }

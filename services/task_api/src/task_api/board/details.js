@@ -1,6 +1,7 @@
 // The dialog with everything about one task.
 import { describe, request } from "./api.js";
 import { dialog, element, field, select } from "./elements.js";
+import * as labelled from "./labels.js";
 import { FIELDS, differing, fields } from "./outbox.js";
 import { moment, texts } from "./texts.js";
 
@@ -17,27 +18,30 @@ const PARSE = {
   title: (text) => text.trim(),
   due_at: (text) => (text ? new Date(text).toISOString() : null),
   project: (text) => text.trim() || null,
+  labels: JSON.parse,
 };
 
 // Returns controls for a task's fields, and functions that read and write them. A control cannot show every value: no
 // line break in a title, no second, no last day of the year 9999. One that nobody changed has the value it was given.
-export function controls(task, projects = []) {
+export function controls(task, projects = [], known = []) {
   const title = element("input", { maxlength: 200, required: true, autocomplete: "off" });
   const description = element("textarea", { maxlength: 10000, rows: 6 });
   const status = select(options(texts.status), task.status);
   const priority = select(options(texts.priority), task.priority);
   const due = element("input", { type: "datetime-local", max: "9999-12-30T00:00" });
-  const known = element("datalist", { id: "projects" }, ...projects.map((name) => element("option", { value: name })));
-  const project = element("input", { maxlength: 100, autocomplete: "off", list: known.id });
+  const suggested = element("datalist", { id: "projects" }, ...projects.map((name) => element("option", { value: name })));
+  const project = element("input", { maxlength: 100, autocomplete: "off", list: suggested.id });
+  const labels = labelled.control(known);
   const parts = {
     title: field(texts.fields.title, title),
     description: field(texts.fields.description, description),
     status: field(texts.fields.status, status),
     priority: field(texts.fields.priority, priority),
     due_at: field(texts.fields.due_at, due),
-    project: element("div", {}, field(texts.fields.project, project), known),
+    project: element("div", {}, field(texts.fields.project, project), suggested),
+    labels: labels.part,
   };
-  const all = { title, description, status, priority, due_at: due, project };
+  const all = { title, description, status, priority, due_at: due, project, labels };
   const written = {};
   const write = (name, value) => {
     all[name].value = name === "due_at" ? local(value) : value ?? "";
@@ -53,10 +57,11 @@ export function controls(task, projects = []) {
   // Returns what is wrong with the controls, and puts the focus there; nothing where they can be read.
   const problem = () => {
     const late = due.value !== written.due_at.shown && due.validity.rangeOverflow;
-    const wrong = !title.value.trim() ? title : due.validity.badInput || late ? due : null;
-    for (const one of [title, due]) one.setAttribute("aria-invalid", one === wrong);
+    const many = JSON.parse(labels.value).length > labelled.MOST;
+    const wrong = !title.value.trim() ? title : due.validity.badInput || late ? due : many ? labels.input : null;
+    for (const one of [title, due, labels.input]) one.setAttribute("aria-invalid", one === wrong);
     wrong?.focus();
-    return wrong && (wrong === title ? texts.titleNeeded : texts.dueIncomplete);
+    return wrong && { [title.id]: texts.titleNeeded, [due.id]: texts.dueIncomplete, [labels.input.id]: texts.manyLabels }[wrong.id];
   };
   return { parts, read, write, problem };
 }
@@ -85,9 +90,9 @@ function history(task, who) {
 }
 
 // Opens the dialog. `save` gets what was changed, `remove` deletes; `closed` is called in any case.
-export function open(task, { who, projects, save, remove, closed }) {
+export function open(task, { who, projects, labels, save, remove, closed }) {
   const base = fields(task);
-  const { parts, read, problem: wrong } = controls(task, projects);
+  const { parts, read, problem: wrong } = controls(task, projects, labels);
   const changed = () => differing(base, read());
   const problem = element("p", { role: "alert", class: "problem" });
   const form = element(
@@ -107,6 +112,7 @@ export function open(task, { who, projects, save, remove, closed }) {
     parts.title,
     parts.description,
     element("div", { class: "fields" }, parts.status, parts.priority, parts.due_at, parts.project),
+    parts.labels,
     problem,
     Number.isInteger(task.id) && history(task, who),
     element("p", { class: "hint" }, `${texts.created(moment(task.created_at))}. ${texts.changed(moment(task.updated_at))}.`),

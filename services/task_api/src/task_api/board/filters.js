@@ -1,5 +1,5 @@
 // Which tasks are shown and in which order. All of it is in the page's address, which can be shared.
-export const DEFAULTS = { q: "", project: "", priority: "", due: "", sort: "newest" };
+export const DEFAULTS = { q: "", project: "", label: "", priority: "", due: "", sort: "newest" };
 const DAY = 86_400_000;
 const PRIORITIES = ["high", "normal", "low"];
 
@@ -13,14 +13,15 @@ export function toAddress(filters) {
   return given.length ? `?${new URLSearchParams(given)}` : "/";
 }
 
-export const narrowed = ({ q, project, priority, due }) => Boolean(q.trim() || project || priority || due);
+export const narrowed = ({ q, project, label, priority, due }) => Boolean(q.trim() || project || label || priority || due);
 
 // Returns a function of a task: whether it is shown.
-export function matcher({ q, project, priority, due }, now = Date.now()) {
+export function matcher({ q, project, label, priority, due }, now = Date.now()) {
   const words = q.toLowerCase().split(/\s+/).filter(Boolean);
   const midnight = new Date(now).setHours(24, 0, 0, 0);
   return (task) => {
     if (project && task.project !== project) return false;
+    if (label && !task.labels.includes(label)) return false;
     if (priority && task.priority !== priority) return false;
     const at = task.due_at ? Date.parse(task.due_at) : null;
     if (due === "none" && at !== null) return false;

@@ -1,9 +1,10 @@
 // Changes on their way to the service. Each is kept in this browser first, then sent with a key under which the service
 // does it once, and forgotten when the service has confirmed it. Changes of one task are sent in the order they were made.
 import { Problem, SignedOut, Unreachable, alone, requestsOf } from "./api.js";
+import { sorted } from "./labels.js";
 import { changes } from "./storage.js";
 
-export const FIELDS = ["title", "description", "status", "priority", "due_at", "project"];
+export const FIELDS = ["title", "description", "status", "priority", "due_at", "project", "labels"];
 const AT_ONCE = 6;
 const MOST_OPERATIONS = 500;
 const LONGEST_WAIT = 30;
@@ -11,7 +12,9 @@ const KEY_HOURS = 23; // the service remembers a key for 24
 
 const uuid = () => crypto.randomUUID?.() ?? [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 export const fields = (task) => Object.fromEntries(FIELDS.map((name) => [name, task[name]]));
-const same = (name, a, b) => (name === "due_at" && a && b ? Date.parse(a) === Date.parse(b) : a === b);
+const plain = (name, value) =>
+  name === "labels" ? JSON.stringify(sorted(value ?? [])) : name === "due_at" && value ? Date.parse(value) : value;
+const same = (name, a, b) => plain(name, a) === plain(name, b);
 export const differing = (a, b) => FIELDS.filter((name) => !same(name, a[name], b[name]));
 
 // Fields that two people changed to different values since `base`.

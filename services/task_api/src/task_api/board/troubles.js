@@ -6,7 +6,7 @@ import { moment, texts } from "./texts.js";
 
 const NAMED = { status: texts.status, priority: texts.priority };
 const written = (name, value) =>
-  name === "due_at" ? (value ? moment(value) : texts.none) : (NAMED[name]?.[value] ?? (value || texts.none));
+  name === "due_at" ? (value ? moment(value) : texts.none) : name === "labels" ? value.join(", ") || texts.none : (NAMED[name]?.[value] ?? (value || texts.none));
 
 // Opens the dialog of one change. `settle` gets the operations that take its place, or nothing to drop it.
 export function open(entry, settle) {
@@ -45,7 +45,7 @@ const facts = (task) =>
   element(
     "dl",
     { class: "facts" },
-    ...Object.keys(texts.fields).filter((name) => task[name]).flatMap((name) => [
+    ...Object.keys(texts.fields).filter((name) => task[name]?.length).flatMap((name) => [
       element("dt", {}, texts.fields[name]),
       element("dd", {}, written(name, task[name])),
     ]),

@@ -6,7 +6,7 @@ from flask import Flask
 
 from service_kit.config import LOOPBACK
 from service_kit.http.app import create_app as create_common_app
-from task_api.http import admin, auth, board, errors, mail, second_factor, session, tasks
+from task_api.http import admin, auth, board, errors, labels, mail, second_factor, session, tasks
 from task_api.http.context import Services
 
 
@@ -19,6 +19,7 @@ def create_app(services: Services) -> Flask:
         app.config["TRUSTED_HOSTS"] = [*LOOPBACK, "[::1]"]
     app.register_blueprint(board.blueprint)
     app.register_blueprint(tasks.blueprint)
+    app.register_blueprint(labels.blueprint)
     if settings.auth == "on":
         app.register_blueprint(auth.blueprint)
         app.register_blueprint(session.blueprint)

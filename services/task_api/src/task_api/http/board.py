@@ -29,6 +29,7 @@ DEFAULT_LANGUAGE = "en"
 TYPES = {".js": "text/javascript", ".webmanifest": "application/manifest+json"}
 INDEX = {
     "tasks": "tasks.list_tasks",
+    "labels": "labels.list_labels",
     "login": "auth.login",
     "account": "auth.me",
     "openapi": "openapi_document",

@@ -72,8 +72,8 @@ def _who() -> None:
 
 def _page(**cursor: str) -> str:
     """Return the address of a page with the filters of the request: the first, or the one of a cursor."""
-    filters = {name: value for name, value in request.args.items() if name != "cursor"}
-    return "?".join(filter(None, (request.path, urlencode({**filters, **cursor}))))
+    filters = [(name, value) for name, value in request.args.items(multi=True) if name != "cursor"]
+    return "?".join(filter(None, (request.path, urlencode([*filters, *cursor.items()]))))
 
 
 def _shown(versioned: Versioned) -> Task:

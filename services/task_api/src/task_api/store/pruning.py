@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, LargeBinary, Select, cast, delete, func, o
 
 from task_api.store.changes import BEFORE_HORIZON, horizon
 from task_api.store.database import Database
-from task_api.store.schema import deleted_tasks, task_changes
+from task_api.store.schema import NO_LABELS, deleted_tasks, task_changes
 
 PIECE = 1_000
 """Rows deleted in one transaction."""
@@ -74,6 +74,7 @@ class Pruner:
         columns, dialect = deleted_tasks.c, self._database.dialect
         newest_first = (columns.deleted_at.desc(), columns.id.desc())
         size = _bytes(dialect, columns.title) + _bytes(dialect, columns.description)
+        size += _bytes(dialect, columns.labels) - len(NO_LABELS)
         number, total = func.row_number().over(order_by=newest_first), func.sum(size).over(order_by=newest_first)
         ranked = select(columns.id, number.label("number"), total.label("total")).where(columns.owner_id == owner_id)
         each = ranked.subquery().c

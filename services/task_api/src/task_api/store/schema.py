@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -25,11 +26,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012", "0013")
 """Every migration, oldest first. The service is ready at the last one, and at any that it does not know."""
 
 LARGEST_KEY = 2**63 - 1
 """The largest integer that both databases accept in a query."""
+
+NO_LABELS = "[]"
 
 LOCAL_ACCOUNT = 0
 """The account that all requests act as with AUTH=off. It has no password, so nobody can log in as it."""
@@ -65,6 +68,21 @@ class Instant(TypeDecorator[datetime]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         return _Rfc3339() if dialect.name == "sqlite" else super().load_dialect_impl(dialect)
+
+
+class Labels(TypeDecorator[list[str]]):
+    """Labels in JSON: a text that is the same on both databases for the same labels in the same order."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: list[str] | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        return value if value is None else msgspec.json.encode(value).decode()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> list[str] | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return msgspec.json.decode(value) if value != NO_LABELS else []
 
 
 accounts = Table(
@@ -153,6 +171,7 @@ tasks = Table(
     Column("priority", SmallInteger, nullable=False, server_default=text("1")),
     Column("due_at", Instant),
     Column("project", String(100)),
+    Column("labels", Labels, nullable=False, server_default=NO_LABELS),
     Column("version", Integer, nullable=False, server_default=text("1")),
     CheckConstraint("status IN ('pending', 'in_progress', 'completed')", name="status"),
     CheckConstraint("priority IN (0, 1, 2)", name="priority"),
@@ -172,6 +191,7 @@ deleted_tasks = Table(
     Column("priority", SmallInteger, nullable=False),
     Column("due_at", Instant),
     Column("project", String(100)),
+    Column("labels", Labels, nullable=False, server_default=NO_LABELS),
     Column("version", Integer, nullable=False),
     Column("deleted_at", Instant, nullable=False, index=True),
 )
@@ -237,6 +257,9 @@ Index(None, tasks.c.owner_id, tasks.c.priority, tasks.c.id)
 Index(None, tasks.c.owner_id, tasks.c.updated_at, tasks.c.id)
 _grouped = tasks.c.project.is_not(None)
 Index(None, tasks.c.owner_id, tasks.c.project, tasks.c.id, postgresql_where=_grouped, sqlite_where=_grouped)
+labelled = tasks.c.labels != literal_column(f"'{NO_LABELS}'")
+"""The condition that a task has a label. Literal, so that the index of it serves."""
+Index("ix_tasks_labelled", tasks.c.owner_id, tasks.c.id, postgresql_where=labelled, sqlite_where=labelled)
 
 account_usage = Table(
     "account_usage",

@@ -13,17 +13,21 @@ from sqlalchemy import (
     Integer,
     Select,
     Table,
+    TextClause,
     bindparam,
+    cast,
     delete,
     insert,
     select,
+    text,
     update,
 )
 from sqlalchemy import Row as AnyRow
+from sqlalchemy.dialects.postgresql import JSONB
 
 from task_api.store import search
 from task_api.store.prepared import Row, rows
-from task_api.store.schema import Instant, due_order, tasks
+from task_api.store.schema import Instant, Labels, due_order, labelled, tasks
 
 LISTED = (
     tasks.c.id,
@@ -33,12 +37,22 @@ LISTED = (
     tasks.c.priority,
     tasks.c.due_at,
     tasks.c.project,
+    tasks.c.labels,
     tasks.c.created_at,
     tasks.c.updated_at,
     tasks.c.version,
     tasks.c.owner_id,
 )
 """The columns of the rows that these functions return, in this order."""
+
+HAS_LABELS: dict[str, ColumnElement[bool] | TextClause] = {
+    "sqlite": text(
+        "NOT EXISTS (SELECT 1 FROM json_each(:labels) AS wanted"
+        " WHERE wanted.value NOT IN (SELECT held.value FROM json_each(tasks.labels) AS held))"
+    ).bindparams(bindparam("labels", type_=Labels)),
+    "postgresql": cast(tasks.c.labels, JSONB).contains(cast(bindparam("labels", type_=Labels), JSONB)),
+}
+"""The condition that a task has all of `labels`, its parameter, by dialect."""
 
 _BY_ID = select(*LISTED).where(tasks.c.id == bindparam("task_id"))
 _BY_ID_AND_OWNER = _BY_ID.where(tasks.c.owner_id == bindparam("owner"))
@@ -91,7 +105,8 @@ class Shape(NamedTuple):
     """The form of a query for a page; its values are passed separately."""
 
     filters: frozenset[str]
-    """Of `owner_id`, `status`, `priority`, `project`, `due_before`, `due_after`, and those of `search.query`."""
+    """Of `owner_id`, `status`, `priority`, `project`, `labels`, `due_before`, `due_after`, and those of
+    `search.query`."""
     sort: str
     descending: bool
     begin: Literal["first", "tied", "beyond"] = "first"
@@ -128,11 +143,13 @@ def _page(dialect: str, shape: Shape) -> Select[Any]:
     source: Any = tasks
     identity: ColumnElement[int] = tasks.c.id
     due = due_order[dialect]
-    conditions: list[ColumnElement[bool]] = [
+    conditions: list[ColumnElement[bool] | TextClause] = [
         tasks.c[name] == bindparam(name)
         for name in ("owner_id", "status", "priority", "project")
         if name in shape.filters
     ]
+    if "labels" in shape.filters:
+        conditions += [labelled, HAS_LABELS[dialect]]
     if {"due_before", "due_after"} & shape.filters:
         conditions.append(tasks.c.due_at.is_not(None))
     if "due_before" in shape.filters:

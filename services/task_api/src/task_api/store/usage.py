@@ -1,4 +1,4 @@
-"""How much each account keeps; triggers of migration 0008 count it."""
+"""How much each account keeps; triggers count it."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ _OF_OWNER = select(account_usage.c.tasks, account_usage.c.bytes).where(account_u
 
 
 class Usage(NamedTuple):
-    """Tasks, and bytes of their titles and descriptions in UTF-8."""
+    """Tasks, and bytes of their titles, descriptions and labels in UTF-8."""
 
     tasks: int
     bytes: int

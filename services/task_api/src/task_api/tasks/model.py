@@ -4,34 +4,39 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import NODEFAULT, UNSET, Meta, Struct, UnsetType
 
 LONGEST_TITLE = 200
 LARGEST_ID = 2**53 - 1  # every JSON parser reads it exactly (RFC 8259, section 6)
 LARGEST_PAGE = 200
 LARGEST_BULK = 1000
 
-# PostgreSQL cannot keep U+0000, so both databases refuse it. A title also needs one character that is no space.
-Title = Annotated[
+# PostgreSQL cannot keep U+0000, so both databases refuse it. A name also needs one character that is no space.
+Name = Annotated[
     str,
     Meta(
         # The spaces that `str.strip` removes: `\s` means others in ECMAScript, whose syntax JSON Schema has.
         pattern=r"^[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*"
         r"[^\x00\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000][^\x00]*$",
+    ),
+]
+Title = Annotated[
+    Name,
+    Meta(
         description="1 to 200 characters after trimming",
         extra_json_schema={"minLength": 1, "maxLength": LONGEST_TITLE},
     ),
 ]
 Project = Annotated[
-    str,
+    Name,
     Meta(
-        pattern=r"^[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*"
-        r"[^\x00\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000][^\x00]*$",
         min_length=1,
         max_length=100,
         description="the name of the group that the task is in; space around it is removed",
     ),
 ]
+Label = Annotated[Name, Meta(min_length=1, max_length=50, description="space around it is removed")]
+Labels = Annotated[list[Label], Meta(max_length=20, description="each counts once, in no order")]
 Description = Annotated[str, Meta(max_length=10_000, pattern=r"^[^\x00]*$")]
 Status = Literal["pending", "in_progress", "completed"]
 Priority = Literal["low", "normal", "high"]
@@ -58,6 +63,11 @@ def trimmed(title: str) -> str:
     return title
 
 
+def distinct(labels: list[str]) -> list[str]:
+    """The labels without the space around each, each once, in the order of their code points."""
+    return sorted({label.strip() for label in labels})
+
+
 class Task(Struct, frozen=True):
     """A task as the service returns it."""
 
@@ -68,6 +78,7 @@ class Task(Struct, frozen=True):
     priority: Priority
     due_at: datetime | None
     project: str | None
+    labels: Annotated[list[str], Meta(description="in the order of their code points")]
     created_at: datetime
     updated_at: datetime
     owner_id: Annotated[Id, Meta(description="the account that owns it; returned to administrators")] | UnsetType = (
@@ -102,6 +113,7 @@ class NewTask(Struct, forbid_unknown_fields=True, kw_only=True):
     priority: Priority = "normal"
     due_at: Moment | None = None
     project: Project | None = None
+    labels: Labels = []
     id: ReadOnly | UnsetType = UNSET
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
@@ -113,6 +125,7 @@ class NewTask(Struct, forbid_unknown_fields=True, kw_only=True):
             self.due_at = utc(self.due_at)
         if self.project is not None:
             self.project = self.project.strip()
+        self.labels = distinct(self.labels)
 
 
 class TaskChanges(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -124,6 +137,7 @@ class TaskChanges(Struct, forbid_unknown_fields=True, kw_only=True, omit_default
     priority: Priority | UnsetType = UNSET
     due_at: Moment | UnsetType | None = UNSET
     project: Project | UnsetType | None = UNSET
+    labels: Labels | UnsetType = UNSET
     id: ReadOnly | UnsetType = UNSET
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
@@ -136,6 +150,8 @@ class TaskChanges(Struct, forbid_unknown_fields=True, kw_only=True, omit_default
             self.due_at = utc(self.due_at)
         if isinstance(self.project, str):
             self.project = self.project.strip()
+        if self.labels is not UNSET:
+            self.labels = distinct(self.labels)
 
 
 class TaskMergePatch(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -147,6 +163,7 @@ class TaskMergePatch(Struct, forbid_unknown_fields=True, kw_only=True, omit_defa
     priority: Priority | UnsetType | None = UNSET
     due_at: Moment | UnsetType | None = UNSET
     project: Project | UnsetType | None = UNSET
+    labels: Labels | UnsetType | None = UNSET
     id: ReadOnly | UnsetType = UNSET
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
@@ -158,11 +175,15 @@ class TaskMergePatch(Struct, forbid_unknown_fields=True, kw_only=True, omit_defa
     def changes(self) -> TaskChanges:
         """The changes that this patch asks for. Raises ValueError where a value breaks a rule of TaskChanges."""
         given = {
-            field.name: field.default if (value := getattr(self, field.name)) is None else value
+            field.name: _default(field) if (value := getattr(self, field.name)) is None else value
             for field in _CHANGEABLE
             if getattr(self, field.name) is not UNSET
         }
         return TaskChanges(**given)
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    return field.default_factory() if field.default is NODEFAULT else field.default
 
 
 READ_ONLY = ("id", "created_at", "updated_at", "owner_id")
@@ -188,6 +209,10 @@ class TaskQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     status: Status | UnsetType = UNSET
     priority: Priority | UnsetType = UNSET
     project: Project | UnsetType = UNSET
+    label: (
+        Annotated[list[Label], Meta(max_length=20, description="a label that the task has; repeated: all of them")]
+        | UnsetType
+    ) = UNSET
     due_before: Moment | UnsetType = UNSET
     due_after: Moment | UnsetType = UNSET
     q: Words | UnsetType = UNSET
@@ -295,6 +320,46 @@ class HistoryEntry(Struct, frozen=True):
     changed_at: datetime
     account_id: Annotated[Id, Meta(description="the account that did it")]
     fields: Annotated[list[str], Meta(description="the names of what an update changed")]
+
+
+class LabelUse(Struct, frozen=True):
+    """A label, and how many tasks have it."""
+
+    name: Label
+    tasks: Annotated[int, Meta(ge=1)]
+
+
+class LabelQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A page of labels: the first, or what follows the label `after`."""
+
+    after: Label | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=LARGEST_PAGE)] = LARGEST_PAGE
+
+
+class LabelRename(Struct, forbid_unknown_fields=True):
+    """A label, and its new name."""
+
+    name: Label
+    to: Label
+
+    def __post_init__(self) -> None:
+        self.name, self.to = self.name.strip(), self.to.strip()
+
+
+class LabelRemoval(Struct, forbid_unknown_fields=True):
+    """A label to take off."""
+
+    name: Label
+
+    def __post_init__(self) -> None:
+        self.name = self.name.strip()
+
+
+class LabelChange(Struct, frozen=True):
+    """What became of a label."""
+
+    tasks: Annotated[int, Meta(ge=0, description="how many tasks were changed")]
+    more: Annotated[bool, Meta(description="whether some are left: send the request again")]
 
 
 class Deleted(Struct, frozen=True):

@@ -32,6 +32,7 @@ from task_api.tasks.model import (
     Update,
     VersionConflict,
     Versioned,
+    distinct,
     utc,
 )
 from task_api.tasks.quota import Quota
@@ -49,8 +50,8 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 
 def versioned(row: Row) -> Versioned:
     """Return the task of a row of the store."""
-    identity, title, description, status, priority, due_at, project, created_at, updated_at, version, owner_id = row
-    task = Task(identity, title, description, status, PRIORITIES[priority], due_at, project, created_at, updated_at)
+    identity, title, description, status, priority, due_at, project, labels, *times, version, owner_id = row
+    task = Task(identity, title, description, status, PRIORITIES[priority], due_at, project, labels, *times)
     return Versioned(task, version, owner_id)
 
 
@@ -66,14 +67,15 @@ def create(connection: Connection, owner_id: int, new: NewTask) -> Versioned:
             "priority": PRIORITIES.index(new.priority),
             "due_at": new.due_at,
             "project": new.project,
+            "labels": new.labels,
             "created_at": now,
             "updated_at": now,
             "owner_id": owner_id,
             "version": 1,
         },
     )
-    task = Task(identity, new.title, new.description, new.status, new.priority, new.due_at, new.project, now, now)
-    return Versioned(task, 1, owner_id)
+    given = {name: getattr(new, name) for name in CHANGEABLE}
+    return Versioned(Task(id=identity, **given, created_at=now, updated_at=now), 1, owner_id)
 
 
 def get(connection: Connection, owner_id: int | None, task_id: int, *, lock: bool = False) -> Versioned:
@@ -156,6 +158,7 @@ def page(connection: Connection, owner_id: int | None, query: TaskQuery) -> tupl
             ("status", query.status),
             ("priority", UNSET if query.priority is UNSET else PRIORITIES.index(query.priority)),
             ("project", query.project if query.project is UNSET else query.project.strip()),
+            ("labels", UNSET if query.label is UNSET else distinct(query.label)),
             ("due_before", query.due_before),
             ("due_after", query.due_after),
             ("words", query.q),

@@ -1,0 +1,116 @@
+// Labels: the control for those of one task, and the dialog that renames and removes them in all tasks.
+import { describe } from "./api.js";
+import { dialog, element, field } from "./elements.js";
+import { notify } from "./notices.js";
+import { texts } from "./texts.js";
+
+const PAGE = 200;
+export const MOST = 20;
+export const LONGEST = 50;
+export const sorted = (names) => [...new Set(names)].sort();
+
+// Returns what a field suggests, and the field: one that takes the name of a label.
+export function naming(text, id, known) {
+  const list = element("datalist", { id }, ...known.map((name) => element("option", { value: name })));
+  const input = element("input", { maxlength: LONGEST, autocomplete: "off", enterkeyhint: "done", list: id });
+  return { input, part: element("div", {}, field(text, input), list) };
+}
+
+// Returns a control whose value is text, as that of others is: the labels in JSON. What was typed and not added counts.
+export function control(known) {
+  const boxes = element("div", { class: "labels" });
+  const { input, part } = naming(texts.addLabel, "labels", known);
+  const checked = () => [...boxes.querySelectorAll(":checked")].map((box) => box.value);
+  const show = (names) => {
+    const box = (name) => element("input", { type: "checkbox", value: name, checked: true });
+    boxes.replaceChildren(...names.map((name) => element("label", { class: "version" }, box(name), name)));
+  };
+  const add = () => {
+    show(sorted([...checked(), input.value.trim()].filter(Boolean)));
+    input.value = "";
+    input.focus();
+  };
+  input.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.isComposing || !input.value.trim()) return;
+    event.preventDefault();
+    add();
+  });
+  const button = element("button", { type: "button", "aria-label": texts.addLabel, onclick: add }, texts.add);
+  return {
+    part: element("fieldset", { class: "versions" }, element("legend", {}, texts.fields.labels), boxes, element("div", { class: "naming" }, part, button)),
+    input,
+    get value() {
+      return JSON.stringify(sorted([...checked(), input.value.trim()].filter(Boolean)));
+    },
+    set value(names) {
+      show(names);
+      input.value = "";
+    },
+  };
+}
+
+async function all(request) {
+  const found = [];
+  for (let more = true; more; ) {
+    const after = found.length ? `&after=${encodeURIComponent(found.at(-1).name)}` : "";
+    const { content } = await request("GET", `/labels?limit=${PAGE}${after}`);
+    found.push(...content);
+    more = content.length === PAGE;
+  }
+  return found;
+}
+
+// Opens the dialog. `sent` ends when what waits to be sent has been; `changed` gets a name, and the one in its place.
+export function manage(request, { sent, changed }) {
+  const list = element("ul", { class: "sessions" });
+  const problem = element("p", { role: "alert", class: "problem" });
+  let busy = false;
+  const act = async (path, body, text) => {
+    if (busy) return;
+    busy = true;
+    problem.textContent = "";
+    try {
+      await sent();
+      let count = 0;
+      for (let more = true; more; ) {
+        const { content } = await request("POST", path, { body });
+        count += content.tasks;
+        ({ more } = content);
+      }
+      notify(text(count));
+      changed(body.name, body.to ?? "");
+      await show();
+      (list.querySelector("input") ?? close).focus();
+    } catch (error) {
+      problem.textContent = describe(error);
+    } finally {
+      busy = false;
+    }
+  };
+  const row = ({ name, tasks }) => {
+    const input = element("input", { maxlength: LONGEST, required: true, autocomplete: "off", value: name, "aria-label": texts.newNameOf(name) });
+    const rename = () => {
+      const to = input.value.trim();
+      if (to && input.value !== shown) act("/labels/rename", { name, to }, (count) => texts.labelRenamed(name, to, count));
+    };
+    const shown = input.value; // a name may have line breaks, which it cannot show
+    const remove = () => confirm(texts.removeLabelAsk(name)) && act("/labels/remove", { name }, (count) => texts.labelRemoved(name, count));
+    return element(
+      "li",
+      {},
+      element("form", { class: "naming", onsubmit: (event) => {
+        event.preventDefault();
+        rename();
+      } }, input, element("button", { type: "submit", "aria-label": texts.renameLabel(name) }, texts.renameIt)),
+      element("span", { class: "hint" }, texts.inTasks(tasks)),
+      element("button", { type: "button", class: "danger", "aria-label": texts.removeLabel(name), onclick: remove }, texts.removeIt),
+    );
+  };
+  const show = async () => {
+    const found = await all(request);
+    list.replaceChildren(...(found.length ? found.map(row) : [element("li", {}, texts.noLabels)]));
+  };
+  const close = element("button", { type: "button", onclick: () => made.close() }, texts.close);
+  const made = dialog(texts.labels, element("p", { class: "hint" }, texts.labelsHint), list, problem, element("div", { class: "actions" }, close));
+  show().catch((error) => (problem.textContent = describe(error)));
+}
