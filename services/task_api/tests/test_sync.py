@@ -106,7 +106,7 @@ class Sync(RuleBasedStateMachine):
             self.expected[task] = answer.json["title"]
         assert answer.json.get("title") == self.expected.get(task)
 
-    @rule(number=clients, title=titles, labels=st.lists(st.sampled_from(LABELS)))
+    @rule(number=clients, title=titles, labels=st.lists(st.sampled_from(LABELS), max_size=3))
     def create(self, number: int, title: str, labels: list[str]) -> None:
         headers = {"Idempotency-Key": str(uuid.uuid4())}
         task = {"title": title, "labels": labels}
