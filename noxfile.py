@@ -170,7 +170,8 @@ def browser(session: nox.Session) -> None:
     """The page at / in Chromium: every action, two people, lost connections, axe; then its canaries."""
     install(session, "browser", service=True)
     programs(session, "node")
-    session.run("pytest", "-m", "browser", "services", *session.posargs)
+    tests = [str(one.folder / "browser") for one in project.services() if (one.folder / "browser").exists()]
+    session.run("pytest", "-m", "browser", *tests, *session.posargs)
     if not session.posargs:
         session.run("python", "-m", f"services.{project.service().package}.browser.canaries")
 
