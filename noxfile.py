@@ -67,8 +67,16 @@ def build(session: nox.Session) -> None:
 def dast(session: nox.Session) -> None:
     """The real service, attacked: Schemathesis, Wapiti, security headers, and who may do what."""
     install(session, "dast", service=True)
-    programs(session, "node", "wapiti")
+    programs(session, "node", "oasdiff", "wapiti")
     session.run("python", "-m", "tooling.dast")
+
+
+@nox.session
+def openapi(session: nox.Session) -> None:
+    """Keep this checkout's OpenAPI documents as the last release's; `./dev openapi NAME` for one service."""
+    install(session, "dast", service=True)
+    programs(session, "oasdiff")
+    session.run("python", "-m", "tooling.dast.openapi", *session.posargs)
 
 
 @nox.session
@@ -96,7 +104,7 @@ def notify(session: nox.Session) -> None:
 def canaries(session: nox.Session) -> None:
     """A planted defect for every gate, and each gate seen going red for it; `nox -s canaries -- sast` for one stage."""
     install(session, "canaries", service=True)
-    programs(session, "node", "scanners", "wapiti", "actionlint", "gitleaks", "hadolint", "syft", "trivy")
+    programs(session, "node", "scanners", "wapiti", "actionlint", "gitleaks", "hadolint", "oasdiff", "syft", "trivy")
     session.run("python", "-m", "tooling.canaries", *session.posargs)
 
 
@@ -239,6 +247,7 @@ def new_service(session: nox.Session) -> None:
     install(session, "template")
     session.run("python", "-m", "tooling.new_service", *session.posargs)
     session.run("python", "-m", "monitoring.dashboards")
+    session.notify("openapi")
 
 
 @nox.session
@@ -261,6 +270,14 @@ def sync(session: nox.Session) -> None:
     """Offline clients over connections that break, 10,000 steps on each database: in the end all agree."""
     install(session, "test", service=True)
     session.run("pytest", "-m", "sync", "services", *session.posargs)
+
+
+@nox.session
+def previous_version(session: nox.Session) -> None:
+    """The last release's code on this checkout's schema: its own tests and this checkout's, on both databases."""
+    install(session, "test", service=True)
+    session.run("python", "-m", "tooling.canaries", "previous_version")
+    session.run("python", "-m", "tooling.previous_version")
 
 
 @nox.session

@@ -24,7 +24,14 @@ from tooling.project import CACHE, REPORTS, ROOT, STAGES
 
 NAME = "echo"
 FOLDER = Path("services", NAME)
-FILES = ("compose.yaml", "Dockerfile", "k8s/base/deployment.yaml", "monitoring/rules.yml", "src/echo/app.py")
+FILES = (
+    "compose.yaml",
+    "Dockerfile",
+    "k8s/base/deployment.yaml",
+    "monitoring/rules.yml",
+    "released-openapi.json",
+    "src/echo/app.py",
+)
 """Some of what a new service has to consist of."""
 
 STEPS: dict[str, tuple[str, ...]] = {

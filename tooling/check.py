@@ -127,17 +127,19 @@ def run_tests(
     tool: str = "tests",
     output: Path = REPORTS / "test",
     skips: Mapping[str, int] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Scan:
     """Run tests by the settings in pyproject.toml, all of them or as pytest's arguments choose.
 
-    A skipped test is a finding, but for as many of a function's cases as `skips` allows.
+    A skipped test is a finding, but for as many of a function's cases as `skips` allows. `environment` holds further
+    variables.
     """
     output.mkdir(parents=True, exist_ok=True)
     junit = output / f"{tool}.xml"
     junit.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", f"--junitxml={junit}", *arguments]
     own = {name: value for name, value in os.environ.items() if name not in {"PYTEST_ADDOPTS", "PYTEST_PLUGINS"}}
-    done = subprocess.run(command, cwd=root, env=own, check=False)
+    done = subprocess.run(command, cwd=root, env={**own, **(environment or {})}, check=False)
     if not junit.exists():
         raise NotAssessed(f"pytest ended with code {done.returncode} and wrote no report")
     cases = list(defusedxml.ElementTree.parse(junit).iter("testcase"))

@@ -65,6 +65,7 @@ SETTINGS = {
     "openapi-rules.yaml",
     "pip.conf",
     "pytest.ini",
+    "released-openapi.json",
     "ruff.toml",
     "schemathesis.toml",
     "setup.cfg",

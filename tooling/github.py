@@ -1,7 +1,8 @@
 """Releases and issues on GitHub, by its program `gh`: `python -m tooling.github release` or `… proofs`.
 
 `release` writes reports/release/notes.md, the changelog's part for the version; on a tag (`GITHUB_REF_TYPE`) it makes
-the release, with the SBOMs and the provenance. The version is that of every service, and the tag's. `proofs` opens one
+the release, with the SBOMs and the provenance. The version is that of every service, of the OpenAPI document that each
+keeps, and the tag's. `proofs` opens one
 issue when the nightly proofs fail (`RESULT`), comments on it while it is open, and closes it when they pass again.
 
 Exit codes: 0 done, 1 the version, the tag and the changelog disagree, 2 `gh` failed.
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tooling.findings import NotAssessed
-from tooling.project import REPORTS, ROOT, services
+from tooling.project import REPORTS, ROOT, Service, services
 from tooling.tools import call
 
 TITLE = "The nightly proofs fail"
@@ -60,6 +61,9 @@ def release(folder: Path = REPORTS / "release") -> None:
         raise Disagreement(f"the tag is {tag}, the services have the version {number}")
     if text.startswith("Released: unreleased"):
         raise Disagreement(f"CHANGELOG.md calls {number} unreleased: write the date instead")
+    for one in services():
+        if (kept := version_kept(one)) != number:
+            raise Disagreement(f"{one.path}/{one.released.name} is of {kept}: run `./dev openapi` before the tag")
     call(
         "gh",
         "release",
@@ -70,6 +74,11 @@ def release(folder: Path = REPORTS / "release") -> None:
         f"--notes-file={folder / 'notes.md'}",
         *files(),
     )
+
+
+def version_kept(one: Service) -> str:
+    """Return the version whose OpenAPI document is kept as the last release's."""
+    return str(json.loads(one.released.read_text())["info"]["version"]) if one.released.exists() else "no version"
 
 
 def files(reports: Path = REPORTS) -> list[str]:

@@ -114,6 +114,11 @@ class Service:
         return self.folder / "requirements.txt"
 
     @property
+    def released(self) -> Path:
+        """The OpenAPI document of its last release, which its clients were written against."""
+        return self.folder / "released-openapi.json"
+
+    @property
     def tests(self) -> Path:
         """The folder of its tests."""
         return self.folder / "tests"

@@ -101,11 +101,11 @@ def prove(wanted: Canary) -> Proof:
 
 
 def gates(stages: Iterable[str] = STAGES) -> dict[str, Gate]:
-    """Return every gate of the stages, as "STAGE/NAME"."""
+    """Return every gate of the stages, as "STAGE/NAME"; of a session that is no stage, those of its module."""
     return {
         f"{stage}/{name}": gate
         for stage in stages
-        for module in STAGES[stage].modules
+        for module in (STAGES[stage].modules if stage in STAGES else (f"tooling.{stage}",))
         for name, gate in importlib.import_module(module).GATES.items()
     }
 

@@ -12,6 +12,7 @@ import msgspec
 from tooling import page
 from tooling.dast import (
     authorization,
+    compatibility,
     header_values,
     headers,
     isolation,
@@ -58,6 +59,7 @@ GATES: dict[str, Callable[[Target], Scan]] = {
     "series": series.scan,
     "memory": memory.scan,
     "spectral": spectral.scan,
+    "compatibility": compatibility.scan,
     "routes": routes.scan,
     "log": log.scan,
 }

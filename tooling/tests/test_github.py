@@ -7,7 +7,7 @@ import pytest
 
 from tooling import github
 from tooling.github import Disagreement
-from tooling.project import ROOT
+from tooling.project import ROOT, Service
 
 CHANGELOG = "# Changelog\n\n## 1.1.0 - 2026-12-01\n\n### Added\n\n- Notes.\n\n## 1.0.0 - 2026-11-26\n\nThe first.\n"
 RUN = "https://github.com/o/r/actions/runs/7"
@@ -38,16 +38,29 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize(
-    ("tag", "date", "problem"),
+    ("tag", "date", "kept", "problem"),
     [
-        ("v1.0.0", "2026-11-26", ""),
-        ("v1.0.1", "2026-11-26", "the tag is v1.0.1"),
-        ("v1.0.0", "unreleased", "write the"),
+        ("v1.0.0", "2026-11-26", "1.0.0", ""),
+        ("v1.0.1", "2026-11-26", "1.0.0", "the tag is v1.0.1"),
+        ("v1.0.0", "unreleased", "1.0.0", "write the"),
+        ("v1.0.0", "2026-11-26", "0.9.0", "clock/released-openapi.json is of 0.9.0: run `./dev openapi`"),
+        ("v1.0.0", "2026-11-26", "", "clock/released-openapi.json is of no version"),
     ],
 )
-def test_a_release_is_made_where_tag_version_and_changelog_agree(
-    commands: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str, date: str, problem: str
+def test_a_release_is_made_where_tag_version_changelog_and_document_agree(
+    commands: list[tuple[str, ...]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tag: str,
+    date: str,
+    kept: str,
+    problem: str,
 ) -> None:
+    service = Service(folder=tmp_path / "clock", name="clock")
+    service.folder.mkdir()
+    if kept:
+        service.released.write_text(json.dumps({"info": {"version": kept}}))
+    monkeypatch.setattr(github, "services", lambda: (service,))
     monkeypatch.setenv("GITHUB_REF_TYPE", "tag")
     monkeypatch.setenv("GITHUB_REF_NAME", tag)
     monkeypatch.setattr(github, "version", lambda: "1.0.0")

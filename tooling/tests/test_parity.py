@@ -412,6 +412,7 @@ PROOFS = {
     "e2e",
     "rehearse",
     "new_service_proof",
+    "previous_version",
     "sync",
     "third_party",
 }

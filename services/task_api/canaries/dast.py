@@ -1,15 +1,19 @@
 """Planted defects for the stage dast: the real service with one line of it made wrong."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tooling.canaries import canary
 from tooling.canaries.fixtures import plant
 from tooling.dast import (
     authorization,
+    compatibility,
     header_values,
     headers,
     isolation,
@@ -846,3 +850,115 @@ def spectral_integers(folder: Path) -> Scan:
 @canary("dast/spectral", "a document without operations", problem="describes no operation")
 def spectral_nothing(_folder: Path) -> Scan:
     return spectral.lint({"openapi": "3.1.0", "paths": {}}, "/openapi.json")
+
+
+WITHOUT_PROJECT = """
+from service_kit.http import openapi
+real = openapi._document
+def document(*arguments):
+    made = real(*arguments)
+    task = made["components"]["schemas"]["Task"]
+    del task["properties"]["project"]
+    task["required"].remove("project")
+    return made
+openapi._document = document
+"""
+
+
+@canary(
+    "dast/compatibility", "a field less in a response", rule="response-required-property-removed", path="GET /tasks"
+)
+def field_of_response(folder: Path) -> Scan:
+    with planted(folder, WITHOUT_PROJECT) as target:
+        return compatibility.scan(target)
+
+
+Change = Callable[[dict[str, Any], dict[str, Any]], object]
+NEXT_VERSION: dict[str, tuple[str, str, Change]] = {
+    "an optional field less in a response": (
+        "response-optional-property-removed",
+        "GET /tasks",
+        lambda _, schemas: schemas["Task"]["properties"].pop("owner_id"),
+    ),
+    "an operation less": (
+        "api-removed-without-deprecation",
+        "DELETE /tasks/{task_id}",
+        lambda paths, _: paths["/tasks/{task_id}"].pop("delete"),
+    ),
+    "a documented status less": (
+        "response-non-success-status-removed",
+        "POST /tasks",
+        lambda paths, _: paths["/tasks"]["post"]["responses"].pop("409"),
+    ),
+    "a field that a body must have": (
+        "request-property-became-required",
+        "POST /tasks",
+        lambda _, schemas: schemas["NewTask"]["required"].append("project"),
+    ),
+    "a field that one choice of a body must have": (
+        "request-property-became-required",
+        "POST /tasks/bulk",
+        lambda _, schemas: schemas["Delete"]["required"].append("version"),
+    ),
+    "a value less of an enumeration": (
+        "request-property-enum-value-removed",
+        "POST /tasks",
+        lambda _, schemas: schemas["NewTask"]["properties"]["priority"]["enum"].remove("low"),
+    ),
+    "a shorter text, in one choice of a field": (
+        "request-property-max-length-decreased",
+        "POST /tasks",
+        lambda _, schemas: schemas["NewTask"]["properties"]["project"]["anyOf"][0].update(maxLength=50),
+    ),
+    "a parameter that a request must have": (
+        "new-required-request-parameter",
+        "GET /tasks",
+        lambda paths, _: paths["/tasks"]["get"]["parameters"].append(
+            {"name": "owner", "in": "query", "required": True, "schema": {"type": "string"}}
+        ),
+    ),
+    "another type of a field in a response": (
+        "response-property-type-changed",
+        "GET /tasks",
+        lambda _, schemas: schemas["Task"]["properties"].update(id={"type": "string"}),
+    ),
+    "another media type of a body": (
+        "request-media-type-removed",
+        "PATCH /tasks/{task_id}",
+        lambda paths, _: paths["/tasks/{task_id}"]["patch"]["requestBody"].update(
+            content={"application/json": {"schema": {}}}
+        ),
+    ),
+    "a choice less of a parameter": (
+        "request-parameter-choice-removed",
+        "DELETE /tasks/{task_id}",
+        lambda paths, _: paths["/tasks/{task_id}"]["delete"]["parameters"][1]["schema"]["anyOf"].pop(),
+    ),
+    "a link less": (
+        "link-removed",
+        "POST /tasks",
+        lambda paths, _: paths["/tasks"]["post"]["responses"]["201"].pop("links"),
+    ),
+    "a field that is refused, which was ignored": (
+        "ignored-field-refused",
+        "NewTask",
+        lambda _, schemas: schemas["NewTask"]["properties"].pop("id"),
+    ),
+}
+"""What is changed in the released document, and the rule and the place of the finding."""
+
+
+def next_version(change: Change, _folder: Path) -> Scan:
+    before = compatibility.released(SERVICE)
+    now = deepcopy(before)
+    change(now["paths"], now["components"]["schemas"])
+    return compatibility.compare(before, now)
+
+
+for defect, (rule, path, change) in NEXT_VERSION.items():
+    canary("dast/compatibility", defect, rule=rule, path=path)(partial(next_version, change))
+
+
+@canary("dast/compatibility", "a service that has no release yet", problem="no release yet")
+def unreleased(folder: Path) -> Scan:
+    return compatibility.compare(compatibility.released(replace(SERVICE, folder=folder)), {})
