@@ -135,6 +135,18 @@ def test_what_the_browser_cannot_keep_is_not_lost_from_the_field(
     assert embedded.tasks() == []
 
 
+def test_what_the_browser_cannot_keep_is_not_lost_from_the_details(embedded: Service, visit: Visit) -> None:
+    embedded.create("Plan")
+    board = visit(embedded.url)
+    dialog = board.details("Plan")
+    board.page.evaluate("() => { IDBObjectStore.prototype.add = function () { this.transaction.abort(); }; }")
+    dialog.get_by_label("Description").fill("Written for long")
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("nothing can be changed")
+    expect(dialog.get_by_label("Description")).to_have_value("Written for long")
+    assert [task["description"] for task in embedded.tasks()] == [""]
+
+
 def test_the_history_of_a_task(service: Service, visit: Visit) -> None:
     (task,) = service.create("Plan")
     service.change(task["id"], priority="high", description="By Friday")

@@ -250,8 +250,8 @@ export class Board {
 
   // The small sign of how the connection is, and of what waits.
   connection() {
-    const { waiting, troubled, state } = this.outbox;
-    const due = waiting.length;
+    const { waiting, keeping, troubled, state } = this.outbox;
+    const due = waiting.length + keeping;
     const offline = state === "offline" || !this.tasks.reachable;
     const kind = troubled.length ? "trouble" : offline ? "offline" : due ? "saving" : "online";
     const text = {

@@ -89,7 +89,7 @@ function history(task, who) {
   return part;
 }
 
-// Opens the dialog. `save` gets what was changed, `remove` deletes; `closed` is called in any case.
+// Opens the dialog. `save` gets what was changed and returns null where it could not be kept, `remove` deletes; `closed` is called in any case.
 export function open(task, { who, projects, labels, save, remove, closed }) {
   const base = fields(task);
   const { parts, read, problem: wrong } = controls(task, projects, labels);
@@ -99,14 +99,15 @@ export function open(task, { who, projects, labels, save, remove, closed }) {
     "form",
     {
       novalidate: true,
-      onsubmit: (event) => {
+      onsubmit: async (event) => {
         event.preventDefault();
         problem.textContent = wrong() ?? "";
         if (problem.textContent) return;
         const now = read();
         const names = changed();
-        made.close();
-        if (names.length) save(Object.fromEntries(names.map((name) => [name, now[name]])));
+        const kept = !names.length || (await save(Object.fromEntries(names.map((name) => [name, now[name]])))) !== null;
+        if (kept) made.close();
+        else problem.textContent = texts.noStorage; // what was written stays in the fields
       },
     },
     parts.title,

@@ -29,6 +29,7 @@ export class Outbox extends EventTarget {
     this.tasks = tasks;
     this.announce = announce; // to other tabs
     this.entries = [];
+    this.keeping = 0;
     this.state = "online"; // offline, signed-out
     this.pause = 0;
   }
@@ -61,7 +62,7 @@ export class Outbox extends EventTarget {
   async add(operations) {
     const [first] = operations;
     const entry = { account: this.account, key: uuid(), at: Date.now(), operations };
-    const number = await changes.edit((all) => {
+    const number = await this.kept((all) => {
       const open = all.findLast((one) => one.account === this.account && one.operations.some(({ id }) => id === first.id));
       const target = open?.operations.find(({ id }) => id === first.id);
       const joins = operations.length === 1 && first.op === "update" && open && !open.sent && !open.trouble;
@@ -76,6 +77,18 @@ export class Outbox extends EventTarget {
     await this.changed();
     this.send();
     return number ?? this.entries.find(({ key }) => key === entry.key)?.number;
+  }
+
+  // As `changes.edit`, for a change that counts as waiting from now on, not only once it is kept.
+  async kept(edit) {
+    this.keeping += 1;
+    this.dispatchEvent(new Event("change"));
+    try {
+      return await changes.edit(edit);
+    } finally {
+      this.keeping -= 1;
+      this.dispatchEvent(new Event("change"));
+    }
   }
 
   // Takes back a change that was not sent yet; returns whether it was one.

@@ -36,10 +36,6 @@ const read = (store, request) =>
 
 export const changes = {
   all: () => read("changes", (store) => store.getAll()),
-  add: (change) =>
-    within("changes", "readwrite", (store, done) => {
-      store.add(change).onsuccess = (event) => done(event.target.result);
-    }),
   // Edits all of them in one transaction: `edit` gets the list and returns { put, remove, add }.
   edit: (edit) =>
     within("changes", "readwrite", (store, done) => {
