@@ -39,7 +39,7 @@ def commit_of(one: Service) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Keep the documents of the named services, by default of all."""
     parser = argparse.ArgumentParser(prog="./dev openapi", description="Keep this checkout's OpenAPI documents.")
-    parser.add_argument("service", nargs="*", help="such as task-api; by default all")
+    parser.add_argument("service", nargs="*", help="the names; by default all")
     names = parser.parse_args(arguments).service
     codes = []
     try:
