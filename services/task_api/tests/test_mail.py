@@ -60,7 +60,7 @@ class Inbox:
 def inbox() -> Iterator[tuple[Inbox, str]]:
     inbox = Inbox()
     port = free_port()
-    server = Server(inbox, hostname="127.0.0.1", port=port)
+    server = Server(inbox, hostname="127.0.0.1", port=port, ready_timeout=60)
     server.start()
     yield inbox, f"smtp+insecure://127.0.0.1:{port}"
     asyncio.run_coroutine_threadsafe(server.end(), server.loop).result(60)

@@ -53,7 +53,7 @@ Key = BigInteger().with_variant(Integer, "sqlite")
 class _Rfc3339(String):
     """SQLite's instants: text in UTC that sorts as time does, and that datetime reads without a detour."""
 
-    def bind_processor(self, dialect: Dialect) -> Any:  # noqa: ARG002
+    def bind_processor(self, _dialect: Dialect) -> Any:
         return lambda value: value and value.astimezone(UTC).isoformat(" ", "microseconds")
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:  # noqa: ARG002
@@ -76,10 +76,10 @@ class Labels(TypeDecorator[list[str]]):
     impl = Text
     cache_ok = True
 
-    def process_bind_param(self, value: list[str] | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+    def process_bind_param(self, value: list[str] | None, _dialect: Dialect) -> str | None:
         return value if value is None else msgspec.json.encode(value).decode()
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> list[str] | None:  # noqa: ARG002
+    def process_result_value(self, value: str | None, _dialect: Dialect) -> list[str] | None:
         if value is None:
             return None
         return msgspec.json.decode(value) if value != NO_LABELS else []
