@@ -209,7 +209,7 @@ class Isolation:
             if operation.roles is not None and (not operation.roles or "user" in operation.roles)
         ]
         self.victim = Client(target, "victim")
-        self.victims_id = self.victim.send("GET", "/auth/me").json()["id"]
+        self.victims_id = self.own_id()
         self.word, self.secret = f"word{secrets.token_hex(8)}", f"secret{secrets.token_hex(8)}"
         self.key = secrets.token_hex(16)
         self.objects: dict[str, Any] = {}
@@ -228,6 +228,10 @@ class Isolation:
         targets = tuple(f"{label}: {count} requests about another's" for label, count in self.sent.items())
         version = str(self.target.document["info"]["version"])
         return Scan(tool="authorization", version=version, targets=targets, findings=tuple(self.findings.values()))
+
+    def own_id(self) -> Any:
+        """Return the id of the victim's account."""
+        return self.victim.send("GET", "/auth/me").json()["id"]
 
     def report(self, operation: Operation, rule: str, message: str) -> None:
         """Add a finding, one for each operation and rule."""
@@ -279,9 +283,12 @@ class Isolation:
                 self.sent[operation.label] += 1
             if self.owned() != owned:
                 self.report(operation, CHANGED, f"{operation.label}: it changed what another account owns")
-                self.victim.go_on()
-                if owning:
+                if owning:  # as a new account: what was made for this one counts for its limits
+                    self.victim.renew()
+                    self.victims_id = self.own_id()
                     self.fill()
+                else:
+                    self.victim.go_on()
                 owned = self.owned()
         return found
 

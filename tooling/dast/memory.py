@@ -6,8 +6,10 @@ the allocator settles in the first rounds. What grows in each round after them g
 
 import itertools
 import secrets
+from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -31,9 +33,19 @@ MOST = 1_024
 """Bytes that may stay of a request: less than its headers, more than the allocator's own noise."""
 
 
-def processes() -> set[psutil.Process]:
-    """Return the processes that this one has started, and theirs."""
-    return set(psutil.Process().children(recursive=True))
+def processes(url: str) -> set[psutil.Process]:
+    """Return the processes of the service at `url`: those that this one has started, and theirs, with its port.
+
+    Raises `NotAssessed` where there is none.
+    """
+    port, found = str(urlsplit(url).port), set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # another gate's, which has ended meanwhile
+            if process.environ().get("PORT") == port:
+                found.add(process)
+    if not found:
+        raise NotAssessed(f"no process has the service's port {port} in its environment")
+    return found
 
 
 def used(service: set[psutil.Process]) -> int:
@@ -70,10 +82,9 @@ def scan(target: Target) -> Scan:
     """Return a finding where each measured round leaves more than `MOST` bytes of each of its requests."""
     version = str(target.document["info"]["version"])
     common = {name: value for name, value in target.settings.items() if name not in {"DATABASE_URL", "DB_PATH"}}
-    before = processes()
     try:
         with running({**common, "LOG_LEVEL": "info"}, workers=1, program=target.program, service=target.service) as url:
-            grown = growth(replace(target, url=url), processes() - before)
+            grown = growth(replace(target, url=url), processes(url))
     except (ServiceError, httpx.HTTPError) as error:
         raise NotAssessed(f"the service cannot be measured: {error}") from error
     kept = min(grown) / REQUESTS
