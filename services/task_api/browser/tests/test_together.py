@@ -565,7 +565,7 @@ def test_nothing_of_an_account_stays_in_the_browser_after_signing_out(
     page.keyboard.type("Secret that has another name")
     page.keyboard.press("Enter")
     board.saved()
-    page.route("**/tasks/bulk", lambda route: route.abort())
+    person.route("**/tasks/bulk", lambda route: route.abort())  # of either tab: one sends for both
     board.add("Secret on its way")
     page.get_by_label("Search").fill("secret")
     expect(page.locator(".sign")).to_contain_text("1 change waits")

@@ -74,17 +74,18 @@ export class Outbox extends EventTarget {
       }
       return { add: [entry] };
     });
-    await this.changed();
     this.send();
     return number ?? this.entries.find(({ key }) => key === entry.key)?.number;
   }
 
-  // As `changes.edit`, for a change that counts as waiting from now on, not only once it is kept.
+  // Edits what is kept and reads it again, for a change that counts as waiting meanwhile too.
   async kept(edit) {
     this.keeping += 1;
     this.dispatchEvent(new Event("change"));
     try {
-      return await changes.edit(edit);
+      const result = await changes.edit(edit);
+      await this.changed();
+      return result;
     } finally {
       this.keeping -= 1;
       this.dispatchEvent(new Event("change"));
