@@ -134,20 +134,19 @@ export class Board {
 
   // Adds a label to the tasks that are selected.
   labelling() {
-    this.naming = element("input", { maxlength: labels.LONGEST, autocomplete: "off", enterkeyhint: "done", list: "labels-known" });
-    this.suggested = element("datalist", { id: "labels-known" });
+    const { input, list, part } = labels.naming(texts.addLabel, "labels-known", []);
+    this.suggested = list;
     return element(
       "form",
       { class: "naming", onsubmit: (event) => {
         event.preventDefault();
-        const name = this.naming.value.trim();
+        const name = input.value.trim();
         if (!name) return;
-        this.naming.value = "";
+        input.value = "";
         const tasks = this.chosen().filter((task) => !task.labels.includes(name));
         this.changeAll(tasks, (task) => ({ labels: labels.sorted([...task.labels, name]) }));
       } },
-      field(texts.addLabel, this.naming),
-      this.suggested,
+      part,
       element("button", { type: "submit", "aria-label": texts.addLabel }, texts.add),
     );
   }

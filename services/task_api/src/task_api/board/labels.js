@@ -9,11 +9,11 @@ export const MOST = 20;
 export const LONGEST = 50;
 export const sorted = (names) => [...new Set(names)].sort();
 
-// Returns what a field suggests, and the field: one that takes the name of a label.
+// Returns a field that takes the name of a label, its input, and the list of what it suggests.
 export function naming(text, id, known) {
   const list = element("datalist", { id }, ...known.map((name) => element("option", { value: name })));
   const input = element("input", { maxlength: LONGEST, autocomplete: "off", enterkeyhint: "done", list: id });
-  return { input, part: element("div", {}, field(text, input), list) };
+  return { input, list, part: element("div", {}, field(text, input), list) };
 }
 
 // Returns a control whose value is text, as that of others is: the labels in JSON. What was typed and not added counts.

@@ -78,14 +78,19 @@ export class Outbox extends EventTarget {
     return number ?? this.entries.find(({ key }) => key === entry.key)?.number;
   }
 
-  // Edits what is kept and reads it again, for a change that counts as waiting meanwhile too.
+  // Edits what is kept, and reads it again.
+  async edit(edit) {
+    const result = await changes.edit(edit);
+    await this.changed();
+    return result;
+  }
+
+  // As `edit`, for a change that counts as waiting meanwhile too.
   async kept(edit) {
     this.keeping += 1;
     this.dispatchEvent(new Event("change"));
     try {
-      const result = await changes.edit(edit);
-      await this.changed();
-      return result;
+      return await this.edit(edit);
     } finally {
       this.keeping -= 1;
       this.dispatchEvent(new Event("change"));
@@ -94,31 +99,27 @@ export class Outbox extends EventTarget {
 
   // Takes back a change that was not sent yet; returns whether it was one.
   async drop(number) {
-    const found = await changes.edit((all) => {
+    return this.edit((all) => {
       const entry = all.find((one) => one.number === number && !one.sent);
       return entry ? { remove: [number], result: true } : { result: false };
     });
-    await this.changed();
-    return found;
   }
 
   // Puts what a person decided in the place of a change that is in trouble; without operations it is dropped.
   async settle(number, operations) {
-    await changes.edit((all) => {
+    await this.edit((all) => {
       const entry = all.find((one) => one.number === number);
       if (!entry) return {};
       return operations
         ? { put: [{ ...fresh(entry), operations }] }
         : { remove: [number] };
     });
-    await this.changed();
     this.send();
   }
 
   // Forgets all changes of the account, also one that is on its way.
   async clear() {
-    await changes.edit((all) => ({ remove: all.filter(({ account }) => account === this.account).map(({ number }) => number) }));
-    await this.changed();
+    await this.edit((all) => ({ remove: all.filter(({ account }) => account === this.account).map(({ number }) => number) }));
   }
 
   // Sends nothing any more: another account may use the page from now on.
@@ -256,8 +257,7 @@ export class Outbox extends EventTarget {
   }
 
   async replace(entry, by) {
-    await changes.edit((all) => (all.some(({ number }) => number === entry.number) ? { put: [by] } : {}));
-    await this.changed();
+    await this.edit((all) => (all.some(({ number }) => number === entry.number) ? { put: [by] } : {}));
   }
 
   // Sends each operation as a change of its own: in one transaction, one that fails stops all others. Their numbers are
@@ -271,8 +271,7 @@ export class Outbox extends EventTarget {
       key: uuid(),
       operations: [operation],
     }));
-    await changes.edit((all) => (all.some((one) => one.number === number) ? { remove: [number], put } : {}));
-    await this.changed();
+    await this.edit((all) => (all.some((one) => one.number === number) ? { remove: [number], put } : {}));
   }
 
   // Returns { body } to send; no body where the change had to be divided, is done already, or needs a person.
