@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar, cast
 
-from flask import g
+from flask import g, request
 
 from service_kit.http import requests
 from service_kit.http.openapi import Operation, declared
@@ -129,6 +129,12 @@ def account() -> Account:
             TOKEN_MISSING, "a token is needed: send Authorization: Bearer with one from /auth/login", bearer()
         )
     return known
+
+
+def check_account() -> None:
+    """Raise Refusal 401 where no account sends the request, before anything of it is looked at; a preflight may."""
+    if request.method != "OPTIONS":
+        account()
 
 
 def _identify(here: Any, accounts: Accounts | None) -> Exception | None:

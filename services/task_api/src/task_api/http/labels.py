@@ -7,7 +7,7 @@ from flask import Blueprint, Response, request
 from service_kit.http.compression import compressed
 from service_kit.http.messages import body, query, respond
 from service_kit.http.openapi import Answers, documented
-from task_api.http.context import account, database, services
+from task_api.http.context import account, check_account, database, services
 from task_api.http.preconditions import conditional
 from task_api.http.tasks import READ, WRITE
 from task_api.tasks import labels
@@ -17,11 +17,7 @@ blueprint = Blueprint("labels", __name__, url_prefix="/labels")
 LISTED = Answers(ok=list[LabelUse], problems=(400,), not_modified=True, paged=True, compressed=True)
 CHANGED = Answers(ok=LabelChange, problems=(400, 403, 413, 415))
 
-
-@blueprint.before_request
-def _who() -> None:
-    if request.method != "OPTIONS":
-        account()  # before anything of the request is looked at
+blueprint.before_request(check_account)
 
 
 @blueprint.get("")

@@ -10,7 +10,7 @@ from service_kit.http.compression import compressed
 from service_kit.http.messages import MERGE_PATCH, body, prefers, query, respond
 from service_kit.http.openapi import Answers, Link, documented
 from service_kit.http.problems import Refusal
-from task_api.http.context import account, database, services
+from task_api.http.context import account, check_account, database, services
 from task_api.http.errors import CREATED_TASK_DELETED
 from task_api.http.idempotency import Reference, Work, once
 from task_api.http.preconditions import check_match, check_write, conditional, entity_tag
@@ -63,11 +63,7 @@ DELETED = Answers(ok=Deleted, problems=(404,), links=leads_to("get_task", "resto
 RESTORED = Answers(ok=Task, problems=(403, 404), entity_tag=True, links=leads_to("get_task"))
 TASK_ID = {"task_id": "the task's id"}
 
-
-@blueprint.before_request
-def _who() -> None:
-    if request.method != "OPTIONS":
-        account()  # before anything of the request is looked at
+blueprint.before_request(check_account)
 
 
 def _page(**cursor: str) -> str:
