@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tooling import tools
-from tooling.dast.target import METHODS, Target
+from tooling.dast.target import Target, described
 from tooling.findings import Finding, NotAssessed, Scan, Severity, Unreachable
 from tooling.project import Service
 from tooling.tools import MissingTool, report
@@ -50,8 +50,8 @@ def released(one: Service) -> Document:
 
 def compare(before: Document, now: Document) -> Scan:
     """Return a finding for each change that breaks clients of `before`; none fails where the major version is new."""
-    operations = tuple(f"{method} {path}" for path, method, _ in operations_of(before))
-    if not operations or not any(operations_of(now)):
+    operations = tuple(f"{method} {path}" for method, path, _ in described(before))
+    if not operations or not any(described(now)):
         raise NotAssessed("one of the documents describes no operation")
     major = version(now)[0] > version(before)[0]
     findings = []
@@ -80,12 +80,6 @@ def version(document: Document) -> list[int]:
     if not numbers:
         raise NotAssessed(f"the version {document['info']['version']!r} has no major number")
     return numbers
-
-
-def operations_of(document: Document) -> Iterator[tuple[str, str, Document]]:
-    """Yield the path, the method and the description of each operation."""
-    for path, item in document.get("paths", {}).items():
-        yield from ((path, method.upper(), item[method]) for method in METHODS if method in item)
 
 
 Change = tuple[str, Severity, list[tuple[str, str]]]
@@ -120,9 +114,9 @@ def place_of(change: Document) -> str:
 
 def unseen(before: Document, now: Document) -> Iterator[Change]:
     """Yield the changes that oasdiff 1.37 passes over."""
-    newer = {(path, method): operation for path, method, operation in operations_of(now)}
-    for path, method, old in operations_of(before):
-        new = newer.get((path, method))
+    newer = {(method, path): operation for method, path, operation in described(now)}
+    for method, path, old in described(before):
+        new = newer.get((method, path))
         if new is None:
             continue
         gone = [

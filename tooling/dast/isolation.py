@@ -179,6 +179,7 @@ class Client:
         """Go on as a new account."""
         self.account: Account = self.target.join(self.name)
         self.log_in()
+        self.id = self.send("GET", "/auth/me").json()["id"]
 
     def log_in(self) -> None:
         """Begin a new session."""
@@ -209,7 +210,6 @@ class Isolation:
             if operation.roles is not None and (not operation.roles or "user" in operation.roles)
         ]
         self.victim = Client(target, "victim")
-        self.victims_id = self.own_id()
         self.word, self.secret = f"word{secrets.token_hex(8)}", f"secret{secrets.token_hex(8)}"
         self.key = secrets.token_hex(16)
         self.objects: dict[str, Any] = {}
@@ -228,10 +228,6 @@ class Isolation:
         targets = tuple(f"{label}: {count} requests about another's" for label, count in self.sent.items())
         version = str(self.target.document["info"]["version"])
         return Scan(tool="authorization", version=version, targets=targets, findings=tuple(self.findings.values()))
-
-    def own_id(self) -> Any:
-        """Return the id of the victim's account."""
-        return self.victim.send("GET", "/auth/me").json()["id"]
 
     def report(self, operation: Operation, rule: str, message: str) -> None:
         """Add a finding, one for each operation and rule."""
@@ -285,7 +281,6 @@ class Isolation:
                 self.report(operation, CHANGED, f"{operation.label}: it changed what another account owns")
                 if owning:  # as a new account: what was made for this one counts for its limits
                     self.victim.renew()
-                    self.victims_id = self.own_id()
                     self.fill()
                 else:
                     self.victim.go_on()
@@ -326,7 +321,7 @@ class Isolation:
         given = self.target.credentials(operation, client.account)
         if self.target.needs_code(operation):
             given["code"] = self.target.code(operation, client.account)
-        values = Values(self.target.document, given, ids, self.victims_id)
+        values = Values(self.target.document, given, ids, self.victim.id)
         words = replace(values, words=(ATTEMPT, self.word))
         bodies = [
             {"content_type": content_type, "body": body}
@@ -346,7 +341,7 @@ class Isolation:
         guessed = [
             {name: value}
             for name in sorted(self.target.mentioned.parameters - documented)
-            for value in (self.victims_id, "true", "*")
+            for value in (self.victim.id, "true", "*")
         ]
         yield from (Attempt(operation, path, query, **bodies[0]) for query in [*singles, *pairs, *guessed])
         headers = [
@@ -354,7 +349,7 @@ class Isolation:
             for parameter in operation.accepted("header")
             for text in HEADERS.get(parameter["name"], (self.key,))
         ]
-        believed = (str(self.victims_id), self.victim.account.email)
+        believed = (str(self.victim.id), self.victim.account.email)
         headers += [dict.fromkeys(self.own_headers, text) for text in believed if self.own_headers]
         yield from (Attempt(operation, path, headers=each, **bodies[0]) for each in headers)
 

@@ -37,6 +37,12 @@ PATIENCE = 120.0
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 
 
+def described(document: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield the method, the path and the description of each operation of an OpenAPI document."""
+    for path, item in document.get("paths", {}).items():
+        yield from ((method.upper(), path, item[method]) for method in METHODS if method in item)
+
+
 @dataclass(frozen=True)
 class Account:
     """Somebody who can log in."""
@@ -145,12 +151,7 @@ class Target:
     @cached_property
     def operations(self) -> list[Operation]:
         """Every operation of the document."""
-        found = [
-            self.operation(method.upper(), path, item[method])
-            for path, item in self.document["paths"].items()
-            for method in METHODS
-            if method in item
-        ]
+        found = [self.operation(method, path, declared) for method, path, declared in described(self.document)]
         if not found:
             raise NotAssessed("the OpenAPI document has no operation")
         return found
