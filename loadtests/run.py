@@ -23,6 +23,7 @@ from loadtests import LoadTestError, compare, timeline
 from loadtests.cluster import watching
 from loadtests.gate import GateResult, Objectives, Outcome, judge
 from loadtests.record import Recorder, read
+from tooling import tools
 from tooling.project import ROOT
 from tooling.service import answers, running
 
@@ -148,9 +149,7 @@ def checkout(ref: str) -> Iterator[tuple[Path, str]]:
     if name.returncode:
         raise LoadError(f"git knows no version {ref!r}: give a branch, a tag or a commit")
     with tempfile.TemporaryDirectory(prefix="against-") as folder:
-        archive = subprocess.run(["git", "archive", ref], cwd=ROOT, capture_output=True, check=True)
-        subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
-        yield Path(folder), name.stdout.strip()
+        yield tools.checkout(ROOT, ref, Path(folder, "checkout")), name.stdout.strip()
 
 
 def against(options: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -22,7 +22,7 @@ import msgspec
 from tooling.check import run_tests
 from tooling.findings import Finding, Gate, NotAssessed, Scan, Severity, for_each, run_stage, test_file
 from tooling.project import CACHE, ROOT, Service, services
-from tooling.tools import call, in_git, run
+from tooling.tools import call, checkout, in_git, run
 
 CHECKOUTS = CACHE / "previous_version"
 PLUGIN = "newer_schema"
@@ -52,15 +52,6 @@ def last_release(root: Path) -> str:
     if not parents:
         raise NotAssessed("no commit comes before a migration, so there is no earlier version")
     return parents[0]
-
-
-def checkout(root: Path, commit: str, folder: Path) -> Path:
-    """Write a commit's files into a folder and return it."""
-    archive = folder.with_suffix(".tar")
-    call("git", "archive", f"--output={archive}", commit, cwd=root)
-    folder.mkdir()
-    shutil.unpack_archive(archive, folder, filter="data")
-    return folder
 
 
 def sources(root: Path) -> str:

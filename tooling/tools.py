@@ -179,6 +179,15 @@ def in_git(root: Path) -> bool:
     return run("git", "rev-parse", "--git-dir", cwd=root, expect=(0, 128)).returncode == 0
 
 
+def checkout(root: Path, commit: str, folder: Path) -> Path:
+    """Write the files of a commit, or of what names one, into a new folder and return that."""
+    archive = folder.with_suffix(".tar")
+    call("git", "archive", f"--output={archive}", commit, cwd=root)
+    folder.mkdir()
+    shutil.unpack_archive(archive, folder, filter="data")
+    return folder
+
+
 def committable(root: Path, *patterns: str) -> list[str]:
     """Return the files under `root` that Git would commit and a pattern of `git ls-files` matches, by default all.
 

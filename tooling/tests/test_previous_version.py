@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tooling import previous_version
+from tooling import previous_version, tools
 from tooling.findings import NotAssessed
 from tooling.previous_version import last_release
 from tooling.project import Service
@@ -82,7 +82,7 @@ def test_a_checkout_has_the_files_of_its_commit_and_the_tests_of_a_newer_one(
     commit(repository, "services/clock/src/new.py")
     git(repository, "mv", "services/clock/tests/test_old.py", "services/clock/tests/test_new.py")
     folder = tmp_path_factory.mktemp("checkouts")
-    older = previous_version.checkout(repository, old, folder / "older")
+    older = tools.checkout(repository, old, folder / "older")
     assert not (older / "services/clock/src").exists()
     mixed = previous_version.with_tests_of(repository, older, service, folder / "mixed")
     assert sorted(file.name for file in (mixed / "services/clock/tests").iterdir()) == ["conftest.py", "test_new.py"]

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from task_api.store.schema import REVISIONS
-from tooling import previous_version
+from tooling import previous_version, tools
 from tooling.canaries import canary
 from tooling.canaries.fixtures import plant
 from tooling.findings import Scan
@@ -34,7 +34,7 @@ def newer(folder: Path, statement: str) -> Path:
 
 def older(folder: Path) -> Path:
     """Write the last commit's files into a folder, and return it."""
-    return previous_version.checkout(ROOT, "HEAD", folder / "older")
+    return tools.checkout(ROOT, "HEAD", folder / "older")
 
 
 def migrated(folder: Path, statement: str, kind: str) -> Scan:
