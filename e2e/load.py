@@ -199,7 +199,7 @@ class Load:
         wrong, acknowledged = [], 0
         with httpx.Client(base_url=self.url, timeout=TIMEOUT) as client:
             for account in self.accounts:
-                found = Counter(self._titles(client, account))
+                found = Counter(titles(client, account.token))
                 acknowledged += len(account.tasks)
                 wrong += [
                     f"{title}: acknowledged{account.acknowledged.get(title, '')}, and there {found[title]} times"
@@ -214,10 +214,11 @@ class Load:
                 wrong += [f"{title}: never written" for title in set(found) - set(account.tasks) - account.unsure]
         return acknowledged, wrong
 
-    @staticmethod
-    def _titles(client: httpx.Client, account: Account) -> Iterator[str]:
-        url: str | httpx.URL = f"/tasks?limit={PAGE}"
-        while url:
-            response = client.get(url, headers={"Authorization": f"Bearer {account.token}"}).raise_for_status()
-            yield from (task["title"] for task in response.json())
-            url = response.links.get("next", {}).get("url", "")
+
+def titles(client: httpx.Client, token: str) -> Iterator[str]:
+    """Yield the titles of all tasks of the account with this access token."""
+    url: str | httpx.URL = f"/tasks?limit={PAGE}"
+    while url:
+        response = client.get(url, headers={"Authorization": f"Bearer {token}"}).raise_for_status()
+        yield from (task["title"] for task in response.json())
+        url = response.links.get("next", {}).get("url", "")

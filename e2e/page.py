@@ -1,7 +1,6 @@
 """The proof "page": the board stays open in a browser while the service under it is replaced, and people go on."""
 
 import secrets
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +10,11 @@ from itertools import count
 import httpx
 from playwright.sync_api import Page, Response, expect, sync_playwright
 
+from e2e.load import titles
 from e2e.proofs import DEPLOYMENT, Bench, Proof, next_version
-from tooling.deploy import DeployError, release, rollout
+from tooling.deploy import release, rollout
+from tooling.tools import require
 
-GET_CHROMIUM = "Chromium is missing: install it (Debian: apt install chromium)"
 PATIENCE = 120.0  # seconds: no outcome depends on them
 PAUSE = 1.0  # seconds between two changes, as a person makes them
 SAVED = "All changes saved"
@@ -59,7 +59,9 @@ def staying_open(bench: Bench, proof: Proof) -> None:
             expect(page.locator(".sign")).to_have_text(SAVED, timeout=PATIENCE * 1000)
             say(f"{len(written)} tasks were created and renamed")
         proof.check("the page was never loaded anew", kept := page.evaluate(f"{KEPT} === true"), bool(kept))
-    held = Counter(titles(bench.target.url(), credentials))
+    with httpx.Client(base_url=bench.target.url(), timeout=30) as client:
+        token = client.post("/auth/login", json=credentials).raise_for_status().json()["access_token"]
+        held = Counter(titles(client, token))
     wrong = [
         f"{title}: there {held[title]} times, written {int(title in written)} times"
         for title in sorted(written.keys() | held.keys())
@@ -84,10 +86,8 @@ def address() -> str:
 
 @contextmanager
 def open_page(url: str) -> Iterator[Page]:
-    """Open the board in Chromium. Raises `DeployError` where there is no Chromium."""
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        raise DeployError(GET_CHROMIUM)
+    """Open the board in Chromium. Raises `MissingTool` where there is none."""
+    program = require("chromium")
     with sync_playwright() as playwright:
         flags = ["--no-sandbox", "--disable-dev-shm-usage"]  # of a container, in which Chromium may run
         with playwright.chromium.launch(executable_path=program, args=flags) as browser:
@@ -113,14 +113,3 @@ def meanwhile(change: Callable[[], None], work: Callable[[], object]) -> None:
         while not done.done():
             change()
         done.result()
-
-
-def titles(url: str, credentials: dict[str, str]) -> Iterator[str]:
-    """Yield the titles of all tasks of the account."""
-    with httpx.Client(base_url=url, timeout=30) as client:
-        token = client.post("/auth/login", json=credentials).raise_for_status().json()["access_token"]
-        path: str | httpx.URL = "/tasks?limit=200"
-        while path:
-            response = client.get(path, headers={"Authorization": f"Bearer {token}"}).raise_for_status()
-            yield from (task["title"] for task in response.json())
-            path = response.links.get("next", {}).get("url", "")

@@ -17,8 +17,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 from loadtests.record import Event, Requests, read
 from tooling.project import ROOT
 from tooling.service import answers, free_port
+from tooling.tools import known
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+CHROMIUM = known()["chromium"].path()
 DRIVER = shutil.which("chromedriver")
 
 pytestmark = [
@@ -31,7 +32,7 @@ pytestmark = [
 def browser() -> Iterator[webdriver.Chrome]:
     """Yield a headless Chromium."""
     options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM or ""
+    options.binary_location = str(CHROMIUM)
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1200"):
         options.add_argument(argument)
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))

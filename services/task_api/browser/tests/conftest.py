@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -15,8 +14,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from tooling.postgres import postgres
 from tooling.project import REPORTS
 from tooling.service import NO_AUTHORITIES, running
+from tooling.tools import MissingTool, require
 
-GET_CHROMIUM = "Chromium is missing: install it (Debian: apt install chromium; .ci/chromium does that)"
 SCREENSHOTS = REPORTS / "browser"
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 BULK = 1000
@@ -35,9 +34,10 @@ def source() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.exit(GET_CHROMIUM, returncode=2)
+    try:
+        program = require("chromium")
+    except MissingTool as error:
+        pytest.exit(str(error), returncode=2)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage", "--force-color-profile=srgb"]
