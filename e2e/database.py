@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import httpx
@@ -254,22 +254,15 @@ def on_a_worker(kube: Kube, proof: Proof, load: Load) -> None:
 
 
 @contextmanager
-def primaries(kube: Kube, recorder: Recorder) -> Iterator[None]:
-    """Record who is primary while the block runs."""
+def repeating(work: Callable[[], None], *, pause: float) -> Iterator[None]:
+    """Do some work over and over, in a thread, with so many seconds between, while the block runs."""
     over = threading.Event()
 
-    def watch() -> None:
-        last = ""
-        while not over.wait(0.5):
-            try:
-                now = primary(kube)
-            except (DeployError, KeyError):
-                continue
-            if now != last:
-                recorder.event("primary", now)
-                last = now
+    def repeat() -> None:
+        while not over.wait(pause):
+            work()
 
-    thread = threading.Thread(target=watch)
+    thread = threading.Thread(target=repeat)
     thread.start()
     try:
         yield
@@ -279,27 +272,36 @@ def primaries(kube: Kube, recorder: Recorder) -> Iterator[None]:
 
 
 @contextmanager
+def primaries(kube: Kube, recorder: Recorder) -> Iterator[None]:
+    """Record who is primary while the block runs."""
+    last = ""
+
+    def look() -> None:
+        nonlocal last
+        with suppress(DeployError, KeyError):
+            if (now := primary(kube)) != last:
+                recorder.event("primary", now)
+                last = now
+
+    with repeating(look, pause=0.5):
+        yield
+
+
+@contextmanager
 def liveness(bench: Bench, proof: Proof) -> Iterator[None]:
     """Check that /livez answers in time while the block runs."""
-    over, seconds, problems = threading.Event(), [0.0], list[str]()
+    seconds, problems = [0.0], list[str]()
 
     def ask() -> None:
-        with httpx.Client(base_url=bench.target.url(), timeout=10) as client:
-            while not over.wait(0.25):
-                began = time.monotonic()
-                try:
-                    client.get("/livez").raise_for_status()
-                except httpx.HTTPError as error:
-                    problems.append(repr(error))
-                seconds.append(time.monotonic() - began)
+        began = time.monotonic()
+        try:
+            client.get("/livez").raise_for_status()
+        except httpx.HTTPError as error:
+            problems.append(repr(error))
+        seconds.append(time.monotonic() - began)
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
+    with httpx.Client(base_url=bench.target.url(), timeout=10) as client, repeating(ask, pause=0.25):
         yield
-    finally:
-        over.set()
-        thread.join()
     measured = f"{len(seconds) - 1} asked, {len(problems)} failed, longest {max(seconds):.2f} s"
     proof.check(
         f"/livez answers within {ANSWER_SECONDS:.0f} s while the database hangs",
