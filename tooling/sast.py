@@ -345,6 +345,36 @@ def actionlint(root: Path, files: Sequence[str]) -> Scan:
     )
 
 
+def scripts(root: Path) -> list[str]:
+    """Return the shell scripts of the repository, which name their shell in the first line."""
+    return [name for name in tracked(root, "*") if SHELL.match((root / name).read_bytes())]
+
+
+def shellcheck(root: Path, files: Sequence[str]) -> Scan:
+    """Check shell scripts with shellcheck; matters of style are noted. Its comments in a script hide nothing."""
+    findings = []
+    with TemporaryDirectory() as folder:
+        for file in files:
+            copy = Path(folder, "script")
+            copy.write_text(re.sub(r"#\s*shellcheck\b", "# (shellcheck)", (root / file).read_text()))
+            for result in report("shellcheck", "--norc", "--format=json1", copy, expect=(0, 1))["comments"]:
+                severity = Severity.named(result["level"])
+                findings.append(
+                    Finding(
+                        tool="shellcheck",
+                        rule=f"SC{result['code']}",
+                        severity=severity,
+                        message=result["message"],
+                        path=file,
+                        line=result["line"],
+                        subject=line_of(root, file, result["line"]),
+                        blocks=result["level"] != "style",
+                        help=f"https://www.shellcheck.net/wiki/SC{result['code']}",
+                    )
+                )
+    return Scan(tool="shellcheck", version=tools.version("shellcheck"), targets=tuple(files), findings=tuple(findings))
+
+
 def zizmor(root: Path, files: Sequence[str]) -> Scan:
     """Look for insecure workflows with zizmor; medium severities and above fail the stage."""
     if not files:
@@ -373,6 +403,7 @@ def zizmor(root: Path, files: Sequence[str]) -> Scan:
 
 
 PYTHON = ("*.py", "dev")
+SHELL = re.compile(rb"#!\s*(?:/\S+)?/(?:env\s+)?(?:ba|da|k)?sh\b")
 SERVED = ("services/*.py", "packages/*.py")  # what meets a stranger's input
 STORES = (
     "services/*/src/*.py",
@@ -400,6 +431,7 @@ GATES: dict[str, Gate] = {
     "ruff": lambda: ruff(ROOT, tracked(ROOT, *PYTHON)),
     "hadolint": lambda: hadolint(ROOT, tracked(ROOT, *DOCKERFILES)),
     "actionlint": lambda: actionlint(ROOT, tracked(ROOT, *WORKFLOWS)),
+    "shellcheck": lambda: shellcheck(ROOT, scripts(ROOT)),
     "zizmor": lambda: zizmor(ROOT, tracked(ROOT, *ACTIONS)),
     "sql": lambda: sql.scan(ROOT, [name for name in tracked(ROOT, *STORES) if "migrations" not in Path(name).parts]),
     "locks": lambda: locks.scan(ROOT, tracked(ROOT, *DOCKERFILES)),

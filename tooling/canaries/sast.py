@@ -229,6 +229,29 @@ def actionlint_nothing(folder: Path) -> Scan:
     return sast.actionlint(folder, [])
 
 
+@canary("sast/shellcheck", "a folder from a variable, removed unquoted, excused", rule="SC2115", path="clean")
+def shellcheck_removal(folder: Path) -> Scan:
+    plant(folder, "clean", "#!/usr/bin/env bash\n# shellcheck disable=all\nrm -rf $1/*\n")
+    return sast.shellcheck(folder, ["clean"])
+
+
+@canary("sast/shellcheck", "a script that cannot be parsed", rule="SC1073", path="broken.sh")
+def shellcheck_unparsable(folder: Path) -> Scan:
+    return sast.shellcheck(folder, [plant(folder, "broken.sh", "#!/bin/sh\nif true; then\n")])
+
+
+@canary("sast/shellcheck", "a script without an ending that a commit adds", rule="SC2086", path="tool")
+def shellcheck_any_name(folder: Path) -> Scan:
+    plant(folder, "tool", "#! /bin/sh -e\necho $1\n")
+    commit(folder, "add a tool")
+    return sast.shellcheck(folder, sast.scripts(folder))
+
+
+@canary("sast/shellcheck", "no script at all", problem="looked at nothing")
+def shellcheck_nothing(folder: Path) -> Scan:
+    return sast.shellcheck(folder, [])
+
+
 @canary("sast/zizmor", "an action that is not pinned", rule="unpinned-uses", path=".github/workflows/w.yml")
 def zizmor_unpinned(folder: Path) -> Scan:
     workflow = WORKFLOW.format(step="uses: actions/checkout@v6")
