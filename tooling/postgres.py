@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,18 @@ class Server:
             self._process = None
 
 
+def _reachable(programs: Path, folder: Path, identity: dict[str, Any]) -> Path:
+    """Return where the user of `identity` can run the programs: a copy in `folder` where root's checkout is private."""
+    try:
+        subprocess.run([programs / "postgres", "--version"], stdout=subprocess.DEVNULL, check=True, **identity)
+    except PermissionError:
+        copy = shutil.copytree(programs.parent, folder / "pginstall", symlinks=True)
+        for path in (copy, *copy.rglob("*")):
+            os.chown(path, identity["user"], identity["group"], follow_symlinks=False)
+        return copy / "bin"
+    return programs
+
+
 @contextmanager
 def postgres() -> Iterator[str]:
     """Run an empty PostgreSQL on a free loopback port and yield its URL; see `postgres_server`."""
@@ -80,6 +93,7 @@ def postgres_server() -> Iterator[Server]:
             user = pwd.getpwnam(UNPRIVILEGED)
             os.chown(folder, user.pw_uid, user.pw_gid)
             identity |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+            programs = _reachable(programs, Path(folder), identity)
         data = Path(folder, "data")
         # PostgreSQL 17's full-text search folds case by LC_CTYPE, whatever the provider; its image has en_US.utf8.
         letters = "en_US.UTF-8" if sys.platform == "darwin" else "C.UTF-8"
