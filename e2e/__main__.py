@@ -17,6 +17,7 @@ from e2e.clouds import clouds
 from e2e.database import outliving
 from e2e.page import staying_open
 from e2e.proofs import FOLDER, NIGHTLY, Bench, Proof
+from e2e.versions import replacing
 from loadtests.record import Recorder
 from tooling.deploy import DeployError, cluster
 from tooling.deploy.release import Target, deploy
@@ -24,7 +25,7 @@ from tooling.deploy.steps import Steps
 from tooling.images import trust
 from tooling.project import ToolingError, service
 
-LONG = {"database": outliving, "page": staying_open, "cloud": clouds}
+LONG = {"database": outliving, "page": staying_open, "versions": replacing, "cloud": clouds}
 
 REPLICATED = {"database"}
 """Proofs of a deploy with the replicated database; the others have the single one."""

@@ -428,6 +428,7 @@ PROOFS: dict[str, tuple[str, Callable[[Bench, Proof], None]]] = {
 NIGHTLY = {
     "database": "The replicated database outlives its node, its primary and its operator",
     "page": "The page that stays open over a rolling update and a rollback loses no change",
+    "versions": "The last release is replaced, rolled back to and replaced again, and no request is lost",
     "cloud": "Both clouds' overlays serve, back up and restore, with stand-ins for what only a cloud has",
 }
 """Proofs that take long or need more: they run where they are named."""
