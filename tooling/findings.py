@@ -40,6 +40,7 @@ WAIVABLE = {
     "ruff",
     "safety",
     "schemathesis",
+    "shellcheck",
     "spectral",
     "trivy-config",
     "third-party",
