@@ -113,7 +113,7 @@ def load(
     more: str = "",
 ) -> None:
     """Open Locust's browser UI on loopback, everything filled in; or load and judge with --headless."""
-    given = {
+    values = {
         "host": host,
         "shape": shape,
         "users": users,
@@ -124,7 +124,7 @@ def load(
         "cluster": cluster,
         "against": against,
     }
-    options = [f"--{name}={value}" for name, value in given.items() if value]
+    options = [f"--{name}={value}" for name, value in values.items() if value]
     options += ["--headless"] if headless else [] if against or replay else ["--browser"]
     options += ["--replay", *replay.split(",")] if replay else []
     _loadtests([*options, *shlex.split(more)])
@@ -138,7 +138,7 @@ def load(
     iterable=["what_if"],
 )
 def hpa(_context: Context, record: str = "", what_if: list[str] | None = None) -> None:
-    """Replay the autoscaler's decisions of a flight record, and ask what other settings would have done."""
+    """Replay the autoscaler's decisions of a flight record, and compute what other settings would have done."""
     _loadtests(["hpa", *([record] if record else []), *(f"--what-if={question}" for question in what_if or [])])
 
 
@@ -200,11 +200,11 @@ def deploy(
         try:
             if target.local:
                 cluster.check()
-            with steps.step("image") as say:
+            with steps.step("image") as log:
                 checked = (
                     trust.pushed(image)
                     if image
-                    else trust.built_here(target.service, say, accept_unassessed=accept_unassessed)
+                    else trust.built_here(target.service, log, accept_unassessed=accept_unassessed)
                 )
             release(target, checked, steps)
         except (DeployError, Untrusted) as error:
@@ -237,18 +237,18 @@ def logs(runner: Context, overlay: str = "kind", context: str = "", name: str = 
 @task(help={**WHERE, "to": "revision; the one before by default"})
 def rollback(_context: Context, overlay: str = "kind", context: str = "", name: str = "", to: int = 0) -> None:
     """Return the service the pods of its last revision again."""
-    with deploying("rollback") as steps, steps.step("roll back") as say:
+    with deploying("rollback") as steps, steps.step("roll back") as log:
         target = Target.of(overlay, context, name)
-        revision = rollout.roll_back(target.kube, target.service.name, say, to=to)
-        say(f"revision {revision} serves again")
+        revision = rollout.roll_back(target.kube, target.service.name, log, to=to)
+        log(f"revision {revision} serves again")
 
 
 @task(help=WHERE)
 def cluster_backup(_context: Context, overlay: str = "kind", context: str = "", name: str = "") -> None:
     """Run the cluster's nightly backup now."""
-    with deploying("backup") as steps, steps.step("backup") as say:
+    with deploying("backup") as steps, steps.step("backup") as log:
         target = Target.of(overlay, context, name)
-        say(backups.run_now(target.kube, f"{target.service.name}-backup", say))
+        log(backups.run_now(target.kube, f"{target.service.name}-backup", log))
 
 
 @task(help={**WHERE, "file": "name of a backup in the cluster's volume; the newest by default"})
@@ -258,10 +258,10 @@ def cluster_restore(
     """Put a backup in the place of the cluster's database, and migrate it."""
     with deploying("restore") as steps:
         target = Target.of(overlay, context, name)
-        with steps.step("restore") as say:
-            say(backups.restore(target.kube, target.service.name, say, file))
-        with steps.step("migration") as say:
-            migrate(target, say)
+        with steps.step("restore") as log:
+            log(backups.restore(target.kube, target.service.name, log, file))
+        with steps.step("migration") as log:
+            migrate(target, log)
 
 
 @task

@@ -40,7 +40,7 @@ def run(name: str, bench: Bench) -> bool:
     record = folder / "record.jsonl"
     record.unlink(missing_ok=True)
     steps = Steps(title)
-    steps.tell(f"\n{name}: {title}")
+    steps.log(f"\n{name}: {title}")
     with Recorder(record) as recorder:
         recorder.run(title, image=bench.image)
         proof = Proof(name, title, recorder, steps)
@@ -51,8 +51,8 @@ def run(name: str, bench: Bench) -> bool:
             proof.check("the proof runs to its end", f"{error!r}\n{evidence}", holds=False)
         proven = proof.write(folder)
     for check in proof.checks:
-        steps.tell(f"  {'holds' if check.holds else 'FAILS'}: {check.claim}: {check.measured}")
-    steps.tell(f"  {folder / 'proof.html'}")
+        steps.log(f"  {'holds' if check.holds else 'FAILS'}: {check.claim}: {check.measured}")
+    steps.log(f"  {folder / 'proof.html'}")
     return proven
 
 
@@ -62,8 +62,8 @@ def prepare(steps: Steps, *, database: str, accept_unassessed: bool) -> Bench:
     try:
         cluster.check()
         from_nothing = not cluster.exists()
-        with steps.step("image") as say:
-            image = trust.built_here(service(), say, accept_unassessed=accept_unassessed)
+        with steps.step("image") as log:
+            image = trust.built_here(service(), log, accept_unassessed=accept_unassessed)
         began = steps.seconds
         target = Target.of("kind", database=database)
         deploy(target, image, steps)

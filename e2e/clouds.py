@@ -86,7 +86,7 @@ def clouds(bench: Bench, proof: Proof) -> None:
 @contextmanager
 def database(whole: Kube, authority: stand_ins.Authority) -> Iterator[tuple[str, Callable[[str], str]]]:
     """Run PostgreSQL in a namespace of its own; yield its URL, and a function that returns what a query prints."""
-    password, there = secrets.token_urlsafe(24), replace(whole, namespace=DATABASE)
+    password, namespaced = secrets.token_urlsafe(24), replace(whole, namespace=DATABASE)
     issued = authority.issue(HOST)
     files = {
         "password": password,
@@ -104,17 +104,17 @@ def database(whole: Kube, authority: stand_ins.Authority) -> Iterator[tuple[str,
         },
     ]
     try:
-        there.apply(objects[:1])
-        there.apply(objects[1:])
-        there.run("apply", f"--filename={STAND_INS / 'database.yaml'}")
-        rollout.wait(there, "deployment", "database", lambda _news: None)
+        namespaced.apply(objects[:1])
+        namespaced.apply(objects[1:])
+        namespaced.run("apply", f"--filename={STAND_INS / 'database.yaml'}")
+        rollout.wait(namespaced, "deployment", "database", lambda _news: None)
         psql = ("exec", "deployment/database", "--", "psql", "--username=task_api", "--dbname=tasks", "--tuples-only")
         yield (
             f"postgresql://task_api:{password}@{HOST}/tasks",
-            lambda sql: there.run(*psql, "--no-align", f"--command={sql}").strip(),
+            lambda sql: namespaced.run(*psql, "--no-align", f"--command={sql}").strip(),
         )
     finally:
-        there.run("delete", "namespace", DATABASE, "--ignore-not-found", "--wait")
+        namespaced.run("delete", "namespace", DATABASE, "--ignore-not-found", "--wait")
 
 
 def deployed(
@@ -144,8 +144,8 @@ def deployed(
             )
             prepare(kube, name, url, authority)
             rendered = manifests.render(target.service, kube, folder, bench.image, generate_secrets=False)
-            with proof.phase(f"{provider.overlay}: images", settle=0) as say:
-                cluster.load(manifests.images(rendered), say)
+            with proof.phase(f"{provider.overlay}: images", settle=0) as log:
+                cluster.load(manifests.images(rendered), log)
             with proof.phase(f"{provider.overlay}: deploy", settle=0):
                 release.deploy(target, bench.image, proof.steps)
             served(proof, provider, kube, name, query)
@@ -249,15 +249,15 @@ def restored(proof: Proof, provider: Provider, target: Target, query: Callable[[
     kube, name, load = target.kube, target.service.name, Load(target.url(), proof.recorder)
     with load.running(STEADY), proof.phase(f"{provider.overlay}: tasks are written", load, settle=10):
         pass
-    with proof.phase(f"{provider.overlay}: nightly backup", settle=0) as say:
-        written = backup.run_now(kube, f"{name}-backup", say).splitlines()[-1]
-        say(written)
+    with proof.phase(f"{provider.overlay}: nightly backup", settle=0) as log:
+        written = backup.run_now(kube, f"{name}-backup", log).splitlines()[-1]
+        log(written)
     proof.check(f"{provider.overlay}: the backup is in the object storage", written, written.endswith(".dump"))
     query("TRUNCATE tasks CASCADE")
     _, lost = load.audit()
-    with proof.phase(f"{provider.overlay}: restore", settle=0) as say:
-        backup.restore(kube, name, say)
-        release.migrate(target, say)
+    with proof.phase(f"{provider.overlay}: restore", settle=0) as log:
+        backup.restore(kube, name, log)
+        release.migrate(target, log)
     acknowledged, wrong = load.audit()
     proof.check(
         f"{provider.overlay}: every task is back after the database lost them all",

@@ -16,7 +16,7 @@ from loadtests.cluster import watching
 from loadtests.record import Recorder, Requests, read
 from tooling.deploy import DeployError, cluster, operator, rollout, verify
 from tooling.deploy.kube import Kube
-from tooling.deploy.steps import Say
+from tooling.deploy.steps import Log
 
 NAME = "postgres"
 OUTAGE = 30.0  # seconds that the service may answer 503 while another instance takes over
@@ -37,13 +37,13 @@ def outliving(bench: Bench, proof: Proof) -> None:
     """Whatever happens to an instance, its node or the operator, no acknowledged write is lost or doubled."""
     kube, load = bench.kube, Load(bench.target.url(), proof.recorder)
     with watching(proof.recorder.path, context=kube.context), primaries(kube, proof.recorder), load.running(STEADY):
-        with proof.phase("calm", load, settle=SETTLE) as say:
-            verify.until(lambda: standbys_seen(kube).removeprefix(ALL_SEEN), say, timeout=180)
+        with proof.phase("calm", load, settle=SETTLE) as log:
+            verify.until(lambda: standbys_seen(kube).removeprefix(ALL_SEEN), log, timeout=180)
             proof.check("Prometheus sees both standbys", seen := standbys_seen(kube), seen == ALL_SEEN)
-        with undisturbed(proof, load, "a standby lost") as say:
+        with undisturbed(proof, load, "a standby lost") as log:
             standby = next(name for name in instances(kube) if name != primary(kube))
             kube.run("delete", "pod", standby, "--force", "--grace-period=0")
-            complete(kube, say)
+            complete(kube, log)
         with undisturbed(proof, load, "the operator absent"):
             operators = replace(kube, namespace=operator.NAMESPACE)
             operators.run("scale", f"deployment/{operator.DEPLOYMENT}", "--replicas=0")
@@ -51,35 +51,35 @@ def outliving(bench: Bench, proof: Proof) -> None:
         operators.run("scale", f"deployment/{operator.DEPLOYMENT}", f"--replicas={operator.REPLICAS}")
         rollout.wait(operators, "deployment", operator.DEPLOYMENT, lambda _news: None)
         on_a_worker(kube, proof, load)
-        with outage(proof, load, "the primary's node drained") as say:
+        with outage(proof, load, "the primary's node drained") as log:
             node = node_of(kube, primary(kube))
             kube.run("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=240s")
-            rollout.wait(kube, "deployment", DEPLOYMENT, say)
+            rollout.wait(kube, "deployment", DEPLOYMENT, log)
         kube.run("uncordon", node)
         rollout.wait(operators, "deployment", operator.DEPLOYMENT, lambda _news: None)
-        complete(kube, proof.steps.tell)
-        with outage(proof, load, "the primary killed") as say:
-            taken_over(kube, say, lambda old: kube.run("delete", "pod", old, "--force", "--grace-period=0"))
-        complete(kube, proof.steps.tell)
+        complete(kube, proof.steps.log)
+        with outage(proof, load, "the primary killed") as log:
+            taken_over(kube, log, lambda old: kube.run("delete", "pod", old, "--force", "--grace-period=0"))
+        complete(kube, proof.steps.log)
         on_a_worker(kube, proof, load)
-        with outage(proof, load, f"the primary's node away for {NODE_AWAY:.0f} s", seconds=NODE_OUTAGE) as say:
+        with outage(proof, load, f"the primary's node away for {NODE_AWAY:.0f} s", seconds=NODE_OUTAGE) as log:
             node = node_of(kube, primary(kube))
             load.resends = 10
             try:
-                taken_over(kube, say, lambda _old: verify.until(lambda: freezing(node), say, timeout=60))
+                taken_over(kube, log, lambda _old: verify.until(lambda: freezing(node), log, timeout=60))
                 began = proof.steps.seconds
-                verify.until(lambda: waiting(began, NODE_AWAY, proof), say, timeout=NODE_AWAY + 60)
+                verify.until(lambda: waiting(began, NODE_AWAY, proof), log, timeout=NODE_AWAY + 60)
             finally:
                 if PAUSED in cluster.run("docker", "ps", f"--filter=name=^{node}$", "--format={{.Status}}"):
                     cluster.run("docker", "unpause", node)
-        with proof.phase("as before", load, settle=SETTLE) as say:
-            complete(kube, say)
+        with proof.phase("as before", load, settle=SETTLE) as log:
+            complete(kube, log)
         load.resends = 1
         # After the node's return: a standby that has followed the old primary meanwhile would be elected now.
         hang = "the primary's processes stopped (SIGSTOP), its pod deleted"
-        with outage(proof, load, hang, seconds=HANG) as say, liveness(bench, proof):
-            taken_over(kube, say, lambda old: hung(kube, say, old))
-        complete(kube, proof.steps.tell)
+        with outage(proof, load, hang, seconds=HANG) as log, liveness(bench, proof):
+            taken_over(kube, log, lambda old: hung(kube, log, old))
+        complete(kube, proof.steps.log)
     proof.ledger(load)
     proof.notes.append(
         f"{len(load.cut)} requests were sent again, because a pod of the service was on a node that was away: they "
@@ -104,21 +104,21 @@ def waiting(began: float, seconds: float, proof: Proof) -> str:
 
 
 @contextmanager
-def undisturbed(proof: Proof, load: Load, name: str) -> Iterator[Say]:
+def undisturbed(proof: Proof, load: Load, name: str) -> Iterator[Log]:
     """Do something of which clients must notice nothing."""
-    with proof.phase(name, load, settle=SETTLE) as say:
-        yield say
+    with proof.phase(name, load, settle=SETTLE) as log:
+        yield log
     phase = proof.phases[-1]
     measured = f"{phase.failed + phase.refused} of {phase.requests}, longest {longest(proof, phase):.1f} s"
     proof.check(f"{name}: requests failed or refused: 0", measured, phase.failed + phase.refused == 0)
 
 
 @contextmanager
-def outage(proof: Proof, load: Load, name: str, *, seconds: float = OUTAGE) -> Iterator[Say]:
+def outage(proof: Proof, load: Load, name: str, *, seconds: float = OUTAGE) -> Iterator[Log]:
     """Do something in which the service may answer 503 with Retry-After for some `seconds`, and nothing else."""
     load.outage = True
-    with proof.phase(name, load, settle=SETTLE) as say:
-        yield say
+    with proof.phase(name, load, settle=SETTLE) as log:
+        yield log
     load.outage = False
     phase = proof.phases[-1]
     unavailable = [one for one in within(load.refused, phase) if one.what.startswith("503")]
@@ -155,8 +155,8 @@ def spells(times: Iterable[float]) -> list[float]:
 
 def longest(proof: Proof, phase: Phase) -> float:
     """Return the longest time of a response from its intended start, in seconds, of the requests of a phase."""
-    found = [e for e in read(proof.recorder.path) if isinstance(e, Requests) and phase.start <= e.at < phase.end]
-    counts = histogram.add(histogram.decode(entry.intended) for entry in found if entry.intended)
+    requests = [e for e in read(proof.recorder.path) if isinstance(e, Requests) and phase.start <= e.at < phase.end]
+    counts = histogram.add(histogram.decode(entry.intended) for entry in requests if entry.intended)
     return histogram.percentile(counts, 100) / 1000 if counts.any() else 0.0
 
 
@@ -164,16 +164,16 @@ def standbys_seen(kube: Kube) -> str:
     """Return how many standbys of how many instances the cluster's Prometheus sees, as TaskApiStandbyMissing does."""
     counts = []
     for query in (f"max({STANDBYS})", f"count({STANDBYS})"):
-        asked = ("promtool", "query", "--format=json", "instant", "http://localhost:9090", query)
-        result = json.loads(kube.run("exec", "statefulset/prometheus", "--", *asked))
+        command = ("promtool", "query", "--format=json", "instant", "http://localhost:9090", query)
+        result = json.loads(kube.run("exec", "statefulset/prometheus", "--", *command))
         counts.append(next((one["value"][1] for one in result), "0"))
     return "{} of {} instances".format(*counts)
 
 
 def status(kube: Kube) -> dict[str, str]:
     """Return what the operator reports of the database."""
-    found = kube.get(rollout.CLUSTER, NAME)
-    return {} if found is None else found.get("status", {})
+    cluster = kube.get(rollout.CLUSTER, NAME)
+    return {} if cluster is None else cluster.get("status", {})
 
 
 def primary(kube: Kube) -> str:
@@ -188,28 +188,28 @@ def instances(kube: Kube) -> list[str]:
 
 def node_of(kube: Kube, pod: str) -> str:
     """Return the node that a pod runs on. Raises `DeployError` where there is no such pod."""
-    found = kube.get("pod", pod)
-    if found is None:
+    item = kube.get("pod", pod)
+    if item is None:
         raise DeployError(f"there is no pod/{pod}")
-    return str(found["spec"]["nodeName"])
+    return str(item["spec"]["nodeName"])
 
 
-def complete(kube: Kube, say: Say) -> None:
+def complete(kube: Kube, log: Log) -> None:
     """Wait until all instances are ready, and each standby follows the primary, which the operator does not look at."""
-    rollout.wait(kube, rollout.CLUSTER, NAME, say)
+    rollout.wait(kube, rollout.CLUSTER, NAME, log)
     wanted = len(instances(kube)) - 1
 
     def problem() -> str:
         try:
-            found = int(kube.run("exec", primary(kube), "--container=postgres", "--", "psql", "-Atc", FOLLOWING))
+            following = int(kube.run("exec", primary(kube), "--container=postgres", "--", "psql", "-Atc", FOLLOWING))
         except DeployError as error:
             return str(error)
-        return "" if found == wanted else f"{found} of {wanted} standbys follow the primary"
+        return "" if following == wanted else f"{following} of {wanted} standbys follow the primary"
 
-    verify.until(problem, say, timeout=120)
+    verify.until(problem, log, timeout=120)
 
 
-def taken_over(kube: Kube, say: Say, strike: Callable[[str], object]) -> None:
+def taken_over(kube: Kube, log: Log, strike: Callable[[str], object]) -> None:
     """Strike the primary, and wait until another instance is it."""
     old = primary(kube)
     strike(old)
@@ -218,11 +218,11 @@ def taken_over(kube: Kube, say: Say, strike: Callable[[str], object]) -> None:
         now = status(kube)
         return "" if now.get("currentPrimary") not in ("", old, None) else f"{old} is primary: {now.get('phase')}"
 
-    verify.until(problem, say, timeout=180)
+    verify.until(problem, log, timeout=180)
 
 
-def hung(kube: Kube, say: Say, instance: str) -> None:
-    """Have an instance hang without ending, and do what the runbook says.
+def hung(kube: Kube, log: Log, instance: str) -> None:
+    """Have an instance hang without ending, and do what the runbook prescribes.
 
     Its manager lives on and keeps the lease of the primary, so that CloudNativePG replaces it only when its pod ends.
     """
@@ -233,7 +233,7 @@ def hung(kube: Kube, say: Say, instance: str) -> None:
         ready = any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
         return f"{instance} hangs and is still ready" if ready else ""
 
-    verify.until(problem, say, timeout=60)
+    verify.until(problem, log, timeout=60)
     kube.run("delete", "pod", instance, "--force", "--grace-period=0")
 
 
@@ -244,13 +244,13 @@ def on_a_worker(kube: Kube, proof: Proof, load: Load) -> None:
     """
     node = node_of(kube, primary(kube))
     if "control-plane" in node:
-        with outage(proof, load, "the primary moved to a worker") as say:
+        with outage(proof, load, "the primary moved to a worker") as log:
             kube.run("cordon", node)
             try:
-                taken_over(kube, say, lambda _old: None)
+                taken_over(kube, log, lambda _old: None)
             finally:
                 kube.run("uncordon", node)
-            complete(kube, say)
+            complete(kube, log)
 
 
 @contextmanager
@@ -292,7 +292,7 @@ def liveness(bench: Bench, proof: Proof) -> Iterator[None]:
     """Check that /livez answers in time while the block runs."""
     seconds, problems = [0.0], list[str]()
 
-    def ask() -> None:
+    def probe() -> None:
         began = time.monotonic()
         try:
             client.get("/livez").raise_for_status()
@@ -300,9 +300,9 @@ def liveness(bench: Bench, proof: Proof) -> Iterator[None]:
             problems.append(repr(error))
         seconds.append(time.monotonic() - began)
 
-    with httpx.Client(base_url=bench.target.url(), timeout=10) as client, repeating(ask, pause=0.25):
+    with httpx.Client(base_url=bench.target.url(), timeout=10) as client, repeating(probe, pause=0.25):
         yield
-    measured = f"{len(seconds) - 1} asked, {len(problems)} failed, longest {max(seconds):.2f} s"
+    measured = f"{len(seconds) - 1} probes, {len(problems)} failed, longest {max(seconds):.2f} s"
     proof.check(
         f"/livez answers within {ANSWER_SECONDS:.0f} s while the database hangs",
         measured,

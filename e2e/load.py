@@ -199,19 +199,19 @@ class Load:
         wrong, acknowledged = [], 0
         with httpx.Client(base_url=self.url, timeout=TIMEOUT) as client:
             for account in self.accounts:
-                found = Counter(titles(client, account.token))
+                counts = Counter(titles(client, account.token))
                 acknowledged += len(account.tasks)
                 wrong += [
-                    f"{title}: acknowledged{account.acknowledged.get(title, '')}, and there {found[title]} times"
+                    f"{title}: acknowledged{account.acknowledged.get(title, '')}, and there {counts[title]} times"
                     for title in account.tasks
-                    if found[title] != 1
+                    if counts[title] != 1
                 ]
                 wrong += [
-                    f"{title}: there {found[title]} times"
+                    f"{title}: there {counts[title]} times"
                     for title in account.unsure - set(account.tasks)
-                    if found[title] > 1
+                    if counts[title] > 1
                 ]
-                wrong += [f"{title}: never written" for title in set(found) - set(account.tasks) - account.unsure]
+                wrong += [f"{title}: never written" for title in set(counts) - set(account.tasks) - account.unsure]
         return acknowledged, wrong
 
 

@@ -52,12 +52,12 @@ def staying_open(bench: Bench, proof: Proof) -> None:
                 change()
         with proof.phase("rolling update", settle=0):
             meanwhile(change, lambda: release.deploy(bench.target, newer, proof.steps))
-        with proof.phase("rollback", settle=0) as say:
-            meanwhile(change, lambda: rollout.roll_back(bench.kube, DEPLOYMENT, say))
-        with proof.phase("after it", settle=0) as say:
+        with proof.phase("rollback", settle=0) as log:
+            meanwhile(change, lambda: rollout.roll_back(bench.kube, DEPLOYMENT, log))
+        with proof.phase("after it", settle=0) as log:
             change()
             expect(page.locator(".sign")).to_have_text(SAVED, timeout=PATIENCE * 1000)
-            say(f"{len(written)} tasks were created and renamed")
+            log(f"{len(written)} tasks were created and renamed")
         proof.check("the page was never loaded anew", kept := page.evaluate(f"{KEPT} === true"), bool(kept))
     with httpx.Client(base_url=bench.target.url(), timeout=30) as client:
         token = client.post("/auth/login", json=credentials).raise_for_status().json()["access_token"]

@@ -18,7 +18,7 @@ from loadtests.record import Cluster, Event, Recorder, Requests, read
 from tooling.deploy import DeployError, backup, manifests, release, rollout, verify
 from tooling.deploy.kube import Kube, Object, define, labels, refused
 from tooling.deploy.release import Target
-from tooling.deploy.steps import Say, Steps
+from tooling.deploy.steps import Log, Steps
 from tooling.kubernetes import quantity
 from tooling.page import render
 from tooling.project import REPORTS, ROOT, service, services
@@ -34,7 +34,7 @@ API = labels({"app.kubernetes.io/component": "api"})
 STEADY = 20.0  # requests a second: what two pods answer at ease
 RECOVERY = 10.0  # seconds that the service may refuse once PostgreSQL is ready again
 PODS, SECONDS = 5, 60.0  # so many ready pods within so many seconds of the step
-CALM = 40.0  # requests a second before the step, by which its size is found
+CALM = 40.0  # requests a second before the step, from which its size is computed
 # Cores, by what a request costs in the calm: more than the 0.4 that two pods may use. Requests get cheaper when there
 # are more of them (3.4 ms at 40 a second, 1.8 ms at 150), so that it comes to about 0.37.
 STEP_CPU = 0.7
@@ -80,19 +80,19 @@ class Proof:
         self.recorder.event("pass" if holds else "fail", f"{claim}: {measured}")
 
     @contextmanager
-    def phase(self, name: str, load: Load | None = None, *, settle: float = 5.0) -> Iterator[Say]:
+    def phase(self, name: str, load: Load | None = None, *, settle: float = 5.0) -> Iterator[Log]:
         """Do something under load, and keep watching for `settle` seconds."""
         phase = Phase(name, time.time())
         before = (load.requests, len(load.failed), len(load.refused)) if load else (0, 0, 0)
         self.recorder.event("phase", name)
-        with self.steps.step(name) as say:
-            yield say
+        with self.steps.step(name) as log:
+            yield log
             time.sleep(settle)
             phase.end = time.time()
             if load:
                 after = (load.requests, len(load.failed), len(load.refused))
                 phase.requests, phase.failed, phase.refused = (b - a for a, b in zip(before, after, strict=True))
-                say(f"{phase.requests} requests, {phase.failed} failed, {phase.refused} refused for a while")
+                log(f"{phase.requests} requests, {phase.failed} failed, {phase.refused} refused for a while")
             self.phases.append(phase)
 
     def ledger(self, load: Load) -> None:
@@ -100,14 +100,14 @@ class Proof:
         acknowledged, wrong = load.audit()
         self.check("requests failed: 0", f"{len(load.failed)} of {load.requests}", not load.failed)
         self.check(
-            "each acknowledged write is found once",
+            "each acknowledged write is read once",
             f"{acknowledged} written, {len(wrong)} wrong",
             acknowledged > 0 and not wrong,
         )
         self.notes += [f"{trouble.request}: {trouble.what}" for trouble in load.failed[:20]] + wrong[:20]
 
     def write(self, folder: Path) -> bool:
-        """Write JSON and page, and tell whether every check holds."""
+        """Write JSON and page, and return whether every check holds."""
         entries = list(read(self.recorder.path))
         for phase in self.phases:
             within = [e for e in entries if isinstance(e, Requests) and phase.start <= e.at < phase.end]
@@ -162,23 +162,23 @@ def zero_drop(bench: Bench, proof: Proof) -> None:
             pass
         with proof.phase("rolling update", load):
             release.deploy(bench.target, newer, proof.steps)
-        with proof.phase("rollback", load) as say:
-            rollout.roll_back(kube, DEPLOYMENT, say)
-        with proof.phase("pod deleted", load, settle=10) as say:
+        with proof.phase("rollback", load) as log:
+            rollout.roll_back(kube, DEPLOYMENT, log)
+        with proof.phase("pod deleted", load, settle=10) as log:
             kube.run("delete", "pod", one_ready(kube), "--wait=false")
-            rollout.wait(kube, "deployment", DEPLOYMENT, say)
+            rollout.wait(kube, "deployment", DEPLOYMENT, log)
         load.resends = 5  # until every node has learned that the pod is gone
-        with proof.phase("pod killed", load, settle=10) as say:
+        with proof.phase("pod killed", load, settle=10) as log:
             kube.run("delete", "pod", one_ready(kube), "--force", "--grace-period=0")
-            rollout.wait(kube, "deployment", DEPLOYMENT, say)
+            rollout.wait(kube, "deployment", DEPLOYMENT, log)
         load.resends = 0
-        with proof.phase("node drained", load) as say:
-            drained = drain(kube, say)
+        with proof.phase("node drained", load) as log:
+            drained = drain(kube, log)
             proof.notes.append(
                 f"drained: {drained}, a node without PostgreSQL; draining PostgreSQL's own is not proven here"
             )
-        with proof.phase("PostgreSQL restarted", load, settle=15) as say:
-            restart_postgres(kube, load, say)
+        with proof.phase("PostgreSQL restarted", load, settle=15) as log:
+            restart_postgres(kube, load, log)
             ready_again = time.time()
         kube.run("uncordon", drained)
     proof.ledger(load)
@@ -201,40 +201,40 @@ def one_ready(kube: Kube) -> str:
     return name
 
 
-def drain(kube: Kube, say: Say) -> str:
-    """Drain the worker that does not hold the database, which has one copy; give its name."""
+def drain(kube: Kube, log: Log) -> str:
+    """Drain the worker that does not hold the database, which has one copy; return its name."""
     postgres = kube.find("pod", "app.kubernetes.io/component=database")[0]["spec"]["nodeName"]
     node = next(
         pod["spec"]["nodeName"]
         for pod in kube.find("pod", API)
         if pod["spec"]["nodeName"] != postgres and rollout.ready(pod)
     )
-    say(f"draining {node}")
+    log(f"draining {node}")
     kube.run("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=180s")
-    rollout.wait(kube, "deployment", DEPLOYMENT, say)
+    rollout.wait(kube, "deployment", DEPLOYMENT, log)
     return str(node)
 
 
-def restart_postgres(kube: Kube, load: Load, say: Say) -> None:
-    """Restart the database; while it is away the service may say so."""
+def restart_postgres(kube: Kube, load: Load, log: Log) -> None:
+    """Restart the database; while it is away it may answer that it is unavailable."""
     load.outage = True
     kube.run("delete", "pod", "postgres-0")
-    rollout.wait(kube, "statefulset", "postgres", say)
+    rollout.wait(kube, "statefulset", "postgres", log)
 
 
 def autoscaling(bench: Bench, proof: Proof) -> None:
     """A step of load takes the service from two pods to five and more within a minute, and back after it."""
     kube, load = bench.kube, Load(bench.target.url(), proof.recorder)
     with watching(proof.recorder.path, context=kube.context):
-        with proof.phase("two pods", settle=0) as say:
-            scaled_to(kube, 2, say, timeout=240)
+        with proof.phase("two pods", settle=0) as log:
+            scaled_to(kube, 2, log, timeout=240)
         with load.running(CALM):
             with proof.phase("calm", load, settle=45):
                 pass
             cost = cpu_used(kube) / CALM
             load.rate = STEP_CPU / cost
-            with proof.phase("step of load", load, settle=20) as say:
-                seconds = until_ready(kube, PODS, say, timeout=120)
+            with proof.phase("step of load", load, settle=20) as log:
+                seconds = until_ready(kube, PODS, log, timeout=120)
             step = proof.phases[-1]
             sent = step.requests / (step.end - step.start)
             proof.notes.append(
@@ -242,8 +242,8 @@ def autoscaling(bench: Bench, proof: Proof) -> None:
                 f" and the clients came to {sent:.0f}; where that is less, this machine has no more CPU for them"
             )
             load.rate = STEADY
-            with proof.phase("after the step", load) as say:
-                scaled_to(kube, 2, say, timeout=300)
+            with proof.phase("after the step", load) as log:
+                scaled_to(kube, 2, log, timeout=300)
     most = max(
         (sum(pod.ready for pod in e.pods) for e in read(proof.recorder.path) if isinstance(e, Cluster)), default=0
     )
@@ -263,26 +263,26 @@ def cpu_used(kube: Kube) -> float:
     return sum(quantity(container["usage"]["cpu"]) for container in containers)
 
 
-def until_ready(kube: Kube, pods: int, say: Say, *, timeout: float) -> float:
+def until_ready(kube: Kube, pods: int, log: Log, *, timeout: float) -> float:
     """Return the seconds until so many pods are ready, infinity if `timeout` passes first."""
     began = time.monotonic()
     while time.monotonic() - began < timeout:
         ready = sum(rollout.ready(pod) for pod in kube.find("pod", API))
-        say(f"{ready} ready after {time.monotonic() - began:.0f} s")
+        log(f"{ready} ready after {time.monotonic() - began:.0f} s")
         if ready >= pods:
             return time.monotonic() - began
         time.sleep(1)
     return float("inf")
 
 
-def scaled_to(kube: Kube, pods: int, say: Say, *, timeout: float) -> None:
+def scaled_to(kube: Kube, pods: int, log: Log, *, timeout: float) -> None:
     """Wait until the autoscaler has scaled the service to `pods`. Raises `DeployError` after `timeout` seconds."""
 
     def problem() -> str:
-        there = len(kube.find("pod", API))
-        return "" if there == pods else f"{there} pods"
+        count = len(kube.find("pod", API))
+        return "" if count == pods else f"{count} pods"
 
-    verify.until(problem, say, timeout=timeout)
+    verify.until(problem, log, timeout=timeout)
 
 
 def restoring(bench: Bench, proof: Proof) -> None:
@@ -290,16 +290,16 @@ def restoring(bench: Bench, proof: Proof) -> None:
     kube, load = bench.kube, Load(bench.target.url(), proof.recorder)
     with load.running(STEADY), proof.phase("tasks are written", load, settle=15):
         pass
-    with proof.phase("backup", settle=0) as say:
-        say(backup.run_now(kube, f"{DEPLOYMENT}-backup", say))
+    with proof.phase("backup", settle=0) as log:
+        log(backup.run_now(kube, f"{DEPLOYMENT}-backup", log))
     with proof.phase("namespace deleted", settle=0):
         kube.run("delete", "namespace", kube.namespace, "--wait", "--timeout=180s")
     with proof.phase("deploy", settle=0):
         release.deploy(bench.target, bench.image, proof.steps)
-    with proof.phase("restore", settle=0) as say:
-        summary = backup.restore(kube, DEPLOYMENT, say)
-        release.migrate(bench.target, say)
-        say(summary)
+    with proof.phase("restore", settle=0) as log:
+        summary = backup.restore(kube, DEPLOYMENT, log)
+        release.migrate(bench.target, log)
+        log(summary)
     proof.ledger(load)
     began, ended = (next(p for p in proof.phases if p.name == name) for name in ("deploy", "restore"))
     proof.notes.append(f"from the deploy's start to the restored service: {ended.end - began.start:.0f} s")
@@ -311,7 +311,7 @@ FAILURES = {
     "missing-secret": r"has no secret/task-api-missing: make them first",
     "crash-loop": r"CrashLoopBackOff",
 }
-"""The overlays beside this file that must not come up, and the reason that the deploy must give."""
+"""The overlays beside this file that must not come up, and the reason that the deploy must report."""
 
 
 def refusing(bench: Bench, proof: Proof) -> None:
@@ -320,9 +320,9 @@ def refusing(bench: Bench, proof: Proof) -> None:
     with watching(proof.recorder.path, context=kube.context), load.running(STEADY):
         for name, reason in FAILURES.items():
             before = template(kube)
-            with proof.phase(name, load) as say:
+            with proof.phase(name, load) as log:
                 error = failing(replace(bench.target, overlay=BROKEN / name), bench.image, proof.steps)
-                say(str(error).splitlines()[0] if error else "it came up")
+                log(str(error).splitlines()[0] if error else "it came up")
             text = f"{error}\n{error.evidence}" if error else "it came up"
             proof.check(f"{name}: fails with the reason {reason}", text.splitlines()[0], bool(re.search(reason, text)))
             proof.check(
@@ -332,9 +332,9 @@ def refusing(bench: Bench, proof: Proof) -> None:
             )
             proof.notes.append(f"{name}:\n{text}")
         before = template(kube)
-        with proof.phase("foreign-image", load) as say:
+        with proof.phase("foreign-image", load) as log:
             answer = foreign_image(kube)
-            say(answer)
+            log(answer)
         held = "not allowed in this namespace" in answer and template(kube) == before
         proof.check("foreign-image: the cluster refuses `kubectl set image`", answer.splitlines()[0], held)
         mended(bench, proof, load)
@@ -391,7 +391,7 @@ def foreign_image(kube: Kube) -> str:
 
 
 def failing(target: Target, image: str, steps: Steps) -> DeployError | None:
-    """Deploy, and give the error that ended it."""
+    """Deploy, and return the error that ended it, if any."""
     try:
         release.deploy(target, image, steps)
     except DeployError as error:
@@ -401,20 +401,20 @@ def failing(target: Target, image: str, steps: Steps) -> DeployError | None:
 
 def deployment(kube: Kube) -> Object:
     """Return the service's Deployment. Raises `DeployError` where there is none."""
-    found = kube.get("deployment", DEPLOYMENT)
-    if found is None:
+    item = kube.get("deployment", DEPLOYMENT)
+    if item is None:
         raise DeployError(f"there is no deployment/{DEPLOYMENT}")
-    return found
+    return item
 
 
 def template(kube: Kube) -> Object:
     """Return what the service's pods are made from."""
-    found: Object = deployment(kube)["spec"]["template"]
-    return found
+    pods: Object = deployment(kube)["spec"]["template"]
+    return pods
 
 
 def state(kube: Kube) -> str:
-    """Say how many pods there are of what."""
+    """Return how many pods there are of what."""
     return f"{rollout.workload_state(deployment(kube)).text}, {template(kube)['spec']['containers'][0]['image']}"
 
 

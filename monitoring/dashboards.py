@@ -693,8 +693,8 @@ def present() -> list[Path]:
 def drift() -> list[str]:
     """Return the names of files that differ from the code, are missing, or are left over."""
     wanted = generated()
-    there = {path: path.read_text() for path in present()}
-    return sorted(path.name for path in wanted.keys() | there.keys() if wanted.get(path) != there.get(path))
+    written = {path: path.read_text() for path in present()}
+    return sorted(path.name for path in wanted.keys() | written.keys() if wanted.get(path) != written.get(path))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

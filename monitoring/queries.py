@@ -82,21 +82,21 @@ def plain(expression: str) -> str:
 
 
 def problems(stack: Stack, query: Query) -> list[str]:
-    """Return the problems of a query on this Prometheus: no data, warnings of the engine, misread counters."""
-    found = []
+    """Return the faults of a query on this Prometheus: no data, warnings of the engine, misread counters."""
+    faults = []
     for part in query.parts():
         response = stack.response("query", query=part)
-        found += [f"{part}: {note}" for note in [*response.get("warnings", []), *response.get("infos", [])]]
+        faults += [f"{part}: {note}" for note in [*response.get("warnings", []), *response.get("infos", [])]]
         result = response["data"]["result"]
         values = [result[1]] if response["data"]["resultType"] == "scalar" else [one["value"][1] for one in result]
         if not any(math.isfinite(float(value)) for value in values):
-            found.append(f"{part}: no data")
-    return found + misread(query.expression, stack.data("metadata"))
+            faults.append(f"{part}: no data")
+    return faults + misread(query.expression, stack.data("metadata"))
 
 
 def misread(expression: str, metadata: dict[str, Any]) -> list[str]:
     """Return each rate of a metric that is no counter, and each counter that is read without a rate."""
-    found: list[str] = []
+    faults: list[str] = []
 
     def look(node: promql.Expr, inside: str) -> None:
         if isinstance(node, promql.VectorSelector | promql.MatrixSelector):
@@ -104,9 +104,9 @@ def misread(expression: str, metadata: dict[str, Any]) -> list[str]:
             name = selector.name or ""
             kind = next((metadata[key][0]["type"] for key in (name, FAMILY.sub("", name)) if key in metadata), "")
             if inside in RATES and kind not in {"counter", "histogram", "summary"}:
-                found.append(f"{inside} of {name}, which is {kind or 'no metric with a type'}")
+                faults.append(f"{inside} of {name}, which is {kind or 'no metric with a type'}")
             if kind in {"counter", "histogram"} and inside not in ALIKE:
-                found.append(f"{name} is a {kind}, and is read without a rate")
+                faults.append(f"{name} is a {kind}, and is read without a rate")
         elif isinstance(node, promql.Call):
             for argument in node.args:
                 look(argument, node.func.name)
@@ -117,4 +117,4 @@ def misread(expression: str, metadata: dict[str, Any]) -> list[str]:
             look(node.expr, inside)
 
     look(promql.parse(expression), "")
-    return found
+    return faults

@@ -24,13 +24,13 @@ from monitoring.receiver import Receiver
 from tooling.service import free_port, listening
 from tooling.tools import require
 
-HERE = Path(__file__).parent
-RULES = HERE / "prometheus" / "rules"
+FOLDER = Path(__file__).parent
+RULES = FOLDER / "prometheus" / "rules"
 HURRIED_FOR = "10s"  # Prometheus begins to scrape about 6 s after its start; until then every series is absent
-SAMPLE = HERE / "samples" / "kube-state-metrics.prom"
-KUBELET = HERE / "samples" / "kubelet.prom"
-BLACKBOX = HERE / "samples" / "blackbox_exporter.prom"
-CLOUDNATIVEPG = HERE / "samples" / "cloudnative-pg.prom"
+SAMPLE = FOLDER / "samples" / "kube-state-metrics.prom"
+KUBELET = FOLDER / "samples" / "kubelet.prom"
+BLACKBOX = FOLDER / "samples" / "blackbox_exporter.prom"
+CLOUDNATIVEPG = FOLDER / "samples" / "cloudnative-pg.prom"
 HOUR = 3600
 
 
@@ -81,10 +81,10 @@ def wait(
 def configure(folder: Path, jobs: Mapping[str, str], alertmanager: str, receiver: str, *, hurry: bool) -> None:
     """Write copies of the configuration into `folder`: scrape `jobs` (name: address), send alerts to `receiver`."""
     shutil.copytree(RULES, folder / "rules")
-    prometheus = yaml.safe_load((HERE / "prometheus" / "prometheus.yml").read_text())
+    prometheus = yaml.safe_load((FOLDER / "prometheus" / "prometheus.yml").read_text())
     prometheus["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alertmanager]
     scrapes = [{"job_name": job, "static_configs": [{"targets": [address]}]} for job, address in jobs.items()]
-    routing = yaml.safe_load((HERE / "alertmanager" / "alertmanager.yml").read_text())
+    routing = yaml.safe_load((FOLDER / "alertmanager" / "alertmanager.yml").read_text())
     for entry in routing["receivers"]:
         webhook = entry["webhook_configs"][0]
         webhook["url"] = f"{receiver}/{Path(webhook.pop('url_file')).name}"

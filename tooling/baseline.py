@@ -35,7 +35,7 @@ class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file or a table that configures gates: its digest."""
 
     def weakened(self, newer: "Baseline") -> list[str]:
-        """Return each figure in which `newer` asks for less or excuses more, as one line."""
+        """Return each figure in which `newer` requires less or excuses more, as one line."""
         lines = []
         for name, least in (("gates", "targets"), ("canaries", "canaries"), ("tests", "tests")):
             before, after = getattr(self, name), getattr(newer, name)

@@ -68,7 +68,7 @@ def lint(root: Path) -> Scan:
 def types(root: Path) -> Scan:
     """Check types with mypy --strict, by the settings in pyproject.toml."""
     sources = os.pathsep.join(str(one / "src") for one in distributions(root))
-    # as text: in JSON, mypy does not say how many files it checked
+    # as text: in JSON, mypy does not report how many files it checked
     plain = ("--no-pretty", "--no-color-output", "--hide-error-context", "--show-error-codes")
     done = run("mypy", *plain, expect=(0, 1), cwd=root, MYPYPATH=sources)
     findings = [

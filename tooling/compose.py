@@ -60,9 +60,9 @@ def up(*, grafana: bool = True, traces: bool = False) -> dict[str, str]:
             "  Grafana's image cannot be had: `./dev up --no-grafana`\n"
             "  a container fails: `docker compose ps --all` and `docker compose logs NAME`"
         )
-    found = addresses()
-    show(found, left_out=[] if grafana else ["grafana"])
-    return found
+    served = addresses()
+    show(served, left_out=[] if grafana else ["grafana"])
+    return served
 
 
 def make_mounts_readable() -> None:
@@ -82,18 +82,18 @@ def down(*, volumes: bool = False) -> None:
 
 def addresses() -> dict[str, str]:
     """Return the address of each page that is served now, by the name of its container's service."""
-    found = {}
+    served = {}
     for name, (port, _) in PAGES.items():
         published = _output("--profile=*", "port", name, str(port))
         if published:
-            found[name] = f"http://{published}"
-    return found
+            served[name] = f"http://{published}"
+    return served
 
 
-def show(found: dict[str, str], left_out: list[str]) -> None:
+def show(served: dict[str, str], left_out: list[str]) -> None:
     """Print the addresses, and the pages that were left out on request."""
     table = Table("", "address", "what is there")
-    for name, address in found.items():
+    for name, address in served.items():
         table.add_row(name, address, PAGES[name][1])
     for name in left_out:
         table.add_row(name, "not started (--no-grafana)", PAGES[name][1])

@@ -84,7 +84,7 @@ def excuses_in(path: str, text: str) -> Iterator[tuple[str, int]]:
     """Yield each excuse of a file: its kind and its line."""
     names = list(KINDS)
     for number, line in enumerate(text.splitlines(), start=1):
-        yield from ((names[int(str(found.lastgroup)[1:])], number) for found in LINE.finditer(line))
+        yield from ((names[int(str(match.lastgroup)[1:])], number) for match in LINE.finditer(line))
     if is_test(path):
         yield from (("no assertion", line) for line in unasserted(text, path))
 
@@ -128,12 +128,12 @@ def asserts(function: ast.FunctionDef | ast.AsyncFunctionDef, helpers: set[str])
 
 def excused(root: Path, files: Iterable[str]) -> dict[str, list[tuple[str, int]]]:
     """Return the excuses of each file that has some."""
-    found = {
+    by_file = {
         name: list(excuses_in(name, (root / name).read_text(errors="replace")))
         for name in files
         if PurePath(name).suffix in READ
     }
-    return {name: excuses for name, excuses in found.items() if excuses}
+    return {name: excuses for name, excuses in by_file.items() if excuses}
 
 
 def digest(value: Any) -> str:
@@ -143,13 +143,13 @@ def digest(value: Any) -> str:
 
 def configuration(root: Path, files: Sequence[str]) -> dict[str, str]:
     """Return the digest of each table and file that configures a gate."""
-    found = {name: digest((root / name).read_text()) for name in files if PurePath(name).name in SETTINGS}
+    digests = {name: digest((root / name).read_text()) for name in files if PurePath(name).name in SETTINGS}
     for folder in (root, *distributions(root)):
         file = folder / "pyproject.toml"
         tool = tomllib.loads(file.read_text()).get("tool", {}) if file.exists() else {}
         place = file.relative_to(root)
-        found |= {f"{place} [tool.{name}]": digest(tool[name]) for name in TABLES if name in tool}
-    return found
+        digests |= {f"{place} [tool.{name}]": digest(tool[name]) for name in TABLES if name in tool}
+    return digests
 
 
 def measured(root: Path) -> Baseline:
@@ -174,15 +174,15 @@ def scan(root: Path, committed: Baseline) -> Scan:
                 message = (
                     f"{count} excuses of the kind `{kind}`, the baseline has {allowed.get(kind, 0)}: {baseline.RENEW}"
                 )
-                findings.append(found("new-excuse", message, path, lines[-1], kind))
+                findings.append(finding("new-excuse", message, path, lines[-1], kind))
     for place in committed.changed(configuration(root, files)):
         message = f"{place} is not as in the baseline, and configures a gate: {baseline.RENEW}"
-        findings.append(found("changed-configuration", message, place.partition(" ")[0], None, place))
-    findings += [found("weaker-baseline", line, baseline.BASELINE.name, None, line) for line in unexplained(root)]
+        findings.append(finding("changed-configuration", message, place.partition(" ")[0], None, place))
+    findings += [finding("weaker-baseline", line, baseline.BASELINE.name, None, line) for line in unexplained(root)]
     return Scan(tool="excuses", version="1", targets=(f"all of {len(files)} files",), findings=tuple(findings))
 
 
-def found(rule: str, message: str, path: str, line: int | None, subject: str) -> Finding:
+def finding(rule: str, message: str, path: str, line: int | None, subject: str) -> Finding:
     """Return a finding of this gate."""
     return Finding(
         tool="excuses", rule=rule, severity=Severity.MEDIUM, message=message, path=path, line=line, subject=subject

@@ -447,7 +447,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     def print(self) -> None:
-        """Say the verdict on the terminal, and each finding that fails the stage."""
+        """Print the verdict on the terminal, and each finding that fails the stage."""
         console = Console(highlight=False, soft_wrap=True)
         if self.fixtures:
             names = escape(", ".join(self.fixtures))
@@ -606,11 +606,11 @@ def held(stage: str, scans: Sequence[Scan], committed: Baseline) -> Scan:
         elif not by_name[name].problem and (seen := looked_at(by_name[name])) < least:
             shortfalls.append(("fewer-targets", name, f"{name} looked at {seen} targets, the baseline has {least}"))
     if stage == "test" and not any(scan.problem for scan in scans):
-        there = tests_of(scans)
+        counted = tests_of(scans)
         shortfalls += [
-            ("fewer-tests", path, f"{there[path]} tests, the baseline has {least}")
+            ("fewer-tests", path, f"{counted[path]} tests, the baseline has {least}")
             for path, least in committed.tests.items()
-            if there[path] < least
+            if counted[path] < least
         ]
     findings = [
         Finding(

@@ -29,13 +29,13 @@ class Disagreement(Exception):
 
 def version() -> str:
     """Return the version that every service has. Raises `Disagreement`."""
-    found = {
+    versions = {
         one.path: str(tomllib.loads((one.folder / "pyproject.toml").read_text())["project"]["version"])
         for one in services()
     }
-    if len(set(found.values())) != 1:
-        raise Disagreement(f"the services have several versions: {found}")
-    return found.popitem()[1]
+    if len(set(versions.values())) != 1:
+        raise Disagreement(f"the services have several versions: {versions}")
+    return versions.popitem()[1]
 
 
 def notes(version: str, changelog: str) -> str:

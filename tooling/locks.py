@@ -32,7 +32,7 @@ def entries(text: str) -> Iterator[tuple[int, str]]:
             parts = []
 
 
-def found(rule: str, message: str, path: str, line: int | None, subject: str) -> Finding:
+def finding(rule: str, message: str, path: str, line: int | None, subject: str) -> Finding:
     """Return a finding of this gate."""
     return Finding(
         tool="locks", rule=rule, severity=Severity.HIGH, message=message, path=path, line=line, subject=subject
@@ -57,7 +57,7 @@ def read(root: Path, lock: str) -> tuple[Pins, list[Finding]]:
         requirement = pinned(entry)
         if requirement is None:
             message = f"`{entry[:80]}` is not pinned with a hash: {RENEW}"
-            findings.append(found("unhashed", message, lock, line, entry[:80]))
+            findings.append(finding("unhashed", message, lock, line, entry[:80]))
         else:
             version = str(requirement.specifier).removeprefix("==")
             pins[canonicalize_name(requirement.name), version] = frozenset(HASH.findall(entry))
@@ -92,18 +92,18 @@ def scan(root: Path, dockerfiles: Sequence[str]) -> Scan:
     locks: dict[str, Pins] = {}
     for lock, needs in sources.items():
         if not (root / lock).exists():
-            findings.append(found("no-lock", f"there is no lock for its dependencies: {RENEW}", lock, None, lock))
+            findings.append(finding("no-lock", f"there is no lock for its dependencies: {RENEW}", lock, None, lock))
             continue
         locks[lock], bad = read(root, lock)
         findings += bad
         findings += [
-            found("unlocked", f"{need} is not in the lock: {RENEW}", lock, None, str(need))
+            finding("unlocked", f"{need} is not in the lock: {RENEW}", lock, None, str(need))
             for need in needs
             if canonicalize_name(need.name) not in own and not locked(need, locks[lock])
         ]
     known = {path for folder in ("requirements", "services/*") for path in root.glob(f"{folder}/*.txt")}
     findings += [
-        found("orphan", "no dependency group is locked by it", name, None, name)
+        finding("orphan", "no dependency group is locked by it", name, None, name)
         for name in sorted(str(path.relative_to(root)) for path in known)
         if name not in sources
     ]
@@ -129,7 +129,7 @@ def differing(locks: dict[str, Pins]) -> Iterator[Finding]:
             if missing := len(every[package] - hashes):
                 name = "==".join(package)
                 message = f"{name} lacks {missing} hashes of another lock: {RENEW}"
-                yield found("missing-hash", message, lock, None, name)
+                yield finding("missing-hash", message, lock, None, name)
 
 
 def installs(root: Path, dockerfile: str) -> Iterator[Finding]:
@@ -141,4 +141,4 @@ def installs(root: Path, dockerfile: str) -> Iterator[Finding]:
             options = set(install[0].split())
             if "--require-hashes" not in options and not {"--no-index", "--no-deps"} <= options:
                 message = f"`{install[0].strip()[:80]}` takes packages without `--require-hashes`"
-                yield found("unhashed-install", message, dockerfile, None, install[0].strip())
+                yield finding("unhashed-install", message, dockerfile, None, install[0].strip())

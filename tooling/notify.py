@@ -111,15 +111,15 @@ def overall(stages: list[Stage]) -> str:
 
 def gaps(stages: list[Stage]) -> list[str]:
     """Return what the run did not assess or do, because a setting is missing or a service cannot be reached."""
-    found = [
+    lines = [
         f"{stage.name}/{scan.tool}: {scan.gap}: {textwrap.shorten(scan.problem, 200)}"
         for stage in stages
         if stage.report
         for scan in stage.report.gaps
     ]
     if not (os.environ.get("SLACK_WEBHOOK_URL") or os.environ.get("WEBHOOK_URL")):
-        found.append("notify/webhook: not configured: set SLACK_WEBHOOK_URL or WEBHOOK_URL")
-    return found
+        lines.append("notify/webhook: not configured: set SLACK_WEBHOOK_URL or WEBHOOK_URL")
+    return lines
 
 
 def markdown(stages: list[Stage], commit: str) -> str:

@@ -119,11 +119,11 @@ def _translated(text: str) -> str:
 
 def linear(root: Path, files: Sequence[str]) -> Scan:
     """Check each pattern of the files; one that can take more than linear time fails the stage."""
-    found = [pattern for file in files for pattern in patterns(root, file)]
-    question = json.dumps([{"source": pattern.source, "flags": pattern.flags} for pattern in found])
+    sources = [pattern for file in files for pattern in patterns(root, file)]
+    question = json.dumps([{"source": pattern.source, "flags": pattern.flags} for pattern in sources])
     response = tools.report("node", CHECKER, question, NODE_PATH=str(PACKAGES))
     findings = []
-    for pattern, verdict in zip(found, response["verdicts"], strict=True):
+    for pattern, verdict in zip(sources, response["verdicts"], strict=True):
         if verdict["status"] == "unknown":
             raise NotAssessed(f"recheck cannot judge {pattern.path}:{pattern.line}: {verdict['error']['kind']}")
         if verdict["status"] == "vulnerable":
@@ -141,5 +141,5 @@ def linear(root: Path, files: Sequence[str]) -> Scan:
                     help="https://makenowjust-labs.github.io/recheck/docs/intro/redos/",
                 )
             )
-    targets = tuple(f"{pattern.path}:{pattern.line}" for pattern in found)
+    targets = tuple(f"{pattern.path}:{pattern.line}" for pattern in sources)
     return Scan(tool="recheck", version=response["version"], targets=targets, findings=tuple(findings))

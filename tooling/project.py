@@ -143,8 +143,8 @@ def services(root: Path = ROOT) -> tuple[Service, ...]:
     A record is the table `[tool.service]` of the folder's pyproject.toml, with the fields of `Service`.
     Raises `UnknownServiceError` for a record with a mistake.
     """
-    found = [_read(file) for file in sorted(root.glob("services/*/pyproject.toml"))]
-    return tuple(sorted(found, key=lambda service: (not service.default, service.name)))
+    records = [_read(file) for file in sorted(root.glob("services/*/pyproject.toml"))]
+    return tuple(sorted(records, key=lambda service: (not service.default, service.name)))
 
 
 def service(name: str = "", root: Path = ROOT) -> Service:

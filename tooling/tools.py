@@ -90,8 +90,8 @@ class Tool:
         if (self.go or self.release) and not self.least:
             return None
         places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        found = shutil.which(self.name, path=places) or shutil.which(self.program or self.name, path=places)
-        return Path(found) if found else None
+        path = shutil.which(self.name, path=places) or shutil.which(self.program or self.name, path=places)
+        return Path(path) if path else None
 
 
 @functools.cache
@@ -286,9 +286,9 @@ def install_release(tool: Tool) -> bool:
             return False
         except httpx.HTTPStatusError as error:
             raise MissingTool(f"{tool.name}: {url} answers {error.response.status_code}") from error
-    if (found := digest(archive)) != pinned["sha256"]:
+    if (actual := digest(archive)) != pinned["sha256"]:
         archive.unlink()
-        raise MissingTool(f"{tool.name}: {url} has the SHA-256 {found}, tools.toml pins {pinned['sha256']}")
+        raise MissingTool(f"{tool.name}: {url} has the SHA-256 {actual}, tools.toml pins {pinned['sha256']}")
     with staged(tool, "release") as folder:
         if file.endswith(".tar.gz"):
             with tarfile.open(archive) as tar:

@@ -50,8 +50,8 @@ def objects(folder: str) -> list[Object]:
 
 
 def one(folder: str, kind: str, name: str = "task-api") -> Object:
-    (found,) = [item for item in objects(folder) if item["kind"] == kind and item["metadata"]["name"] == name]
-    return found
+    (match,) = [item for item in objects(folder) if item["kind"] == kind and item["metadata"]["name"] == name]
+    return match
 
 
 def pod_specs(value: Any) -> Iterator[Object]:
@@ -77,9 +77,9 @@ def misconfigurations(folder: Path) -> list[str]:
     report = json.loads(call("trivy", "config", *options, folder))
     assert report.get("Results"), "Trivy has looked at nothing"
     return [
-        f"{found['ID']} {found['Title']}"
+        f"{entry['ID']} {entry['Title']}"
         for result in report["Results"]
-        for found in result.get("Misconfigurations", [])
+        for entry in result.get("Misconfigurations", [])
     ]
 
 
@@ -134,12 +134,12 @@ def test_the_pod_outlives_its_own_draining(name: str) -> None:
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_the_quota_has_room_for_the_most_pods_and_a_rollout(name: str) -> None:
-    found = objects(f"overlays/{name}")
+    matches = objects(f"overlays/{name}")
     most = one(f"overlays/{name}", "HorizontalPodAutoscaler")["spec"]["maxReplicas"]
     surge = one(f"overlays/{name}", "Deployment")["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
     quota = one(f"overlays/{name}", "ResourceQuota")["spec"]["hard"]
     needed = {"pods": 0.0, "requests.cpu": 0.0, "requests.memory": 0.0, "limits.cpu": 0.0, "limits.memory": 0.0}
-    for item in found:
+    for item in matches:
         copies = most + surge if item["kind"] == "Deployment" and item["metadata"]["name"] == "task-api" else 1
         if item["kind"] == "Cluster":  # its instances, and a job that makes one
             needed["pods"] += item["spec"]["instances"] + 1
@@ -243,7 +243,7 @@ def clients_of_the_database(folder: str) -> Iterator[tuple[str, Object, Object]]
 
 @pytest.mark.parametrize("name", ["eks", "gke"])
 def test_every_client_of_a_managed_database_verifies_its_certificate(name: str) -> None:
-    found = set()
+    workloads = set()
     for workload, spec, container in clients_of_the_database(f"overlays/{name}"):
         settings = {setting["name"]: setting.get("value") for setting in container.get("env", [])}
         for source in container.get("envFrom", []):
@@ -253,8 +253,8 @@ def test_every_client_of_a_managed_database_verifies_its_certificate(name: str) 
         (volume,) = [one for one in spec["volumes"] if one["name"] == mounts["/etc/database-ca"]]
         assert volume["configMap"] == {"name": "database-ca"}
         assert (settings["PGSSLMODE"], settings["PGSSLROOTCERT"]) == ("verify-full", "/etc/database-ca/ca.pem")
-        found.add(workload)
-    assert found == {"task-api", "task-api-migration", "task-api-backup", "task-api-restore"}
+        workloads.add(workload)
+    assert workloads == {"task-api", "task-api-migration", "task-api-backup", "task-api-restore"}
 
 
 @pytest.mark.parametrize("name", ["eks", "gke"])
@@ -300,8 +300,8 @@ def test_every_receiver_configuration_has_the_same_routes() -> None:
 def test_each_database_has_the_same_service_and_secret(name: str) -> None:
     (port,) = one(f"overlays/{name}", "Service", "postgres")["spec"]["ports"]
     assert port["port"] == 5432
-    found = {item["kind"] for item in objects(f"overlays/{name}") if item["metadata"]["name"] == "postgres"}
-    assert len(found & {"StatefulSet", "Cluster"}) == 1
+    kinds = {item["kind"] for item in objects(f"overlays/{name}") if item["metadata"]["name"] == "postgres"}
+    assert len(kinds & {"StatefulSet", "Cluster"}) == 1
     assert "name: postgres" in text(f"overlays/{name}")
 
 

@@ -21,8 +21,8 @@ MATCHER = re.compile(r'endpoint!~\\*("[^"\\]+)\\*"')
 def mentions(pattern: re.Pattern[str]) -> dict[str, set[str]]:
     """Return what the pattern finds in rules, dashboards, documents and templates, by file."""
     files = [path for path in tracked(ROOT) if path.startswith(FOLDERS) and path.endswith(READ)]
-    found = {path: set(pattern.findall(Path(ROOT, path).read_text())) for path in files}
-    return {path: values for path, values in found.items() if values}
+    by_path = {path: set(pattern.findall(Path(ROOT, path).read_text())) for path in files}
+    return {path: values for path, values in by_path.items() if values}
 
 
 def test_every_text_states_the_latency_objective_that_the_rules_measure() -> None:
@@ -50,6 +50,6 @@ def test_a_probe_is_left_out_of_every_ratio(name: str) -> None:
 def test_rules_and_dashboards_leave_out_the_same_endpoints() -> None:
     (pattern,) = MATCHER.findall(dashboards.NO_PROBES)
     assert pattern.count("|") + 1 == len(PROBES)
-    found = mentions(MATCHER)
-    assert {path: values for path, values in found.items() if values != {pattern}} == {}
-    assert {"monitoring/prometheus/rules/slo.yml", "monitoring/grafana/dashboards/task-api.json"} <= set(found)
+    by_path = mentions(MATCHER)
+    assert {path: values for path, values in by_path.items() if values != {pattern}} == {}
+    assert {"monitoring/prometheus/rules/slo.yml", "monitoring/grafana/dashboards/task-api.json"} <= set(by_path)

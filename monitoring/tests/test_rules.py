@@ -7,12 +7,12 @@ import pytest
 import yaml
 
 from monitoring import drills, operator_rules, queries
-from monitoring.stack import HERE, RULES
+from monitoring.stack import FOLDER, RULES
 from tooling.tools import require
 
-ROOT = HERE.parent
-UNIT_TESTS = sorted((HERE / "prometheus" / "tests").glob("*.yml"))
-ALERTMANAGER = HERE / "alertmanager" / "alertmanager.yml"
+ROOT = FOLDER.parent
+UNIT_TESTS = sorted((FOLDER / "prometheus" / "tests").glob("*.yml"))
+ALERTMANAGER = FOLDER / "alertmanager" / "alertmanager.yml"
 ALERTS: list[dict[str, Any]] = [
     rule
     for path in sorted(RULES.glob("*.yml"))
@@ -29,17 +29,17 @@ def run(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str
 @pytest.mark.prometheus
 @pytest.mark.parametrize("name", ["prometheus.yml", "scrape.yml", "scrape.kubernetes.yml"])
 def test_promtool_accepts_the_configuration(name: str) -> None:
-    done = run("promtool", "check", "config", "--lint=all", "--lint-fatal", HERE / "prometheus" / name)
+    done = run("promtool", "check", "config", "--lint=all", "--lint-fatal", FOLDER / "prometheus" / name)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def laid_out(place: str, folder: Path) -> Path:
     """Lay the configuration out as Compose mounts it or as the cluster's ConfigMap names it; return its main file."""
-    source = HERE / "prometheus"
+    source = FOLDER / "prometheus"
     if place == "compose":
         files = [f"{name}={name}" for name in ("prometheus.yml", "scrape.yml")]
     else:
-        maps = yaml.safe_load((HERE / "kustomization.yaml").read_text())["configMapGenerator"]
+        maps = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["configMapGenerator"]
         (files,) = [one["files"] for one in maps if one["name"] == "prometheus"]
     for file in files:
         name, _, path = file.rpartition("=")
@@ -117,13 +117,13 @@ def test_every_alert_has_a_drill_and_every_drill_an_alert() -> None:
 
 def test_kube_state_metrics_watches_every_kind_that_a_query_reads() -> None:
     manifest = ROOT / "k8s" / "components" / "monitoring" / "kube-state-metrics.yaml"
-    found = {each["kind"]: each for each in yaml.safe_load_all(manifest.read_text())}
-    (options,) = found["Deployment"]["spec"]["template"]["spec"]["containers"]
+    objects = {each["kind"]: each for each in yaml.safe_load_all(manifest.read_text())}
+    (options,) = objects["Deployment"]["spec"]["template"]["spec"]["containers"]
     (watched,) = [each.partition("=")[2] for each in options["args"] if each.startswith("--resources=")]
     kinds = {kind for query in queries.every() for kind in re.findall(r"\bkube_([a-z]+)_", query.expression)}
     assert kinds
     assert {f"{kind}s" for kind in kinds} <= set(watched.split(","))
-    assert set(watched.split(",")) == {kind for rule in found["Role"]["rules"] for kind in rule["resources"]}
+    assert set(watched.split(",")) == {kind for rule in objects["Role"]["rules"] for kind in rule["resources"]}
 
 
 @pytest.mark.prometheus
@@ -143,5 +143,5 @@ def test_every_alert_is_routed_by_its_severity(alert: dict[str, Any]) -> None:
 def test_each_receiver_has_the_address_that_compose_mounts() -> None:
     for receiver in yaml.safe_load(ALERTMANAGER.read_text())["receivers"]:
         (webhook,) = receiver["webhook_configs"]
-        address = HERE / "alertmanager" / Path(webhook["url_file"]).relative_to("/etc/alertmanager")
+        address = FOLDER / "alertmanager" / Path(webhook["url_file"]).relative_to("/etc/alertmanager")
         assert address.read_text().strip() == f"http://alert-receiver:8080/{receiver['name']}"

@@ -41,9 +41,9 @@ def folder(service: Service) -> Path:
 @pytest.fixture
 def alerts(folder: Path) -> list[dict[str, Any]]:
     groups = yaml.safe_load((folder / "rules.yml").read_text())["groups"]
-    found = [rule for group in groups for rule in group["rules"] if "alert" in rule]
-    assert found
-    return found
+    alerts = [rule for group in groups for rule in group["rules"] if "alert" in rule]
+    assert alerts
+    return alerts
 
 
 @pytest.mark.prometheus

@@ -24,7 +24,7 @@ def test_a_hurried_copy_differs_from_the_rules_only_in_the_duration_of_a_conditi
 def test_an_unhurried_copy_has_the_rules_times(tmp_path: Path) -> None:
     stack.configure(tmp_path, {}, "127.0.0.1:2", "http://127.0.0.1:3", hurry=False)
     assert rules(tmp_path / "rules") == rules(stack.RULES)
-    original = yaml.safe_load((stack.HERE / "prometheus" / "prometheus.yml").read_text())
+    original = yaml.safe_load((stack.FOLDER / "prometheus" / "prometheus.yml").read_text())
     assert yaml.safe_load((tmp_path / "prometheus.yml").read_text())["global"] == original["global"]
 
 

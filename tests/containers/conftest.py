@@ -49,12 +49,12 @@ def all_tasks() -> Callable[[httpx.Client], list[dict[str, Any]]]:
     """Read every task, page by page."""
 
     def read(client: httpx.Client) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+        tasks: list[dict[str, Any]] = []
         page: str | None = "/tasks?limit=100"
         while page:
             response = client.get(page).raise_for_status()
-            found += response.json()
+            tasks += response.json()
             page = response.links.get("next", {}).get("url")
-        return found
+        return tasks
 
     return read

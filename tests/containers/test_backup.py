@@ -63,12 +63,12 @@ class Server:
         finally:
             database.engine.dispose()
 
-    def ask(self, query: str) -> list[tuple[object, ...]]:
+    def query(self, query: str) -> list[tuple[object, ...]]:
         """Return a query's rows."""
         with psycopg.connect(self.outside) as connection:
             return connection.execute(query).fetchall()
 
-    def tell(self, statement: str) -> None:
+    def execute(self, statement: str) -> None:
         """Execute a statement that has no rows."""
         with psycopg.connect(self.outside) as connection:
             connection.execute(statement)
@@ -104,35 +104,35 @@ def test_a_backup_of_any_revision_takes_the_place_of_the_newest(server: Server, 
     server.migrate(revision)
     saved = server.job("backup")
     assert saved.returncode == 0, saved.stderr
-    before, schema = server.ask(ACCOUNTS), server.ask(SCHEMA)
+    before, schema = server.query(ACCOUNTS), server.query(SCHEMA)
     server.migrate(REVISIONS[-1])
-    server.tell("UPDATE accounts SET email = 'after the backup'")
+    server.execute("UPDATE accounts SET email = 'after the backup'")
 
     restored = server.job("restore", BACKUP="")
     assert restored.returncode == 0, restored.stderr
-    assert (server.ask(ACCOUNTS), server.ask(SCHEMA)) == (before, schema)
+    assert (server.query(ACCOUNTS), server.query(SCHEMA)) == (before, schema)
     server.migrate(REVISIONS[-1])
-    assert server.ask(ACCOUNTS) == before
+    assert server.query(ACCOUNTS) == before
 
 
 @pytest.mark.parametrize("lost", [100, 50_000, 150_000])
 def test_a_backup_that_breaks_off_changes_nothing(server: Server, lost: int) -> None:
     server.migrate(REVISIONS[-1])
-    server.tell(FILL)
+    server.execute(FILL)
     assert server.job("backup").returncode == 0
     server.shell(f"truncate --size=-{lost} /backups/*.dump")
-    server.tell("UPDATE accounts SET email = 'after the backup'")
-    before, schema = server.ask(ACCOUNTS), server.ask(SCHEMA)
+    server.execute("UPDATE accounts SET email = 'after the backup'")
+    before, schema = server.query(ACCOUNTS), server.query(SCHEMA)
 
     restored = server.job("restore", BACKUP="")
     assert restored.returncode != 0
     assert "end of file" in restored.stderr
-    assert (server.ask(ACCOUNTS), server.ask(SCHEMA)) == (before, schema)
-    assert server.ask("SELECT count(*) FROM filling") == [(3000,)]
+    assert (server.query(ACCOUNTS), server.query(SCHEMA)) == (before, schema)
+    assert server.query("SELECT count(*) FROM filling") == [(3000,)]
 
 
 def test_a_full_volume_is_freed_of_what_is_old_before_the_dump(server: Server) -> None:
-    server.tell(FILL)
+    server.execute(FILL)
     server.shell(
         'cd /backups; file() { head -c $3 /dev/zero > $1; touch --date="$2 ago" $1; }\n'
         "file 2020-01-01T021700Z.dump '20 days' 300000\n"
@@ -142,13 +142,13 @@ def test_a_full_volume_is_freed_of_what_is_old_before_the_dump(server: Server) -
     )
     saved = server.job("backup")
     assert saved.returncode == 0, saved.stderr
-    *there, new = server.shell("cd /backups; ls")
-    assert there == ["2020-01-02T021700Z.dump", "2020-01-04T021700Z.dump.partial"], "another job may be at the second"
+    *kept, new = server.shell("cd /backups; ls")
+    assert kept == ["2020-01-02T021700Z.dump", "2020-01-04T021700Z.dump.partial"], "another job may be at the second"
     assert f"/backups/{new} " in saved.stdout
 
 
 def test_a_dump_that_fails_leaves_the_last_good_one_and_nothing_else(server: Server) -> None:
-    server.tell(FILL)
+    server.execute(FILL)
     server.shell("head -c 900000 /dev/zero > /backups/last.dump; touch --date='20 days ago' /backups/last.dump")
     failed = server.job("backup")
     assert failed.returncode != 0

@@ -36,8 +36,8 @@ def psql(command: str, database: str = "postgres") -> str:
 def containers() -> dict[str, dict[str, Any]]:
     """What the engine knows of each container, by the service's name."""
     names = docker_compose("ps", "--all", "--quiet").split()
-    found = json.loads(subprocess.run(["docker", "inspect", *names], capture_output=True, check=True).stdout)
-    return {one["Config"]["Labels"]["com.docker.compose.service"]: one for one in found}
+    running = json.loads(subprocess.run(["docker", "inspect", *names], capture_output=True, check=True).stdout)
+    return {one["Config"]["Labels"]["com.docker.compose.service"]: one for one in running}
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
@@ -66,20 +66,20 @@ def stack() -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def prometheus(stack: dict[str, str]) -> Iterator[Callable[[str], Any]]:
-    """Ask Prometheus' API."""
+    """Query Prometheus' API."""
     with httpx.Client(base_url=f"{stack['prometheus']}/api/v1", timeout=10) as client:
         yield lambda path: client.get(path).raise_for_status().json()["data"]
 
 
 @pytest.mark.usefixtures("stack")
 def test_everything_is_healthy_and_the_schema_was_migrated_first() -> None:
-    found = containers()
-    assert found.keys() == LONG_RUNNING | {"migrate"}
-    assert {name: found[name]["State"]["Health"]["Status"] for name in LONG_RUNNING} == dict.fromkeys(
+    running = containers()
+    assert running.keys() == LONG_RUNNING | {"migrate"}
+    assert {name: running[name]["State"]["Health"]["Status"] for name in LONG_RUNNING} == dict.fromkeys(
         LONG_RUNNING, "healthy"
     )
-    assert found["migrate"]["State"]["ExitCode"] == 0
-    assert found["migrate"]["State"]["FinishedAt"] < found["task-api"]["State"]["StartedAt"]
+    assert running["migrate"]["State"]["ExitCode"] == 0
+    assert running["migrate"]["State"]["FinishedAt"] < running["task-api"]["State"]["StartedAt"]
 
 
 @pytest.mark.usefixtures("stack")

@@ -206,8 +206,8 @@ def test_works_with_tasks_and_keeps_them(
         assert "api_requests_total" in client.get("/metrics").text
         docker("exec", container, PYTHON, "-m", "task_api", "healthcheck")
     with running(image, volume, keys) as (_, address):
-        found = log_in(address, account).get("/tasks").json()
-    assert [(task["title"], task["status"]) for task in found] == [("survive", "completed")]
+        tasks = log_in(address, account).get("/tasks").json()
+    assert [(task["title"], task["status"]) for task in tasks] == [("survive", "completed")]
 
 
 @pytest.fixture

@@ -201,7 +201,7 @@ class Matrix:
             try:
                 count = len(list(operation.bodies(Sampler(self.target.document, {ID: 0}))))
                 for number, caller in itertools.product(range(count), self.asking):
-                    self.ask(
+                    self.send(
                         operation, caller, number, f"{operation.label} #{number + 1}" if count > 1 else operation.label
                     )
             except NoSampleError as error:
@@ -226,7 +226,7 @@ class Matrix:
         if finding not in self.findings:
             self.findings.append(finding)
 
-    def ask(self, operation: Operation, caller: str, number: int, label: str) -> None:
+    def send(self, operation: Operation, caller: str, number: int, label: str) -> None:
         """Send an operation's request with its body of that `number` as `caller`."""
         maker, expression = self.target.maker(operation)
         if caller in LIVE:
@@ -235,22 +235,22 @@ class Matrix:
         # a personal token with its own account's password, unless the request would give that account a second factor
         holder = caller if caller in LIVE else "owner" if caller.startswith(WITH_SCOPE) and not coded else "other"
         account = self.target.accounts[holder]
-        given: dict[str, Any] = self.target.credentials(operation, account)
+        values: dict[str, Any] = self.target.credentials(operation, account)
         if coded:
-            given["code"] = self.target.code(operation, account)
+            values["code"] = self.target.code(operation, account)
         if maker:
             made = self.make(maker)
-            given[ID] = value_at(made.json(), expression)
-        sampler = Sampler(self.target.document, given)
+            values[ID] = value_at(made.json(), expression)
+        sampler = Sampler(self.target.document, values)
         path = operation.path
         for parameter in operation.parameters("path"):
             if not maker:
                 raise NoSampleError(f"no link of the document says where its parameter {parameter['name']} comes from")
-            path = path.replace(f"{{{parameter['name']}}}", str(given[ID]))
+            path = path.replace(f"{{{parameter['name']}}}", str(values[ID]))
         query = {p["name"]: sampler.alternatives(p["schema"])[0] for p in operation.parameters("query")}
         content_type, body = list(operation.bodies(sampler))[number]
         content = None if content_type is None else json.dumps(body)
-        owned = path != operation.path or json.dumps({ID: given.get(ID)})[1:-1] in (content or "")
+        owned = path != operation.path or json.dumps({ID: values.get(ID)})[1:-1] in (content or "")
         headers = self.callers.headers(caller) | ({"Content-Type": content_type} if content_type else {})
         before = self.seen(made) if owned else None
         answer = self.target.client.request(operation.method, path, params=query, content=content, headers=headers)
@@ -262,11 +262,11 @@ class Matrix:
         self.cells.append(Cell(label, caller, wanted, answer.status_code, tuple(faults)))
         for fault in faults:
             self.report(operation, f"as-{caller}", f"{caller}: {fault}")
-        if "code" in given:  # the account's logins may need codes now
+        if "code" in values:  # the account's logins may need codes now
             self.callers.replace(holder)
 
     def faults(self, caller: str, answer: httpx.Response, wanted: str) -> Iterator[str]:
-        """Say what is wrong with an answer."""
+        """Yield what is wrong with a response."""
         if not (answer.is_success if wanted == "2xx" else answer.status_code == int(wanted)):
             yield f"was answered {answer.status_code} where {wanted} is due"
         if answer.status_code == UNAUTHORIZED and "www-authenticate" not in answer.headers:
@@ -285,8 +285,8 @@ class Matrix:
     def make(self, maker: Operation) -> httpx.Response:
         """Make an object of the owner's whose texts hold the secret, or list those that there are."""
         headers = self.callers.headers("owner")
-        given = self.target.credentials(maker, self.target.accounts["owner"])
-        _, body = next(maker.bodies(Sampler(self.target.document, given, text=self.secret)))
+        values = self.target.credentials(maker, self.target.accounts["owner"])
+        _, body = next(maker.bodies(Sampler(self.target.document, values, text=self.secret)))
         made = self.target.client.request(maker.method, maker.path, json=body, headers=headers)
         if not made.is_success:
             raise NoSampleError(f"{maker.label} makes nothing: {made.status_code} {made.text[:200]}")

@@ -21,15 +21,15 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=int(f"{datetime.now(UTC):%Y%m%d}"))
     options = parser.parse_args()
-    found = 0
+    count = 0
     for service in services():
         with TemporaryDirectory(prefix="raw-http-") as folder, attacked(service, Path(folder)) as target:
             result = raw_http.scan(target, inputs=options.inputs, seconds=3600, seed=options.seed)
         print(f"{service.name}: {result.version}")
         for finding in result.findings:
             print(f"  {finding.rule}  {finding.path}  {finding.message}")
-        found += len(result.findings)
-    return 1 if found else 0
+        count += len(result.findings)
+    return 1 if count else 0
 
 
 if __name__ == "__main__":

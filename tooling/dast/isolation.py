@@ -32,7 +32,7 @@ NOWHERE = 2**40
 """An id that no object has."""
 
 ATTEMPT = "attempt"
-"""A text that the attackers send, and that the victim has too: what is found by its name may be another's."""
+"""A text that the attackers send, and that the victim has too: what is matched by its name may be another's."""
 
 VOLATILE = {
     "connection",
@@ -58,7 +58,7 @@ class Values:
     """What schemas are filled with: `ids` for ids of objects, `account` for one of an account, `words` for texts."""
 
     document: Mapping[str, Any]
-    given: Mapping[str, Any]
+    values: Mapping[str, Any]
     ids: tuple[Any, ...] = ()
     account: Any = None
     words: tuple[str, ...] = (ATTEMPT,)
@@ -66,8 +66,8 @@ class Values:
     def variants(self, schema: Mapping[str, Any], name: str = "") -> list[Any]:
         """Return values of a schema: the least one first, then one for each alternative of each part."""
         schema = Sampler(self.document, {}).resolve(schema)
-        if name in self.given:
-            return [self.given[name]]
+        if name in self.values:
+            return [self.values[name]]
         choices = schema.get("anyOf", schema.get("oneOf", ()))
         if choices:
             return [value for choice in choices for value in self.variants(choice, name)]
@@ -252,8 +252,8 @@ class Isolation:
 
     def make(self, client: Client, maker: Operation, expression: str, text: str) -> Any:
         """Return the id of an object that a client makes, or has already. Raises `NotAssessed`."""
-        given = self.target.credentials(maker, client.account)
-        _, body = next(maker.bodies(Sampler(self.target.document, given, text=text)))
+        credentials = self.target.credentials(maker, client.account)
+        _, body = next(maker.bodies(Sampler(self.target.document, credentials, text=text)))
         response = client.send(maker.method, maker.path, json=body)
         try:
             return value_at(response.json(), expression)
@@ -268,12 +268,12 @@ class Isolation:
 
     def responses(self, client: Client, *, owning: bool) -> list[tuple[Attempt, list[Response]]]:
         """Send every attempt; return each with its response and those of the pages after it."""
-        found = []
+        responses = []
         owned = self.owned()
         for operation in self.operations:
             for attempt in self.attempts(operation, client, owning=owning):
                 answers = list(pages(client, self.send(client, attempt)))
-                found.append((attempt, [Response.of(page) for page in answers]))
+                responses.append((attempt, [Response.of(page) for page in answers]))
                 if any(text in page.text for text in (self.secret, self.victim.account.email) for page in answers):
                     self.report(operation, SHOWN, f"{attempt.text}: the response holds what another account wrote")
                 self.sent[operation.label] += 1
@@ -285,7 +285,7 @@ class Isolation:
                 else:
                     self.victim.go_on()
                 owned = self.owned()
-        return found
+        return responses
 
     def send(self, client: Client, attempt: Attempt) -> httpx.Response:
         """Send one attempt. The client has a valid session afterwards."""
@@ -318,17 +318,17 @@ class Isolation:
 
     def variants(self, operation: Operation, path: str, client: Client, ids: tuple[Any, ...]) -> Iterator[Attempt]:
         """Yield a request for each variant of the body, of the query (also of two parameters), and of each header."""
-        given = self.target.credentials(operation, client.account)
+        credentials = self.target.credentials(operation, client.account)
         if self.target.needs_code(operation):
-            given["code"] = self.target.code(operation, client.account)
-        values = Values(self.target.document, given, ids, self.victim.id)
+            credentials["code"] = self.target.code(operation, client.account)
+        values = Values(self.target.document, credentials, ids, self.victim.id)
         words = replace(values, words=(ATTEMPT, self.word))
         bodies = [
             {"content_type": content_type, "body": body}
             for content_type, media in operation.content.items()
             for body in words.variants(media["schema"])
         ] or [{}]
-        if "code" in given:  # it is valid once
+        if "code" in credentials:  # it is valid once
             del bodies[1:]
         yield from (Attempt(operation, path, **body) for body in bodies)
         singles = [

@@ -21,7 +21,7 @@ def scan(target: Target) -> Scan:
     written = target.log.read_text(errors="replace")
     leaked = [
         secret for secret in sent if secret and secret in written
-    ]  # none, as a rule: each line is not asked for all
+    ]  # none, as a rule: not every line is matched against all
 
     def add(rule: str, path: str, message: str) -> None:
         finding = Finding(

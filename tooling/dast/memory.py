@@ -38,14 +38,14 @@ def processes(url: str) -> set[psutil.Process]:
 
     Raises `NotAssessed` where there is none.
     """
-    port, found = str(urlsplit(url).port), set()
+    port, matches = str(urlsplit(url).port), set()
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):  # another gate's, which has ended meanwhile
             if process.environ().get("PORT") == port:
-                found.add(process)
-    if not found:
+                matches.add(process)
+    if not matches:
         raise NotAssessed(f"no process has the service's port {port} in its environment")
-    return found
+    return matches
 
 
 def used(service: set[psutil.Process]) -> int:

@@ -229,9 +229,9 @@ class Attacker:
         path = re.sub(r"\{[^}]*\}", lambda _: self.chance.choice(IDS), operation.path)
         request = Request(operation, operation.method.encode(), path.encode())
         request.fields = [b"Host: localhost", b"Authorization: Bearer " + self.token]
-        given = {"email": self.account.email, "password": self.account.password} if self.account else {}
+        credentials = {"email": self.account.email, "password": self.account.password} if self.account else {}
         try:
-            content_type, body = self.chance.choice(list(operation.bodies(Sampler(self.target.document, given))))
+            content_type, body = self.chance.choice(list(operation.bodies(Sampler(self.target.document, credentials))))
         except NoSampleError:
             content_type, body = "application/json", {}
         if content_type:
@@ -255,7 +255,7 @@ class Attacker:
 
 
 def send(address: tuple[str, int], data: bytes) -> bytes | None:
-    """Send the bytes, then say that no more will come; return what is answered, None where that takes too long."""
+    """Send the bytes, then end the sending side; return what is answered, None where that takes too long."""
     received = b""
     ends = time.monotonic() + TIMEOUT
     try:

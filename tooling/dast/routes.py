@@ -74,8 +74,12 @@ def variations(target: Target) -> tuple[list[str], list[str]]:
         if name in NOT_TRIED:
             continue
         texts = list(choices(field))
-        found = [each for text in texts if (each := accepted(kind, target.settings, name, text)) is not None]
-        changed = [{key: text for key, text in each.items() if text != target.settings.get(key)} for each in found]
+        accepted_settings = [
+            each for text in texts if (each := accepted(kind, target.settings, name, text)) is not None
+        ]
+        changed = [
+            {key: text for key, text in each.items() if text != target.settings.get(key)} for each in accepted_settings
+        ]
         shown = [shlex.join(f"{key}={text}" for key, text in each.items()) for each in changed]
         known[name] = shown[:1] if tuple(texts) == TEXTS else shown
     read = target.mentioned.variables - NOT_TRIED
@@ -87,16 +91,16 @@ def variations(target: Target) -> tuple[list[str], list[str]]:
 def listed(target: Target, environment: Mapping[str, str], changes: Iterable[str]) -> dict[str, list[list[str]]]:
     """Return (method, path, operation) of every route with each change. Raises `NotAssessed`."""
     arguments = list(chain.from_iterable(("--under", change) for change in changes))
-    found: dict[str, list[list[str]]] = {}
+    by_change: dict[str, list[list[str]]] = {}
     with TemporaryDirectory(prefix="routes-") as metrics:
         own = {**environment, "PROMETHEUS_MULTIPROC_DIR": metrics}
         for line in target.command("routes", *arguments, environment=own).splitlines():
-            change = line.removeprefix("# ") if line.startswith("#") else next(reversed(found), "")
-            routes = found.setdefault(change, [])
+            change = line.removeprefix("# ") if line.startswith("#") else next(reversed(by_change), "")
+            routes = by_change.setdefault(change, [])
             if not line.startswith("#"):
                 route, _, operation = line.rpartition("  ")
                 routes.append([*route.split(maxsplit=1), operation])
-    return found
+    return by_change
 
 
 def scan(target: Target) -> Scan:

@@ -15,19 +15,19 @@ class NoSampleError(ToolingError):
 
 @dataclass
 class Sampler:
-    """Makes values for one document's schemas: `given` has those of properties by name, `text` is any other string."""
+    """Makes values for one document's schemas: `values` has those of properties by name, `text` is any other string."""
 
     document: Mapping[str, Any]
-    given: Mapping[str, Any]
+    values: Mapping[str, Any]
     text: str = "attempt"
 
     def resolve(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
         """Follow references within the document."""
         while "$ref" in schema:
-            found: Any = self.document
+            node: Any = self.document
             for part in schema["$ref"].removeprefix("#/").split("/"):
-                found = found[part]
-            schema = found
+                node = node[part]
+            schema = node
         return schema
 
     def alternatives(self, schema: Mapping[str, Any]) -> list[Any]:
@@ -64,8 +64,8 @@ class Sampler:
         """Return objects with the required properties alone, enough for every alternative of each to be in one."""
         choices = {}
         for name in schema.get("required", []):
-            if name in self.given:
-                choices[name] = [self.given[name]]
+            if name in self.values:
+                choices[name] = [self.values[name]]
             else:
                 choices[name] = self.alternatives(schema["properties"][name])
         count = max(map(len, choices.values()), default=1)
@@ -83,7 +83,8 @@ class Sampler:
                     name: each for name, each in schema.get("properties", {}).items() if not each.get("readOnly")
                 }
                 return {
-                    name: self.given[name] if name in self.given else self.full(each) for name, each in written.items()
+                    name: self.values[name] if name in self.values else self.full(each)
+                    for name, each in written.items()
                 }
             case "array":
                 return [self.full(schema["items"])]

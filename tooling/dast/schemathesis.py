@@ -30,7 +30,7 @@ path = "users.json"
 peers = ["owner", "other"]
 """
 OPAQUE = {"cursor", "since"}
-"""Parameters whose values are made by the page before: a schema cannot say what they are."""
+"""Parameters whose values are made by the page before: a schema cannot declare them."""
 
 PAGED = """
 [[operations]]

@@ -41,19 +41,19 @@ class Sender:
 
     def prepared(self, operation: Operation) -> dict[str, Any]:
         """Return a request that the operation accepts: its path and body."""
-        given = self.target.credentials(operation, self.client.account) if self.client else {}
+        values = self.target.credentials(operation, self.client.account) if self.client else {}
         path = operation.path
         maker, expression = self.target.maker(operation)
         try:
             if maker:
-                made = self.send(maker, maker.path, {}, **self.body(maker, given))
-                given["id"] = value_at(made.json(), expression)
-            body = self.body(operation, given)
+                made = self.send(maker, maker.path, {}, **self.body(maker, values))
+                values["id"] = value_at(made.json(), expression)
+            body = self.body(operation, values)
         except (NoSampleError, ValueError):
             body = {}
-        return {"path": re.sub(r"\{[^}]*\}", str(given.get("id", 1)), path), **body}
+        return {"path": re.sub(r"\{[^}]*\}", str(values.get("id", 1)), path), **body}
 
-    def body(self, operation: Operation, given: Mapping[str, Any]) -> dict[str, Any]:
+    def body(self, operation: Operation, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the least body that an operation accepts, with its content type."""
-        content_type, body = next(operation.bodies(Sampler(self.target.document, given)))
+        content_type, body = next(operation.bodies(Sampler(self.target.document, values)))
         return {} if content_type is None else {"content_type": content_type, "content": json.dumps(body)}

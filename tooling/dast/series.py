@@ -49,12 +49,12 @@ def scan(target: Target) -> Scan:
             tool="series",
             rule="unbounded-label",
             severity=Severity.MEDIUM,
-            message=f"its label {label} has {len(found)} values, such as {max(found)!r}: at most {most} are expected",
+            message=f"its label {label} has {len(held)} values, such as {max(held)!r}: at most {most} are expected",
             path=name,
             subject=label,
         )
-        for (name, label), found in values.items()
-        if len(found) > most
+        for (name, label), held in values.items()
+        if len(held) > most
     ]
     targets = tuple(sorted(family.name for family in families))
     return Scan(tool="series", version="1", targets=targets, findings=tuple(findings))

@@ -31,29 +31,29 @@ class Names:
 
 def names(sources: Iterable[Path]) -> Names:
     """Return the names that the Python files in `sources`, files or folders, mention."""
-    found = Names()
+    collected = Names()
     for source in sources:
         for file in sorted(source.rglob("*.py")) if source.is_dir() else [source]:
             for node in ast.walk(ast.parse(file.read_text())):
-                _collect(node, found)
-    return found
+                _collect(node, collected)
+    return collected
 
 
-def _collect(node: ast.AST, found: Names) -> None:
+def _collect(node: ast.AST, collected: Names) -> None:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         if HEADER.fullmatch(node.value):
-            found.headers.add(node.value)
+            collected.headers.add(node.value)
         elif PATH.fullmatch(node.value):
-            found.paths.add(node.value)
+            collected.paths.add(node.value)
     for mapping, key in _looked_up(node):
         if mapping in HEADERS:
-            found.headers.add(key)
+            collected.headers.add(key)
         elif mapping in PARAMETERS:
-            found.parameters.add(key)
+            collected.parameters.add(key)
         elif mapping in ENVIRONMENT and key.startswith(WSGI):
-            found.headers.add(key.removeprefix(WSGI).replace("_", "-").title())
+            collected.headers.add(key.removeprefix(WSGI).replace("_", "-").title())
         elif mapping in PROCESS and key.isupper():
-            found.variables.add(key)
+            collected.variables.add(key)
 
 
 def _looked_up(node: ast.AST) -> Iterator[tuple[str, str]]:

@@ -85,8 +85,8 @@ class Operation:
     @property
     def content(self) -> dict[str, Any]:
         """What its body may be, by content type; empty where it takes none."""
-        found: dict[str, Any] = self.declared.get("requestBody", {}).get("content", {})
-        return found
+        listed: dict[str, Any] = self.declared.get("requestBody", {}).get("content", {})
+        return listed
 
     def bodies(self, sampler: Sampler) -> Iterator[tuple[str | None, Any]]:
         """Yield each body that is to be tried, with its content type; one of None where it takes none."""
@@ -151,10 +151,10 @@ class Target:
     @cached_property
     def operations(self) -> list[Operation]:
         """Every operation of the document."""
-        found = [self.operation(method, path, declared) for method, path, declared in described(self.document)]
-        if not found:
+        listed = [self.operation(method, path, declared) for method, path, declared in described(self.document)]
+        if not listed:
             raise NotAssessed("the OpenAPI document has no operation")
-        return found
+        return listed
 
     def operation(self, method: str, path: str, declared: dict[str, Any]) -> Operation:
         """Return an operation with the roles and the scopes (of a personal token) that its security names."""
@@ -217,17 +217,17 @@ class Target:
         return tokens
 
     def credentials(self, operation: Operation, known: Account) -> dict[str, Any]:
-        """Return what an operation may ask for: of the account `known`, or of a new one where it makes one."""
+        """Return the credentials that an operation needs: of `known`, or of a new account where it makes one."""
         makes = operation.roles is None and "201" in operation.declared["responses"]
         account = Account(f"new-{secrets.token_hex(4)}@example.com") if makes else known
-        given = {"email": account.email, "password": account.password, "new_password": account.password}
+        credentials = {"email": account.email, "password": account.password, "new_password": account.password}
         resolve = Sampler(self.document, {}).resolve
         if "refresh_token" in json.dumps([resolve(media["schema"]) for media in operation.content.values()]):
-            given["refresh_token"] = self.tokens(known)["refresh_token"]
-        return given
+            credentials["refresh_token"] = self.tokens(known)["refresh_token"]
+        return credentials
 
     def needs_code(self, operation: Operation) -> bool:
-        """Return whether an operation asks for a code of the account's second factor."""
+        """Return whether an operation needs a code of the account's second factor."""
         resolve = Sampler(self.document, {}).resolve
         return any("code" in resolve(media["schema"]).get("required", ()) for media in operation.content.values())
 

@@ -113,21 +113,21 @@ def values(target: Target, operation: Operation, place: str, sampler: Sampler, t
 
     A parameter of the query whose value is refused, one that only the service can make, is left out.
     """
-    found = [each for each in operation.declared.get("parameters", []) if each["in"] == place]
+    parameters = [each for each in operation.declared.get("parameters", []) if each["in"] == place]
     headers = bearer(token)
-    given = {each["name"]: str(sampler.full(each["schema"])) for each in found}
-    if place == "path" and found:
+    samples = {each["name"]: str(sampler.full(each["schema"])) for each in parameters}
+    if place == "path" and parameters:
         maker, expression = target.maker(operation)
         if maker:
             known = target.credentials(maker, Account("nobody@example.com"))
             _, body = next(maker.bodies(Sampler(target.document, known)))
             made = target.client.request(maker.method, maker.path, json=body, headers=headers)
-            given[found[0]["name"]] = str(value_at(made.json(), expression))
+            samples[parameters[0]["name"]] = str(value_at(made.json(), expression))
     if place == "query" and operation.method == "GET":
-        for name, value in list(given.items()):
+        for name, value in list(samples.items()):
             if target.client.get(operation.path, params={name: value}, headers=headers).is_client_error:
-                del given[name]
-    return given
+                del samples[name]
+    return samples
 
 
 def attack(target: Target, token: str, openapi: dict[str, Any]) -> Scan:

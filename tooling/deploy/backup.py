@@ -6,10 +6,10 @@ import time
 from tooling.deploy import DeployError
 from tooling.deploy.kube import Kube, Object
 from tooling.deploy.rollout import wait
-from tooling.deploy.steps import Say
+from tooling.deploy.steps import Log
 
 
-def run_now(kube: Kube, cron_job: str, say: Say, environment: dict[str, str] | None = None) -> str:
+def run_now(kube: Kube, cron_job: str, log: Log, environment: dict[str, str] | None = None) -> str:
     """Run a CronJob's job once, now; return what it printed. Raises `DeployError` when it fails."""
     name = f"{cron_job}-{time.time_ns() // 1_000_000 % 10**10}"
     job: Object = json.loads(
@@ -22,11 +22,11 @@ def run_now(kube: Kube, cron_job: str, say: Say, environment: dict[str, str] | N
             {"name": key, "value": value} for key, value in (environment or {}).items()
         )
     kube.apply([job])
-    wait(kube, "job", name, say)
+    wait(kube, "job", name, log)
     return kube.run("logs", f"job/{name}", "--all-containers").strip()
 
 
-def restore(kube: Kube, service: str, say: Say, backup: str = "") -> str:
+def restore(kube: Kube, service: str, log: Log, backup: str = "") -> str:
     """Replace a service's database by a backup, the newest by default; return what the job printed.
 
     What was written since the backup is lost. A backup of an older schema has to be migrated afterwards.
@@ -34,4 +34,4 @@ def restore(kube: Kube, service: str, say: Say, backup: str = "") -> str:
     """
     if "/" in backup:
         raise DeployError(f"name the backup's file alone, not a path: {backup}")
-    return run_now(kube, f"{service}-restore", say, {"BACKUP": backup})
+    return run_now(kube, f"{service}-restore", log, {"BACKUP": backup})

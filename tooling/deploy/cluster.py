@@ -15,7 +15,7 @@ import yaml
 from tooling.deploy import K8S, DeployError
 from tooling.deploy.kube import Kube, Object
 from tooling.deploy.rollout import wait
-from tooling.deploy.steps import Say
+from tooling.deploy.steps import Log
 from tooling.project import CACHE, ROOT, services
 from tooling.tools import require
 
@@ -32,8 +32,8 @@ SAVES_ONE_PLATFORM = (1, 48)
 BACKUPS = CACHE / "backups"
 
 
-def run(*command: str, say: Say | None = None) -> str:
-    """Run a program in the repository and return its output; `say` receives each line. Raises `DeployError`."""
+def run(*command: str, log: Log | None = None) -> str:
+    """Run a program in the repository and return its output; `log` receives each line. Raises `DeployError`."""
     program = str(require(command[0]))
     lines: list[str] = []
     with subprocess.Popen(
@@ -42,8 +42,8 @@ def run(*command: str, say: Say | None = None) -> str:
         for line in cast("Iterable[str]", process.stdout):
             lines.append(line)
             news = re.sub(r"[^\x20-\x7e]", "", line).strip()
-            if say and news:
-                say(news)
+            if log and news:
+                log(news)
     if process.returncode:
         raise DeployError(f"{' '.join(command)} failed: {''.join(lines)[-2000:].strip()}")
     return "".join(lines)
@@ -89,7 +89,7 @@ def check() -> None:
         check_port()
 
 
-def create(say: Say) -> None:
+def create(log: Log) -> None:
     """Make the cluster, or check that the one there answers."""
     BACKUPS.mkdir(parents=True, exist_ok=True)
     BACKUPS.chmod(0o777)  # written to by PostgreSQL's user inside the cluster; the dumps themselves are 0600
@@ -97,7 +97,7 @@ def create(say: Say) -> None:
         CACHE.mkdir(exist_ok=True)
         written = CACHE / "cluster.yaml"
         written.write_text(yaml.safe_dump(configuration()))
-        run("kind", "create", "cluster", "--config", str(written), "--wait", "120s", say=say)
+        run("kind", "create", "cluster", "--config", str(written), "--wait", "120s", log=log)
         return
     try:
         Kube(CONTEXT).run("get", "--raw=/readyz", "--request-timeout=10s")
@@ -125,7 +125,7 @@ def temporary(name: str) -> Iterator[str]:
         run("kind", "delete", "cluster", "--name", name)
 
 
-def load(images: Iterable[str], say: Say, *, everywhere: bool = False) -> None:
+def load(images: Iterable[str], log: Log, *, everywhere: bool = False) -> None:
     """Bring images into the workers: those that a worker cannot pull are copied from this machine's engine.
 
     With `everywhere` the control plane gets them too, for pods that it tolerates.
@@ -139,13 +139,13 @@ def load(images: Iterable[str], say: Say, *, everywhere: bool = False) -> None:
         lacking = [node for node in nodes if not _has(node, image)]
         if not lacking:
             continue
-        say(image)
+        log(image)
         refusing = [node for node in lacking if _registry(image) == "" or not _pulls(node, image)]
         pulled += len(refusing) < len(lacking)
         if refusing and _held(image):
             copy_image(image, refusing)
             copied += 1
-    say(f"{copied} copied, {pulled} pulled, {len(set(images)) - copied - pulled} there already or left to the kubelet")
+    log(f"{copied} copied, {pulled} pulled, {len(set(images)) - copied - pulled} there already or left to the kubelet")
 
 
 def copy_image(image: str, nodes: Iterable[str]) -> None:
@@ -192,12 +192,12 @@ def install_metrics_server() -> None:
     SYSTEM.apply([item for item in _metrics_server() if item["kind"] != "APIService"])
 
 
-def serve_metrics(say: Say) -> None:
+def serve_metrics(log: Log) -> None:
     """Wait for metrics-server, and only then register it with the API server.
 
     Registered sooner, the API server may connect to an address that is not routed yet, and keep that connection.
     """
-    wait(SYSTEM, "deployment", "metrics-server", say)
+    wait(SYSTEM, "deployment", "metrics-server", log)
     SYSTEM.apply([item for item in _metrics_server() if item["kind"] == "APIService"])
 
 

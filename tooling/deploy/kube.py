@@ -86,8 +86,8 @@ class Kube:
 
     @staticmethod
     def _items(text: str) -> list[Object]:
-        found: Object = json.loads(text) if text.strip() else {"items": []}
-        return found["items"] if found.get("kind", "List") == "List" else [found]
+        parsed: Object = json.loads(text) if text.strip() else {"items": []}
+        return parsed["items"] if parsed.get("kind", "List") == "List" else [parsed]
 
 
 def define(kube: Kube, folder: Path) -> None:
@@ -139,12 +139,12 @@ def readable(item: Object) -> list[str]:
 def changes(before: Iterable[Object], after: Iterable[Object]) -> list[Change]:
     """Compare objects as they were and as they are."""
     old = {identity(item): item for item in before}
-    found = []
+    compared = []
     for item in after:
         name = identity(item)
         if name in old:
             diff = list(difflib.unified_diff(readable(old[name]), readable(item), lineterm="", n=1))[2:]
-            found.append(Change("changed" if diff else "unchanged", name, "\n".join(diff)))
+            compared.append(Change("changed" if diff else "unchanged", name, "\n".join(diff)))
         else:
-            found.append(Change("created", name))
-    return found
+            compared.append(Change("created", name))
+    return compared

@@ -9,7 +9,7 @@ import yaml
 from tooling.deploy import DeployError
 from tooling.deploy.kube import Kube, Object
 from tooling.deploy.rollout import wait
-from tooling.deploy.steps import Say
+from tooling.deploy.steps import Log
 from tooling.project import CACHE
 from tooling.tools import digest, download
 
@@ -43,10 +43,10 @@ def manifest() -> list[Object]:
             ) from error
     if not file.is_file():
         raise DeployError(f"{SETTING} names {file}, which is no file")
-    if (found := digest(file)) != SHA256:
+    if (actual := digest(file)) != SHA256:
         if not named:
             file.unlink()
-        raise DeployError(f"{file} has the SHA-256 {found}; CloudNativePG {VERSION} has {SHA256}")
+        raise DeployError(f"{file} has the SHA-256 {actual}; CloudNativePG {VERSION} has {SHA256}")
     objects: list[Object] = [item for item in yaml.safe_load_all(file.read_text()) if item]
     for item in objects:
         if item["kind"] == "Deployment":
@@ -74,7 +74,7 @@ def _spread(deployment: Object) -> None:
     template["spec"]["topologySpreadConstraints"] = [spread]
 
 
-def install(context: str, say: Say) -> None:
+def install(context: str, log: Log) -> None:
     """Install the operator in a cluster, or bring it to this release, and wait until it answers."""
     kube = Kube(context, NAMESPACE)
     objects = manifest()
@@ -82,7 +82,7 @@ def install(context: str, say: Say) -> None:
     kube.apply(first)
     kube.run("wait", "--for=condition=Established", f"customresourcedefinition/{CRD}", "--timeout=60s")
     kube.apply([item for item in objects if item not in first])
-    wait(kube, "deployment", DEPLOYMENT, say)
+    wait(kube, "deployment", DEPLOYMENT, log)
 
 
 def installed(kube: Kube) -> bool:

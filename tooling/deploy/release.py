@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tooling.deploy import DeployError, cluster, manifests, operator, rollout, verify
 from tooling.deploy.kube import Change, Kube, Object
-from tooling.deploy.steps import Say, Steps
+from tooling.deploy.steps import Log, Steps
 from tooling.project import Service, service
 
 KNOWN_SECONDS, NEW_SECONDS = 60, 900
@@ -53,13 +53,13 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
     """
     kube = target.kube
     if target.local:
-        with steps.step("kind cluster") as say:
-            cluster.create(say)
+        with steps.step("kind cluster") as log:
+            cluster.create(log)
     objects = manifests.render(target.service, kube, target.overlay, image, generate_secrets=target.local)
     monitoring = manifests.of_stage(objects, "monitoring")
     if target.local:
-        with steps.step("copy images into the cluster") as say:
-            load_images([item for item in objects if item not in monitoring], say)
+        with steps.step("copy images into the cluster") as log:
+            load_images([item for item in objects if item not in monitoring], log)
         cluster.install_metrics_server()
     wait_for_the_end_of(kube, steps)
     if target.local:
@@ -67,9 +67,9 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
     check_references(kube, objects)
     check_database(kube, objects)
     if manifests.clusters(objects):
-        with steps.step("CloudNativePG") as say:
-            provide_operator(target, say)
-    with steps.step("namespace, settings, secrets, network policies") as say:
+        with steps.step("CloudNativePG") as log:
+            provide_operator(target, log)
+    with steps.step("namespace, settings, secrets, network policies") as log:
         show(steps, kube.apply([item for item in objects if item["kind"] == "Namespace"]))
         show(
             steps,
@@ -77,21 +77,21 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
         )
         wait_for_secrets(kube, objects)
     if database := manifests.of_stage(objects, "database"):
-        with steps.step("PostgreSQL") as say:
+        with steps.step("PostgreSQL") as log:
             show(steps, kube.apply(database))
-            wait_for(kube, database, say)
+            wait_for(kube, database, log)
     for job in manifests.of_stage(objects, "migration"):
-        with steps.step("migration") as say:
-            run_migration(kube, job, say)
+        with steps.step("migration") as log:
+            run_migration(kube, job, log)
     if target.local:
-        with steps.step("metrics-server") as say:
-            cluster.serve_metrics(say)
+        with steps.step("metrics-server") as log:
+            cluster.serve_metrics(log)
     roll_out(target, manifests.of_stage(objects, "service"), steps)
     if monitoring:
         deploy_monitoring(target, monitoring, steps)
-    with steps.step("remove settings that no revision uses") as say:
+    with steps.step("remove settings that no revision uses") as log:
         removed = prune(kube, objects, target.service.name)
-        say(f"{len(removed)} removed")
+        log(f"{len(removed)} removed")
 
 
 def check_references(kube: Kube, objects: Sequence[Object]) -> None:
@@ -103,17 +103,17 @@ def check_references(kube: Kube, objects: Sequence[Object]) -> None:
         )
 
 
-def load_images(objects: Sequence[Object], say: Say) -> None:
+def load_images(objects: Sequence[Object], log: Log) -> None:
     """Bring the images of the objects' pods into the local cluster."""
     if databases := manifests.clusters(objects):
-        cluster.load({operator.IMAGE, *manifests.images(databases)}, say, everywhere=True)
-    cluster.load(manifests.images(objects), say)
+        cluster.load({operator.IMAGE, *manifests.images(databases)}, log, everywhere=True)
+    cluster.load(manifests.images(objects), log)
 
 
-def provide_operator(target: Target, say: Say) -> None:
+def provide_operator(target: Target, log: Log) -> None:
     """Install CloudNativePG in the local cluster. Raises `DeployError` where another one does not have it."""
     if target.local:
-        operator.install(target.kube.context, say)
+        operator.install(target.kube.context, log)
     elif not operator.installed(target.kube):
         raise DeployError(f"{target.kube.context} has no CloudNativePG: install it first, from {operator.URL}")
 
@@ -134,17 +134,17 @@ def check_database(kube: Kube, objects: Sequence[Object]) -> None:
 
 def deploy_monitoring(target: Target, objects: Sequence[Object], steps: Steps) -> None:
     """Apply the monitoring, and prove that Prometheus scrapes every pod of the service."""
-    with steps.step("monitoring") as say:
+    with steps.step("monitoring") as log:
         if target.local:
-            cluster.load(manifests.images(objects), say)
+            cluster.load(manifests.images(objects), log)
         show(steps, target.kube.apply(objects))
-        wait_for(target.kube, objects, say)
-        verify.scraped(target.kube, target.service.name, say)
+        wait_for(target.kube, objects, log)
+        verify.scraped(target.kube, target.service.name, log)
     if warning := verify.unreceived(target.kube, objects):
-        steps.tell(f"    {warning}")
+        steps.log(f"    {warning}")
 
 
-def migrate(target: Target, say: Say) -> None:
+def migrate(target: Target, log: Log) -> None:
     """Migrate the database to the schema of the deployed version, after a restore."""
     deployment = target.kube.get("deployment", target.service.name)
     if deployment is None:
@@ -152,19 +152,19 @@ def migrate(target: Target, say: Say) -> None:
     image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
     objects = manifests.render(target.service, target.kube, target.overlay, image, generate_secrets=target.local)
     for job in manifests.of_stage(objects, "migration"):
-        run_migration(target.kube, job, say)
+        run_migration(target.kube, job, log)
 
 
-def run_migration(kube: Kube, job: Object, say: Say) -> None:
+def run_migration(kube: Kube, job: Object, log: Log) -> None:
     """Run the migration to its end. Raises `DeployError` with its log when it fails."""
     name = job["metadata"]["name"]
     kube.run("delete", "job", name, "--ignore-not-found", "--cascade=foreground", "--wait")
     kube.apply([job])
     try:
-        rollout.wait(kube, "job", name, say)
+        rollout.wait(kube, "job", name, log)
     except DeployError as error:
         raise DeployError(f"{error}\nno pod was changed: what served before still serves", error.evidence) from error
-    say(kube.run("logs", f"job/{name}", "--tail=1").strip())
+    log(kube.run("logs", f"job/{name}", "--tail=1").strip())
 
 
 def wait_for_the_end_of(kube: Kube, steps: Steps) -> None:
@@ -182,13 +182,13 @@ def wait_for_secrets(kube: Kube, objects: Sequence[Object]) -> None:
             kube.run("wait", f"externalsecret/{item['metadata']['name']}", "--for=condition=Ready", "--timeout=120s")
 
 
-def wait_for(kube: Kube, objects: Sequence[Object], say: Say) -> None:
+def wait_for(kube: Kube, objects: Sequence[Object], log: Log) -> None:
     """Wait for all Deployments, StatefulSets and clusters of PostgreSQL."""
     for item in objects:
         if item["kind"] == "Cluster":
-            rollout.wait(kube, rollout.CLUSTER, item["metadata"]["name"], say)
+            rollout.wait(kube, rollout.CLUSTER, item["metadata"]["name"], log)
         if item["kind"] in ("Deployment", "StatefulSet"):
-            rollout.wait(kube, item["kind"].lower(), item["metadata"]["name"], say)
+            rollout.wait(kube, item["kind"].lower(), item["metadata"]["name"], log)
 
 
 def roll_out(target: Target, objects: Sequence[Object], steps: Steps) -> None:
@@ -198,18 +198,18 @@ def roll_out(target: Target, objects: Sequence[Object], steps: Steps) -> None:
     revision = rollout.revision(before) if before else 0
     timeout = patience(target)
     try:
-        with steps.step("roll out") as say:
+        with steps.step("roll out") as log:
             show(steps, apply_service(kube, objects, first=before is None))
-            wait_for(kube, objects, say)
-        with steps.step("first answer from outside") as say:
-            verify.answers(target.url(), say, timeout=timeout)
+            wait_for(kube, objects, log)
+        with steps.step("first answer from outside") as log:
+            verify.answers(target.url(), log, timeout=timeout)
         steps.mark("first 200")
         if target.service.accounts:
-            with steps.step("write and read a task") as say:
-                verify.task_round(target.url(), verify.account(kube), say)
+            with steps.step("write and read a task") as log:
+                verify.task_round(target.url(), verify.account(kube), log)
         if any(item["kind"] == "HorizontalPodAutoscaler" for item in objects):
-            with steps.step("autoscaler reads real numbers") as say:
-                verify.autoscaler_reads(kube, name, say)
+            with steps.step("autoscaler reads real numbers") as log:
+                verify.autoscaler_reads(kube, name, log)
     except DeployError as error:
         raise DeployError(f"{error}\n{go_back(kube, name, revision, steps)}", error.evidence) from error
 
@@ -247,8 +247,8 @@ def go_back(kube: Kube, name: str, revision: int, steps: Steps) -> str:
     if deployment is None or rollout.revision(deployment) == revision:
         return f"the pods are those of revision {revision}, as before: there is nothing to go back to"
     failed = next((pod for pod in rollout.pods_of(kube, deployment)), None)
-    with steps.step(f"roll back to revision {revision}") as say:
-        rollout.roll_back(kube, name, say, to=revision)
+    with steps.step(f"roll back to revision {revision}") as log:
+        rollout.roll_back(kube, name, log, to=revision)
     if failed:  # so that the history holds only what has served
         kube.run("delete", "replicaset", failed["metadata"]["ownerReferences"][0]["name"], "--ignore-not-found")
     return f"rolled back: revision {revision} serves again"
@@ -278,6 +278,6 @@ def show(steps: Steps, changes: Sequence[Change]) -> None:
     """Print what changed, with its diff, and count what did not."""
     for change in changes:
         if change.verb != "unchanged":
-            steps.tell(f"    {change.verb} {change.name}")
+            steps.log(f"    {change.verb} {change.name}")
             for line in change.diff.splitlines():
-                steps.tell(f"      {line}")
+                steps.log(f"      {line}")

@@ -1,4 +1,4 @@
-"""Wait until something applied is there, or say why it will not be."""
+"""Wait until something applied is there, or raise why it will not be."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tooling.deploy import DeployError
 from tooling.deploy.kube import Kube, Object, labels
-from tooling.deploy.steps import Say
+from tooling.deploy.steps import Log
 
 REVISION = "deployment.kubernetes.io/revision"
 CLUSTER = "cluster.postgresql.cnpg.io"
@@ -29,7 +29,7 @@ PASSING = "failed to sync"
 """The kubelet's message while it does not have a ConfigMap or Secret yet: it tries again."""
 
 JOB_SECONDS = 3600
-"""How long a Job may take that does not say so itself."""
+"""How long a Job may take that sets no limit of its own."""
 
 STATEFUL_SECONDS = 300
 """How long each pod of a StatefulSet may take, which has no deadline of its own: to find a volume, to get its image."""
@@ -152,9 +152,9 @@ def evidence(kube: Kube, pod: Object) -> str:
     """Return a pod's events and its last log lines as text; a pod of the same name before it has events of its own."""
     name, uid = pod["metadata"]["name"], pod["metadata"].get("uid", "")
     selector = ",".join([f"involvedObject.name={name}", *([f"involvedObject.uid={uid}"] if uid else [])])
-    found = json.loads(kube.run("get", "events", f"--field-selector={selector}", "--output=json"))["items"]
+    events = json.loads(kube.run("get", "events", f"--field-selector={selector}", "--output=json"))["items"]
     lines = [f"events of pod/{name}:"]
-    lines += [f"  {event['type']:8} {event['reason']:20} {event['message']}" for event in found[-EVENTS:]]
+    lines += [f"  {event['type']:8} {event['reason']:20} {event['message']}" for event in events[-EVENTS:]]
     restarts = any(container["restartCount"] for container in pod["status"].get("containerStatuses", []))
     flags = [f"--tail={LOG_LINES}", *(["--previous"] if restarts else [])]
     try:
@@ -181,7 +181,7 @@ def patience(item: Object) -> float:
     return float(spec.get("progressDeadlineSeconds", STATEFUL_SECONDS) * copies + MARGIN)
 
 
-def wait(kube: Kube, kind: str, name: str, say: Say) -> None:
+def wait(kube: Kube, kind: str, name: str, log: Log) -> None:
     """Wait until a Deployment, StatefulSet, Job or cluster of PostgreSQL is complete.
 
     Only what happens from now on counts. Pods that already wait in a back-off are restarted, because their cause may
@@ -197,9 +197,9 @@ def wait(kube: Kube, kind: str, name: str, say: Say) -> None:
         if before is None:
             before = (state.failure, state.since)
             if kind not in ("job", CLUSTER):
-                restart_waiting(kube, item, say)
+                restart_waiting(kube, item, log)
         if state.done:
-            say(state.text if kind != "job" else "complete")
+            log(state.text if kind != "job" else "complete")
             return
         pods = pods_of(kube, item)
         reasons = {reason: pod for pod in pods if (reason := pod_failure(pod))}
@@ -211,15 +211,15 @@ def wait(kube: Kube, kind: str, name: str, say: Say) -> None:
         if failure:
             witnesses = list(reasons.values()) or [pod for pod in pods if not ready(pod)]
             raise DeployError(f"{kind}/{name}: {failure}", "\n".join(evidence(kube, pod) for pod in witnesses[:1]))
-        say(", ".join(filter(None, [state.text, pod_news(pods)])))
+        log(", ".join(filter(None, [state.text, pod_news(pods)])))
         time.sleep(0.5)
 
 
-def restart_waiting(kube: Kube, item: Object, say: Say) -> None:
+def restart_waiting(kube: Kube, item: Object, log: Log) -> None:
     """Delete a workload's pods that wait in a back-off, so that they are made again and tried at once."""
     for pod in pods_of(kube, item):
         if pod_failure(pod) or "ErrImagePull" in pod_news([pod]):
-            say(f"{pod['metadata']['name']} waits since an earlier deploy ({pod_news([pod])}): restarted")
+            log(f"{pod['metadata']['name']} waits since an earlier deploy ({pod_news([pod])}): restarted")
             kube.run("delete", "pod", pod["metadata"]["name"], "--wait=false", "--ignore-not-found")
 
 
@@ -229,7 +229,7 @@ def ready(pod: Object) -> bool:
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
-def roll_back(kube: Kube, name: str, say: Say, *, to: int = 0) -> int:
+def roll_back(kube: Kube, name: str, log: Log, *, to: int = 0) -> int:
     """Roll a Deployment back to its revision `to`, by default the one before the newest, and wait for its pods.
 
     Returns the revision rolled back to. Raises `DeployError` where there is none. The whole template is restored
@@ -249,7 +249,7 @@ def roll_back(kube: Kube, name: str, say: Say, *, to: int = 0) -> int:
     template = replica_sets[target]["spec"]["template"]
     template["metadata"]["labels"].pop("pod-template-hash")
     kube.apply([renewed(deployment, template)])
-    wait(kube, "deployment", name, say)
+    wait(kube, "deployment", name, log)
     return target
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tooling import page
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 """Shows what a step is waiting for right now."""
 
 
@@ -46,18 +46,18 @@ class Steps:
         """Keep the moment at which something was reached."""
         self.marks[name] = self.seconds
 
-    def tell(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line between the steps."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
-    def step(self, name: str) -> Iterator[Say]:
+    def step(self, name: str) -> Iterator[Log]:
         """Run one step; its outcome is `failed` when the block raises."""
         step = Step(name, self.seconds)
         self.done.append(step)
         with self.console.status(name) as status:
 
-            def say(news: str) -> None:
+            def log(news: str) -> None:
                 if news == step.note:
                     return
                 step.note = news
@@ -66,7 +66,7 @@ class Steps:
                     self.console.print(f"  {name}: {news}", markup=False, soft_wrap=True)
 
             try:
-                yield say
+                yield log
             except BaseException:
                 step.outcome = "failed"
                 raise

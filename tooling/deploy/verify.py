@@ -10,7 +10,7 @@ import httpx
 
 from tooling.deploy import DeployError
 from tooling.deploy.kube import Kube, Object
-from tooling.deploy.steps import Say
+from tooling.deploy.steps import Log
 
 ACCOUNT = "deploy-check"
 """The Secret with address and password of the account of these checks."""
@@ -29,17 +29,17 @@ class Refused(Exception):
     """The service refuses the account of these checks, which is no fault of the release."""
 
 
-def until(condition: Callable[[], str], say: Say, *, timeout: float) -> None:
+def until(condition: Callable[[], str], log: Log, *, timeout: float) -> None:
     """Wait until `condition` returns an empty text. Raises `DeployError` with its last text after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while problem := condition():
         if time.monotonic() > deadline:
             raise DeployError(f"{problem}, still after {timeout:.0f} s")
-        say(problem)
+        log(problem)
         time.sleep(1)
 
 
-def answers(url: str, say: Say, *, timeout: float) -> None:
+def answers(url: str, log: Log, *, timeout: float) -> None:
     """Wait for the first 200 of /readyz from outside the cluster."""
 
     def problem() -> str:
@@ -49,8 +49,8 @@ def answers(url: str, say: Say, *, timeout: float) -> None:
             return f"{url}/readyz: {error}"
         return "" if status == httpx.codes.OK else f"{url}/readyz answers {status}"
 
-    until(problem, say, timeout=timeout)
-    say(f"{url}/readyz answers 200")
+    until(problem, log, timeout=timeout)
+    log(f"{url}/readyz answers 200")
 
 
 def account(kube: Kube) -> dict[str, str]:
@@ -84,8 +84,8 @@ def log_in(client: httpx.Client, credentials: dict[str, str]) -> None:
     client.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
 
 
-def task_round(url: str, credentials: dict[str, str], say: Say) -> None:
-    """Write a task, read it back, and remove it; or say why there is no account to do so with."""
+def task_round(url: str, credentials: dict[str, str], log: Log) -> None:
+    """Write a task, read it back, and remove it; or log why there is no account to do so with."""
     title = f"deploy check {secrets.token_hex(4)}"
     try:
         with httpx.Client(base_url=url, timeout=20) as client:
@@ -99,11 +99,11 @@ def task_round(url: str, credentials: dict[str, str], say: Say) -> None:
                 raise DeployError(f"{path} was written with the title {title!r} and reads {read.json()['title']!r}")
             _expect(client.delete(path), httpx.codes.OK)
     except Refused as refusal:
-        say(f"WARNING: no task was written and read: {refusal}")
+        log(f"WARNING: no task was written and read: {refusal}")
     except httpx.TransportError as error:
         raise DeployError(f"{error.request.url}: {error}") from error
     else:
-        say(f"{path} written, read and removed")
+        log(f"{path} written, read and removed")
 
 
 def _admitted(response: httpx.Response, status: int) -> None:
@@ -120,7 +120,7 @@ def _expect(response: httpx.Response, status: int) -> None:
         )
 
 
-def scraped(kube: Kube, name: str, say: Say, *, timeout: float = 60) -> None:
+def scraped(kube: Kube, name: str, log: Log, *, timeout: float = 60) -> None:
     """Wait until Prometheus has metrics of every pod of the service."""
     # by the kubelet: network policies let no client but the monitoring itself in, hence not the API server's proxy
     query = ["promtool", "query", "instant", "--format=json", "http://localhost:9090"]
@@ -137,8 +137,8 @@ def scraped(kube: Kube, name: str, say: Say, *, timeout: float = 60) -> None:
         up = int(result[0]["value"][1]) if result else 0
         return "" if up >= wanted > 0 else f"Prometheus scrapes {up} of {wanted} pods"
 
-    until(problem, say, timeout=timeout)
-    say("Prometheus scrapes every pod")
+    until(problem, log, timeout=timeout)
+    log("Prometheus scrapes every pod")
 
 
 def unreceived(kube: Kube, monitoring: Sequence[Object]) -> str:
@@ -172,7 +172,7 @@ def autoscaler_text(autoscaler: Object) -> tuple[bool, str]:
     return known, ", ".join(parts)
 
 
-def autoscaler_reads(kube: Kube, name: str, say: Say, *, timeout: float = 120) -> None:
+def autoscaler_reads(kube: Kube, name: str, log: Log, *, timeout: float = 120) -> None:
     """Wait until the autoscaler reads real numbers."""
 
     def problem() -> str:
@@ -181,7 +181,7 @@ def autoscaler_reads(kube: Kube, name: str, say: Say, *, timeout: float = 120) -
             return f"there is no horizontalpodautoscaler/{name}"
         known, text = autoscaler_text(autoscaler)
         if known:
-            say(text)
+            log(text)
         return "" if known else f"the autoscaler reads {text}"
 
-    until(problem, say, timeout=timeout)
+    until(problem, log, timeout=timeout)

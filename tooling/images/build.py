@@ -145,8 +145,8 @@ def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
 
 def inspect(image: str) -> dict[str, Any]:
     """Return what the engine knows of an image. Raises `ImageError` where it is not there."""
-    found: dict[str, Any] = json.loads(_run("docker", "image", "inspect", image))[0]
-    return found
+    facts: dict[str, Any] = json.loads(_run("docker", "image", "inspect", image))[0]
+    return facts
 
 
 def parts(image: str) -> list[Part]:
@@ -187,15 +187,15 @@ def measure(files: Iterable[tuple[PurePosixPath, int]]) -> list[Part]:
     return [Part(name, kind, size) for (name, kind), size in sizes.most_common()]
 
 
-def write_report(service: Service, image: str, found: list[Part]) -> None:
+def write_report(service: Service, image: str, parts: list[Part]) -> None:
     """Write the image's size and parts to reports/build/ as JSON and a page, and print the larger parts."""
-    size = sum(part.size for part in found) / MEGABYTE
+    size = sum(part.size for part in parts) / MEGABYTE
     data = {
         "image": image,
         "id": inspect(image)["Id"],
-        "bytes": sum(part.size for part in found),
+        "bytes": sum(part.size for part in parts),
         "most_bytes": int(MOST_MEGABYTES * MEGABYTE),
-        "parts": [asdict(part) for part in found],
+        "parts": [asdict(part) for part in parts],
     }
     folder = REPORTS / "build"
     folder.mkdir(parents=True, exist_ok=True)
@@ -203,10 +203,10 @@ def write_report(service: Service, image: str, found: list[Part]) -> None:
     (folder / f"{service.name}-size.html").write_text(render("image.html", **data))
     table = Table("part", "of", "MB", title=f"{image}: {size:.1f} MB, of {MOST_MEGABYTES:.0f} at most")
     table.columns[2].justify = "right"
-    shown = [part for part in found if part.size >= 0.3 * MEGABYTE]
+    shown = [part for part in parts if part.size >= 0.3 * MEGABYTE]
     for part in shown:
         table.add_row(part.name, part.kind, f"{part.size / MEGABYTE:.1f}")
-    rest = found[len(shown) :]
+    rest = parts[len(shown) :]
     table.add_row(f"{len(rest)} smaller ones", "", f"{sum(part.size for part in rest) / MEGABYTE:.1f}")
     Console().print(table)
 

@@ -90,7 +90,7 @@ def statement(
 ) -> dict[str, Any]:
     """Return the statement about the image with this digest: who built it from what, and how its scan went."""
     environment = os.environ
-    here = f"{environment.get('GITHUB_SERVER_URL')}/{environment.get('GITHUB_REPOSITORY')}"
+    repository_url = f"{environment.get('GITHUB_SERVER_URL')}/{environment.get('GITHUB_REPOSITORY')}"
     in_ci = "GITHUB_RUN_ID" in environment
     builder = f"{environment.get('GITHUB_SERVER_URL')}/{environment.get('GITHUB_WORKFLOW_REF')}"
     gates = [
@@ -117,7 +117,9 @@ def statement(
             "runDetails": {
                 "builder": {"id": builder if in_ci else f"urn:{repository_name()}:builder:local"},
                 "metadata": {
-                    "invocationId": f"{here}/actions/runs/{environment.get('GITHUB_RUN_ID')}" if in_ci else "local",
+                    "invocationId": f"{repository_url}/actions/runs/{environment.get('GITHUB_RUN_ID')}"
+                    if in_ci
+                    else "local",
                     "finishedOn": datetime.now(UTC).isoformat(timespec="seconds"),
                 },
                 "byproducts": [
@@ -315,8 +317,8 @@ def fetch(repository: str, digest: str) -> list[dict[str, Any]]:
     """Return the envelopes of all bundles that refer to an image. Raises `Unreachable`."""
     try:
         beside = Repository(repository)
-        found = [one for one in beside.referrers(digest)["manifests"] if one.get("artifactType") == BUNDLE_TYPE]
-        bundles = [json.loads(beside.content(one)) for one in found]
+        entries = [one for one in beside.referrers(digest)["manifests"] if one.get("artifactType") == BUNDLE_TYPE]
+        bundles = [json.loads(beside.content(one)) for one in entries]
     except (KeyError, ValueError, RequestException) as error:
         raise Unreachable(f"the registry does not return the provenance: {error!r}") from error
     return [one["dsseEnvelope"] for one in bundles if "dsseEnvelope" in one]
@@ -337,22 +339,24 @@ def objections(content: dict[str, Any], digest: str, revision: str | None, build
         verdict, kind = scan["verdict"], content["predicateType"]
     except (KeyError, TypeError) as error:
         return [("malformed", f"the provenance lacks {error}")]
-    found = []
+    problems = []
     if kind != PREDICATE_TYPE:
-        found.append(("malformed", f"it is a {kind}, not a {PREDICATE_TYPE}"))
+        problems.append(("malformed", f"it is a {kind}, not a {PREDICATE_TYPE}"))
     if digest.removeprefix("sha256:") not in subjects:
-        found.append(("other-image", "the provenance speaks of another image"))
+        problems.append(("other-image", "the provenance speaks of another image"))
     if revision and built != revision:
-        found.append(("other-revision", f"the image was built from {built}, not from {revision}"))
+        problems.append(("other-revision", f"the image was built from {built}, not from {revision}"))
     if builders and not any(fnmatchcase(builder_id, pattern) for pattern in builders.split()):
-        found.append(("other-builder", f"the image was built by {builder_id}, not by {' or '.join(builders.split())}"))
+        problems.append(
+            ("other-builder", f"the image was built by {builder_id}, not by {' or '.join(builders.split())}")
+        )
     if built.endswith("+"):
-        found.append(("uncommitted", f"the image was built from {built}: with changes that no commit holds"))
+        problems.append(("uncommitted", f"the image was built from {built}: with changes that no commit holds"))
     if verdict != Verdict.CLEAN:
-        found.append(("not-clean", f"the verdict of the image's scan is: {verdict}"))
+        problems.append(("not-clean", f"the verdict of the image's scan is: {verdict}"))
     if fixtures:
-        found.append(("fixture", f"the image's scan compared with a fixture ({', '.join(fixtures)})"))
-    return found
+        problems.append(("fixture", f"the image's scan compared with a fixture ({', '.join(fixtures)})"))
+    return problems
 
 
 def check(reference: str, *, revision: str | None = None, key: Ed25519PublicKey | None = None) -> Scan:
@@ -390,7 +394,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Verify one image, or make this machine's key."""
     parser = argparse.ArgumentParser(prog="python -m tooling.images.provenance", description=__doc__)
     parser.add_argument("reference", nargs="?", help="REPOSITORY@sha256:DIGEST")
-    parser.add_argument("--revision", help="the commit it must be built from, as `git rev-parse --short=12` gives it")
+    parser.add_argument("--revision", help="the commit it must be built from, as `git rev-parse --short=12` prints it")
     parser.add_argument("--make-key", action="store_true", help="make this machine's signing key")
     options = parser.parse_args(arguments)
     if options.make_key == bool(options.reference):

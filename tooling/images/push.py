@@ -78,12 +78,12 @@ def materials(service: Service) -> list[dict[str, Any]]:
     source = build.Source.of_checkout()
     origin = os.environ.get("GITHUB_REPOSITORY")
     uri = f"git+{os.environ.get('GITHUB_SERVER_URL')}/{origin}" if origin else "git+local"
-    found: list[dict[str, Any]] = [{"uri": uri, "digest": {"gitCommit": source.revision}}]
+    sources: list[dict[str, Any]] = [{"uri": uri, "digest": {"gitCommit": source.revision}}]
     for base in build.bases(service):
         known = build.inspect(base)
         identity = known["RepoDigests"][0].partition("@")[2] if known["RepoDigests"] else known["Id"]
-        found.append({"uri": f"docker:{base}", "digest": {"sha256": identity.removeprefix("sha256:")}})
-    return found
+        sources.append({"uri": f"docker:{base}", "digest": {"sha256": identity.removeprefix("sha256:")}})
+    return sources
 
 
 def archive(folder: Path) -> None:
@@ -96,7 +96,7 @@ def archive(folder: Path) -> None:
 
 def candidates(service: Service, reports: Path = REPORTS) -> list[Candidate]:
     """Return a service's images to publish: each that CI's jobs left in reports/image*/, or else the engine's own."""
-    found = []
+    loaded = []
     for folder in sorted(reports.glob("image*")):
         name = f"{service.name}:{folder.name}"
         call("docker", "load", "--quiet", "--input", folder / f"{service.name}.tar")
@@ -104,9 +104,9 @@ def candidates(service: Service, reports: Path = REPORTS) -> list[Candidate]:
         left = reports / folder.name.replace("image", "build", 1)
         made_of = json.loads((folder / f"{service.name}.materials.json").read_text())
         bill = left / scan.bill_of(service).name
-        found.append(Candidate(name, read_report(left / "report.json"), made_of, bill))
+        loaded.append(Candidate(name, read_report(left / "report.json"), made_of, bill))
     report = reports / "build" / "report.json"
-    return found or [Candidate(service.name, read_report(report), materials(service), scan.bill_of(service))]
+    return loaded or [Candidate(service.name, read_report(report), materials(service), scan.bill_of(service))]
 
 
 def push(repository: str, reference: str, names: list[str]) -> str:
@@ -151,8 +151,8 @@ class Publication:
         if not self.repository:
             raise NotConfigured("IMAGE_REPOSITORY is not set: the image is not pushed")
         key = provenance.signing_key()
-        found = candidates(service)
-        judged = [fit(one.report, scan.identity(one.image), revision()) for one in found]
+        chosen = candidates(service)
+        judged = [fit(one.report, scan.identity(one.image), revision()) for one in chosen]
         result = msgspec.structs.replace(
             judged[0],
             targets=tuple(target for scan in judged for target in scan.targets),
@@ -160,10 +160,10 @@ class Publication:
         )
         if result.findings:
             return result
-        repository, images = self.place(service), [one.image for one in found]
+        repository, images = self.place(service), [one.image for one in chosen]
         commit, *_ = tags("", build.Source.of_checkout().revision)
         digest = push(repository, images[0], [commit]) if len(images) == 1 else index(repository, commit, images)
-        for one in found:
+        for one in chosen:
             statement = provenance.statement(repository, digest, one.report, one.materials, one.sbom)
             envelope = provenance.sign(statement, key)
             provenance.attach(repository, digest, envelope)

@@ -36,10 +36,10 @@ def identity(reference: str) -> str:
 def size(reference: str, most: float = build.MOST_MEGABYTES) -> Scan:
     """Hold the image's unpacked files to `most` megabytes. Raises `NotAssessed` where there is no such image."""
     identity(reference)
-    found = sum(part.size for part in build.parts(reference)) / build.MEGABYTE
+    megabytes = sum(part.size for part in build.parts(reference)) / build.MEGABYTE
     findings = []
-    if found > most:
-        message = f"{found:.1f} MB are more than the {most:.0f} MB it may have: reports/build/ lists its parts"
+    if megabytes > most:
+        message = f"{megabytes:.1f} MB are more than the {most:.0f} MB it may have: reports/build/ lists its parts"
         findings.append(Finding(tool="size", rule="too-large", severity=Severity.MEDIUM, message=message, path="image"))
     return Scan(tool="size", version=tools.version("docker"), targets=(reference,), findings=tuple(findings))
 
@@ -75,7 +75,7 @@ def sbom(reference: str, lock: Path, output: Path) -> Scan:
             tool="sbom",
             rule="unseen-package",
             severity=Severity.HIGH,
-            message=f"{name} is locked, yet nothing in the image tells of it: its vulnerabilities would go unseen",
+            message=f"{name} is locked, yet nothing in the image declares it: its vulnerabilities would go unseen",
             path=name,
         )
         for name in sorted(locked(lock) - python)
@@ -89,23 +89,23 @@ def sbom(reference: str, lock: Path, output: Path) -> Scan:
 def database(cache: Path, oldest: timedelta, *, refresh: bool = True) -> Database:
     """Return Trivy's vulnerability database, renewed where it is more than a day old and `refresh` allows.
 
-    Raises `Unreachable` where there is none to be had, or none younger than `oldest`: Trivy itself would say nothing.
+    Raises `Unreachable` where there is none to be had, or none younger than `oldest`: Trivy would report nothing.
     """
-    found, problem = read_database(cache), ""
-    if refresh and (found is None or (found.age > FRESH and not found.fixture)):
+    local, problem = read_database(cache), ""
+    if refresh and (local is None or (local.age > FRESH and not local.fixture)):
         try:
             call("trivy", "image", "--download-db-only", "--quiet", "--cache-dir", cache)
         except NotAssessed as error:
             problem = f" ({error})"
-        found = read_database(cache)
-    if found is None:
+        local = read_database(cache)
+    if local is None:
         raise Unreachable(f"there is no vulnerability database{problem}")
-    if found.age > oldest:
+    if local.age > oldest:
         hours = oldest.total_seconds() / 3600
         raise Unreachable(
-            f"the vulnerability database is of {found.updated:%Y-%m-%d}, older than {hours:.0f} hours{problem}"
+            f"the vulnerability database is of {local.updated:%Y-%m-%d}, older than {hours:.0f} hours{problem}"
         )
-    return found
+    return local
 
 
 def read_database(cache: Path) -> Database | None:
@@ -152,10 +152,10 @@ def distribution(system: dict[str, Any]) -> str:
 def ecosystems(output: dict[str, Any]) -> list[str]:
     """Return where the packages that Trivy saw come from: a distribution, and languages."""
     results = [result for result in output.get("Results", []) if result.get("Packages")]
-    found = {LANGUAGES[result["Type"]] for result in results if result["Type"] in LANGUAGES}
+    names = {LANGUAGES[result["Type"]] for result in results if result["Type"] in LANGUAGES}
     if any(result["Class"] == "os-pkgs" for result in results):
-        found.add(distribution(output.get("Metadata", {}).get("OS", {})))
-    return sorted(found)
+        names.add(distribution(output.get("Metadata", {}).get("OS", {})))
+    return sorted(names)
 
 
 def probe(cache: Path, of: Sequence[str]) -> list[str]:

@@ -32,8 +32,8 @@ NODE = "kindest/node"
 
 def files(root: Path = ROOT) -> list[Path]:
     """Return the files of the repository that name an image of others."""
-    found = (root / name for name in tracked(root, "*.yaml"))
-    return [path for path in found if IMAGE.search(path.read_text())]
+    candidates = (root / name for name in tracked(root, "*.yaml"))
+    return [path for path in candidates if IMAGE.search(path.read_text())]
 
 
 def references(paths: Iterable[Path]) -> dict[str, str]:
@@ -41,12 +41,12 @@ def references(paths: Iterable[Path]) -> dict[str, str]:
 
     Raises `NotAssessed` where files disagree about one image.
     """
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for match in (match for path in paths for match in IMAGE.finditer(path.read_text())):
         pinned = (match["digest"] or "").removeprefix("@")
-        if found.setdefault(match["image"], pinned) != pinned:
+        if digests.setdefault(match["image"], pinned) != pinned:
             raise NotAssessed(f"{match['image']} is pinned to several digests: `./dev pin` gives it one")
-    return found
+    return digests
 
 
 def digest(image: str) -> str:
@@ -54,10 +54,12 @@ def digest(image: str) -> str:
 
     Raises `NotAssessed` where the registry cannot be read.
     """
-    found = str(report("docker", "buildx", "imagetools", "inspect", "--format={{json .Manifest}}", image).get("digest"))
-    if not DIGEST.fullmatch(found):
-        raise NotAssessed(f"the registry has no digest for {image}: {found}")
-    return found
+    received = str(
+        report("docker", "buildx", "imagetools", "inspect", "--format={{json .Manifest}}", image).get("digest")
+    )
+    if not DIGEST.fullmatch(received):
+        raise NotAssessed(f"the registry has no digest for {image}: {received}")
+    return received
 
 
 def pin(paths: list[Path], *, remove: bool = False) -> dict[str, str]:
@@ -96,9 +98,9 @@ class Image:
             scan.identity(reference)
         except NotAssessed:
             call("docker", "pull", "--quiet", reference)
-        found = scan.trivy_image(reference, cache, refresh=refresh, classes=())
-        findings = [replace(one, tool=TOOL, path=f"{self.name}: {one.path}") for one in found.findings]
-        return replace(found, tool=TOOL, findings=tuple(findings))
+        image_scan = scan.trivy_image(reference, cache, refresh=refresh, classes=())
+        findings = [replace(one, tool=TOOL, path=f"{self.name}: {one.path}") for one in image_scan.findings]
+        return replace(image_scan, tool=TOOL, findings=tuple(findings))
 
 
 def scanned(pins: dict[str, str]) -> list[Image]:

@@ -20,7 +20,7 @@ def pushed(reference: str) -> str:
     return reference
 
 
-def built_here(service: Service, tell: Callable[[str], None], *, accept_unassessed: bool) -> str:
+def built_here(service: Service, log: Callable[[str], None], *, accept_unassessed: bool) -> str:
     """Build and scan a service's image; return a name that holds its digest. Raises `Untrusted` unless it is clean.
 
     `accept_unassessed` accepts an image that could not be assessed because there is no vulnerability database, but
@@ -31,7 +31,7 @@ def built_here(service: Service, tell: Callable[[str], None], *, accept_unassess
         identity = scan.identity(name)
         if not _scanned(identity):
             run_stage("build", scan.gates([service]), whole=False)
-        tell(judged(read_report(REPORT), identity, accept_unassessed=accept_unassessed))
+        log(judged(read_report(REPORT), identity, accept_unassessed=accept_unassessed))
         tagged = f"{service.name}:{identity.removeprefix('sha256:')[:12]}"
         call("docker", "tag", name, tagged)
     except (build.ImageError, NotAssessed) as error:

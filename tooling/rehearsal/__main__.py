@@ -33,7 +33,7 @@ from tooling.findings import NotAssessed
 from tooling.project import REPORTS, ROOT, ToolingError
 from tooling.tools import call, require
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 REPOSITORY = "owner/repository"
 USES = re.compile(r"uses: ([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)@([0-9a-f]{40})")
 LONGEST = 1800
@@ -82,7 +82,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def read() -> tuple[list[Event], list[Fault]]:
     """Read events.toml."""
-    entries = tomllib.loads((HERE / "events.toml").read_text())
+    entries = tomllib.loads((FOLDER / "events.toml").read_text())
     return msgspec.convert(entries["event"], list[Event]), msgspec.convert(entries["fault"], list[Fault])
 
 
@@ -114,21 +114,21 @@ def clone(folder: Path, fault: Fault | None = None) -> Path:
 
 def stand_ins(folder: Path, origin: Path) -> list[str]:
     """Write a stand-in for each action that the workflows use; return act's arguments that name them."""
-    shutil.copy(HERE / "standin.py", folder)
+    shutil.copy(FOLDER / "standin.py", folder)
     script = f"{sys.executable} {folder / 'standin.py'}"
     programs = folder / "bin"
     programs.mkdir()
     (programs / "gh").write_text(f'#!/bin/sh\nexec {script} gh "$@"\n')
     (programs / "gh").chmod(0o755)
-    found = {
+    actions = {
         match.groups() for file in (origin / ".github").rglob("*.y*ml") for match in USES.finditer(file.read_text())
     }
-    for name, inner, _ in found:
+    for name, inner, _ in actions:
         place = folder / "actions" / name
         (place / inner.lstrip("/")).mkdir(parents=True, exist_ok=True)
         run = {"run": f"{script} {name}{inner}", "shell": "bash", "env": {}}
         used = {key for step in steps_of(origin, f"{name}{inner}@") for key in step.get("with", {})}
-        run["env"] = {f"GIVEN_{key}": f"${{{{ inputs.{key} }}}}" for key in sorted(used)}
+        run["env"] = {f"ACTION_INPUT_{key}": f"${{{{ inputs.{key} }}}}" for key in sorted(used)}
         action = {
             "name": name,
             "description": "a stand-in",
@@ -136,11 +136,11 @@ def stand_ins(folder: Path, origin: Path) -> list[str]:
             "runs": {"using": "composite", "steps": [run]},
         }
         (place / inner.lstrip("/") / "action.yml").write_text(yaml.safe_dump(action))
-    for place in {folder / "actions" / name for name, _, _ in found}:
+    for place in {folder / "actions" / name for name, _, _ in actions}:
         git("init", "--quiet", folder=place)
         git("add", "--all", folder=place)
         git("commit", "--quiet", "--message", "stand-in", folder=place)
-    return sorted({f"--local-repository={name}@{sha}={folder / 'actions' / name}" for name, _, sha in found})
+    return sorted({f"--local-repository={name}@{sha}={folder / 'actions' / name}" for name, _, sha in actions})
 
 
 def steps_of(origin: Path, uses: str) -> Iterator[dict[str, Any]]:
@@ -279,21 +279,23 @@ class Stage(msgspec.Struct, kw_only=True):
 
     def differences(self, event: Event, jobs: dict[str, str]) -> list[str]:
         """Return in what an event came to something else."""
-        found = [f"{name} is {jobs[name]}, not {wanted}" for name, wanted in event.jobs.items() if jobs[name] != wanted]
+        differences = [
+            f"{name} is {jobs[name]}, not {wanted}" for name, wanted in event.jobs.items() if jobs[name] != wanted
+        ]
         summary = self.folder / "artifacts" / "notify" / "summary.md"
         text = summary.read_text() if summary.exists() else ""
-        found += [f"the summary lacks {words!r}" for words in event.summary if words not in text]
+        differences += [f"the summary lacks {words!r}" for words in event.summary if words not in text]
         seen = self.folder / "seen"
         sees = sorted(path.name for path in seen.glob("*") if path.read_text())
         if sees != sorted(event.sees_key):
-            found.append(f"the key is given to {sees}, not to {sorted(event.sees_key)}")
+            differences.append(f"the key goes to {sees}, not to {sorted(event.sees_key)}")
         log = self.folder / "gh.log"
         calls = log.read_text().splitlines() if log.exists() else []
         if [one for one, wanted in zip(calls, event.gh, strict=False) if not one.startswith(wanted)] or len(
             calls
         ) != len(event.gh):
-            found.append(f"gh is called with {calls}, not with {event.gh}")
-        return found
+            differences.append(f"gh is called with {calls}, not with {event.gh}")
+        return differences
 
 
 @contextlib.contextmanager
@@ -321,7 +323,7 @@ def main(names: list[str]) -> int:
         print(f"rehearse: events.toml has no event {', '.join(sorted(unknown))}", file=sys.stderr)
         return 2
     console = Console(highlight=False, soft_wrap=True)
-    say = functools.partial(console.print, markup=False)
+    log = functools.partial(console.print, markup=False)
     shutil.rmtree(REPORTS / "rehearse", ignore_errors=True)
     outcomes: list[Outcome] = []
     missed: list[str] = []
@@ -333,7 +335,7 @@ def main(names: list[str]) -> int:
                     outcome = stage.run(event)
                     outcomes.append(outcome)
                     verdict = "; ".join(outcome.differences) or "as expected"
-                    say(f"{event.name}: {verdict} ({page.duration(outcome.seconds)})")
+                    log(f"{event.name}: {verdict} ({page.duration(outcome.seconds)})")
             for fault in [fault for fault in faults if not names or (part and fault.part)]:
                 event = next(one for one in events if one.name == fault.event)
                 with prepared(address, key, fault) as stage:
@@ -341,7 +343,7 @@ def main(names: list[str]) -> int:
                 if not outcome.differences:
                     missed.append(fault.name)
                 shown = "; ".join(outcome.differences) or "NOT NOTICED"
-                say(f"fault, {fault.name}: {shown} ({page.duration(outcome.seconds)})")
+                log(f"fault, {fault.name}: {shown} ({page.duration(outcome.seconds)})")
     except (ToolingError, subprocess.TimeoutExpired) as error:
         print(f"rehearse: {error}", file=sys.stderr)
         return 2

@@ -45,8 +45,8 @@ def shortened(stage: str, tool: str) -> int:
 def run_sast() -> int:
     """Write the report of `sast` with the gates that depend on settings."""
     key = os.environ.get("SAFETY_API_KEY", "")
-    found = functools.partial(findings.Scan, tool="safety", version="rehearsed", targets=("rehearsed",))
-    safety = found if key else functools.partial(sast.safety, project.ROOT, [])
+    rehearsed = functools.partial(findings.Scan, tool="safety", version="rehearsed", targets=("rehearsed",))
+    safety = rehearsed if key else functools.partial(sast.safety, project.ROOT, [])
     if subprocess.check_output(["git", "rev-parse", "--is-shallow-repository"], text=True).strip() == "true":
         sys.exit("sast: the clone is shallow")
     return findings.run_stage("sast", {"safety": safety, "waivers": findings.check_waivers}, whole=False)

@@ -18,9 +18,9 @@ EVENT = json.loads((HOME / "event.json").read_text())
 JOB = os.environ.get("GITHUB_JOB", "")
 
 
-def given(name: str, default: str = "") -> str:
+def action_input(name: str, default: str = "") -> str:
     """Return an input of the action."""
-    return os.environ.get(f"GIVEN_{name}", "") or default
+    return os.environ.get(f"ACTION_INPUT_{name}", "") or default
 
 
 def need(**rights: str) -> None:
@@ -37,7 +37,7 @@ def need(**rights: str) -> None:
 def checkout() -> None:
     """Clone the commit, alone or with its history."""
     need(contents="read")
-    depth = given("fetch-depth", "1")
+    depth = action_input("fetch-depth", "1")
     command = ["git", "clone", "--quiet", "--no-tags", *([] if depth == "0" else [f"--depth={depth}"])]
     subprocess.run([*command, (HOME / "origin").as_uri(), "."], check=True)
     if depth == "0":
@@ -46,13 +46,13 @@ def checkout() -> None:
 
 def setup_python() -> None:
     """Exit where `python-version` is no version of Python 3; the stand-in for `dev` checks the job's own."""
-    if not re.fullmatch(r"3\.\d+", given("python-version")):
-        sys.exit(f"there is no Python {given('python-version')!r}")
+    if not re.fullmatch(r"3\.\d+", action_input("python-version")):
+        sys.exit(f"there is no Python {action_input('python-version')!r}")
 
 
 def cache() -> None:
     """Restore what an earlier run kept: a file that must never be executed."""
-    for path in given("path").split():
+    for path in action_input("path").split():
         place = Path(path).expanduser()
         place.mkdir(parents=True, exist_ok=True)
         (place / "from-a-cache").write_text("#!/bin/sh\nexit 99\n")
@@ -60,21 +60,23 @@ def cache() -> None:
 
 def upload() -> None:
     """Keep a folder under a name that no other artifact of the run has; a folder that is not there is a warning."""
-    target, source = HOME / "artifacts" / given("name"), Path(given("path"))
+    target, source = HOME / "artifacts" / action_input("name"), Path(action_input("path"))
     if not source.exists():
         print(f"warning: no files were found with the path {source}")
         return
     if target.exists():
-        sys.exit(f"an artifact with the name {given('name')} already exists")
+        sys.exit(f"an artifact with the name {action_input('name')} already exists")
     shutil.copytree(source, target)
 
 
 def download() -> None:
     """Bring back artifacts: each into a folder of its name, but a single one into the path itself."""
-    found = [one for one in sorted((HOME / "artifacts").glob("*")) if matches(one.name, given("pattern", "*"))]
-    path = Path(given("path", "."))
-    for one in found:
-        shutil.copytree(one, path if len(found) == 1 else path / one.name, dirs_exist_ok=True)
+    artifacts = [
+        one for one in sorted((HOME / "artifacts").glob("*")) if matches(one.name, action_input("pattern", "*"))
+    ]
+    path = Path(action_input("path", "."))
+    for one in artifacts:
+        shutil.copytree(one, path if len(artifacts) == 1 else path / one.name, dirs_exist_ok=True)
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -89,7 +91,7 @@ def sarif() -> None:
     need(security_events="write", **({"actions": "read"} if EVENT["private"] else {}))
     if EVENT["private"] and not EVENT["paid"]:
         sys.exit("code scanning is not enabled for this repository")
-    json.loads(Path(given("sarif_file")).read_text())
+    json.loads(Path(action_input("sarif_file")).read_text())
 
 
 def login() -> None:
@@ -102,9 +104,9 @@ def attest() -> None:
     need(attestations="write", id_token="write", packages="write")
     if EVENT["private"] and not EVENT["paid"]:
         sys.exit("attestations are not available for this repository")
-    if not re.fullmatch(r"sha256:[0-9a-f]{64}", given("subject-digest")):
-        sys.exit(f"{given('subject-digest')!r} is no digest")
-    if bom := given("sbom-path"):
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", action_input("subject-digest")):
+        sys.exit(f"{action_input('subject-digest')!r} is no digest")
+    if bom := action_input("sbom-path"):
         json.loads(Path(bom).read_text())
 
 

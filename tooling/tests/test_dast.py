@@ -81,7 +81,7 @@ def test_a_role_that_the_document_asks_for_keeps_the_others_out() -> None:
 def test_roles_are_what_the_security_declarations_say(security: Any, roles: frozenset[str] | None) -> None:
     declared = {"responses": {}} | ({} if security is None else {"security": security})
     target = target_of({"security": [{"bearer": []}], "paths": {"/things": {"get": declared}}})
-    assert [found.roles for found in target.operations] == [roles]
+    assert [operation.roles for operation in target.operations] == [roles]
 
 
 def test_a_document_without_operations_is_not_assessed() -> None:
@@ -116,9 +116,9 @@ def test_a_request_is_named_by_its_operation() -> None:
 
 def test_every_body_sampled_for_the_service_is_one_that_its_schema_takes(document: dict[str, Any]) -> None:
     count = 0
-    for found in target_of(document).operations:
+    for operation in target_of(document).operations:
         sampler = Sampler(document, {"id": 7, "email": "a@example.com", "password": "correct horse 7"})
-        for media in found.declared.get("requestBody", {}).get("content", {}).values():
+        for media in operation.declared.get("requestBody", {}).get("content", {}).values():
             validator = jsonschema.Draft202012Validator({**media["schema"], "components": document["components"]})
             for body in sampler.alternatives(media["schema"]):
                 validator.validate(body)
@@ -172,11 +172,11 @@ def test_the_source_tells_which_headers_and_parameters_it_looks_for(tmp_path: Pa
         "os.environ.get('EIGHT'), os.getenv('NINE'), os.environ['TEN'], environ['SERVER_NAME']\n"
         "text = 'Well-known words', 'no header'; path == '/eleven/twelve'\n"
     )
-    found = source.names([tmp_path])
-    assert found.headers == {"x-one", "Two", "three", "X-Four", "X-Five"}
-    assert found.parameters == {"six", "seven"}
-    assert found.variables == {"EIGHT", "NINE", "TEN"}
-    assert found.paths == {"/eleven/twelve"}
+    names = source.names([tmp_path])
+    assert names.headers == {"x-one", "Two", "three", "X-Four", "X-Five"}
+    assert names.parameters == {"six", "seven"}
+    assert names.variables == {"EIGHT", "NINE", "TEN"}
+    assert names.paths == {"/eleven/twelve"}
 
 
 def test_settings_are_changed_to_each_choice_and_to_the_ends_of_their_range() -> None:
@@ -283,7 +283,11 @@ def test_an_expression_of_a_link_finds_its_value() -> None:
 
 def test_an_operation_is_about_what_a_link_or_its_path_says(document: dict[str, Any]) -> None:
     target = target_of(document)
-    makers = {found.label: maker and maker.label for found in target.operations for maker, _ in [target.maker(found)]}
+    makers = {
+        operation.label: maker and maker.label
+        for operation in target.operations
+        for maker, _ in [target.maker(operation)]
+    }
     assert makers["PUT /tasks/{task_id}"] == makers["POST /tasks/bulk"] == makers["GET /tasks"] == "POST /tasks"
     assert makers["GET /auth/me"] is None
     assert makers["DELETE /auth/sessions/{session_id}"] == "GET /auth/sessions"

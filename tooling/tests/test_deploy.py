@@ -37,7 +37,7 @@ from tooling.deploy import (
     view,
 )
 from tooling.deploy.kube import Change, Object
-from tooling.deploy.steps import Say, Steps
+from tooling.deploy.steps import Log, Steps
 from tooling.findings import Finding, Report, Scan, Severity
 from tooling.images import trust
 from tooling.images.provenance import Untrusted
@@ -79,14 +79,12 @@ class Recorded(kube.Kube):
         return stdin or ""
 
     def get(self, kind: str, name: str) -> Object | None:
-        matching = [
-            found for found in self.objects if (found["kind"].lower(), found["metadata"]["name"]) == (kind, name)
-        ]
+        matching = [item for item in self.objects if (item["kind"].lower(), item["metadata"]["name"]) == (kind, name)]
         return matching[0] if matching else None
 
     def find(self, kind: str, selector: str = "") -> list[Object]:
         del selector
-        return [found for found in self.objects if found["kind"].lower() == kind]
+        return [item for item in self.objects if item["kind"].lower() == kind]
 
     def apply(self, objects: Sequence[Object]) -> list[Change]:
         self.applied.extend(objects)
@@ -105,14 +103,14 @@ def test_tells_created_changed_and_unchanged_objects_apart() -> None:
         item("ConfigMap", data={"LOG_LEVEL": "info"}),
         item("ConfigMap", data={"LOG_LEVEL": "debug"}),
     )
-    found = kube.changes([same, old], [same, new, item("Job")])
-    assert [(change.verb, change.name) for change in found] == [
+    compared = kube.changes([same, old], [same, new, item("Job")])
+    assert [(change.verb, change.name) for change in compared] == [
         ("unchanged", "service/task-api"),
         ("changed", "configmap/task-api"),
         ("created", "job/task-api"),
     ]
-    assert "-  LOG_LEVEL: info" in found[1].diff
-    assert "+  LOG_LEVEL: debug" in found[1].diff
+    assert "-  LOG_LEVEL: info" in compared[1].diff
+    assert "+  LOG_LEVEL: debug" in compared[1].diff
 
 
 def test_what_the_server_keeps_for_itself_is_no_change() -> None:
@@ -161,32 +159,32 @@ SCALED = item("HorizontalPodAutoscaler", spec={"scaleTargetRef": {"name": "task-
 
 
 def test_the_first_deploy_says_how_many_pods_and_hands_the_number_over() -> None:
-    there = Recorded()
-    release.apply_service(there, [item("Deployment", spec={"replicas": 3}), SCALED], first=True)
-    assert there.applied[0]["spec"]["replicas"] == 3
-    assert there.handed_over == ["task-api"]
+    cluster = Recorded()
+    release.apply_service(cluster, [item("Deployment", spec={"replicas": 3}), SCALED], first=True)
+    assert cluster.applied[0]["spec"]["replicas"] == 3
+    assert cluster.handed_over == ["task-api"]
 
 
 def test_later_deploys_leave_the_number_of_pods_to_the_autoscaler() -> None:
-    there = Recorded()
-    release.apply_service(there, [item("Deployment", spec={"replicas": 3}), SCALED], first=False)
-    assert "replicas" not in there.applied[0]["spec"]
-    assert there.handed_over == []
+    cluster = Recorded()
+    release.apply_service(cluster, [item("Deployment", spec={"replicas": 3}), SCALED], first=False)
+    assert "replicas" not in cluster.applied[0]["spec"]
+    assert cluster.handed_over == []
 
 
 def test_settings_go_when_no_revision_uses_them() -> None:
     template = {
         "spec": {"containers": [{"envFrom": [{"configMapRef": {"name": "used"}}, {"secretRef": {"name": "kept"}}]}]}
     }
-    there = Recorded(
+    cluster = Recorded(
         objects=[
             item("ReplicaSet", spec={"template": template}),
             *(item("ConfigMap", name) for name in ("used", "old", "new")),
             item("Secret", "kept"),
         ]
     )
-    assert release.prune(there, [item("ConfigMap", "new")], "task-api") == ["ConfigMap/old"]
-    assert there.commands == [("delete", "configmap", "old")]
+    assert release.prune(cluster, [item("ConfigMap", "new")], "task-api") == ["ConfigMap/old"]
+    assert cluster.commands == [("delete", "configmap", "old")]
 
 
 # Whether it is there, and why not.
@@ -290,9 +288,9 @@ def test_waiting_raises_at_once_with_events_and_log() -> None:
             return json.dumps({"items": [event]})
 
     crashed = pod({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}})
-    there = Crashing(objects=[deployment(**{**COMPLETE, "availableReplicas": 0}), crashed])
+    cluster = Crashing(objects=[deployment(**{**COMPLETE, "availableReplicas": 0}), crashed])
     with pytest.raises(DeployError, match="deployment/task-api: CrashLoopBackOff") as error:
-        rollout.wait(there, "deployment", "task-api", silent)
+        rollout.wait(cluster, "deployment", "task-api", silent)
     assert "back-off restarting" in error.value.evidence
     assert "THREADS: has to be at least 1" in error.value.evidence
 
@@ -300,9 +298,9 @@ def test_waiting_raises_at_once_with_events_and_log() -> None:
 def test_events_of_an_earlier_pod_of_the_same_name_are_no_evidence() -> None:
     restarted = item("Pod", "postgres-0", spec={}, status={})
     restarted["metadata"]["uid"] = "the-new-one"
-    there = Answering()
-    rollout.evidence(there, restarted)
-    assert there.commands[0][2] == "--field-selector=involvedObject.name=postgres-0,involvedObject.uid=the-new-one"
+    cluster = Answering()
+    rollout.evidence(cluster, restarted)
+    assert cluster.commands[0][2] == "--field-selector=involvedObject.name=postgres-0,involvedObject.uid=the-new-one"
 
 
 class Answering(Recorded):
@@ -328,9 +326,9 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    there = Clock()
-    monkeypatch.setattr(rollout, "time", there)
-    return there
+    cluster = Clock()
+    monkeypatch.setattr(rollout, "time", cluster)
+    return cluster
 
 
 def test_pods_that_are_replaced_one_after_another_are_waited_for(clock: Clock) -> None:
@@ -368,17 +366,17 @@ OVERDUE = {"type": "Progressing", "status": "False", "reason": "ProgressDeadline
 def test_a_deploy_is_repeated_after_its_cause_is_mended(clock: Clock, conditions: list[Object]) -> None:
     stuck = deployment(**{**COMPLETE, "availableReplicas": 1, "conditions": conditions})
     waiting = pod({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}})
-    there = Mended(objects=[stuck, waiting])
-    rollout.wait(there, "deployment", "task-api", silent)
-    assert ("delete", "pod", "task-api", "--wait=false", "--ignore-not-found") in there.commands
+    cluster = Mended(objects=[stuck, waiting])
+    rollout.wait(cluster, "deployment", "task-api", silent)
+    assert ("delete", "pod", "task-api", "--wait=false", "--ignore-not-found") in cluster.commands
     assert clock.now < rollout.MARGIN
 
 
 def test_a_failure_that_stays_is_believed_after_a_minute(clock: Clock) -> None:
     quota = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota", "lastUpdateTime": "2026-01-01"}
-    there = Answering(objects=[deployment(**{**COMPLETE, "updatedReplicas": 1, "conditions": [quota]})])
+    cluster = Answering(objects=[deployment(**{**COMPLETE, "updatedReplicas": 1, "conditions": [quota]})])
     with pytest.raises(DeployError, match="exceeded quota"):
-        rollout.wait(there, "deployment", "task-api", silent)
+        rollout.wait(cluster, "deployment", "task-api", silent)
     assert clock.now == rollout.MARGIN
 
 
@@ -410,8 +408,8 @@ class Programs:
     held: tuple[str, ...] = ()
     calls: list[str] = field(default_factory=list)
 
-    def run(self, *command: str, say: Say | None = None) -> str:
-        del say
+    def run(self, *command: str, log: Log | None = None) -> str:
+        del log
         text = " ".join(command)
         self.calls.append(text)
         if text.startswith("kind get nodes"):
@@ -482,7 +480,7 @@ def test_only_a_clouds_new_address_has_a_quarter_of_an_hour_to_answer(
 ) -> None:
     timeouts: list[float] = []
 
-    def answers(_url: str, _say: Say, *, timeout: float) -> None:
+    def answers(_url: str, _log: Log, *, timeout: float) -> None:
         timeouts.append(timeout)
         if not (answered or timeout):
             raise DeployError("no such name")
@@ -517,9 +515,9 @@ def revisions(*numbers: int, newest: int) -> list[Object]:
 
 
 def test_going_back_brings_the_whole_template_of_the_revision_before() -> None:
-    there = Recorded(objects=revisions(1, 3, 4, newest=4))
-    assert rollout.roll_back(there, "task-api", silent) == 3
-    (applied,) = there.applied
+    cluster = Recorded(objects=revisions(1, 3, 4, newest=4))
+    assert rollout.roll_back(cluster, "task-api", silent) == 3
+    (applied,) = cluster.applied
     assert applied["spec"]["template"] == {"metadata": {"labels": {"a": "b"}}, "spec": {"of": 3}}
     assert "replicas" not in applied["spec"]
 
@@ -530,15 +528,15 @@ def test_there_is_no_going_back_before_the_first_revision() -> None:
 
 
 def test_a_failed_first_deploy_has_nothing_to_go_back_to() -> None:
-    there = Recorded(objects=revisions(1, newest=1))
-    assert "first deploy" in release.go_back(there, "task-api", 0, Steps("t"))
-    assert there.applied == []
+    cluster = Recorded(objects=revisions(1, newest=1))
+    assert "first deploy" in release.go_back(cluster, "task-api", 0, Steps("t"))
+    assert cluster.applied == []
 
 
 def test_a_deploy_that_changed_no_pod_is_not_taken_back() -> None:
-    there = Recorded(objects=revisions(1, 2, newest=2))
-    assert "nothing to go back to" in release.go_back(there, "task-api", 2, Steps("t"))
-    assert there.applied == []
+    cluster = Recorded(objects=revisions(1, 2, newest=2))
+    assert "nothing to go back to" in release.go_back(cluster, "task-api", 2, Steps("t"))
+    assert cluster.applied == []
 
 
 # What clients may reach.
@@ -635,25 +633,25 @@ def test_what_pods_need_and_nobody_has_made_is_named_before_anything_changes() -
     volumes = [{"name": "ca", "configMap": {"name": "database-ca"}}, {"name": "run", "emptyDir": {}}]
     pods = item("Deployment", spec={"template": {"spec": {"containers": [container], "volumes": volumes}}})
     settings = item("ConfigMap", "settings")
-    there = Recorded()
-    assert manifests.missing(there, [pods, settings]) == ["configmap/database-ca", "secret/task-api"]
+    cluster = Recorded()
+    assert manifests.missing(cluster, [pods, settings]) == ["configmap/database-ca", "secret/task-api"]
     external = item("ExternalSecret", spec={"target": {"name": "task-api"}})
-    assert manifests.missing(there, [pods, settings, external]) == ["configmap/database-ca"]
+    assert manifests.missing(cluster, [pods, settings, external]) == ["configmap/database-ca"]
     assert manifests.missing(Recorded(objects=[item("ConfigMap", "database-ca")]), [pods, settings, external]) == []
 
 
 def test_a_deploy_waits_for_the_secret_store() -> None:
-    there = Recorded()
-    release.wait_for_secrets(there, [item("ExternalSecret"), item("Secret", "other")])
-    assert there.commands == [("wait", "externalsecret/task-api", "--for=condition=Ready", "--timeout=120s")]
+    cluster = Recorded()
+    release.wait_for_secrets(cluster, [item("ExternalSecret"), item("Secret", "other")])
+    assert cluster.commands == [("wait", "externalsecret/task-api", "--for=condition=Ready", "--timeout=120s")]
 
 
 def test_a_deploy_warns_where_no_alert_reaches_anybody() -> None:
     volumes = [{"name": "receivers", "secret": {"secretName": "alert-receivers", "optional": True}}]
     alertmanager = item("StatefulSet", "alertmanager", spec={"template": {"spec": {"volumes": volumes}}})
     assert "create secret generic alert-receivers" in verify.unreceived(Recorded(), [alertmanager])
-    there = Recorded(objects=[item("Secret", "alert-receivers", data={"page": "aHR0cHM6"})])
-    assert verify.unreceived(there, [alertmanager]) == ""
+    cluster = Recorded(objects=[item("Secret", "alert-receivers", data={"page": "aHR0cHM6"})])
+    assert verify.unreceived(cluster, [alertmanager]) == ""
     assert verify.unreceived(Recorded(), []) == ""
 
 
@@ -668,10 +666,10 @@ def test_a_restore_names_its_backup_to_each_container_of_the_job() -> None:
             del kind, name
             return item("Job", spec={}, status={"conditions": [{"type": "Complete", "status": "True"}]})
 
-    there = Cluster()
-    assert backup.restore(there, "task-api", silent, "2026-01-01.dump") == "restored"
-    assert "--from=cronjob/task-api-restore" in there.commands[0]
-    pod = there.applied[0]["spec"]["template"]["spec"]
+    cluster = Cluster()
+    assert backup.restore(cluster, "task-api", silent, "2026-01-01.dump") == "restored"
+    assert "--from=cronjob/task-api-restore" in cluster.commands[0]
+    pod = cluster.applied[0]["spec"]["template"]["spec"]
     for container in (*pod["initContainers"], *pod["containers"]):
         assert container["env"] == [{"name": "BACKUP", "value": "2026-01-01.dump"}]
 
@@ -685,8 +683,8 @@ def test_the_status_is_readable_in_80_columns(capsys: pytest.CaptureFixture[str]
     waiting["spec"] |= {"nodeName": "ip-10-0-12-34.eu-central-1.compute.internal", "containers": [{}]}
     running = deployment(**COMPLETE)
     running["spec"]["template"] = {"spec": {"containers": [{"image": "task-api:1"}]}}
-    there = Recorded(objects=[running, waiting])
-    view.show(there, "task-api", "http://127.0.0.1:30080", Console(width=80))
+    cluster = Recorded(objects=[running, waiting])
+    view.show(cluster, "task-api", "http://127.0.0.1:30080", Console(width=80))
     printed = capsys.readouterr().out
     (row,) = [line for line in printed.splitlines() if "0/1" in line]
     assert "task-api-5b9f4f9c8d-abcde" in row
@@ -731,18 +729,18 @@ def checked(url: str, credentials: dict[str, str]) -> str:
 
 
 def test_every_checkout_checks_with_the_account_that_the_cluster_keeps(served: str) -> None:
-    there = Recorded()
-    first = verify.account(there)
-    assert first == verify.account(Recorded(objects=there.applied))
+    cluster = Recorded()
+    first = verify.account(cluster)
+    assert first == verify.account(Recorded(objects=cluster.applied))
     assert first != verify.account(Recorded())
     assert "written, read and removed" in checked(served, first)
     assert "written, read and removed" in checked(served, first)
 
 
 def test_the_cleaning_up_spares_the_account() -> None:
-    there = Recorded()
-    verify.account(there)
-    assert "labels" not in there.applied[0]["metadata"]
+    cluster = Recorded()
+    verify.account(cluster)
+    assert "labels" not in cluster.applied[0]["metadata"]
 
 
 def test_an_incomplete_account_is_named_with_a_remedy() -> None:
@@ -801,10 +799,10 @@ def test_prometheus_is_asked_in_its_own_pod(answer: str, problem: str) -> None:
             super().run(*arguments, stdin=stdin)
             return json.dumps([{"metric": {}, "value": [1.5, answer]}] if answer else [])
 
-    there = Watched(objects=[deployment(readyReplicas=2)])
+    cluster = Watched(objects=[deployment(readyReplicas=2)])
     with pytest.raises(DeployError, match=problem) if problem else nullcontext():
-        verify.scraped(there, "task-api", silent, timeout=0)
-    assert there.commands[0][:4] == ("exec", "statefulset/prometheus", "--", "promtool")
+        verify.scraped(cluster, "task-api", silent, timeout=0)
+    assert cluster.commands[0][:4] == ("exec", "statefulset/prometheus", "--", "promtool")
 
 
 def test_a_service_that_does_not_answer_is_named() -> None:
@@ -817,8 +815,8 @@ def test_a_service_that_does_not_answer_is_named() -> None:
 
 def test_the_record_holds_each_step_its_time_and_how_it_ended(tmp_path: Path) -> None:
     steps = Steps("deploy")
-    with steps.step("first") as say:
-        say("half way")
+    with steps.step("first") as log:
+        log("half way")
     steps.mark("first 200")
     with pytest.raises(DeployError), steps.step("second"):
         raise DeployError("no room <b>")
@@ -835,10 +833,10 @@ def test_the_record_holds_each_step_its_time_and_how_it_ended(tmp_path: Path) ->
 
 
 def test_news_is_printed_once_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with Steps("deploy").step("wait") as say:
-        say("1 of 3")
-        say("1 of 3")
-        say("2 of 3")
+    with Steps("deploy").step("wait") as log:
+        log("1 of 3")
+        log("1 of 3")
+        log("2 of 3")
     printed = capsys.readouterr().out
     assert printed.count("wait: 1 of 3") == 1
     assert printed.count("wait: 2 of 3") == 1
@@ -859,16 +857,16 @@ def test_an_overlay_has_the_databases_of_its_variants() -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "deployed", "way"),
+    ("current", "deployed", "way"),
     [("Cluster", "StatefulSet", "add --database replicated"), ("StatefulSet", "Cluster", "leave --database out")],
 )
-def test_a_deploy_never_puts_an_empty_database_in_the_place_of_another(there: str, deployed: str, way: str) -> None:
+def test_a_deploy_never_puts_an_empty_database_in_the_place_of_another(current: str, deployed: str, way: str) -> None:
     kinds = {"Cluster": rollout.CLUSTER, "StatefulSet": "StatefulSet"}
     definition = item("CustomResourceDefinition", operator.CRD)
-    found = Recorded(objects=[definition, item(kinds[there], "postgres")])
+    cluster = Recorded(objects=[definition, item(kinds[current], "postgres")])
     with pytest.raises(DeployError, match=f"{way}.*cluster-backup.*nothing was changed"):
-        release.check_database(found, [item(deployed, "postgres")])
-    release.check_database(found, [item(there, "postgres")])
+        release.check_database(cluster, [item(deployed, "postgres")])
+    release.check_database(cluster, [item(current, "postgres")])
     release.check_database(Recorded(), [item(deployed, "postgres")])
 
 

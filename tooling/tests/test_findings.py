@@ -42,7 +42,7 @@ def today() -> date:
 
 
 def a_finding(**changes: Any) -> Finding:
-    given = {
+    defaults = {
         "tool": "bandit",
         "rule": "B602",
         "severity": Severity.HIGH,
@@ -50,7 +50,7 @@ def a_finding(**changes: Any) -> Finding:
         "path": "a.py",
         "line": 3,
     }
-    return Finding(**{**given, **changes})
+    return Finding(**{**defaults, **changes})
 
 
 def fingerprint(finding: Finding) -> str:
@@ -58,7 +58,7 @@ def fingerprint(finding: Finding) -> str:
 
 
 def a_waiver(**changes: Any) -> Waiver:
-    given = {
+    defaults = {
         "kind": Kind.ACCEPTED_RISK,
         "tool": "bandit",
         "rule": "B602",
@@ -68,11 +68,11 @@ def a_waiver(**changes: Any) -> Waiver:
         "owner": "ann",
         "expires": today(),
     }
-    return Waiver(**{**given, **changes})
+    return Waiver(**{**defaults, **changes})
 
 
-def a_scan(*found: Finding, **changes: Any) -> Scan:
-    return Scan(**{"tool": "bandit", "version": "1", "targets": ("a.py",), "findings": found, **changes})
+def a_scan(*findings: Finding, **changes: Any) -> Scan:
+    return Scan(**{"tool": "bandit", "version": "1", "targets": ("a.py",), "findings": findings, **changes})
 
 
 def judged(*scans: Scan, waivers: tuple[Waiver, ...] = (), strict: bool = False) -> Report:

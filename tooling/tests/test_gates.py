@@ -109,8 +109,8 @@ def test_mypy_is_clean_only_where_it_reports_that_it_checked(
 
 
 def planted(rule: str = "B602", *, path: str = "a.py", blocks: bool = True, problem: str = "") -> Scan:
-    found = Finding(tool="bandit", rule=rule, severity=Severity.HIGH, message="m", path=path, blocks=blocks)
-    return Scan(tool="bandit", version="1", targets=("a.py",), findings=(found,) if rule else (), problem=problem)
+    finding = Finding(tool="bandit", rule=rule, severity=Severity.HIGH, message="m", path=path, blocks=blocks)
+    return Scan(tool="bandit", version="1", targets=("a.py",), findings=(finding,) if rule else (), problem=problem)
 
 
 @pytest.mark.parametrize(

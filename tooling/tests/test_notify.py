@@ -20,8 +20,8 @@ from tooling.project import source
 FINDING = Finding(tool="bandit", rule="B602", severity=Severity.HIGH, message="a | shell", path="a.py", line=3)
 
 
-def report(*found: Finding, problem: str = "") -> Report:
-    scan = Scan(tool="bandit", version="1", targets=("a.py",), findings=found, problem=problem)
+def report(*findings: Finding, problem: str = "") -> Report:
+    scan = Scan(tool="bandit", version="1", targets=("a.py",), findings=findings, problem=problem)
     return Report.of("sast", [scan], strict=True)
 
 

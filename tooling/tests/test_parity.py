@@ -160,17 +160,17 @@ def workflow_files() -> list[Path]:
     return sorted(path for path in (ROOT / ".github" / "workflows").iterdir() if path.suffix in {".yml", ".yaml"})
 
 
-def drift(found: Workflows) -> list[str]:
+def drift(workflows: Workflows) -> list[str]:
     """Return everything in which the workflows differ from what a laptop runs, or trust what they should not."""
     checks = (allowed_drift, stage_drift, step_drift, rights_drift, trust_drift, deploy_drift, proofs_drift)
-    return [line for check in checks for line in check(found)]
+    return [line for check in checks for line in check(workflows)]
 
 
-def allowed_drift(found: Workflows) -> Iterator[str]:
+def allowed_drift(workflows: Workflows) -> Iterator[str]:
     """Whatever a workflow holds that is not allowed: files, triggers, keys, conditions, environment variables."""
-    if set(found.workflows) != set(TRIGGERS):
-        yield f"the workflows are {sorted(found.workflows)}, allowed are {sorted(TRIGGERS)}"
-    for name, document in found.workflows.items():
+    if set(workflows.workflows) != set(TRIGGERS):
+        yield f"the workflows are {sorted(workflows.workflows)}, allowed are {sorted(TRIGGERS)}"
+    for name, document in workflows.workflows.items():
         yield from keys_drift("workflow", name, document)
         inputs = {on: sorted(what) for on, what in document[True].items() if "inputs" in (what or ())}
         starts = document[True] | inputs
@@ -181,10 +181,10 @@ def allowed_drift(found: Workflows) -> Iterator[str]:
             yield from keys_drift("strategy", job_name, job.get("strategy", {}))
             matrix = job.get("strategy", {}).get("matrix", {})
             yield from keys_drift("matrix", job_name, matrix)
-    for action in (found.prepare, found.report):
+    for action in (workflows.prepare, workflows.report):
         yield from keys_drift("action", action["name"], action)
         yield from keys_drift("runs", action["name"], action["runs"])
-    for step in (step for document in found.documents for step in steps(document)):
+    for step in (step for document in workflows.documents for step in steps(document)):
         name = step.get("uses", "").partition("@")[0] or step["run"]
         yield from keys_drift("step", name, step)
         if name == "actions/checkout":
@@ -280,9 +280,9 @@ def test_a_drift_of_a_session_is_seen_and_named(before: str, after: str, named: 
     assert any(named in line for line in drifted), drifted
 
 
-def stage_drift(found: Workflows) -> Iterator[str]:
+def stage_drift(workflows: Workflows) -> Iterator[str]:
     """Jobs and sessions: the same names, the same order, the same needs."""
-    declared_jobs = found.pipeline["jobs"]
+    declared_jobs = workflows.pipeline["jobs"]
     if tuple(declared_jobs) != ORDER:
         yield f"the jobs are {tuple(declared_jobs)}, bare nox runs {ORDER}"
     for name, job in declared_jobs.items():
@@ -308,9 +308,9 @@ def kept(job: Document) -> list[str]:
     return [*uploads, *(f"reports/{folder}" for folder in reports)]
 
 
-def step_drift(found: Workflows) -> Iterator[str]:
+def step_drift(workflows: Workflows) -> Iterator[str]:
     """Steps: pinned actions, the locks' Python, and no logic."""
-    for step in (step for document in found.documents for step in steps(document)):
+    for step in (step for document in workflows.documents for step in steps(document)):
         uses, run = step.get("uses", ""), step.get("run", "")
         if uses and not uses.startswith("./") and not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", uses):
             yield f"{uses} is not pinned to a commit"
@@ -318,25 +318,25 @@ def step_drift(found: Workflows) -> Iterator[str]:
             yield f"`{run}` holds logic"
         if uses.startswith("actions/checkout@") and step["with"].get("persist-credentials") is not False:
             yield "a checkout leaves the token behind"
-    given = {one["with"]["python-version"] for one in steps(found.prepare) if "setup-python@" in one["uses"]}
-    default = found.prepare["inputs"]["python"]["default"]
-    if given != {"${{ inputs.python }}"} or default != python_version():
+    pythons = {one["with"]["python-version"] for one in steps(workflows.prepare) if "setup-python@" in one["uses"]}
+    default = workflows.prepare["inputs"]["python"]["default"]
+    if pythons != {"${{ inputs.python }}"} or default != python_version():
         yield f"CI has Python {default}, the locks are made for {python_version()}"
-    tested = found.pipeline["jobs"].get("test", {}).get("strategy", {}).get("matrix", {}).get("include", [])
+    tested = workflows.pipeline["jobs"].get("test", {}).get("strategy", {}).get("matrix", {}).get("include", [])
     wanted = [
         {"python": python_version(), "report": "test"},
         {"python": image_python(), "report": f"test-{image_python()}"},
     ]
     if tested != wanted:
         yield f"job test: it runs {tested}, not {wanted}: the oldest Python, and the image's"
-    sast = found.pipeline["jobs"].get("sast", {"steps": []})["steps"]
+    sast = workflows.pipeline["jobs"].get("sast", {"steps": []})["steps"]
     if not any(step.get("with", {}).get("fetch-depth") == 0 for step in sast):
         yield "job sast: secrets are looked for in every commit, but not every commit is fetched"
 
 
-def rights_drift(found: Workflows) -> Iterator[str]:
+def rights_drift(workflows: Workflows) -> Iterator[str]:
     """Permissions: none for all, and to each job what a step of it needs."""
-    for name, document in found.workflows.items():
+    for name, document in workflows.workflows.items():
         if document["permissions"] != {}:
             yield f"{name}: permissions are granted to every job"
         if "concurrency" not in document:
@@ -348,12 +348,12 @@ def rights_drift(found: Workflows) -> Iterator[str]:
                     yield f"job {job_name}: nothing in it needs {permission[0]}: {permission[1]}"
 
 
-def trust_drift(found: Workflows) -> Iterator[str]:
+def trust_drift(workflows: Workflows) -> Iterator[str]:
     """Trust: who holds a key, a right to write or a cloud's account executes nothing that another job has cached."""
-    for step in steps(found.prepare):
+    for step in steps(workflows.prepare):
         if step["uses"].startswith("actions/cache@") and not set(step["with"]["path"].split()) <= CACHED:
             yield f"the cache holds {step['with']['path'].split()}: it may hold what runs"
-    for name, job in ((name, job) for document in found.workflows.values() for name, job in jobs(document).items()):
+    for name, job in ((name, job) for document in workflows.workflows.values() for name, job in jobs(document).items()):
         trusted = {"packages", "id-token", "contents"} & {
             key for key, value in job["permissions"].items() if value == "write"
         }
@@ -364,19 +364,19 @@ def trust_drift(found: Workflows) -> Iterator[str]:
             yield f"job {name}: it may write {', '.join(sorted(trusted))}, and restores a cache"
         if "PROVENANCE_KEY" in SECRET.findall(yaml.dump(job)) and "environment" not in job:
             yield f"job {name}: it has the key, which belongs to an environment"
-    requested = found.pipeline["jobs"].get("publish", {}).get("if")
+    requested = workflows.pipeline["jobs"].get("publish", {}).get("if")
     if requested != "github.event_name == 'push'":
         yield "job publish: it runs for requests"
 
 
-def deploy_drift(found: Workflows) -> Iterator[str]:
+def deploy_drift(workflows: Workflows) -> Iterator[str]:
     """The deployment: by hand, and of what has been verified, from main and from tags alone."""
-    runs = [step["run"] for step in steps(found.deploy) if "run" in step]
+    runs = [step["run"] for step in steps(workflows.deploy) if "run" in step]
     if not runs[0].startswith("./dev verify "):
         yield "deploy: the image's provenance is not verified first"
-    if set(found.deploy[True]) != {"workflow_dispatch"}:  # YAML 1.1 reads `on` as true
+    if set(workflows.deploy[True]) != {"workflow_dispatch"}:  # YAML 1.1 reads `on` as true
         yield "deploy: it starts by other than a hand"
-    builders = found.deploy["jobs"]["deploy"].get("env", {}).get("PROVENANCE_BUILDERS", "")
+    builders = workflows.deploy["jobs"]["deploy"].get("env", {}).get("PROVENANCE_BUILDERS", "")
     if [one.rpartition("/.github/workflows/")[2] for one in builders.split() if ".github" in one] != [
         "pipeline.yml@refs/heads/main",
         "release.yml@refs/tags/v*",
@@ -384,9 +384,9 @@ def deploy_drift(found: Workflows) -> Iterator[str]:
         yield "deploy: it accepts images of other than main and tags"
 
 
-def proofs_drift(found: Workflows) -> Iterator[str]:
+def proofs_drift(workflows: Workflows) -> Iterator[str]:
     """The nightly proofs: each is a session, and a failure is reported."""
-    sessions = found.workflows["proofs"]["jobs"]["proofs"]["strategy"]["matrix"]["session"]
+    sessions = workflows.workflows["proofs"]["jobs"]["proofs"]["strategy"]["matrix"]["session"]
     if missing := PROOFS - set(sessions):
         yield f"proofs: {', '.join(sorted(missing))} run nowhere"
     if unknown := [name for name in sessions if not hasattr(noxfile, name)]:
@@ -394,8 +394,8 @@ def proofs_drift(found: Workflows) -> Iterator[str]:
     page = (ROOT / "docs" / "first-push.md").read_text()
     if unnamed := [name for name in sessions if f"`{name}`" not in page]:
         yield f"proofs: docs/first-push.md does not name {', '.join(unnamed)}"
-    every = [name for name in found.workflows["proofs"]["jobs"] if name != "issue"]
-    if found.workflows["proofs"]["jobs"]["issue"].get("needs") != every:
+    every = [name for name in workflows.workflows["proofs"]["jobs"] if name != "issue"]
+    if workflows.workflows["proofs"]["jobs"]["issue"].get("needs") != every:
         yield "proofs: a failure is not reported"
 
 
@@ -447,33 +447,33 @@ def test_nox_makes_environments_where_the_tasks_look_for_them() -> None:
     assert nox.options.envdir == str(ENVIRONMENTS)
 
 
-def job(found: Workflows, name: str) -> Document:
-    named: Document = found.pipeline["jobs"][name]
+def job(workflows: Workflows, name: str) -> Document:
+    named: Document = workflows.pipeline["jobs"][name]
     return named
 
 
-def deployment(found: Workflows) -> list[Document]:
-    listed: list[Document] = found.deploy["jobs"]["deploy"]["steps"]
+def deployment(workflows: Workflows) -> list[Document]:
+    listed: list[Document] = workflows.deploy["jobs"]["deploy"]["steps"]
     return listed
 
 
-def verification(found: Workflows) -> Document:
-    return next(step for step in deployment(found) if step.get("run", "").startswith("./dev verify"))
+def verification(workflows: Workflows) -> Document:
+    return next(step for step in deployment(workflows) if step.get("run", "").startswith("./dev verify"))
 
 
-def cache(found: Workflows) -> Document:
-    (step,) = (step for step in found.prepare["runs"]["steps"] if step["uses"].startswith("actions/cache@"))
+def cache(workflows: Workflows) -> Document:
+    (step,) = (step for step in workflows.prepare["runs"]["steps"] if step["uses"].startswith("actions/cache@"))
     options: Document = step["with"]
     return options
 
 
-def sessions(found: Workflows) -> list[str]:
-    listed: list[str] = found.workflows["proofs"]["jobs"]["proofs"]["strategy"]["matrix"]["session"]
+def sessions(workflows: Workflows) -> list[str]:
+    listed: list[str] = workflows.workflows["proofs"]["jobs"]["proofs"]["strategy"]["matrix"]["session"]
     return listed
 
 
-def python(found: Workflows) -> Document:
-    step: Document = found.prepare["runs"]["steps"][0]
+def python(workflows: Workflows) -> Document:
+    step: Document = workflows.prepare["runs"]["steps"][0]
     return step
 
 

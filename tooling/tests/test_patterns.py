@@ -27,7 +27,7 @@ def of(folder: Path, code: str) -> list[Pattern]:
     ],
 )
 def test_a_pattern_is_analysed_as_it_is_applied(tmp_path: Path, code: str, source: str, flags: str) -> None:
-    assert [(found.source, found.flags) for found in of(tmp_path, code)] == [(source, flags)]
+    assert [(pattern.source, pattern.flags) for pattern in of(tmp_path, code)] == [(source, flags)]
 
 
 @pytest.mark.parametrize(

@@ -136,8 +136,8 @@ def test_images_of_main_and_of_tags_alone_are_accepted(
     monkeypatch.setenv("GITHUB_WORKFLOW_REF", f"o/r/.github/workflows/{workflow}")
     content = provenance.statement("r", DIGEST, report(), [], sbom)
     builders = f"{WORKFLOWS}/pipeline.yml@refs/heads/main {WORKFLOWS}/release.yml@refs/tags/v*"
-    found = [rule for rule, _ in provenance.objections(content, DIGEST, None, builders)]
-    assert found == ([] if accepted else ["other-builder"])
+    rules = [rule for rule, _ in provenance.objections(content, DIGEST, None, builders)]
+    assert rules == ([] if accepted else ["other-builder"])
     assert provenance.objections(content, DIGEST, None) == []
 
 
@@ -253,8 +253,8 @@ def test_an_image_is_pushed_by_digest_and_its_provenance_lies_beside_it(registry
         provenance.attach(repository, digest, provenance.sign(content, KEY))
         assert provenance.check(f"{repository}@{digest}", key=KEY.public_key()).findings == ()
         (envelope,) = provenance.fetch(repository, digest)
-        found = json.loads(base64.b64decode(envelope["payload"]))
-        assert found["subject"][0]["digest"]["sha256"] == digest.removeprefix("sha256:")
+        statement = json.loads(base64.b64decode(envelope["payload"]))
+        assert statement["subject"][0]["digest"]["sha256"] == digest.removeprefix("sha256:")
     finally:
         call("docker", "image", "rm", name, f"{repository}:1.2.3", f"{repository}:1.2")
 

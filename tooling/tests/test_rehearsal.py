@@ -49,11 +49,12 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def stand_in(home: Path, action: str, *, fork: bool = False, private: bool = False, **given: str) -> str:
+def stand_in(home: Path, action: str, *, fork: bool = False, private: bool = False, **arguments: str) -> str:
     """Run a stand-in as the job `scan`; return its error, empty where it succeeds."""
     (home / "event.json").write_text(json.dumps({"fork": fork, "private": private, "paid": False}))
     inputs = {
-        f"GIVEN_{name.replace('_', '-') if name != 'sarif_file' else name}": value for name, value in given.items()
+        f"ACTION_INPUT_{name.replace('_', '-') if name != 'sarif_file' else name}": value
+        for name, value in arguments.items()
     }
     environment = {**os.environ, "REHEARSAL": str(home), "GITHUB_JOB": "scan", **inputs}
     done = subprocess.run(

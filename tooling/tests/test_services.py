@@ -29,8 +29,8 @@ def service(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 def documents(folder: Path, kind: str) -> list[dict[str, Any]]:
     """The documents of that kind in a folder of manifests."""
-    found = [item for file in folder.glob("*.yaml") for item in yaml.safe_load_all(file.read_text()) if item]
-    return [item for item in found if item.get("kind") == kind]
+    items = [item for file in folder.glob("*.yaml") for item in yaml.safe_load_all(file.read_text()) if item]
+    return [item for item in items if item.get("kind") == kind]
 
 
 def test_the_manifests_have_the_services_name_image_and_namespace(service: Service) -> None:

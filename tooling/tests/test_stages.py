@@ -40,8 +40,10 @@ def results(folder: Path, failing: tuple[str, ...], *arguments: str) -> tuple[in
     }
     command = [sys.executable, "-m", "nox", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True)
-    found = {path.parent.name: json.loads(path.read_text())["result"] for path in folder.glob("reports/*/stage.json")}
-    return done.returncode, found
+    outcomes = {
+        path.parent.name: json.loads(path.read_text())["result"] for path in folder.glob("reports/*/stage.json")
+    }
+    return done.returncode, outcomes
 
 
 ALL_PASSED = dict.fromkeys(STAGES, "passed")
@@ -59,8 +61,8 @@ ALL_PASSED = dict.fromkeys(STAGES, "passed")
 def test_a_stage_is_skipped_where_one_that_it_needs_failed(
     tmp_path: Path, failing: tuple[str, ...], changed: dict[str, str]
 ) -> None:
-    code, found = results(tmp_path, failing)
-    assert found == ALL_PASSED | changed
+    code, outcomes = results(tmp_path, failing)
+    assert outcomes == ALL_PASSED | changed
     assert bool(code) == bool(failing)
 
 

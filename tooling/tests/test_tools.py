@@ -170,17 +170,17 @@ def test_a_go_module_is_built_with_the_settings_of_its_maker(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(
-    ("found", "problem"),
+    ("installed", "problem"),
     [("1.32.9", "older than 1.33"), ("1.36.0", "not below 1.36"), ("1.33.0", None), ("1.35.4", None)],
 )
 def test_a_program_outside_its_versions_is_refused(
-    monkeypatch: pytest.MonkeyPatch, found: str, problem: str | None
+    monkeypatch: pytest.MonkeyPatch, installed: str, problem: str | None
 ) -> None:
     allowed = Tool("fake", program=sys.executable, least="1.33", below="1.36", get="install it")
     monkeypatch.setattr(tools, "known", lambda: {"fake": allowed})
-    monkeypatch.setattr(tools, "version", lambda _name: found)
+    monkeypatch.setattr(tools, "version", lambda _name: installed)
     if problem:
-        with pytest.raises(MissingTool, match=f"fake is {found}, .*{problem}: install it"):
+        with pytest.raises(MissingTool, match=f"fake is {installed}, .*{problem}: install it"):
             tools.require("fake")
     else:
         assert tools.require("fake")
@@ -220,9 +220,9 @@ def test_an_environment_without_a_lock_is_an_error() -> None:
 def test_renovate_sees_every_release() -> None:
     (manager,) = json.loads((ROOT / "renovate.json").read_text())["customManagers"]
     (pattern,) = manager["matchStrings"]
-    found = re.findall(pattern.replace("(?<", "(?P<"), (ROOT / "tooling" / "tools.toml").read_text())
+    pins = re.findall(pattern.replace("(?<", "(?P<"), (ROOT / "tooling" / "tools.toml").read_text())
     released = [tool for tool in tools.known().values() if tool.release]
-    assert [version for version, _ in found] == [tool.version for tool in released]
+    assert [version for version, _ in pins] == [tool.version for tool in released]
     assert all(
-        f"https://github.com/{name}/" in str(tool.release) for (_, name), tool in zip(found, released, strict=True)
+        f"https://github.com/{name}/" in str(tool.release) for (_, name), tool in zip(pins, released, strict=True)
     )

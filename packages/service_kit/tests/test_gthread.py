@@ -37,7 +37,7 @@ class Running:
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
 
     def send(self, data: bytes) -> bytes:
-        """Send, say that no more will come, and return all that is answered."""
+        """Send, end the sending side, and return all that is answered."""
         with self.connect() as client:
             client.sendall(data)
             client.shutdown(socket.SHUT_WR)

@@ -1,4 +1,4 @@
-"""The contracts in pyproject.toml say what the package may import; nothing in it names a service either."""
+"""The contracts in pyproject.toml hold what the package may import; nothing in it names a service either."""
 
 import re
 from pathlib import Path

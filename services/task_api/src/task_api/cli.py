@@ -166,8 +166,8 @@ def _change(email: str, **changes: Any) -> None:
     from task_api.accounts.model import AccountChanges  # noqa: PLC0415
 
     with _administered() as database:
-        found = administration.find(database, email)
-        changed = administration.change(database, administration.OPERATOR, found.id, AccountChanges(**changes))
+        account = administration.find(database, email)
+        changed = administration.change(database, administration.OPERATOR, account.id, AccountChanges(**changes))
         click.echo(f"account {changed.id}, {changed.email}: {changed.role}{', disabled' if changed.disabled else ''}")
 
 
@@ -208,10 +208,10 @@ def set_password(email: str, password: str) -> None:
     from task_api.accounts.model import Registration  # noqa: PLC0415
 
     with _administered() as database:
-        found = administration.find(database, email)
-        new = msgspec.convert({"email": found.email, "password": password}, Registration).password
-        ended = administration.replace_password(database, administration.OPERATOR, found.id, passwords.digest(new))
-        click.echo(f"account {found.id}, {found.email}, has the new password; {ended}")
+        account = administration.find(database, email)
+        new = msgspec.convert({"email": account.email, "password": password}, Registration).password
+        ended = administration.replace_password(database, administration.OPERATOR, account.id, passwords.digest(new))
+        click.echo(f"account {account.id}, {account.email}, has the new password; {ended}")
 
 
 @accounts.command("disable-second-factor")
@@ -222,9 +222,9 @@ def disable_second_factor(email: str) -> None:
     from task_api.accounts.second_factor import turn_off  # noqa: PLC0415
 
     with _administered() as database:
-        found = administration.find(database, email)
-        turn_off(database, administration.OPERATOR, found.id)
-        click.echo(f"account {found.id}, {found.email}, logs in with its password alone")
+        account = administration.find(database, email)
+        turn_off(database, administration.OPERATOR, account.id)
+        click.echo(f"account {account.id}, {account.email}, logs in with its password alone")
 
 
 @main.command("audit")

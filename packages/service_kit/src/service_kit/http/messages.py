@@ -119,12 +119,12 @@ def _invalid(kind: ProblemType, error: msgspec.ValidationError, violations: list
 
 def query(kind: type[T]) -> T:
     """Return the query's parameters as that type. Raises Refusal 400 with every rule that the query breaks."""
-    given: dict[str, Any] = {}
+    received: dict[str, Any] = {}
     misread = []
     parameters = _prepared(_parameters, kind)
     for name, values in request.args.lists():
         if name in parameters.lists:
-            given[name] = values
+            received[name] = values
             continue
         is_time = name in parameters.times
         if len(values) > 1:
@@ -133,14 +133,14 @@ def query(kind: type[T]) -> T:
             detail = f"the parameter {name!r} has to be a time such as 2030-01-01T00:00:00Z"
             misread.append(Violation(parameter=name, detail=detail))
         # a plus sign that was not escaped arrives as a space, and no time has one before its offset
-        given[name] = values[0].replace(" ", "+") if is_time else values[0]
+        received[name] = values[0].replace(" ", "+") if is_time else values[0]
     try:
         if not misread:
-            return msgspec.convert(given, kind, strict=False)
+            return msgspec.convert(received, kind, strict=False)
         raise msgspec.ValidationError(misread[0].detail)
     except msgspec.ValidationError as error:
         known = {violation.parameter for violation in misread}
-        others = [one for one in query_violations(kind, given) if one.parameter not in known]
+        others = [one for one in query_violations(kind, received) if one.parameter not in known]
         raise _invalid(INVALID_QUERY, error, misread + others) from None
 
 

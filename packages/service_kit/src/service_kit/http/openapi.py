@@ -121,7 +121,7 @@ class Deprecation(msgspec.Struct, frozen=True):
 
 
 class Operation(msgspec.Struct, kw_only=True):
-    """What the document says of an operation."""
+    """What the document declares of an operation."""
 
     name: str
     summary: str

@@ -148,8 +148,8 @@ def respond(
 def _http_error(error: HTTPException) -> Response:
     if isinstance(error, RequestEntityTooLarge):
         return respond(BODY_TOO_LARGE, f"a request's body has at most {current_app.config['MAX_CONTENT_LENGTH']} bytes")
-    given = error.get_response()
-    headers = {name: given.headers[name] for name in ("Allow", "Location") if name in given.headers}
+    response = error.get_response()
+    headers = {name: response.headers[name] for name in ("Allow", "Location") if name in response.headers}
     return respond(error.code or 500, error.description or "", headers)
 
 

@@ -43,8 +43,8 @@ HTTPS_ONLY = [("Strict-Transport-Security", "max-age=31536000")]
 
 def service() -> Service:
     """Return the service of the application that answers now."""
-    found: Service = current_app.extensions[EXTENSION]
-    return found
+    service: Service = current_app.extensions[EXTENSION]
+    return service
 
 
 def install(app: Flask, own: Service) -> None:
@@ -77,8 +77,8 @@ def _begin() -> None:
     context.request = incoming
     context.started = time.perf_counter()
     headers = incoming.headers
-    given = headers.get("X-Request-ID", "")
-    context.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+    received = headers.get("X-Request-ID", "")
+    context.request_id = received if REQUEST_ID.fullmatch(received) else secrets.token_hex(16)
     context.span = None
     context.trace_id = incoming_trace_id(headers.get("traceparent"))
     context.service = service()

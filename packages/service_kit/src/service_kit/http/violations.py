@@ -21,14 +21,14 @@ Path = tuple[str | int, ...]
 
 def body_violations(kind: Any, value: Any) -> list[Violation]:
     """Return the rules of the type that the body's decoded JSON breaks, with a JSON Pointer each."""
-    found = islice(_broken(kind, value, (), strict=True), MOST_REPORTED)
-    return [Violation(pointer=_pointer(path), detail=detail) for path, detail in found]
+    broken = islice(_broken(kind, value, (), strict=True), MOST_REPORTED)
+    return [Violation(pointer=_pointer(path), detail=detail) for path, detail in broken]
 
 
-def query_violations(kind: Any, given: dict[str, Any]) -> list[Violation]:
+def query_violations(kind: Any, parameters: dict[str, Any]) -> list[Violation]:
     """Return the rules of the type that the query's parameters break, with the parameter's name each."""
-    found = islice(_broken(kind, given, (), strict=False), MOST_REPORTED)
-    return [Violation(parameter=str(path[0])[:LONGEST_NAME] if path else "", detail=detail) for path, detail in found]
+    broken = islice(_broken(kind, parameters, (), strict=False), MOST_REPORTED)
+    return [Violation(parameter=str(path[0])[:LONGEST_NAME] if path else "", detail=detail) for path, detail in broken]
 
 
 def _pointer(path: Path) -> str:

@@ -26,7 +26,7 @@ def render(_logger: WrappedLogger, _name: str, event: EventDict) -> bytes:
 
 
 about: ContextVar[Mapping[str, Any]] = ContextVar("about", default={})  # noqa: B039 - it is never changed, only replaced
-"""What each line of the request in hand says beside its own: set when it begins."""
+"""What each line of the current request holds beside its own: set when it begins."""
 
 
 def _merge(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:

@@ -45,7 +45,7 @@ class Account(Struct, frozen=True):
 
 
 Scope = Literal["tasks:read", "tasks:write"]
-Given = Annotated[str, Meta(max_length=1024)]
+SentPassword = Annotated[str, Meta(max_length=1024)]
 """A password as somebody who logs in sends it: only its hash decides, not today's rules for new ones."""
 
 
@@ -78,7 +78,7 @@ class Login(Struct, forbid_unknown_fields=True):
     """An attempt to log in."""
 
     email: Annotated[str, Meta(max_length=254, pattern=r"^[^\x00]*$")]  # PostgreSQL accepts no U+0000
-    password: Given
+    password: SentPassword
     device_token: (
         Annotated[
             str, Meta(max_length=1024, description="of an earlier login: others' wrong guesses do not lock it out")
@@ -129,13 +129,13 @@ class TokenAndPassword(Struct, forbid_unknown_fields=True):
 class Proof(Struct, forbid_unknown_fields=True):
     """The account's password, which confirms that its owner asks."""
 
-    password: Given
+    password: SentPassword
 
 
 class ProofAndCode(Struct, forbid_unknown_fields=True):
     """The account's password and a code of its second factor, which confirm that its owner asks."""
 
-    password: Given
+    password: SentPassword
     code: Code
 
 
@@ -168,7 +168,7 @@ class SecondFactor(Struct, frozen=True, kw_only=True):
 class PasswordChange(Struct, forbid_unknown_fields=True):
     """The account's password and the one that replaces it."""
 
-    password: Given
+    password: SentPassword
     new_password: Password
 
 

@@ -59,11 +59,11 @@ def check_cost(password_hash: str) -> None:
     The bounds leave room for RFC 9106's second recommendation; its first, of 2 GiB, would end a small container.
     """
     try:
-        found = extract_parameters(password_hash)
+        parameters = extract_parameters(password_hash)
     except InvalidHashError:
         raise ValueError("the password hash is malformed") from None
     for name, most in MOST.items():
-        if (value := getattr(found, name)) > most:
+        if (value := getattr(parameters, name)) > most:
             raise ValueError(f"the password hash has {name} {value}: at most {most} is accepted")
 
 

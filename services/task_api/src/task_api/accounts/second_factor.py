@@ -90,7 +90,7 @@ class SecondFactors:
 
     @contextmanager
     def attempt(self, account_id: int, device: str | None) -> Iterator[None]:
-        """Count a code, and give the attempt back where it was right. Raises Throttled."""
+        """Count a code, and take it off the count where it is right. Raises Throttled."""
         try:
             attempts = self._attempts.code(account_id, device)
             yield

@@ -34,10 +34,10 @@ def find(
     """Return the row of a deleted task that can be restored, as `tasks.find` does; None where there is none."""
     values = {"task_id": task_id, "since": now - KEPT}
     if owner_id is None:
-        found = rows(connection, _HELD if lock else _BY_ID, values)
+        matches = rows(connection, _HELD if lock else _BY_ID, values)
     else:
-        found = rows(connection, _HELD_OF_OWNER if lock else _BY_ID_AND_OWNER, {**values, "owner": owner_id})
-    return found[0] if found else None
+        matches = rows(connection, _HELD_OF_OWNER if lock else _BY_ID_AND_OWNER, {**values, "owner": owner_id})
+    return matches[0] if matches else None
 
 
 def restore(connection: Connection, task_id: int, now: datetime) -> None:

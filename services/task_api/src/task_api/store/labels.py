@@ -42,8 +42,8 @@ def held(connection: Connection, owner_id: int, label: str, after: int, limit: i
     They are the first whose ids are greater than `after`, in that order.
     """
     which = (tasks.c.owner_id == owner_id, tasks.c.id > after, labelled, HAS_LABELS[connection.dialect.name])
-    found = select(tasks.c.id, tasks.c.labels).where(*which).order_by(tasks.c.id).limit(limit).with_for_update()
-    return {row.id: row.labels for row in connection.execute(found, {"labels": [label]})}
+    query = select(tasks.c.id, tasks.c.labels).where(*which).order_by(tasks.c.id).limit(limit).with_for_update()
+    return {row.id: row.labels for row in connection.execute(query, {"labels": [label]})}
 
 
 def change(connection: Connection, changed: Mapping[int, list[str]], now: datetime) -> None:

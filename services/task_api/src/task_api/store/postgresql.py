@@ -19,7 +19,7 @@ from task_api.store.errors import Unanswered, Unusable, down
 from task_api.store.prepared import command
 
 RETRY_SECONDS = 2.0
-"""How long nobody asks a database that did not answer."""
+"""How long no request is sent to a database that did not answer."""
 
 CONNECT_SECONDS = 3
 """How long a request waits for a free place in the pool, and how long for the server to accept a connection."""
@@ -147,16 +147,16 @@ class PatientConnection(psycopg.Connection[TupleRow]):
 
 def driver(connection: Connection) -> PatientConnection:
     """The connection of psycopg beneath one of SQLAlchemy."""
-    found: Any = connection.connection.driver_connection
-    assert isinstance(found, PatientConnection)
-    return found
+    driver_connection: Any = connection.connection.driver_connection
+    assert isinstance(driver_connection, PatientConnection)
+    return driver_connection
 
 
 def commit(connection: Connection) -> None:
     """Commit the transaction. Raises Unusable where that succeeds on this server alone.
 
     A wait for a standby that is cancelled ends with a warning and success, and the next primary may lack the commit
-    (PostgreSQL, 26.2.8.3): nobody may be told that it is safe.
+    (PostgreSQL, 26.2.8.3): no response may report that it is safe.
     """
     notices = driver(connection).notices
     notices.clear()
@@ -265,9 +265,9 @@ def _recognise_pooler(connection: PatientConnection, limits: Limits, their_optio
 def _assignments(options: str) -> dict[str, str]:
     """The settings in PostgreSQL's connection parameter `options`: `-c name=value`, `-cname=value`, `--name=value`."""
     words = iter(shlex.split(options))
-    found = {}
+    settings = {}
     for word in words:
         pair = next(words, "") if word == "-c" else word.removeprefix("--").removeprefix("-c")
         name, _, value = pair.partition("=")
-        found[name] = value
-    return found
+        settings[name] = value
+    return settings

@@ -53,8 +53,8 @@ def rows(connection: Connection, statement: ClauseElement, parameters: Mapping[s
     values = {**constants, **parameters}
     for name, process in binds.items():
         values[name] = process(values[name])
-    found = _run(connection, sql, values)
-    return [_processed(row, columns) for row in found] if columns else found
+    result = _run(connection, sql, values)
+    return [_processed(row, columns) for row in result] if columns else result
 
 
 def command(connection: Connection, sql: str) -> None:

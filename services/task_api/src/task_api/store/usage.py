@@ -19,5 +19,5 @@ class Usage(NamedTuple):
 
 def of(connection: Connection, owner_id: int) -> Usage:
     """Return the usage of an account, with what this transaction has changed."""
-    found = rows(connection, _OF_OWNER, {"owner": owner_id})
-    return Usage(*found[0]) if found else Usage(0, 0)
+    matches = rows(connection, _OF_OWNER, {"owner": owner_id})
+    return Usage(*matches[0]) if matches else Usage(0, 0)
