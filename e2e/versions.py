@@ -30,8 +30,8 @@ def replacing(bench: Bench, proof: Proof) -> None:
         with proof.phase("rolling update to this checkout, with its migration", load):
             release.deploy(bench.target, bench.image, proof.steps)
         schemas.append(schema(kube))
-        with proof.phase("rollback: the last release on this schema", load, settle=20) as say:
-            rollout.roll_back(kube, DEPLOYMENT, say)
+        with proof.phase("rollback: the last release on this schema", load, settle=20) as log:
+            rollout.roll_back(kube, DEPLOYMENT, log)
         with proof.phase("rolling update again", load):
             release.deploy(bench.target, bench.image, proof.steps)
     proof.check("the two versions differ in a migration", " to ".join(schemas), schemas[0] != schemas[1])
