@@ -33,6 +33,8 @@ class Sampler:
     def alternatives(self, schema: Mapping[str, Any]) -> list[Any]:
         """Return a value for each alternative of the schema. Raises `NoSampleError`."""
         schema = self.resolve(schema)
+        if "examples" in schema:  # it knows better than `text` what a pattern accepts
+            return list(schema["examples"][:1])
         for word in ("anyOf", "oneOf"):
             if word in schema:
                 return [value for choice in schema[word] for value in self.alternatives(choice)]

@@ -235,8 +235,22 @@ def test_a_full_sample_is_valid_whatever_the_schema(schema: dict[str, Any]) -> N
 def test_a_full_sample_has_all_that_a_client_may_write(document: dict[str, Any]) -> None:
     new = {"$ref": "#/components/schemas/NewTask"}
     full = Sampler(document, {"title": "given"}).full(new)
-    assert set(full) == {"title", "description", "status", "priority", "due_at", "project", "labels"}
+    assert set(full) == {
+        "title",
+        "description",
+        "status",
+        "priority",
+        "due_at",
+        "project",
+        "labels",
+        "recurrence",
+        "time_zone",
+    }
     assert full["title"] == "given"
+    assert (
+        full["recurrence"]
+        in document["components"]["schemas"]["NewTask"]["properties"]["recurrence"]["anyOf"][0]["examples"]
+    )
 
 
 def test_a_constant_schema_gives_its_value_in_every_place() -> None:

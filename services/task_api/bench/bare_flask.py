@@ -11,7 +11,7 @@ from typing import Any
 
 from flask import Flask, Response, abort, g, jsonify, request
 
-FIELDS = ("title", "description", "status", "priority", "due_at", "project", "labels")
+FIELDS = ("title", "description", "status", "priority", "due_at", "project", "labels", "recurrence", "time_zone")
 STATUSES = ("pending", "in_progress", "completed")
 PRIORITIES = ("low", "normal", "high")
 TITLE_LENGTH = 200
@@ -43,7 +43,7 @@ with connect() as first:
     first.execute(
         "CREATE TABLE IF NOT EXISTS tasks (id INTEGER PRIMARY KEY, title TEXT NOT NULL, description TEXT NOT NULL,"
         " status TEXT NOT NULL, priority TEXT NOT NULL, due_at TEXT, project TEXT, labels TEXT NOT NULL,"
-        " created_at TEXT NOT NULL, updated_at TEXT NOT NULL)"
+        " recurrence TEXT, time_zone TEXT, created_at TEXT NOT NULL, updated_at TEXT NOT NULL)"
     )
 
 
@@ -98,11 +98,12 @@ def create_task() -> tuple[Response, int, dict[str, str]]:
     if "title" not in body:
         abort(400, "title is required")
     start: dict[str, Any] = {"description": "", "status": "pending", "priority": "normal"}
-    task = {**start, "due_at": None, "project": None, "labels": [], **body}
+    task = {**start, "due_at": None, "project": None, "labels": [], "recurrence": None, "time_zone": None, **body}
     task["created_at"] = task["updated_at"] = now()
     cursor = database().execute(
-        "INSERT INTO tasks (title, description, status, priority, due_at, project, labels, created_at, updated_at)"
-        " VALUES (:title, :description, :status, :priority, :due_at, :project, :labels, :created_at, :updated_at)",
+        "INSERT INTO tasks (title, description, status, priority, due_at, project, labels, recurrence,"
+        " time_zone, created_at, updated_at) VALUES (:title, :description, :status, :priority, :due_at, :project,"
+        " :labels, :recurrence, :time_zone, :created_at, :updated_at)",
         kept(task),
     )
     database().commit()
@@ -119,7 +120,8 @@ def update_task(task_id: int) -> Response:
     task = {**shown(found(task_id)), **checked(request.get_json()), "updated_at": now()}
     database().execute(
         "UPDATE tasks SET title = :title, description = :description, status = :status, priority = :priority,"
-        " due_at = :due_at, project = :project, labels = :labels, updated_at = :updated_at WHERE id = :id",
+        " due_at = :due_at, project = :project, labels = :labels, recurrence = :recurrence,"
+        " time_zone = :time_zone, updated_at = :updated_at WHERE id = :id",
         kept(task),
     )
     database().commit()

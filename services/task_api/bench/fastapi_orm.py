@@ -49,6 +49,8 @@ class Task(Base):
     due_at: Mapped[datetime | None]
     project: Mapped[str | None]
     labels: Mapped[list[str]] = mapped_column(JSON)
+    recurrence: Mapped[str | None]
+    time_zone: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
     updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)
 
@@ -61,6 +63,8 @@ class TaskIn(BaseModel):
     due_at: datetime | None = None
     project: str | None = Field(default=None, min_length=1, max_length=100)
     labels: Labels = []
+    recurrence: str | None = Field(default=None, max_length=200)
+    time_zone: str | None = Field(default=None, max_length=64)
 
 
 class TaskChanges(BaseModel):
@@ -71,6 +75,8 @@ class TaskChanges(BaseModel):
     due_at: datetime | None = None
     project: str | None = Field(default=None, min_length=1, max_length=100)
     labels: Labels = []
+    recurrence: str | None = Field(default=None, max_length=200)
+    time_zone: str | None = Field(default=None, max_length=64)
 
 
 class TaskOut(TaskIn):

@@ -22,6 +22,8 @@ FULL = {
     "due_at": "2030-01-02T03:04:05.000006Z",
     "project": "Q\u00fcarterly",
     "labels": ['a"b', "\u00fcber"],
+    "recurrence": "FREQ=DAILY;COUNT=3",
+    "time_zone": "Europe/Berlin",
 }
 
 

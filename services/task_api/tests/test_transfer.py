@@ -44,6 +44,8 @@ def fill(client: Client) -> None:
                 "due_at": "2027-01-01T00:00:00.000001Z",
                 "project": f"Project {number}",
                 "labels": [f"Label {number} \u2028", '"'][:number],
+                "recurrence": "FREQ=DAILY;COUNT=3",
+                "time_zone": "Europe/Berlin",
             }
             client.post("/tasks", json=task, headers=headers)
     client.delete("/tasks/2", headers=log_in(client, "ada@example.org"))
@@ -67,6 +69,18 @@ def test_after_an_import_people_log_in_and_new_ids_follow_on(
     ada = log_in(client, "ada@example.org")
     assert client.post("/tasks", json={"title": "next"}, headers=ada).json["id"] == 7
     assert [task["id"] for task in client.get("/tasks?q=next", headers=ada).json] == [7]
+
+
+def test_what_was_completed_before_an_export_creates_nothing_more_after_it(
+    client: Client, database: Database, fresh: Database
+) -> None:
+    task = {"title": "t", "due_at": "2030-01-01T00:00:00Z", "recurrence": "FREQ=DAILY", "status": "completed"}
+    completed = client.post("/tasks", json=task).json["id"]
+    import_lines(fresh, export(database))
+    other = client_of(Settings(rate_limit=None), fresh)
+    for status in ("pending", "completed"):
+        assert other.put(f"/tasks/{completed}", json={"status": status}).status_code == 200
+    assert len(other.get("/tasks").json) == 2
 
 
 def test_importing_twice_changes_nothing(guarded: Client, database: Database) -> None:
@@ -136,6 +150,8 @@ def test_every_table_is_exported_or_has_a_reason_why_not() -> None:
         ([LINE.replace(b'"t"', b'" t"') % 1, END % 1], "line 1: a title has no space around it"),
         ([LINE.replace(b'"id"', b'"labels":["b","a"],"id"') % 1, END % 1], "line 1: labels are sorted"),
         ([LINE.replace(b'"id"', b'"labels":["a "],"id"') % 1, END % 1], "line 1: labels are sorted"),
+        ([LINE.replace(b'"id"', b'"recurrence":"FREQ=HOURLY","id"') % 1, END % 1], "line 1: FREQ has to be"),
+        ([LINE.replace(b'"id"', b'"time_zone":"Nowhere","id"') % 1, END % 1], "line 1: no time zone"),
         ([LINE.replace(b'"t"', b'"\\ud800"') % 1, END % 1], "line 1: .*surrogate"),
         ([LINE.replace(b'"description":""', b'"description":"\\u0000"') % 1, END % 1], r"line 1: .*`\$.description`"),
         ([LINE.replace(b"pending", b"done") % 1, END % 1], r"line 1: .*`\$.status`"),

@@ -7,7 +7,20 @@ import httpx
 
 from services.task_api.bench.load import TIMEOUT
 
-FIELDS = {"id", "title", "description", "status", "priority", "due_at", "project", "labels", "created_at", "updated_at"}
+FIELDS = {
+    "id",
+    "title",
+    "description",
+    "status",
+    "priority",
+    "due_at",
+    "project",
+    "labels",
+    "recurrence",
+    "time_zone",
+    "created_at",
+    "updated_at",
+}
 BAD_BODIES: tuple[object, ...] = (
     {},
     {"title": ""},

@@ -14,6 +14,10 @@ Description = Annotated[str, StringConstraints(max_length=10_000)]
 Project = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
 Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=50)]
 Labels = Annotated[list[Label], Field(max_length=20), AfterValidator(lambda labels: sorted(set(labels)))]
+Recurrence = Annotated[
+    str, StringConstraints(max_length=200, pattern=r"^[A-Z-]+=[A-Z0-9,+-]+(;[A-Z-]+=[A-Z0-9,+-]+)*$")
+]
+TimeZone = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9_+/-]+$")]
 Moment = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
 Status = Literal["pending", "in_progress", "completed"]
 
@@ -28,6 +32,8 @@ class NewTask(BaseModel):
     due_at: Moment | None = None
     project: Project | None = None
     labels: Labels = []
+    recurrence: Recurrence | None = None
+    time_zone: TimeZone | None = None
 
 
 class TaskChanges(NewTask):

@@ -62,10 +62,10 @@ def kept(moment: datetime | None) -> str | None:
 def task_of(row: tuple[Any, ...]) -> Task:
     """Return the task of a row."""
     read = datetime.fromisoformat
-    identity, title, description, status, priority, due_at, project, labels, created_at, updated_at, _ = row
+    identity, title, description, status, priority, due_at, project, labels, rule, zone, created_at, updated_at, _ = row
     due_at, labels = due_at and read(due_at), msgspec.json.decode(labels)
     times = read(created_at), read(updated_at)
-    return Task(identity, title, description, status, PRIORITIES[priority], due_at, project, labels, *times)
+    return Task(identity, title, description, status, PRIORITIES[priority], due_at, project, labels, rule, zone, *times)
 
 
 @contextmanager
@@ -143,7 +143,7 @@ def change(owner: int, task_id: int, given: Mapping[str, Any]) -> bytes:
         if not changed:
             return encode(held)
         now = max(datetime.now(UTC), held.updated_at)
-        values = {**changed, "updated_at": kept(now), "version": row[10] + 1}
+        values = {**changed, "updated_at": kept(now), "version": row[12] + 1}
         if "priority" in changed:
             values["priority"] = PRIORITIES.index(changed["priority"])
         if "due_at" in changed:

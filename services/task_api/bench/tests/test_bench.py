@@ -17,7 +17,20 @@ SERVERS = {
     "fastapi": lambda folder: peer("FastAPI", FASTAPI, folder / "fastapi"),
     "flask": lambda folder: peer("Flask", FLASK, folder / "flask"),
 }
-FIELDS = {"id", "title", "description", "status", "priority", "due_at", "project", "labels", "created_at", "updated_at"}
+FIELDS = {
+    "id",
+    "title",
+    "description",
+    "status",
+    "priority",
+    "due_at",
+    "project",
+    "labels",
+    "recurrence",
+    "time_zone",
+    "created_at",
+    "updated_at",
+}
 
 
 @pytest.mark.parametrize("name", SERVERS)

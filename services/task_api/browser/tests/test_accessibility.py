@@ -153,6 +153,24 @@ def test_no_dialog_with_labels_breaks_a_rule(
 
 
 @pytest.mark.parametrize(("scheme", "screen"), SIGHTS)
+def test_no_dialog_of_a_task_that_repeats_breaks_a_rule(
+    embedded: Service, visit: Visit, request: pytest.FixtureRequest, scheme: str, screen: dict[str, int]
+) -> None:
+    look = request.node.callspec.id
+    rule = {"recurrence": "FREQ=WEEKLY;INTERVAL=2;BYDAY=MO,TH;COUNT=3", "time_zone": "Europe/Berlin"}
+    embedded.create("Water the plants", due_at="2030-01-01T08:00:00Z", **rule)
+    board = visit(embedded.url, viewport=screen, color_scheme=scheme)
+    expect(board.card("Water the plants")).to_contain_text("\u21bb Every 2 weeks")
+    check(board.page, f"repeating-{look}")
+    dialog = board.details("Water the plants")
+    dialog.get_by_label("How often").scroll_into_view_if_needed()
+    check(board.page, f"repeats-weekly-{look}")
+    dialog.get_by_label("How often").select_option("Monthly")
+    dialog.get_by_label("Ends").select_option("on a day")
+    check(board.page, f"repeats-monthly-{look}")
+
+
+@pytest.mark.parametrize(("scheme", "screen"), SIGHTS)
 def test_loading_failing_and_help_break_no_rule(
     embedded: Service, visit: Visit, request: pytest.FixtureRequest, scheme: str, screen: dict[str, int]
 ) -> None:

@@ -497,3 +497,85 @@ def test_a_label_is_renamed_and_removed_in_all_tasks(service: Service, visit: Vi
     page.context.set_offline(True)
     page.get_by_role("button", name="Edit labels").click()
     expect(dialog.get_by_role("alert")).to_contain_text("cannot be reached")
+
+
+def test_a_task_is_made_to_repeat_completed_changed_and_made_to_stop(service: Service, visit: Visit) -> None:
+    service.create("Water the plants", due_at="2029-12-31T08:00:00Z")  # a Monday
+    board = visit(service.url)
+    page = board.page
+    dialog = board.details("Water the plants")
+    expect(dialog.get_by_label("Time zone")).to_be_hidden()
+    dialog.get_by_label("How often").select_option("Weekly")
+    expect(dialog.get_by_label("Time zone")).to_have_value("Europe/Berlin")
+    dialog.get_by_label("Every").fill("2")
+    dialog.get_by_role("checkbox", name="Mon").check()
+    dialog.get_by_role("checkbox", name="Thu").check()
+    dialog.get_by_label("Ends").select_option("after a number of tasks")
+    dialog.get_by_label("Tasks, this one included").fill("3")
+    dialog.get_by_role("button", name="Save").click()
+    expect(board.card("Water the plants").get_by_title("Repeats: Every 2 weeks; Mon, Thu; 3 tasks")).to_be_visible()
+    board.saved()
+    (task,) = service.tasks()
+    expected = {"recurrence": "FREQ=WEEKLY;INTERVAL=2;BYDAY=MO,TH;COUNT=3", "time_zone": "Europe/Berlin"}
+    assert task.items() >= expected.items()
+
+    page.get_by_role("button", name="Move to In progress: Water the plants").click()
+    page.get_by_role("button", name="Move to Completed: Water the plants").click()
+    expect(board.column("Pending").locator("button.title")).to_have_text("Water the plants")
+    expect(board.column("Completed").locator("button.title")).to_have_text("Water the plants")
+    next_one = next(one for one in service.tasks() if one["status"] == "pending")
+    assert (next_one["due_at"], next_one["recurrence"]) == (
+        "2030-01-03T08:00:00Z",
+        "FREQ=WEEKLY;INTERVAL=2;BYDAY=MO,TH;COUNT=2",
+    )
+
+    board.column("Pending").get_by_role("button", name="Details").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_label("Every")).to_have_value("2")
+    expect(dialog.get_by_role("checkbox", name="Thu")).to_be_checked()
+    dialog.get_by_label("How often").select_option("Monthly")
+    dialog.get_by_label("On", exact=True).select_option("the last day of the month")
+    dialog.get_by_label("Every").fill("1")
+    dialog.get_by_label("Ends").select_option("on a day")
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("a day where it ends on one")
+    dialog.get_by_label("Last day", exact=True).fill("2030-06-30")
+    dialog.get_by_role("button", name="Save").click()
+    expect(board.column("Pending")).to_contain_text("\u21bb Monthly")
+    board.until(lambda: "FREQ=MONTHLY;BYMONTHDAY=-1;UNTIL=20300630" in [one["recurrence"] for one in service.tasks()])
+
+    board.column("Pending").get_by_role("button", name="Details").click()
+    dialog.get_by_label("How often").select_option("Never")
+    dialog.get_by_role("button", name="Save").click()
+    expect(board.column("Pending")).not_to_contain_text("\u21bb")
+    board.until(lambda: None in [one["recurrence"] for one in service.tasks()])
+
+
+def test_a_rule_that_the_dialog_cannot_show_is_shown_as_text_and_kept(embedded: Service, visit: Visit) -> None:
+    rule = "FREQ=MONTHLY;BYDAY=MO,TU,WE,TH,FR;BYSETPOS=-1"
+    embedded.create("Close the books", due_at="2030-01-31T08:00:00Z", recurrence=rule)
+    board = visit(embedded.url)
+    dialog = board.details("Close the books")
+    expect(dialog.get_by_label("How often")).to_have_value(rule)
+    dialog.get_by_label("Priority").select_option("High")
+    dialog.get_by_role("button", name="Save").click()
+    board.until(lambda: embedded.tasks()[0]["priority"] == "high")
+    assert (embedded.tasks()[0]["recurrence"], embedded.tasks()[0]["time_zone"]) == (rule, None)
+
+
+def test_a_task_that_repeats_needs_a_due_date_and_a_time_zone_that_there_is(embedded: Service, visit: Visit) -> None:
+    embedded.create("Call Ada")
+    board = visit(embedded.url)
+    dialog = board.details("Call Ada")
+    dialog.get_by_label("How often").select_option("Daily")
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog.get_by_role("alert")).to_have_text("A task that repeats needs a due date.")
+    expect(dialog.get_by_label("Due")).to_be_focused()
+    dialog.get_by_label("Due").fill("2030-06-01T14:30")
+    dialog.get_by_label("Time zone").fill("Europe/Atlantis")
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog.get_by_role("alert")).to_have_text("The time zone needs a name such as Europe/Berlin.")
+    dialog.get_by_label("Time zone").fill("Asia/Tokyo")
+    dialog.get_by_role("button", name="Save").click()
+    board.until(lambda: embedded.tasks()[0]["time_zone"] == "Asia/Tokyo")
+    assert embedded.tasks()[0]["recurrence"] == "FREQ=DAILY"

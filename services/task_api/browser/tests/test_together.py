@@ -609,3 +609,55 @@ def test_a_form_on_another_site_cannot_act_for_the_person(guarded: str, visit: V
     assert status in (["opaque", "rejected"], ["rejected", "rejected"])
     board.page.reload()
     expect(board.page.get_by_text("No tasks yet")).to_be_visible()
+
+
+def test_a_task_that_repeats_is_completed_without_a_connection_and_comes_again_once(
+    service: Service, visit: Visit
+) -> None:
+    service.create("Water the plants", due_at="2030-01-01T08:00:00Z")
+    board = visit(service.url)
+    page = board.page
+    page.context.set_offline(True)
+    dialog = board.details("Water the plants")
+    dialog.get_by_label("How often").select_option("Daily")
+    dialog.get_by_role("button", name="Save").click()
+    page.get_by_role("button", name="Move to In progress: Water the plants").click()
+    page.get_by_role("button", name="Move to Completed: Water the plants").click()
+    expect(page.locator(".sign")).to_contain_text("No connection")
+    expect(board.column("Pending").locator("button.title")).to_have_count(0)
+    page.context.set_offline(False)
+    expect(board.column("Pending").locator("button.title")).to_have_text("Water the plants")
+    board.saved()
+    assert sorted((one["status"], one["due_at"]) for one in service.tasks()) == [
+        ("completed", "2030-01-01T08:00:00Z"),
+        ("pending", "2030-01-02T08:00:00Z"),
+    ]
+
+
+def test_repetitions_that_both_changed_are_a_conflict_and_one_of_somebody_else_stays(
+    embedded: Service, visit: Visit
+) -> None:
+    (task,) = embedded.create("Plan", due_at="2030-01-01T08:00:00Z", recurrence="FREQ=DAILY", time_zone="Europe/Berlin")
+    board = visit(embedded.url)
+    page = board.page
+    dialog = board.details("Plan")
+    embedded.change(task["id"], recurrence="FREQ=WEEKLY")
+    dialog.get_by_label("Description").fill("Mine")
+    dialog.get_by_role("button", name="Save").click()
+    board.until(lambda: embedded.tasks()[0]["description"] == "Mine")
+    assert embedded.tasks()[0]["recurrence"] == "FREQ=WEEKLY"
+
+    expect(board.card("Plan")).to_contain_text("\u21bb Weekly")
+    dialog = board.details("Plan")
+    embedded.change(task["id"], recurrence="FREQ=MONTHLY;BYDAY=1MO")
+    dialog.get_by_label("How often").select_option("Yearly")
+    dialog.get_by_role("button", name="Save").click()
+    page.get_by_role("button", name="1 change needs you").click()
+    merge = page.get_by_role("dialog", name="Changed by somebody else too")
+    expect(merge).to_contain_text("Yours Yearly")
+    expect(merge).to_contain_text("Theirs FREQ=MONTHLY;BYDAY=1MO")
+    merge.get_by_label("Theirs").check()
+    expect(merge.get_by_label("How often")).to_have_value("FREQ=MONTHLY;BYDAY=1MO")
+    merge.get_by_label("How often").select_option("Daily")
+    merge.get_by_role("button", name="Save this").click()
+    board.until(lambda: embedded.tasks()[0]["recurrence"] == "FREQ=DAILY")

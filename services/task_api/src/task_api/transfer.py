@@ -20,7 +20,21 @@ from task_api.store import accounts as account_store
 from task_api.store import tasks as task_store
 from task_api.store.database import UNAVAILABLE, Database
 from task_api.store.schema import LOCAL_ACCOUNT, accounts, deleted_tasks, tasks
-from task_api.tasks.model import Description, Id, Labels, Moment, Project, Status, Title, distinct, trimmed, utc
+from task_api.tasks import recurrence
+from task_api.tasks.model import (
+    Description,
+    Id,
+    Labels,
+    Moment,
+    Project,
+    Recurrence,
+    Status,
+    TimeZone,
+    Title,
+    distinct,
+    trimmed,
+    utc,
+)
 
 BATCH = 500
 SNAPSHOT = {"sqlite": "BEGIN", "postgresql": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
@@ -64,6 +78,9 @@ class TaskLine(msgspec.Struct, tag="task", tag_field="type", forbid_unknown_fiel
     version: Annotated[int, Meta(ge=1, le=LARGEST_IMPORTED_VERSION)]
     project: Project | None = None
     labels: Labels = []
+    recurrence: Recurrence | None = None
+    time_zone: TimeZone | None = None
+    next_id: ImportedId | None = None
 
 
 class EndLine(msgspec.Struct, tag="end", tag_field="type", forbid_unknown_fields=True):
@@ -221,6 +238,10 @@ def _values(record: AccountLine | TaskLine | EndLine) -> dict[str, Any]:
         raise ValueError("a project has no space around its name")
     if isinstance(record, TaskLine) and record.labels != distinct(record.labels):
         raise ValueError("labels are sorted, each is there once, and none has space around it")
+    if isinstance(record, TaskLine):
+        recurrence.zone(record.time_zone)
+        if record.recurrence is not None:
+            recurrence.parse(record.recurrence)
     values = msgspec.structs.asdict(record)
     return {name: utc(value) if isinstance(value, datetime) else value for name, value in values.items()}
 

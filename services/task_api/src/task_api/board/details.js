@@ -3,6 +3,7 @@ import { describe, request } from "./api.js";
 import { dialog, element, field, select } from "./elements.js";
 import * as labelled from "./labels.js";
 import { FIELDS, differing, fields } from "./outbox.js";
+import * as recurring from "./recurrence.js";
 import { moment, texts } from "./texts.js";
 
 export const options = (named) => Object.entries(named);
@@ -19,6 +20,8 @@ const PARSE = {
   due_at: (text) => (text ? new Date(text).toISOString() : null),
   project: (text) => text.trim() || null,
   labels: JSON.parse,
+  recurrence: (text) => text || null,
+  time_zone: (text) => text.trim() || null,
 };
 
 // Returns controls for a task's fields, and functions that read and write them. A control cannot show every value: no
@@ -32,6 +35,8 @@ export function controls(task, projects = [], known = []) {
   const suggested = element("datalist", { id: "projects" }, ...projects.map((name) => element("option", { value: name })));
   const project = element("input", { maxlength: 100, autocomplete: "off", list: suggested.id });
   const labels = labelled.control(known);
+  const recurrence = recurring.control();
+  const zone = element("input", { maxlength: 64, autocomplete: "off" });
   const parts = {
     title: field(texts.fields.title, title),
     description: field(texts.fields.description, description),
@@ -40,13 +45,21 @@ export function controls(task, projects = [], known = []) {
     due_at: field(texts.fields.due_at, due),
     project: element("div", {}, field(texts.fields.project, project), suggested),
     labels: labels.part,
+    recurrence: recurrence.part,
+    time_zone: field(texts.fields.time_zone, zone),
   };
-  const all = { title, description, status, priority, due_at: due, project, labels };
+  const all = { title, description, status, priority, due_at: due, project, labels, recurrence, time_zone: zone };
   const written = {};
   const write = (name, value) => {
     all[name].value = name === "due_at" ? local(value) : value ?? "";
     written[name] = { value, shown: all[name].value };
   };
+  // Only a rule needs a time zone: a new one gets the person's.
+  recurrence.part.addEventListener("change", () => {
+    parts.time_zone.hidden = !recurrence.value;
+    const before = written.recurrence.value !== null || written.time_zone.value !== null;
+    zone.value = before ? zone.value : recurrence.value && (zone.value || recurring.here());
+  });
   FIELDS.forEach((name) => write(name, task[name]));
   const value = (name) => {
     const text = all[name].value;
@@ -58,10 +71,20 @@ export function controls(task, projects = [], known = []) {
   const problem = () => {
     const late = due.value !== written.due_at.shown && due.validity.rangeOverflow;
     const many = JSON.parse(labels.value).length > labelled.MOST;
-    const wrong = !title.value.trim() ? title : due.validity.badInput || late ? due : many ? labels.input : null;
-    for (const one of [title, due, labels.input]) one.setAttribute("aria-invalid", one === wrong);
+    const undue = recurrence.value !== "" && !due.value;
+    const unruled = recurrence.wrong;
+    const unzoned = recurrence.value !== "" && zone.value !== written.time_zone.shown && zone.value.trim() && !recurring.known(zone.value.trim());
+    const [wrong = null, text = null] = [
+      !title.value.trim() && [title, texts.titleNeeded],
+      (due.validity.badInput || late) && [due, texts.dueIncomplete],
+      many && [labels.input, texts.manyLabels],
+      unruled && [unruled, texts.repetitionIncomplete],
+      undue && [due, texts.dueNeeded],
+      unzoned && [zone, texts.zoneUnknown],
+    ].find(Boolean) ?? [];
+    for (const one of [title, due, labels.input, zone, ...recurrence.inputs]) one.setAttribute("aria-invalid", one === wrong);
     wrong?.focus();
-    return wrong && { [title.id]: texts.titleNeeded, [due.id]: texts.dueIncomplete, [labels.input.id]: texts.manyLabels }[wrong.id];
+    return text;
   };
   return { parts, read, write, problem };
 }
@@ -93,6 +116,7 @@ function history(task, who) {
 export function open(task, { who, projects, labels, save, remove, closed }) {
   const base = fields(task);
   const { parts, read, problem: wrong } = controls(task, projects, labels);
+  parts.time_zone.hidden = !task.recurrence;
   const changed = () => differing(base, read());
   const problem = element("p", { role: "alert", class: "problem" });
   const form = element(
@@ -113,6 +137,8 @@ export function open(task, { who, projects, labels, save, remove, closed }) {
     parts.title,
     parts.description,
     element("div", { class: "fields" }, parts.status, parts.priority, parts.due_at, parts.project),
+    parts.recurrence,
+    parts.time_zone,
     parts.labels,
     problem,
     Number.isInteger(task.id) && history(task, who),

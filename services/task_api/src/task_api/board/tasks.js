@@ -2,13 +2,15 @@
 import { Problem, SignedOut, requestsOf } from "./api.js";
 import { snapshot } from "./storage.js";
 
+// Fields that a task lacks which an earlier version of the page has kept.
+const LATER = { labels: [], recurrence: null, time_zone: null };
 const PAGE = 200;
 const POLL_SECONDS = 4;
 const SNAPSHOT_MILLISECONDS = 2000;
 
 // Moments as text are in order once all have the same digits.
 const exact = (time) => (time.includes(".") ? time : time.replace("Z", ".000000Z"));
-const kept = (task) => ({ labels: [], ...task, updated_at: exact(task.updated_at), order: task.id });
+const kept = (task) => ({ ...LATER, ...task, updated_at: exact(task.updated_at), order: task.id });
 
 export class Tasks extends EventTarget {
   constructor(account) {
@@ -30,7 +32,7 @@ export class Tasks extends EventTarget {
   async start() {
     try {
       const { since, tasks } = (await snapshot.get(this.account)) ?? { tasks: [] };
-      tasks.forEach((task) => this.server.set(task.id, kept(task))); // an earlier version of the page had no labels
+      tasks.forEach((task) => this.server.set(task.id, kept(task)));
       this.since = since;
       if (tasks.length) this.become("ready");
     } catch {
@@ -167,12 +169,12 @@ export class Tasks extends EventTarget {
     if (op === "create" && this.names.has(id)) return; // the service has it already
     const held = this.shown.get(id);
     if (op === "create") {
-      this.shown.set(id, { labels: [], ...task, id, created_at: at, updated_at: at, order: 2 ** 53 + entry.number, ...mark });
+      this.shown.set(id, { ...LATER, ...task, id, created_at: at, updated_at: at, order: 2 ** 53 + entry.number, ...mark });
     } else if (op === "delete") {
       if (!entry.trouble) this.shown.delete(id);
       else if (held) this.shown.set(id, { ...held, ...mark });
     } else if (held || op === "restore" || entry.trouble) {
-      this.shown.set(id, { labels: [], created_at: at, updated_at: at, order: Number(id) || 0, ...base, ...held, id, ...changes, ...mark });
+      this.shown.set(id, { ...LATER, created_at: at, updated_at: at, order: Number(id) || 0, ...base, ...held, id, ...changes, ...mark });
     }
   }
 }

@@ -2,11 +2,12 @@
 import { controls } from "./details.js";
 import { dialog, element } from "./elements.js";
 import { conflicts, differing, fields } from "./outbox.js";
+import { described } from "./recurrence.js";
 import { moment, texts } from "./texts.js";
 
 const NAMED = { status: texts.status, priority: texts.priority };
 const written = (name, value) =>
-  name === "due_at" ? (value ? moment(value) : texts.none) : name === "labels" ? value.join(", ") || texts.none : (NAMED[name]?.[value] ?? (value || texts.none));
+  name === "due_at" ? (value ? moment(value) : texts.none) : name === "recurrence" && value ? described(value) : name === "labels" ? value.join(", ") || texts.none : (NAMED[name]?.[value] ?? (value || texts.none));
 
 // Opens the dialog of one change. `settle` gets the operations that take its place, or nothing to drop it.
 export function open(entry, settle) {

@@ -26,7 +26,7 @@ from task_api.accounts.model import (
     WrongPassword,
 )
 from task_api.store import errors as store
-from task_api.tasks.model import BadCursor, BadFeedToken, FeedGone, TaskNotFound, VersionConflict
+from task_api.tasks.model import BadCursor, BadFeedToken, BadRecurrence, FeedGone, TaskNotFound, VersionConflict
 from task_api.tasks.quota import QuotaExceeded
 from task_api.tasks.service import BulkFailure
 
@@ -46,6 +46,7 @@ FEED_GONE = problem_type(
     "The feed cannot be continued",
     "Begin anew without `since`, with an empty copy.",
 )
+RECURRENCE_INVALID = problem_type("recurrence-invalid", 422, "The task cannot recur so", "Change what `errors` lists.")
 ENTITY_TAG_MALFORMED = problem_type(
     "entity-tag-malformed", 400, "Malformed entity tag", "Send the ETag of the task as it was received (RFC 9110)."
 )
@@ -127,7 +128,14 @@ def _statement_failed(error: ProgrammingError) -> Response:
     return _unavailable(error) if missing else unforeseen(error)
 
 
+def _bad_recurrence(error: BadRecurrence, detail: str = "", at: str = "#") -> Response:
+    faults = [Violation(pointer=f"{at}/{name}", detail=fault) for name, fault in error.faults.items()]
+    return respond(RECURRENCE_INVALID, detail or str(error), errors=faults)
+
+
 def _bulk_failed(error: BulkFailure) -> Response:
+    if isinstance(error.cause, BadRecurrence):
+        return _bad_recurrence(error.cause, str(error), f"#/operations/{error.index}/{error.member}")
     kind = VERSION_CONFLICT if isinstance(error.cause, VersionConflict) else TASK_NOT_FOUND
     operation = Violation(pointer=f"#/operations/{error.index}", detail=str(error.cause))
     return respond(kind, str(error), errors=[operation])
@@ -149,6 +157,7 @@ ANSWERS: dict[type[Exception], Callable[[Any], Response]] = {
     FeedGone: lambda error: respond(FEED_GONE, str(error)),
     TaskNotFound: lambda error: respond(TASK_NOT_FOUND, str(error)),
     VersionConflict: lambda error: respond(VERSION_CONFLICT, str(error), {"ETag": f'"{error.held.version}"'}),
+    BadRecurrence: _bad_recurrence,
     BulkFailure: _bulk_failed,
     QuotaExceeded: lambda error: respond(QUOTA_EXCEEDED, str(error)),
     EmailTaken: lambda error: respond(EMAIL_TAKEN, str(error)),

@@ -58,7 +58,7 @@ LISTED = Answers(
 )
 CREATED = Answers(created=Task, problems=(400, 403, 409, 410, 413, 415, 422), links=leads_to("get_task", *CHANGES))
 FETCHED = Answers(ok=Task, problems=(404,), not_modified=True, entity_tag=True, links=leads_to(*CHANGES))
-CHANGED = Answers(ok=Task, problems=(400, 403, 404, 413, 415), entity_tag=True, links=leads_to("get_task"))
+CHANGED = Answers(ok=Task, problems=(400, 403, 404, 413, 415, 422), entity_tag=True, links=leads_to("get_task"))
 DELETED = Answers(ok=Deleted, problems=(404,), links=leads_to("get_task", "restore_task"))
 RESTORED = Answers(ok=Task, problems=(403, 404), entity_tag=True, links=leads_to("get_task"))
 TASK_ID = {"task_id": "the task's id"}
@@ -198,7 +198,10 @@ def _held(connection: Connection, task_id: int) -> Versioned:
 @blueprint.put(ONE)
 @_change_of(json=TaskChanges)
 def put_task(task_id: int) -> Response:
-    """Change a task: fields that the body leaves out stay as they are."""
+    """Change a task: fields that the body leaves out stay as they are.
+
+    Completing one that recurs creates the next one, once.
+    """
     return _change(task_id, body(TaskChanges))
 
 

@@ -26,7 +26,22 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012", "0013")
+REVISIONS = (
+    "0001",
+    "0002",
+    "0003",
+    "0004",
+    "0005",
+    "0006",
+    "0007",
+    "0008",
+    "0009",
+    "0010",
+    "0011",
+    "0012",
+    "0013",
+    "0014",
+)
 """Every migration, oldest first. The service is ready at the last one, and at any that it does not know."""
 
 LARGEST_KEY = 2**63 - 1
@@ -172,11 +187,15 @@ tasks = Table(
     Column("due_at", Instant),
     Column("project", String(100)),
     Column("labels", Labels, nullable=False, server_default=NO_LABELS),
+    Column("recurrence", String(255)),
+    Column("time_zone", String(64)),
+    Column("next_id", Key),
     Column("version", Integer, nullable=False, server_default=text("1")),
     CheckConstraint("status IN ('pending', 'in_progress', 'completed')", name="status"),
     CheckConstraint("priority IN (0, 1, 2)", name="priority"),
     sqlite_autoincrement=True,
 )
+"""`next_id` is the task that completing this one has created, also where that is deleted since."""
 
 deleted_tasks = Table(
     "deleted_tasks",
@@ -192,6 +211,9 @@ deleted_tasks = Table(
     Column("due_at", Instant),
     Column("project", String(100)),
     Column("labels", Labels, nullable=False, server_default=NO_LABELS),
+    Column("recurrence", String(255)),
+    Column("time_zone", String(64)),
+    Column("next_id", Key),
     Column("version", Integer, nullable=False),
     Column("deleted_at", Instant, nullable=False, index=True),
 )

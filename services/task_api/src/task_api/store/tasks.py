@@ -38,6 +38,8 @@ LISTED = (
     tasks.c.due_at,
     tasks.c.project,
     tasks.c.labels,
+    tasks.c.recurrence,
+    tasks.c.time_zone,
     tasks.c.created_at,
     tasks.c.updated_at,
     tasks.c.version,
@@ -58,6 +60,7 @@ _BY_ID = select(*LISTED).where(tasks.c.id == bindparam("task_id"))
 _BY_ID_AND_OWNER = _BY_ID.where(tasks.c.owner_id == bindparam("owner"))
 _HELD = _BY_ID.with_for_update()
 _HELD_OF_OWNER = _BY_ID_AND_OWNER.with_for_update()
+_NEXT = select(tasks.c.next_id).where(tasks.c.id == bindparam("task_id"))
 _INSERT = insert(tasks).returning(tasks.c.id)
 _UPDATE = update(tasks).where(tasks.c.id == bindparam("task_id"))
 _DELETE = delete(tasks).where(tasks.c.id == bindparam("task_id"))
@@ -76,6 +79,11 @@ def find(connection: Connection, task_id: int, owner_id: int | None, *, lock: bo
         statement = _HELD_OF_OWNER if lock else _BY_ID_AND_OWNER
         found = rows(connection, statement, {"task_id": task_id, "owner": owner_id})
     return found[0] if found else None
+
+
+def has_next(connection: Connection, task_id: int) -> bool:
+    """Return whether completing a task has created the next one, also where that is deleted since."""
+    return rows(connection, _NEXT, {"task_id": task_id}) != [(None,)]
 
 
 def several(connection: Connection, task_ids: Collection[int], owner_id: int | None) -> list[Row]:

@@ -1,10 +1,13 @@
 """A task and the shapes it comes and goes in. Decoding one of these with msgspec is its validation."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import NODEFAULT, UNSET, Meta, Struct, UnsetType
+
+from task_api.tasks.recurrence import LONGEST_RULE
 
 LONGEST_TITLE = 200
 LARGEST_ID = 2**53 - 1  # every JSON parser reads it exactly (RFC 8259, section 6)
@@ -37,6 +40,24 @@ Project = Annotated[
 ]
 Label = Annotated[Name, Meta(min_length=1, max_length=50, description="space around it is removed")]
 Labels = Annotated[list[Label], Meta(max_length=20, description="each counts once, in no order")]
+Recurrence = Annotated[
+    str,
+    Meta(
+        max_length=LONGEST_RULE,
+        pattern=r"^[A-Z-]+=[A-Z0-9,+-]+(;[A-Z-]+=[A-Z0-9,+-]+)*$",
+        description="a rule of RFC 5545 (RRULE) by which completing the task creates the next one; it needs `due_at`",
+        examples=["FREQ=WEEKLY;BYDAY=MO,TH"],
+    ),
+]
+TimeZone = Annotated[
+    str,
+    Meta(
+        max_length=64,
+        pattern=r"^[A-Za-z0-9_+/-]+$",
+        description="the IANA time zone in which the rule keeps the time of day; null is UTC",
+        examples=["Europe/Berlin"],
+    ),
+]
 Description = Annotated[str, Meta(max_length=10_000, pattern=r"^[^\x00]*$")]
 Status = Literal["pending", "in_progress", "completed"]
 Priority = Literal["low", "normal", "high"]
@@ -79,6 +100,8 @@ class Task(Struct, frozen=True):
     due_at: datetime | None
     project: str | None
     labels: Annotated[list[str], Meta(description="in the order of their code points")]
+    recurrence: str | None
+    time_zone: str | None
     created_at: datetime
     updated_at: datetime
     owner_id: Annotated[Id, Meta(description="the account that owns it; returned to administrators")] | UnsetType = (
@@ -114,6 +137,8 @@ class NewTask(Struct, forbid_unknown_fields=True, kw_only=True):
     due_at: Moment | None = None
     project: Project | None = None
     labels: Labels = []
+    recurrence: Recurrence | None = None
+    time_zone: TimeZone | None = None
     id: ReadOnly | UnsetType = UNSET
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
@@ -138,6 +163,8 @@ class TaskChanges(Struct, forbid_unknown_fields=True, kw_only=True, omit_default
     due_at: Moment | UnsetType | None = UNSET
     project: Project | UnsetType | None = UNSET
     labels: Labels | UnsetType = UNSET
+    recurrence: Recurrence | UnsetType | None = UNSET
+    time_zone: TimeZone | UnsetType | None = UNSET
     id: ReadOnly | UnsetType = UNSET
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
@@ -164,6 +191,8 @@ class TaskMergePatch(Struct, forbid_unknown_fields=True, kw_only=True, omit_defa
     due_at: Moment | UnsetType | None = UNSET
     project: Project | UnsetType | None = UNSET
     labels: Labels | UnsetType | None = UNSET
+    recurrence: Recurrence | UnsetType | None = UNSET
+    time_zone: TimeZone | UnsetType | None = UNSET
     id: ReadOnly | UnsetType = UNSET
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
@@ -385,6 +414,14 @@ class VersionConflict(Exception):
             f"task {held.task.id} is at version {held.version}: read it again and repeat the change on what it is now"
         )
         self.held = held
+
+
+class BadRecurrence(Exception):
+    """The task could not recur so: what is wrong, by the names of its fields."""
+
+    def __init__(self, faults: Mapping[str, str]) -> None:
+        super().__init__("; ".join(f"{name}: {detail}" for name, detail in faults.items()))
+        self.faults = faults
 
 
 class BadCursor(ValueError):

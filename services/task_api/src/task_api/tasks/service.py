@@ -15,14 +15,17 @@ from task_api.store import deleted_tasks
 from task_api.store import tasks as store
 from task_api.store.prepared import Row
 from task_api.store.schema import LAST_INSTANT
+from task_api.tasks import recurrence
 from task_api.tasks.model import (
     CHANGEABLE,
     LARGEST_ID,
     PRIORITIES,
     BadCursor,
+    BadRecurrence,
     Bulk,
     BulkResult,
     Create,
+    Delete,
     HistoryEntry,
     NewTask,
     Task,
@@ -50,13 +53,36 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 
 def versioned(row: Row) -> Versioned:
     """Return the task of a row of the store."""
-    identity, title, description, status, priority, due_at, project, labels, *times, version, owner_id = row
-    task = Task(identity, title, description, status, PRIORITIES[priority], due_at, project, labels, *times)
+    identity, title, description, status, priority, due_at, *others, version, owner_id = row
+    task = Task(identity, title, description, status, PRIORITIES[priority], due_at, *others)
     return Versioned(task, version, owner_id)
 
 
 def create(connection: Connection, owner_id: int, new: NewTask) -> Versioned:
-    """Make a task for its owner."""
+    """Make a task for its owner, and the next one where it is completed already. Raises BadRecurrence."""
+    _check_recurrence(new)
+    following = _following(new) if new.status == "completed" else None
+    next_id = _create(connection, owner_id, following).task.id if following else None
+    return _create(connection, owner_id, new, next_id)
+
+
+def _check_recurrence(task: NewTask | Task) -> None:
+    if faults := recurrence.faults(task.recurrence, task.time_zone, task.due_at):
+        raise BadRecurrence(faults)
+
+
+def _following(task: NewTask | Task) -> NewTask | None:
+    """Return the task that comes next when this one is completed; None where it is the last."""
+    occurrence = None
+    if task.recurrence is not None and task.due_at is not None:
+        occurrence = recurrence.following(task.recurrence, task.time_zone, task.due_at)
+    if occurrence is None:
+        return None
+    kept = {name: getattr(task, name) for name in CHANGEABLE}
+    return NewTask(**{**kept, "status": "pending", "due_at": occurrence.due_at, "recurrence": occurrence.rule})
+
+
+def _create(connection: Connection, owner_id: int, new: NewTask, next_id: int | None = None) -> Versioned:
     now = datetime.now(UTC)
     identity = store.add(
         connection,
@@ -68,6 +94,9 @@ def create(connection: Connection, owner_id: int, new: NewTask) -> Versioned:
             "due_at": new.due_at,
             "project": new.project,
             "labels": new.labels,
+            "recurrence": new.recurrence,
+            "time_zone": new.time_zone,
+            "next_id": next_id,
             "created_at": now,
             "updated_at": now,
             "owner_id": owner_id,
@@ -87,9 +116,9 @@ def get(connection: Connection, owner_id: int | None, task_id: int, *, lock: boo
 
 
 def change(connection: Connection, held: Versioned, changes: TaskChanges, actor_id: int) -> Versioned:
-    """Apply an account's changes to a task that this transaction holds.
+    """Apply an account's changes to a task that this transaction holds; completing it creates the next one, once.
 
-    Changing nothing leaves version and `updated_at` alone.
+    Changing nothing leaves version and `updated_at` alone. Raises BadRecurrence.
     """
     given = {name: value for name in CHANGEABLE if (value := getattr(changes, name)) is not UNSET}
     changed = {name: value for name, value in given.items() if getattr(held.task, name) != value}
@@ -97,6 +126,13 @@ def change(connection: Connection, held: Versioned, changes: TaskChanges, actor_
         return held
     changed["updated_at"] = max(datetime.now(UTC), held.task.updated_at)
     task = msgspec.structs.replace(held.task, **changed)
+    if changed.keys() & {"recurrence", "time_zone", "due_at"}:
+        _check_recurrence(task)
+    following = _following(task) if changed.get("status") == "completed" else None
+    if following and not store.has_next(connection, task.id):
+        created = _create(connection, held.owner_id, following)
+        _attribute(connection, created, actor_id)
+        changed["next_id"] = created.task.id
     if "priority" in changed:
         changed["priority"] = PRIORITIES.index(task.priority)
     store.change(connection, task.id, {**changed, "version": held.version + 1})
@@ -214,11 +250,12 @@ def _decode(text: str, sort: str) -> Cursor:
 
 
 class BulkFailure(Exception):
-    """One operation failed, and so none was done. `index` counts from 0; `cause` is TaskNotFound or VersionConflict."""
+    """One operation failed, and so none was done. `index` counts from 0, `member` is what holds the task's fields."""
 
-    def __init__(self, index: int, cause: TaskNotFound | VersionConflict) -> None:
+    def __init__(self, index: int, member: str, cause: TaskNotFound | VersionConflict | BadRecurrence) -> None:
         super().__init__(f"operation {index}: {cause}; none of the operations was done")
         self.index = index
+        self.member = member
         self.cause = cause
 
 
@@ -239,18 +276,21 @@ def _bulk(connection: Connection, owner_id: int, scope: int | None, operations: 
     if len(touched) > 1:
         store.lock(connection, touched, scope)
     for index, operation in enumerate(operations.operations):
-        if isinstance(operation, Create):
-            task = create(connection, owner_id, operation.task).task
-            yield BulkResult("create", task.id, task)
-            continue
         try:
-            held = get(connection, scope, operation.id, lock=True)
-            if operation.version not in (None, held.version):
-                raise VersionConflict(held)
-        except (TaskNotFound, VersionConflict) as error:
-            raise BulkFailure(index, error) from error
-        if isinstance(operation, Update):
-            yield BulkResult("update", operation.id, change(connection, held, operation.changes, owner_id).task)
-        else:
-            delete(connection, held, owner_id)
-            yield BulkResult("delete", operation.id, None)
+            yield _one(connection, owner_id, scope, operation)
+        except (TaskNotFound, VersionConflict, BadRecurrence) as error:
+            member = "task" if isinstance(operation, Create) else "changes"
+            raise BulkFailure(index, member, error) from error
+
+
+def _one(connection: Connection, owner_id: int, scope: int | None, operation: Create | Update | Delete) -> BulkResult:
+    if isinstance(operation, Create):
+        task = create(connection, owner_id, operation.task).task
+        return BulkResult("create", task.id, task)
+    held = get(connection, scope, operation.id, lock=True)
+    if operation.version not in (None, held.version):
+        raise VersionConflict(held)
+    if isinstance(operation, Update):
+        return BulkResult("update", operation.id, change(connection, held, operation.changes, owner_id).task)
+    delete(connection, held, owner_id)
+    return BulkResult("delete", operation.id, None)
