@@ -58,7 +58,9 @@ class Streamed(Response):
 
     def __init__(self, stream: Stream, first: bytes) -> None:
         headers = {"Vary": "Accept", "X-Accel-Buffering": "no"}  # nginx would keep events until its buffer is full
-        super().__init__([b"retry: %d\n%s" % (random.randint(*RETRY_MILLISECONDS), first)], 200, headers, EVENTS)
+        super().__init__(  # a list: the length of what it begins with is not its length
+            [b"retry: %d\n%s" % (random.randint(*RETRY_MILLISECONDS), first)], 200, headers, content_type=EVENTS
+        )
         self.held = stream
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
