@@ -181,8 +181,6 @@ class Follower:
         pages: dict[Place, Changes | FeedGone] = {}
         events: dict[Place, bytes] = {}
         for one in streams:
-            if not one.idle:  # its token has just been refused
-                continue
             place = one.place
             if place not in pages:
                 pages[place] = page = _page(connection, place)
