@@ -207,9 +207,10 @@ def test_a_client_that_does_not_read_is_sent_one_page_and_the_rest_when_it_does(
     response, held = open_stream(client)
     read_on(held, begin_of(response))
     held.reads = False
-    for number in range(5):
-        client.post("/tasks", json={"title": str(number)})
+    client.post("/tasks", json={"title": "0"})
     found = page(held.next())["changes"]
+    for number in range(1, 5):
+        client.post("/tasks", json={"title": str(number)})
     other, followed = open_stream(client)
     assert len(read_on(followed, begin_of(other))) == 5
     assert held.sent.empty()
