@@ -66,6 +66,11 @@ def add_streams(app: Flask) -> None:
         def closed(self) -> None:
             streams.remove(self)
 
+    def held() -> list[Stream]:
+        while not all(hasattr(one, "deliver") for one in [*streams]):  # the request of one is in its thread still
+            time.sleep(0.01)
+        return [*streams]
+
     @app.get("/stream")
     def stream() -> Response:
         response: Response = Streamed(Kept(), event(b"first", identity="1")) if wanted() else Response("no stream")
@@ -76,15 +81,13 @@ def add_streams(app: Flask) -> None:
     @app.post("/send/<int:times>")
     def send(times: int) -> Response:
         data = request.get_data() * times
-        for one in [*streams]:
-            while not hasattr(one, "deliver"):  # its request is in its thread still
-                time.sleep(0.01)
+        for one in held():
             one.send(data)
         return Response(str(len(streams)))
 
     @app.post("/end")
     def end() -> Response:
-        for one in [*streams]:
+        for one in held():
             one.end("told", b"the end")
         return Response()
 

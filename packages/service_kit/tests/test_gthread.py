@@ -315,11 +315,15 @@ def post(service: Running, path: str, data: bytes = b"") -> bytes:
         return read_all(client).partition(b"\r\n\r\n")[2]
 
 
-def ended(service: Running, reason: str) -> None:
-    """Wait until the metrics have one more stream that ended for this reason."""
-    wanted = f'api_streams_ended_total{{reason="{reason}"}} '.encode()
-    while wanted not in service.send(b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n"):
+def measured(service: Running, sample: str) -> None:
+    """Wait until the metrics have this."""
+    while sample.encode() not in service.send(b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n"):
         time.sleep(0.05)
+
+
+def ended(service: Running, reason: str) -> None:
+    """Wait until a stream has ended for this reason."""
+    measured(service, f'api_streams_ended_total{{reason="{reason}"}} ')
 
 
 @contextmanager
@@ -343,7 +347,7 @@ def test_a_stream_goes_on_until_it_is_ended(tmp_path: Path, version: bytes) -> N
         post(service, "end")
         assert read_all(client) == b"the end"
         ended(service, "told")
-        assert b"api_streams_open 0.0" in service.send(b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n")
+        measured(service, "api_streams_open 0.0")
 
 
 def test_head_is_answered_like_the_stream_and_ends(service: Running) -> None:
@@ -357,6 +361,7 @@ def test_open_streams_hold_no_thread_and_no_more_than_half_of_the_places(tmp_pat
         clients = [stack.enter_context(streaming(service)) for _ in range(20)]
         for client in clients:
             assert read_until(client, FIRST)
+        measured(service, "api_streams_open 20.0")
         assert service.send(STREAM).endswith(b"no stream")
         idle = [stack.enter_context(service.connect()) for _ in range(40)]
         assert post(service, "send/1", b"on") == b"20"
@@ -388,10 +393,10 @@ def test_a_client_is_sent_no_more_before_it_has_taken_what_there_is(tmp_path: Pa
         read_until(client, FIRST)
         post(service, f"send/{MUCH}", b"x")
         post(service, "send/1", b"y")
-        ended(service, "slow")
         received = read_all(client)
         assert len(received) < MUCH
         assert b"y" not in received
+        ended(service, "slow")
 
 
 def test_what_several_streams_are_sent_is_held_in_memory_once(tmp_path: Path) -> None:
@@ -430,3 +435,7 @@ def test_what_the_client_of_a_stream_sends_is_read_by_nobody(service: Running) -
         client.sendall(LIVEZ * 100)
         post(service, "end")
         assert read_all(client) == b"the end"
+    with streaming(service) as client:
+        read_until(client, FIRST)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            client.sendall(bytes(2 * DISCARDED_BYTES))
