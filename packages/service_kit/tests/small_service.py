@@ -55,21 +55,28 @@ def application(service: Service) -> Flask:
     return app
 
 
+streams: list[Stream] = []
+
+
+class Kept(Stream):
+    """A stream that the routes below know while it lasts."""
+
+    def begun(self) -> None:
+        streams.append(self)
+
+    def closed(self) -> None:
+        streams.remove(self)
+
+
+def held() -> list[Stream]:
+    """Return the open streams once the server holds all of them."""
+    while not all(hasattr(one, "deliver") for one in [*streams]):  # the request of one is in its thread still
+        time.sleep(0.01)
+    return [*streams]
+
+
 def add_streams(app: Flask) -> None:
     """The routes that open streams, send on all that are open, and end them."""
-    streams: list[Stream] = []
-
-    class Kept(Stream):
-        def begun(self) -> None:
-            streams.append(self)
-
-        def closed(self) -> None:
-            streams.remove(self)
-
-    def held() -> list[Stream]:
-        while not all(hasattr(one, "deliver") for one in [*streams]):  # the request of one is in its thread still
-            time.sleep(0.01)
-        return [*streams]
 
     @app.get("/stream")
     def stream() -> Response:
