@@ -1,4 +1,4 @@
-"""Whether clients that are slow or idle slow down the others: P95 with a thousand of them, held against P95 without.
+"""Whether clients that are slow, idle or read a stream slow down the others: P95 with 1,200 of them, and without.
 
 `nox -s load_canaries` runs it. Rounds with and without them take turns on one service. Exit status: 0 where the ratio
 keeps its bound, 1 where it does not, 2 where this machine is too busy to measure.
@@ -29,9 +29,10 @@ BOUND = 1.5
 NOISE = 2.5
 """Rounds without slow clients whose P95s differ by more than this say nothing."""
 
-KINDS = ("idle", "trickling", "not reading")
+KINDS = ("idle", "trickling", "not reading", "streaming")
 TRICKLED = b"POST /tasks HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n" + b" " * 1000
 UNREAD = b"GET /docs/swagger_bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+STREAM = b"GET /tasks/changes HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
 FEWEST = 20
 """Requests of a round, below which there is no P95."""
 
@@ -49,7 +50,7 @@ class SlowClient:
         self.sent = 0
 
     def connect(self) -> None:
-        """Connect; a client that does not read sends a request at once."""
+        """Connect; clients that do not read, or follow the changes, send their request at once."""
         self.connection = socket.socket()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.connection.settimeout(TIMEOUT)
@@ -58,6 +59,8 @@ class SlowClient:
         self.sent = 0
         if self.kind == "not reading":
             self.connection.send(UNREAD)
+        elif self.kind == "streaming":
+            self.connection.send(STREAM)
 
     def act(self) -> None:
         """Do what it does once a second."""
@@ -67,7 +70,7 @@ class SlowClient:
             elif self.kind == "trickling":
                 self.connection.send(TRICKLED[self.sent : self.sent + 1])
                 self.sent += 1
-            elif self.kind == "idle" and not self.connection.recv(1):
+            elif self.kind in {"idle", "streaming"} and not self.connection.recv(1 << 16):
                 raise ConnectionResetError
         except BlockingIOError:
             pass
@@ -158,9 +161,13 @@ def judge(without: Sequence[float], with_them: Sequence[float]) -> tuple[int, st
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure in rounds, and judge."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.slow_clients", description=__doc__)
-    parser.add_argument("--hold", type=int, nargs=4, metavar="N", help=argparse.SUPPRESS)
+    parser.add_argument("--hold", type=int, nargs=5, metavar="N", help=argparse.SUPPRESS)
     parser.add_argument(
-        "--clients", type=int, nargs=3, default=(400, 400, 200), metavar=("IDLE", "TRICKLING", "UNREADING")
+        "--clients",
+        type=int,
+        nargs=4,
+        default=(400, 400, 200, 200),
+        metavar=("IDLE", "TRICKLING", "UNREADING", "STREAMING"),
     )
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=4, help="of one round")
@@ -170,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hold(options.hold[0], options.hold[1:])
         return 0
     without, with_them = [], []
-    with running({"RATE_LIMIT": "off", "LOG_LEVEL": "warning"}, workers=2, log=options.log) as url:
+    with running({"RATE_LIMIT": "off", "LOG_LEVEL": "warning", "STREAMS": "1000"}, workers=2, log=options.log) as url:
         port = urlsplit(url).port or 0
         p95(port, 1)
         for number in range(options.rounds):

@@ -1,5 +1,6 @@
 """A service for the tests of the server: it echoes, waits, and sends much."""
 
+import math
 import sys
 import time
 
@@ -8,6 +9,7 @@ from flask import Flask, Response, request
 from service_kit import gthread
 from service_kit.config import Settings, load
 from service_kit.http.app import create_app
+from service_kit.http.streams import Stream, Streamed, event, wanted
 from service_kit.listener import listen
 from service_kit.server import serve
 from service_kit.service import Service
@@ -49,15 +51,62 @@ def application(service: Service) -> Flask:
     def unreadable() -> Response:
         return Response("", headers={"X-Bad": "\N{SNOWMAN}"})
 
+    add_streams(app)
     return app
 
 
-def main(silence: float, places: int, held: int) -> None:
-    """Serve with these limits: seconds of silence, connections, and bytes held for requests."""
+streams: list[Stream] = []
+
+
+class Kept(Stream):
+    """A stream that the routes below know while it lasts."""
+
+    def begun(self) -> None:
+        streams.append(self)
+
+    def closed(self) -> None:
+        streams.remove(self)
+
+
+def held() -> list[Stream]:
+    """Return the open streams once the server holds all of them."""
+    while not all(hasattr(one, "deliver") for one in [*streams]):  # the request of one is in its thread still
+        time.sleep(0.01)
+    return [*streams]
+
+
+def add_streams(app: Flask) -> None:
+    """The routes that open streams, send on all that are open, and end them."""
+
+    @app.get("/stream")
+    def stream() -> Response:
+        response: Response = Streamed(Kept(), event(b"first", identity="1")) if wanted() else Response("no stream")
+        if "bad" in request.args:
+            response.headers["X-Bad"] = "\N{SNOWMAN}"
+        return response
+
+    @app.post("/send/<int:times>")
+    def send(times: int) -> Response:
+        data = request.get_data() * times
+        for one in held():
+            one.send(data)
+        return Response(str(len(streams)))
+
+    @app.post("/end")
+    def end() -> Response:
+        for one in held():
+            one.end("told", b"the end")
+        return Response()
+
+
+def main(silence: float, places: float, held: float, heartbeat: float, age: float) -> None:
+    """Serve with these limits: seconds of silence, connections, bytes held for requests; seconds of streams."""
     for phase, (_, whole) in gthread.SECONDS.items():
         gthread.SECONDS[phase] = silence, whole
-    gthread.PLACES = places
-    gthread.HELD_BYTES = held
+    gthread.SECONDS[gthread.Phase.STREAMING] = heartbeat, math.inf
+    gthread.STREAM_SECONDS = age
+    gthread.PLACES = int(places)
+    gthread.HELD_BYTES = int(held)
     settings = load(Settings)
     logs.configure(settings.log_level)
     service = Small(settings)
@@ -65,4 +114,4 @@ def main(silence: float, places: int, held: int) -> None:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(*map(float, sys.argv[1:]))

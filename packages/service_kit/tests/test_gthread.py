@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import os
+import signal
 import socket
 import sys
 import time
@@ -29,9 +31,10 @@ CHUNKED = ECHO + b"Transfer-Encoding: chunked\r\n\r\n"
 class Running:
     """A running service, and requests to it over plain sockets."""
 
-    def __init__(self, port: int, log: Path) -> None:
+    def __init__(self, port: int, log: Path, pid: int) -> None:
         self.port = port
         self.log = log
+        self.pid = pid
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
@@ -63,13 +66,31 @@ def read_until(client: socket.socket, end: bytes) -> bytes:
     return bytes(received)
 
 
+def read_bytes(client: socket.socket, number: int) -> bytes:
+    """Read so many bytes."""
+    received = bytearray()
+    while len(received) < number:
+        data = client.recv(1 << 20)
+        assert data, f"closed after {len(received)} bytes"
+        received += data
+    return bytes(received)
+
+
 def status(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
 @contextmanager
 def serving(
-    folder: Path, *, silence: float = 10, places: int = 100, held: int = 1 << 20, threads: int = 2, drain: float = 0
+    folder: Path,
+    *,
+    silence: float = 10,
+    places: int = 100,
+    held: int = 1 << 20,
+    threads: int = 2,
+    drain: float = 0,
+    heartbeat: float = 60,
+    age: float = 60,
 ) -> Iterator[Running]:
     port, log = free_port(), folder / "log"
     settings = {
@@ -80,9 +101,9 @@ def serving(
         "LOG_LEVEL": "debug",
         "DRAIN_SECONDS": str(drain),
     }
-    command = [sys.executable, str(SERVICE), str(silence), str(places), str(held)]
-    with listening(command, settings, ready=f"http://127.0.0.1:{port}/livez", log=log):
-        yield Running(port, log)
+    command = [sys.executable, str(SERVICE), *map(str, (silence, places, held, heartbeat, age))]
+    with listening(command, settings, ready=f"http://127.0.0.1:{port}/livez", log=log) as process:
+        yield Running(port, log, process.pid)
 
 
 @pytest.fixture(scope="module")
@@ -281,3 +302,140 @@ def test_what_several_responses_send_is_held_in_memory_once(tmp_path: Path) -> N
             client.sendall(LIVEZ.replace(b"livez", b"much"))
         time.sleep(1)
         assert all(read_until(client, bytes(MUCH)).startswith(b"HTTP/1.1 200 OK") for client in clients)
+
+
+STREAM = b"GET /stream HTTP/1.1\r\nAccept: text/event-stream\r\n" + HOST + b"\r\n"
+FIRST = b"id: 1\ndata: first\n\n"
+
+
+def post(service: Running, path: str, data: bytes = b"") -> bytes:
+    request = f"POST /{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(data)}\r\n\r\n"
+    with service.connect() as client:
+        client.sendall(request.encode() + data)
+        return read_all(client).partition(b"\r\n\r\n")[2]
+
+
+def measured(service: Running, sample: str) -> None:
+    """Wait until the metrics have this."""
+    while sample.encode() not in service.send(b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n"):
+        time.sleep(0.05)
+
+
+def ended(service: Running, reason: str) -> None:
+    """Wait until a stream has ended for this reason."""
+    measured(service, f'api_streams_ended_total{{reason="{reason}"}} ')
+
+
+@contextmanager
+def streaming(service: Running, request: bytes = STREAM) -> Iterator[socket.socket]:
+    with service.connect() as client:
+        client.sendall(request)
+        yield client
+
+
+@pytest.mark.parametrize("version", [b"HTTP/1.1", b"HTTP/1.0"])
+def test_a_stream_goes_on_until_it_is_ended(tmp_path: Path, version: bytes) -> None:
+    with serving(tmp_path) as service, streaming(service, STREAM.replace(b"HTTP/1.1", version)) as client:
+        begin = read_until(client, FIRST)
+        assert begin.startswith(b"%s 200 OK\r\n" % version)
+        assert b"Connection: close\r\n" in begin
+        assert b"Content-Type: text/event-stream" in begin
+        assert b"Transfer-Encoding" not in begin
+        assert b"Content-Length" not in begin
+        assert post(service, "send/2", b"more") == b"1"
+        assert read_until(client, b"more") == b"moremore"
+        post(service, "end")
+        assert read_all(client) == b"the end"
+        ended(service, "told")
+        measured(service, "api_streams_open 0.0")
+
+
+def test_head_is_answered_like_the_stream_and_ends(service: Running) -> None:
+    answer = service.send(STREAM.replace(b"GET", b"HEAD"))
+    assert b"Content-Type: text/event-stream" in answer
+    assert answer.endswith(b"\r\n\r\n")
+
+
+def test_open_streams_hold_no_thread_and_no_more_than_half_of_the_places(tmp_path: Path) -> None:
+    with serving(tmp_path, places=40) as service, ExitStack() as stack:
+        clients = [stack.enter_context(streaming(service)) for _ in range(20)]
+        for client in clients:
+            assert read_until(client, FIRST)
+        measured(service, "api_streams_open 20.0")
+        assert service.send(STREAM).endswith(b"no stream")
+        idle = [stack.enter_context(service.connect()) for _ in range(40)]
+        assert post(service, "send/1", b"on") == b"20"
+        assert [read_until(client, b"on") for client in clients] == [b"on"] * 20
+        assert read_all(idle[0]) == b""
+
+
+def test_a_silent_stream_has_heartbeats_and_ends_with_its_age(tmp_path: Path) -> None:
+    with serving(tmp_path, heartbeat=0.01, age=3) as service, streaming(service) as client:
+        read_until(client, FIRST)
+        assert set(read_all(client).split(b"\n\n")) == {b":", b""}
+        ended(service, "age")
+
+
+@pytest.mark.parametrize("gone", ["client", "slow"])
+def test_a_stream_whose_client_has_gone_or_takes_nothing_is_dropped(tmp_path: Path, gone: str) -> None:
+    with serving(tmp_path, silence=0.2, held=1 << 30) as service, streaming(service) as client:
+        read_until(client, FIRST)
+        if gone == "client":
+            client.close()
+        else:
+            post(service, f"send/{MUCH}", b"x")
+        ended(service, gone)
+        assert post(service, "send/1", b"x") == b"0"
+
+
+def test_a_client_is_sent_no_more_before_it_has_taken_what_there_is(tmp_path: Path) -> None:
+    with serving(tmp_path, held=1 << 30) as service, streaming(service) as client:
+        read_until(client, FIRST)
+        post(service, f"send/{MUCH}", b"x")
+        post(service, "send/1", b"y")
+        received = read_all(client)
+        assert len(received) < MUCH
+        assert b"y" not in received
+        ended(service, "slow")
+
+
+def test_what_several_streams_are_sent_is_held_in_memory_once(tmp_path: Path) -> None:
+    with serving(tmp_path, held=2 * MUCH) as service, ExitStack() as stack:
+        clients = [stack.enter_context(streaming(service)) for _ in range(5)]
+        for client in clients:
+            read_until(client, FIRST)
+        post(service, f"send/{MUCH}", b"x")
+        assert all(read_bytes(client, MUCH) == b"x" * MUCH for client in clients)
+
+
+def test_a_stream_that_cannot_begin_is_forgotten(tmp_path: Path) -> None:
+    with serving(tmp_path) as service:
+        assert status(service.send(STREAM.replace(b"/stream", b"/stream?bad"))) == 500
+        assert post(service, "send/1", b"x") == b"0"
+
+
+@pytest.mark.parametrize("drain", [0, 2])
+def test_streams_end_at_once_where_the_service_ends_and_other_requests_are_answered(
+    tmp_path: Path, drain: float
+) -> None:
+    with ExitStack() as stack, serving(tmp_path, drain=drain) as service:
+        client = stack.enter_context(streaming(service))
+        read_until(client, FIRST)
+        other = stack.enter_context(service.connect())
+        other.sendall(b"GET /wait?seconds=1 HTTP/1.1\r\n" + HOST + b"\r\n")
+        time.sleep(0.2)
+        os.kill(service.pid, signal.SIGTERM)
+        assert read_all(client) == b""
+        assert read_until(other, b"waited")
+
+
+def test_what_the_client_of_a_stream_sends_is_read_by_nobody(service: Running) -> None:
+    with streaming(service, STREAM + LIVEZ) as client:
+        read_until(client, FIRST)
+        client.sendall(LIVEZ * 100)
+        post(service, "end")
+        assert read_all(client) == b"the end"
+    with streaming(service) as client:
+        read_until(client, FIRST)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            client.sendall(bytes(2 * DISCARDED_BYTES))

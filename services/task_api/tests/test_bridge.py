@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from time import sleep
 from typing import Any, LiteralString
 
+import httpx
 import msgspec
 import psycopg
 import pytest
@@ -22,6 +23,7 @@ from task_api.store.errors import Unanswered, Unusable
 from task_api.store.migrations import migrate
 from task_api.store.schema import LOCAL_ACCOUNT
 from tooling.postgres import Server, postgres_server
+from tooling.service import NO_AUTHORITIES, running
 
 ONE = text("SELECT 1")
 CANCEL = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
@@ -222,3 +224,25 @@ def test_the_result_of_a_key_is_repeated_once_a_standby_has_it(
     holder = claim()
     assert holder is not None
     assert holder.response == b"result"
+
+
+def test_streams_stay_open_without_a_database_and_go_on_with_it(server: Server, settings: Settings) -> None:
+    values = {"DATABASE_URL": settings.database_url, "RATE_LIMIT": "off"}
+    with (
+        running(values, workers=1) as url,
+        httpx.Client(base_url=url, timeout=60, verify=NO_AUTHORITIES) as client,
+        client.stream("GET", "/tasks/changes", headers={"Accept": "text/event-stream"}) as stream,
+    ):
+        lines = stream.iter_lines()
+        while '"more":false' not in next(lines):
+            pass
+        server.stop()
+        while client.get("/readyz").status_code == 200:
+            sleep(0.1)
+        assert client.get("/livez").status_code == 200
+        sleep(2)  # the service looks for changes in vain
+        server.start()
+        while client.post("/tasks", json={"title": "after"}).status_code != 201:
+            sleep(0.1)
+        while "after" not in next(lines):
+            pass

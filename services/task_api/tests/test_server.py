@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import httpx
@@ -40,7 +40,7 @@ CLOSE = {"Connection": "close"}
 def base(request: pytest.FixtureRequest, migrated: Migrated, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     settings = migrated(request.param, "served", tmp_path_factory.mktemp("served"))
     database = {"DATABASE_URL": settings.database_url} if settings.postgresql else {"DB_PATH": settings.db_path}
-    with running({**QUIET, **database}, workers=3) as url:
+    with running({**QUIET, **database, "STREAMS": "1000"}, workers=3) as url:
         yield url
 
 
@@ -80,6 +80,27 @@ def test_eight_clients_that_write_at_once_get_no_5xx_and_lose_nothing_and_metric
     assert {task["id"] for task in http.get(f"{base}/tasks", params={"limit": 200, "sort": "-id"}).json()} == {*written}
     assert scrape(http, base, "api_requests_total")["201"] == created + 200
     assert sum(scrape(http, base, "api_request_duration_seconds_count").values()) >= created + 200
+
+
+def test_sixty_open_streams_hold_no_thread_and_each_gets_the_change(base: str, http: httpx.Client) -> None:
+    host, port = "127.0.0.1", int(base.rpartition(":")[2])
+    request = b"GET /tasks/changes HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
+    with ExitStack() as stack:
+        opened = [stack.enter_context(socket.create_connection((host, port), timeout=60)) for _ in range(60)]
+        for client in opened:
+            client.sendall(request)
+        created = http.post(f"{base}/tasks", json={"title": "seen by all"})
+        assert created.status_code == 201
+        for client in opened:
+            received = b""
+            while b"seen by all" not in received:
+                data = client.recv(1 << 16)
+                assert data, received
+                received += data
+            assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert scrape(http, base, "api_streams_open")[""] == 60
+    while scrape(http, base, "api_streams_open")[""]:
+        time.sleep(0.05)
 
 
 def test_an_idempotency_key_is_done_once_whichever_workers_get_it(base: str, http: httpx.Client) -> None:

@@ -6,7 +6,9 @@ source before a newer gunicorn is locked.
 """
 
 import io
+import math
 import mmap
+import random
 import re
 import select
 import selectors
@@ -30,6 +32,8 @@ from gunicorn.http.unreader import IterUnreader
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from service_kit.http.problems import CONTENT_TYPE, Refusal, encode_problem
+from service_kit.http.streams import HOLD, Stream
+from service_kit.telemetry import metrics
 from service_kit.telemetry.logs import log
 
 LINGER_MS = 5
@@ -70,16 +74,25 @@ class Phase(Enum):
     PARTING = auto()
     """The response is taken; the client may still be sending what nobody wants."""
     IDLE = auto()
+    STREAMING = auto()
+    """The client has taken what a stream has sent; its next silence is broken by a heartbeat."""
     RECEIVING = auto()
     SENDING = auto()
 
 
 SECONDS: dict[Phase, tuple[float, float]] = {
     Phase.PARTING: (2, 30),
+    Phase.STREAMING: (15, math.inf),
     Phase.RECEIVING: (10, 30),
     Phase.SENDING: (10, 300),
 }
 """How long a client may be silent in a phase, and how long the phase may last. IDLE has gunicorn's keepalive."""
+
+STREAM_SECONDS = 3600.0
+"""How long a stream lasts at most. Then its client opens another, perhaps on a replica that has fewer."""
+
+HEARTBEAT = b":\n\n"
+"""A comment (WHATWG HTML, section 9.2.6): proxies see that the connection lives, and we whether its client does."""
 
 PARSE_PROBLEMS: dict[type[Exception], tuple[int, str]] = {
     errors.LimitRequestLine: (414, "the request line is too long"),
@@ -104,6 +117,8 @@ class Socket(socket.socket):
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
         self.setblocking(False)
         self.unsent: deque[memoryview] = deque()
+        self.stream: Stream | None = None
+        """What goes on once the response is sent."""
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Send what the client takes now and keep the rest. Raises OSError where the client has gone."""
@@ -270,7 +285,16 @@ class Response(wsgi.Response):  # type: ignore[misc]
     """Sends a response's head together with its body: one system call and one packet instead of two."""
 
     headers_sent: bool
+    sock: Socket
     _head = b""
+
+    def hold(self, stream: Stream) -> None:
+        """Leave the connection with the stream once this is sent; its end is the connection's (RFC 9112, 6.3)."""
+        self.sock.stream = stream
+        self.force_close()
+
+    def is_chunked(self) -> bool:
+        return self.sock.stream is None and bool(super().is_chunked())
 
     def send_headers(self) -> None:
         if not self.headers_sent:
@@ -297,10 +321,13 @@ class Response(wsgi.Response):  # type: ignore[misc]
 class Worker(ThreadWorker):  # type: ignore[misc]
     """gunicorn's run loop, thread pool and WSGI call, around connections that never block."""
 
+    wsgi: Any
+
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.waiting: dict[Phase, dict[Connection, None]] = {phase: {} for phase in Phase}
         """The poller's connections, those first that have been in their phase longest."""
+        self.streams: dict[Connection, Stream] = {}
         self.active = 0
         """Connections that are with threads, or queued for them."""
         self.held = 0
@@ -313,6 +340,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         wsgi.Response = Response
         self.probes = ThreadPoolExecutor(1)
         super().init_process()
+
+    def load_wsgi(self) -> None:
+        """Offer the application to hold a connection, while streams have less than half of the places."""
+        super().load_wsgi()
+        application = self.wsgi
+
+        def offering(environ: Any, start_response: Any) -> Any:
+            if len(self.streams) < self.worker_connections // 2:
+                environ[HOLD] = start_response.__self__.hold
+            return application(environ, start_response)
+
+        self.wsgi = offering
 
     def init_signals(self) -> None:
         """Let in the signals that the parent has blocked for the time of the start."""
@@ -351,7 +390,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _make_room(self) -> None:
         for connections in self.waiting.values():
             for conn in connections:
-                self._drop(conn)
+                self._drop(conn, "places")
                 return
 
     def _receive(self, conn: Connection, _sock: object = None) -> None:
@@ -387,6 +426,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """Decide who has the connection now: the poller, in one of its phases, or a thread."""
         if conn.sock.unsent:
             self._wait(conn, Phase.SENDING)
+        elif conn in self.streams:
+            self._rest(conn)
         elif conn.closing:
             self._part(conn)
         elif conn.complete():
@@ -417,7 +458,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             conn.phase, conn.since = phase, now
             self.waiting[phase][conn] = None
             event = selectors.EVENT_WRITE if phase is Phase.SENDING else selectors.EVENT_READ
-            actions = {Phase.PARTING: self._discard, Phase.SENDING: self._send}
+            actions = {Phase.PARTING: self._discard, Phase.STREAMING: self._overhear, Phase.SENDING: self._send}
             self.poller.register(conn.sock, event, partial(actions.get(phase, self._receive), conn))
         silence, whole = SECONDS.get(phase) or (self._idle_seconds(),) * 2
         conn.deadline = min(now + silence, conn.since + whole)
@@ -432,7 +473,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             del self.waiting[conn.phase][conn]
             conn.phase = None
 
-    def _drop(self, conn: Connection) -> None:
+    def _drop(self, conn: Connection, reason: str = "client") -> None:
+        """Close at once; `reason` is why, where it has a stream."""
+        self._end(conn, reason)
         self._leave(conn)
         self.nr_conns -= 1
         self._count(conn, {})
@@ -446,7 +489,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             for phase in (Phase.SENDING, Phase.RECEIVING):
                 slowest = next(iter(self.waiting[phase]), None)
                 if slowest:
-                    self._drop(slowest)
+                    self._drop(slowest, "slow")
                     break
             else:
                 return
@@ -467,11 +510,23 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._refuse(conn, 408, "the request did not come in: it stopped, or was too slow")
             conn.closing = True
             self._settle(conn)
+        elif conn.phase is Phase.STREAMING and time.monotonic() < self.streams[conn].ends_at:
+            self._transmit(conn, HEARTBEAT)
+        elif conn.phase is Phase.STREAMING:
+            self._end(conn, "age")
+            self._settle(conn)
         else:
-            self._drop(conn)
+            self._drop(conn, "slow")
 
     def murder_keepalived(self, force: bool = False) -> None:
-        """Close the connections whose time is over, once a second. gunicorn has one for all, this worker four."""
+        """Close the connections whose time is over, once a second. gunicorn has one for all, this worker five.
+
+        Streams end as soon as the service does: their clients go elsewhere.
+        """
+        if draining[0] or not self.alive:
+            for conn in [*self.streams]:
+                self._end(conn, "drain")
+                self._settle(conn)
         now = time.monotonic()
         if force or now > self._swept + 1:
             self._swept = now
@@ -504,7 +559,58 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """Take the connection back from a thread."""
         self.active -= 1
         conn.closing = done.cancelled() or done.exception() is not None or not done.result()
+        if stream := conn.sock.stream:
+            stream.ends_at = time.monotonic() + STREAM_SECONDS * random.uniform(0.75, 1)
+            stream.deliver = partial(self.method_queue.defer, self._deliver, conn)
+            self.streams[conn] = stream
+            metrics.streams(len(self.streams))
         self._settle(conn)
+
+    def _rest(self, conn: Connection) -> None:
+        """Leave a stream to the poller: its client has taken all that there was."""
+        stream = self.streams[conn]
+        self._wait(conn, Phase.STREAMING)
+        conn.deadline = min(conn.deadline, stream.ends_at)
+        if stream.delivered:  # a heartbeat may overtake what was sent
+            stream.delivered, stream.idle = False, True
+            stream.taken()
+
+    def _deliver(self, conn: Connection, data: bytes, reason: str) -> None:
+        """Send more of a stream, which ends with that where there is a reason."""
+        if conn not in self.streams:
+            return
+        self.streams[conn].delivered = True
+        if conn.sock.unsent:
+            self._drop(conn, "slow")
+        else:
+            self._transmit(conn, data, reason)
+
+    def _transmit(self, conn: Connection, data: bytes, reason: str = "") -> None:
+        try:
+            conn.sock.sendall(data)
+        except OSError:
+            self._drop(conn)
+            return
+        if reason:
+            self._end(conn, reason)
+        self._settle(conn)
+
+    def _end(self, conn: Connection, reason: str) -> None:
+        """End a stream, if there is one; the connection is closed once its client has taken what there is."""
+        if stream := self.streams.pop(conn, None):
+            metrics.streams(len(self.streams), reason)
+            conn.sock.stream = None
+            stream.closed()
+
+    def _overhear(self, conn: Connection, _sock: object) -> None:
+        """Read what a client sends that listens: nobody wants it, and its end is the stream's."""
+        try:
+            data = conn.sock.recv(READ_BYTES)
+        except OSError:
+            data = b""
+        conn.discarded += len(data)
+        if not data or conn.discarded > DISCARDED_BYTES:
+            self._drop(conn)
 
     # What follows runs in a thread that has the connection for itself.
 
@@ -521,6 +627,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             conn.sock.unsent.clear()
         except Exception:  # noqa: BLE001 - the application answers its own
             self._fail(conn)
+        if stream := conn.sock.stream:
+            conn.sock.stream = None
+            stream.closed()
         return False
 
     def _serve(self, conn: Connection, lingers: bool) -> bool:

@@ -30,6 +30,52 @@ def test_what_another_person_does_appears_without_a_reload(service: Service, vis
     expect(ada.card("From Ada")).to_have_count(0)
 
 
+def streams(service: Service, number: int) -> None:
+    """Wait until so many streams are open."""
+    while f"api_streams_open {number}.0" not in service.client.get("/metrics").text:
+        time.sleep(0.1)
+
+
+def test_changes_come_by_one_stream_of_all_tabs_and_the_feed_is_hardly_polled(
+    service: Service, visit: Visit, people: People
+) -> None:
+    streams(service, 0)
+    person = people()
+    one, other = visit(service.url, person), visit(service.url, person)
+    streams(service, 1)
+    one.page.wait_for_timeout(5000)  # a poll that was due before the stream opened
+    polls: list[str] = []
+    person.on("request", lambda request: polls.append(request.url) if "/tasks/changes" in request.url else None)
+    one.page.wait_for_timeout(12_000)
+    assert len(polls) <= 3  # of two tabs that would poll every four seconds
+    service.create("From elsewhere")
+    expect(one.card("From elsewhere")).to_be_visible()
+    expect(other.card("From elsewhere")).to_be_visible()
+    streams(service, 1)
+    one.page.close()
+    service.create("Without the first tab")
+    expect(other.card("Without the first tab")).to_be_visible()
+    streams(service, 1)
+
+
+@pytest.mark.parametrize("between", ["a proxy that buffers", "a service without streams", "too many streams"])
+def test_where_there_is_no_stream_the_feed_is_polled(
+    embedded: Service, visit: Visit, people: People, between: str
+) -> None:
+    def answer(route: Route) -> None:
+        if between == "a service without streams":
+            route.fulfill(json={"changes": [], "next": "x", "more": False})
+        elif between == "too many streams":
+            route.fulfill(status=429, json={"type": "/problems#too-many-streams", "title": "Too many"})
+
+    person = people()
+    person.route("**/tasks/changes", answer)
+    board = visit(embedded.url, person)
+    for title in ("First", "Second"):
+        embedded.create(title)
+        expect(board.card(title)).to_be_visible()
+
+
 def test_the_focus_stays_on_a_task_that_somebody_else_moves(embedded: Service, visit: Visit) -> None:
     _, first, _ = embedded.create("Third", "Second", "First")
     board = visit(embedded.url)
@@ -268,6 +314,7 @@ def test_a_feed_that_is_gone_is_begun_anew(service: Service, visit: Visit) -> No
         route.fulfill(status=410, json=gone)
 
     board.page.route(re.compile("/tasks/changes.*since="), refuse, times=1)
+    service.create("Has the feed read")
     expect(board.card("Deleted meanwhile")).to_have_count(0)
     expect(board.card("Still there")).to_be_visible()
 
@@ -285,7 +332,7 @@ def test_a_page_that_is_opened_again_reads_only_what_has_changed(
 
     again = person.new_page()
     pages: list[str] = []
-    again.on("request", lambda request: pages.append(request.url) if "/tasks/changes" in request.url else None)
+    again.on("request", lambda request: pages.append(request.url) if "/tasks/changes?" in request.url else None)
     again.goto(service.url)
     expect(Board(again).card("Meanwhile")).to_be_visible()
     expect(Board(again).column("Pending").locator(".count")).to_have_text("251")

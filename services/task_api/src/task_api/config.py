@@ -119,6 +119,9 @@ class Settings(config.Settings, frozen=True, kw_only=True):
     quota_bytes: Annotated[
         int, Meta(ge=0, description="bytes of titles, descriptions and labels that one account may keep; 0: no limit")
     ] = 100 << 20
+    streams: Annotated[int, Meta(ge=0, le=1000, description="open streams of one account in each process; 0: none")] = (
+        20
+    )
     smtp_url: Annotated[
         str,
         Meta(description="smtp[s]://user:password@host:port, to verify addresses and reset passwords; none if unset"),

@@ -164,10 +164,10 @@ def respond(
 def prefers(media: str) -> bool:
     """Return whether Accept names this media type, and JSON does not go before it (RFC 9110, section 12.5.1).
 
-    A wildcard does not name it: a program sends that, and gets JSON.
+    A wildcard does not name it: a program sends that, and gets JSON. Parameters, such as a charset, change nothing.
     """
     if media not in request.environ.get("HTTP_ACCEPT", "").lower():
         return False
     accepted = request.accept_mimetypes
-    named = any(kind.lower() == media and quality for kind, quality in accepted)
-    return named and accepted.quality(media) >= accepted.quality(JSON)
+    named = max((quality for kind, quality in accepted if kind.partition(";")[0].strip().lower() == media), default=0)
+    return named > 0 and named >= accepted.quality(JSON)

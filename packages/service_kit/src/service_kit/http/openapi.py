@@ -15,6 +15,7 @@ from werkzeug.routing import Rule
 from service_kit.http.messages import prepare
 from service_kit.http.problems import CONTENT_TYPE, Problem
 from service_kit.http.requests import deprecated, service
+from service_kit.http.streams import EVENTS
 from service_kit.service import Service
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -42,6 +43,10 @@ REQUEST_HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "anyOf": [{"const": "*"}, {"pattern": IF_MATCH.pattern}]},
     },
     "If-None-Match": {"description": "Answer 304 if nothing changed (RFC 9110).", "schema": {"type": "string"}},
+    "Last-Event-ID": {
+        "description": "The id of the last event of a stream, which goes on behind it (WHATWG HTML, section 9.2).",
+        "schema": {"type": "string"},
+    },
     "Idempotency-Key": {
         "description": "Do this once, however often it is sent; kept for 24 hours.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[!-~]([ -~]*[!-~])?$"},
@@ -334,6 +339,7 @@ def _parameters(rule: Rule, operation: Operation, schemas: _Schemas) -> Iterator
     wanted = {
         "If-Match": operation.if_match,
         "If-None-Match": operation.answers.not_modified,
+        "Last-Event-ID": EVENTS in operation.answers.alternatives,
         "Idempotency-Key": operation.idempotent,
     }
     yield from ({"name": name, "in": "header", **REQUEST_HEADERS[name]} for name, wants in wanted.items() if wants)

@@ -33,6 +33,8 @@ _duration = Histogram(
 )
 _in_flight = Gauge("api_requests_in_flight", "Requests being answered.", multiprocess_mode="livesum")
 _threads = Gauge("api_request_threads", "Requests answered at once at most.", multiprocess_mode="livesum")
+_streams = Gauge("api_streams_open", "Streams of events that are open.", multiprocess_mode="livesum")
+_streams_ended = Counter("api_streams_ended_total", "Streams of events that have ended.", ("reason",))
 
 _OWN_FILE = re.compile(r"(counter|histogram|summary|gauge_[a-z]+)_\d+\.db")
 """How prometheus-client names what it keeps."""
@@ -71,6 +73,13 @@ def observe(endpoint: str, method: str, status: int, seconds: float, trace_id: s
     if trace_id:
         bucket = next((bound for bound in BUCKETS if seconds <= bound), float("inf"))
         _exemplars[endpoint, method, bucket] = Exemplar({"trace_id": trace_id}, seconds, time.time())
+
+
+def streams(number: int, ended: str = "") -> None:
+    """Publish how many streams are open, and why one of them has ended."""
+    _streams.set(number)
+    if ended:
+        _streams_ended.labels(ended).inc()
 
 
 @contextmanager

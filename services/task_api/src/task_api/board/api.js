@@ -2,6 +2,7 @@
 import { texts } from "./texts.js";
 
 const SECONDS = 15;
+export const FROM_PAGE = { "X-Requested-With": "board" };
 const RENEWED = "session renewed";
 
 export class Unreachable extends Error {
@@ -41,7 +42,7 @@ function options(method, { body, key, account, headers = {} } = {}) {
     body: body === undefined ? undefined : typeof body === "string" ? body : JSON.stringify(body),
     headers: {
       Accept: "application/json, application/problem+json",
-      "X-Requested-With": "board",
+      ...FROM_PAGE,
       ...(body === undefined ? {} : { "Content-Type": "application/json" }),
       ...(key ? { "Idempotency-Key": key } : {}),
       ...(account === undefined ? {} : { "X-Account": account }),

@@ -52,8 +52,9 @@ async function whose() {
 
 async function use(who) {
   const key = String(who.id);
-  const tasks = new Tasks(key);
-  const outbox = new Outbox(key, tasks, (message) => tabs.postMessage({ account: key, ...message }));
+  const announce = (message) => tabs.postMessage({ account: key, ...message });
+  const tasks = new Tasks(key, announce);
+  const outbox = new Outbox(key, tasks, announce);
   let left;
   const end = new Promise((resolve) => (left = resolve));
   const signOut = async (everywhere) => {
@@ -85,6 +86,7 @@ async function use(who) {
       tasks.renamed(new Map(data.made));
       tasks.apply(data.results);
     }
+    if (data.kind === "stream") tasks.hear(data.stream);
     if (data.kind === "signed-out") left({ ended: false });
   });
   on(window, "online", () => Promise.all([outbox.send(), tasks.poll()]));

@@ -1,11 +1,14 @@
 // The tasks: as the service has them, and with the changes over them that are on their way.
 import { Problem, SignedOut, requestsOf } from "./api.js";
 import { snapshot } from "./storage.js";
+import { listen } from "./stream.js";
 
 // Fields that a task lacks which an earlier version of the page has kept.
 const LATER = { labels: [], recurrence: null, time_zone: null };
 const PAGE = 200;
 const POLL_SECONDS = 4;
+const LISTENING_SECONDS = 60; // between polls while the stream says what to read
+const SILENCE_SECONDS = 40;
 const SNAPSHOT_MILLISECONDS = 2000;
 
 // Moments as text are in order once all have the same digits.
@@ -13,9 +16,12 @@ const exact = (time) => (time.includes(".") ? time : time.replace("Z", ".000000Z
 const kept = (task) => ({ ...LATER, ...task, updated_at: exact(task.updated_at), order: task.id });
 
 export class Tasks extends EventTarget {
-  constructor(account) {
+  constructor(account, announce) {
     super();
     this.account = account;
+    this.announce = announce; // to other tabs
+    this.heardAt = -Infinity; // when the stream showed that it lives
+    this.ending = new AbortController();
     this.request = requestsOf(account);
     this.server = new Map();
     this.since = null; // how far the feed of changes is read
@@ -39,6 +45,21 @@ export class Tasks extends EventTarget {
       // nothing is kept here
     }
     await this.poll();
+    const tell = (stream) => {
+      this.hear(stream);
+      this.announce({ kind: "stream", stream });
+    };
+    listen(this.account, () => this.since, {
+      signal: this.ending.signal,
+      heard: (news) => tell({ lives: true, news }),
+      ended: () => tell({ lives: false, news: true }),
+    });
+  }
+
+  // Takes what the stream shows, which this tab or another one reads.
+  hear({ lives, news }) {
+    this.heardAt = lives ? Date.now() : -Infinity;
+    if (news) this.poll();
   }
 
   become(state) {
@@ -65,10 +86,12 @@ export class Tasks extends EventTarget {
   stop() {
     clearTimeout(this.timer);
     this.stopped = true;
+    this.ending.abort();
   }
 
-  // Reads on in the feed of changes, now and every few seconds.
+  // Reads on in the feed of changes, now and every few seconds, less often while the stream lives.
   async poll() {
+    this.again = this.polling;
     if (this.polling || this.stopped) return;
     clearTimeout(this.timer);
     this.polling = true;
@@ -78,7 +101,10 @@ export class Tasks extends EventTarget {
       this.failed(error);
     }
     this.polling = false;
-    if (this.state !== "signed-out" && !this.stopped) this.timer = setTimeout(() => this.poll(), POLL_SECONDS * 1000);
+    if (this.state === "signed-out" || this.stopped) return;
+    const listening = this.reachable && Date.now() - this.heardAt < SILENCE_SECONDS * 1000;
+    const seconds = this.again ? 0 : listening ? LISTENING_SECONDS : POLL_SECONDS;
+    this.timer = setTimeout(() => this.poll(), seconds * 1000);
   }
 
   async follow() {

@@ -20,6 +20,7 @@ from task_api.config import Settings
 from task_api.http import cookies
 from task_api.http.errors import RATE_LIMITED, ROLE_MISSING, SCOPE_MISSING, TOKEN_MISSING, TOKEN_PROBLEMS, bearer
 from task_api.http.rate_limit import RateLimiter, Windows
+from task_api.http.streams import Follower
 from task_api.store.clearing import Clearer
 from task_api.store.database import Database, SchemaBehind
 from task_api.store.errors import UNAVAILABLE, down
@@ -54,6 +55,7 @@ class Services(Service):
         own = settings.auth == "off"  # whoever may reach the service then may fill this disk by other means too
         self.quota = Quota() if own else Quota(settings.quota_tasks, settings.quota_bytes)
         self.limiter = RateLimiter(settings.rate_limit, self._windows()) if settings.rate_limit else None
+        self.follower = Follower(database, self.accounts, settings.streams)
 
     def _windows(self) -> Windows:
         return DatabaseWindows(self.database) if self.settings.postgresql else SharedWindows()
@@ -89,7 +91,7 @@ class Services(Service):
         return tracer
 
     def admit(self, context: Any) -> None:
-        context.account = context.rate = context.scopes = None
+        context.account = context.rate = context.scopes = context.token = None
         endpoint = context.request.endpoint
         if endpoint in PROBES or endpoint in FILES:
             return
@@ -161,6 +163,7 @@ def _identify(here: Any, accounts: Accounts | None) -> Exception | None:
     if by_cookie and cookies.shown_account(here.request) not in (None, str(found.account.id)):
         return AnothersToken()
     here.account, here.session_id, here.scopes = found
+    here.token = token.strip()
     return None
 
 

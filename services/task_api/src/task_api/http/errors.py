@@ -73,6 +73,9 @@ LOGIN_THROTTLED = problem_type(
 )
 OVERLOADED = problem_type("overloaded", 429, "Too many logins at once", "Send it again after Retry-After seconds.")
 RATE_LIMITED = problem_type("rate-limited", 429, "Too many requests", "Wait for Retry-After seconds.")
+TOO_MANY_STREAMS = problem_type(
+    "too-many-streams", 429, "Too many open streams", "Close streams, or read the feed page by page."
+)
 TOKEN_MISSING = problem_type(
     "token-missing", 401, "A token is needed", "Log in, and send Authorization: Bearer with the access token."
 )

@@ -3,9 +3,11 @@
 from functools import partial
 from urllib.parse import urlencode
 
-from flask import Blueprint, Response, request, url_for
+import msgspec
+from flask import Blueprint, Response, g, request, url_for
 from sqlalchemy import Connection
 
+from service_kit.http import streams
 from service_kit.http.compression import compressed
 from service_kit.http.messages import MERGE_PATCH, body, prefers, query, respond
 from service_kit.http.openapi import Answers, Link, documented
@@ -14,6 +16,7 @@ from task_api.http.context import account, check_account, database, services
 from task_api.http.errors import CREATED_TASK_DELETED
 from task_api.http.idempotency import Reference, Work, once
 from task_api.http.preconditions import check_match, check_write, conditional, entity_tag
+from task_api.http.streams import Following
 from task_api.tasks import changes, service
 from task_api.tasks.model import (
     Bulk,
@@ -56,6 +59,7 @@ LISTED = Answers(
     compressed=True,
     links=leads_to("get_task", task_id="$response.body#/0/id"),
 )
+READ_ON = Answers(ok=Changes, alternatives={streams.EVENTS: str}, problems=(400, 410))
 CREATED = Answers(created=Task, problems=(400, 403, 409, 410, 413, 415, 422), links=leads_to("get_task", *CHANGES))
 FETCHED = Answers(ok=Task, problems=(404,), not_modified=True, entity_tag=True, links=leads_to(*CHANGES))
 CHANGED = Answers(ok=Task, problems=(400, 403, 404, 413, 415, 422), entity_tag=True, links=leads_to("get_task"))
@@ -247,13 +251,25 @@ def task_history(task_id: int) -> Response:
 
 
 @blueprint.get("/changes")
-@documented(query=ChangesQuery, answers=Answers(ok=Changes, problems=(400, 410)), scopes=READ)
+@documented(query=ChangesQuery, answers=READ_ON, scopes=READ)
 def list_changes() -> Response:
     """Read on in the feed of changes.
 
     Without `since` it begins with the tasks that there are. Each further request sends `next` of the page before.
     Every change of what the caller may see comes at least once, and a task's last change comes last.
+
+    With `text/event-stream` in Accept the pages come as server-sent events, as soon as there are changes: the data of
+    each is a page, its id is the page's `next`. After an event `gone`, the client begins anew with an empty copy.
+    Where the server has no room for a stream, the response is a page.
     """
-    wanted = query(ChangesQuery)
+    wanted, scope = query(ChangesQuery), account().scope
+    streamed = streams.wanted()
+    if streamed:
+        services().follower.check_room(account().id)
+        last = request.headers.get("Last-Event-ID")
+        wanted = msgspec.structs.replace(wanted, since=last) if last else wanted
     with database().read() as connection:
-        return respond(changes.page(connection, account().scope, wanted))
+        page = changes.page(connection, scope, wanted)
+    if streamed:
+        return Following(services().follower, account(), g.token, wanted, page).response()
+    return respond(page, headers={"Vary": "Accept"})

@@ -67,6 +67,10 @@ _BEHIND = {
     "postgresql": tuple_(*_ORDER) > tuple_(bindparam("transaction", type_=Key), bindparam("change", type_=Key)),
     "sqlite": and_(_changes.transaction_id == literal_column("0"), _changes.id > bindparam("change", type_=Key)),
 }
+_OWNERS = {
+    dialect: select(_changes.owner_id).distinct().where(behind, BEFORE_HORIZON[dialect])
+    for dialect, behind in _BEHIND.items()
+}
 _OF_OWNER = _changes.owner_id == bindparam("owner")
 _LAST = {
     (dialect, of_owner): select(*_ORDER, _changes.mark)
@@ -112,6 +116,21 @@ def last(connection: Connection, owner_id: int | None, horizon: int) -> Position
     statement = _LAST[connection.dialect.name, owner_id is not None]
     found = rows(connection, statement, {"horizon": horizon, **_owner(owner_id)})
     return max(Position(*found[0]) if found else Position(), Position(*_floor(connection, owner_id)))
+
+
+def newest(connection: Connection, horizon: int) -> Position:
+    """Return the position behind all changes before the horizon that there are, of all accounts."""
+    found = rows(connection, _LAST[connection.dialect.name, False], {"horizon": horizon})
+    return Position(*found[0]) if found else Position()
+
+
+def owners(connection: Connection, position: Position, horizon: int) -> set[int]:
+    """Return the accounts that have changes between the position and the horizon."""
+    values = {"transaction": position.transaction, "change": position.change, "horizon": horizon}
+    dialect = connection.dialect.name
+    if dialect == "sqlite":
+        del values["transaction"]
+    return {owner for (owner,) in rows(connection, _OWNERS[dialect], values)}
 
 
 def _owner(owner_id: int | None) -> dict[str, int]:

@@ -53,6 +53,14 @@ class Database:
             return self.engine.connect()
         return self._bridge.cross(self._connect)
 
+    def peek(self) -> Connection:
+        """A connection as of `read`, for who looks again and again beside the requests.
+
+        It waits for no database that changes hands, which takes the place of a request, and is in no trace.
+        """
+        connection = self.read() if self._file else self._connect()
+        return connection.execution_options(**{WATCHED: False})
+
     def _connect(self) -> Connection:
         self._breaker.check()
         return self.engine.connect()
