@@ -664,6 +664,7 @@ def test_a_task_that_repeats_is_completed_without_a_connection_and_comes_again_o
     service.create("Water the plants", due_at="2030-01-01T08:00:00Z")
     board = visit(service.url)
     page = board.page
+    expect(board.card("Water the plants")).to_be_attached()
     page.context.set_offline(True)
     dialog = board.details("Water the plants")
     dialog.get_by_label("How often").select_option("Daily")
