@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -48,11 +48,19 @@ def with_database(overlay: Path, database: str) -> Path:
     return variants[database]
 
 
-def render(service: Service, kube: Kube, overlay: Path, image: str, *, generate_secrets: bool) -> list[Object]:
+def render(
+    service: Service,
+    kube: Kube,
+    overlay: Path,
+    image: str,
+    *,
+    generate_secrets: bool,
+    in_use: Collection[str] = (),
+) -> list[Object]:
     """Render an overlay with `image` (`name:tag` or `name@sha256:…`) in place of the service's own.
 
     With `generate_secrets` the Secrets of a service with a database are part of it, from the files that
-    `tooling.secret_files` makes once.
+    `tooling.secret_files` makes once. The admission policy allows the images of the overlay, and those `in_use`.
     """
     cache = ROOT / ".cache"
     cache.mkdir(exist_ok=True)
@@ -86,7 +94,7 @@ def render(service: Service, kube: Kube, overlay: Path, image: str, *, generate_
             ]
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         objects = [item for item in yaml.safe_load_all(kube.run("kustomize", name)) if item]
-    others = images(objects) - {image}
+    others = {*images(objects), *in_use} - {image}
     if clusters(objects):  # whose pods begin with the operator's own program
         others.add(operator.IMAGE)
     admission.fill(objects, image, others, kube.namespace)

@@ -55,7 +55,10 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
     if target.local:
         with steps.step("kind cluster") as log:
             cluster.create(log)
-    objects = manifests.render(target.service, kube, target.overlay, image, generate_secrets=target.local)
+    in_use = images_in_use(kube)
+    objects = manifests.render(
+        target.service, kube, target.overlay, image, generate_secrets=target.local, in_use=in_use
+    )
     monitoring = manifests.of_stage(objects, "monitoring")
     if target.local:
         with steps.step("copy images into the cluster") as log:
@@ -132,6 +135,15 @@ def check_database(kube: Kube, objects: Sequence[Object]) -> None:
         )
 
 
+def images_in_use(kube: Kube) -> set[str]:
+    """Return the images of what is in the namespace.
+
+    While they are replaced, pods may have to be made again from them; and the API server asks its admission policies
+    even where a controller takes the finalizer off a Job that is being deleted.
+    """
+    return manifests.images(kube.find("pod,deployment,replicaset,statefulset,job,cronjob"))
+
+
 def deploy_monitoring(target: Target, objects: Sequence[Object], steps: Steps) -> None:
     """Apply the monitoring, and prove that Prometheus scrapes every pod of the service."""
     with steps.step("monitoring") as log:
@@ -158,7 +170,7 @@ def migrate(target: Target, log: Log) -> None:
 def run_migration(kube: Kube, job: Object, log: Log) -> None:
     """Run the migration to its end. Raises `DeployError` with its log when it fails."""
     name = job["metadata"]["name"]
-    kube.run("delete", "job", name, "--ignore-not-found", "--cascade=foreground", "--wait")
+    kube.run("delete", "job", name, "--ignore-not-found", "--cascade=foreground", "--timeout=120s")
     kube.apply([job])
     try:
         rollout.wait(kube, "job", name, log)

@@ -84,7 +84,7 @@ class Recorded(kube.Kube):
 
     def find(self, kind: str, selector: str = "") -> list[Object]:
         del selector
-        return [item for item in self.objects if item["kind"].lower() == kind]
+        return [item for item in self.objects if item["kind"].lower() in kind.split(",")]
 
     def apply(self, objects: Sequence[Object]) -> list[Change]:
         self.applied.extend(objects)
@@ -92,6 +92,31 @@ class Recorded(kube.Kube):
 
     def hand_over_replicas(self, deployment: Object) -> None:
         self.handed_over.append(deployment["metadata"]["name"])
+
+
+# What may run while a deploy replaces it.
+
+
+def test_images_of_what_is_in_the_namespace_stay_allowed_while_they_are_replaced() -> None:
+    """A deploy from another repository could not delete the Job of the last one, nor make its pods again."""
+
+    def running(image: str) -> Object:
+        return {"template": {"spec": {"initContainers": [{"image": "prepare:1"}], "containers": [{"image": image}]}}}
+
+    cluster = Recorded(
+        objects=[
+            item("Job", spec=running("old.example/task-api@sha256:1")),
+            item("ReplicaSet", spec=running("older.example/task-api@sha256:2")),
+            item("Pod", spec={"containers": [{"image": "postgres:17"}]}),
+            item("ConfigMap", data={"image": "foreign:1"}),
+        ]
+    )
+    assert release.images_in_use(cluster) == {
+        "old.example/task-api@sha256:1",
+        "older.example/task-api@sha256:2",
+        "postgres:17",
+        "prepare:1",
+    }
 
 
 # What applying changed.
