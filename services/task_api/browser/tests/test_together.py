@@ -42,6 +42,45 @@ def test_the_focus_stays_on_a_task_that_somebody_else_moves(embedded: Service, v
     expect(board.page.get_by_label("New task")).to_be_focused()
 
 
+@pytest.mark.parametrize("done", ["moved", "reordered", "filtered out", "deleted"])
+def test_a_title_that_is_half_typed_stays_in_its_field_whatever_somebody_else_does_to_the_task(
+    embedded: Service, visit: Visit, done: str
+) -> None:
+    below, task, above = embedded.create("Below", "Plan", "Above")
+    board = visit(f"{embedded.url}/?sort=changed&q=a")
+    page = board.page
+    page.get_by_role("button", name="Plan", exact=True).click()
+    field = page.get_by_label("Rename: Plan")
+    page.keyboard.type("A better ")
+    page.keyboard.press("ArrowLeft")
+    for one in (below, above):
+        embedded.change(one["id"], priority="low")
+    if done == "deleted":
+        embedded.bulk([{"op": "delete", "id": task["id"]}])
+    elif done == "reordered":
+        embedded.change(task["id"], priority="high")
+    else:
+        embedded.change(task["id"], **{"status": "completed"} if done == "moved" else {"title": "Empty"})
+    embedded.create("A later one")
+    expect(board.card("A later one")).to_be_visible()  # the page has seen it all
+    expect(field).to_be_focused()
+    expect(field).to_have_value("A better ")
+    assert field.evaluate("field => field.selectionStart") == len("A better")
+    board.saved()
+    assert "A better" not in embedded.titles()
+
+    page.keyboard.press("End")
+    page.keyboard.type("plan")
+    page.keyboard.press("Enter")
+    if done in {"moved", "reordered"}:
+        board.saved()
+        title = board.column("Completed" if done == "moved" else "Pending").get_by_role("button", name="A better plan")
+        expect(title.first).to_be_focused()
+        assert "A better plan" in embedded.titles()
+    else:  # it asks the person
+        expect(page.get_by_role("button", name="1 change needs you")).to_be_visible()
+
+
 def test_what_another_tab_does_appears_at_once(service: Service, visit: Visit, people: People) -> None:
     person = people()
     one, other = visit(service.url, person), visit(service.url, person)
@@ -560,6 +599,9 @@ def test_nothing_of_an_account_stays_in_the_browser_after_signing_out(
     board.saved()
     other = visit(page.url, person)
     other.details("Secret that is renamed")
+    third = visit(page.url, person)
+    third.page.get_by_role("button", name="Secret that is renamed", exact=True).click()
+    third.page.keyboard.type("Secret that is half-typed")
     board.details("Secret that is deleted").get_by_role("button", name="Delete").click()
     page.get_by_role("button", name="Secret that is renamed", exact=True).click()
     page.keyboard.type("Secret that has another name")
@@ -570,9 +612,11 @@ def test_nothing_of_an_account_stays_in_the_browser_after_signing_out(
     page.get_by_label("Search").fill("secret")
     expect(page.locator(".sign")).to_contain_text("1 change waits")
     page.wait_for_timeout(2500)  # the tasks are kept a little later than they are shown
+    expect(third.page.get_by_role("textbox", name="Rename: ")).to_be_focused()
     sign_out(board)
-    expect(other.page.get_by_role("heading", name="Sign in")).to_be_visible()
-    for text in (kept(page), kept(other.page)):
+    for one in (other, third):
+        expect(one.page.get_by_role("heading", name="Sign in")).to_be_visible()
+    for text in (kept(page), kept(other.page), kept(third.page)):
         assert "secret" not in text.lower()
         assert email not in text
 

@@ -102,6 +102,7 @@ async function use(who) {
   outbox.send();
   await tasks.start();
   const how = await end;
+  if (!how.ended) board.editing?.drop();
   stop.abort();
   tasks.stop();
   outbox.stop();
