@@ -559,6 +559,66 @@ def test_what_one_account_writes_is_never_sent_as_another(
     board.saved()
 
 
+def test_what_one_account_wrote_is_never_sent_as_another_that_has_its_id_in_a_new_database(
+    visit: Visit, people: People, tmp_path: Path, source: dict[str, str]
+) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    settings = {"AUTH": "on", "JWT_KEYS": f"k1:{secrets.token_urlsafe(32)}", "HOST": "127.0.0.1", "PORT": str(port)}
+    started = partial(listening, command_line("serve"), ready=f"{url}/readyz", log=tmp_path / "log")
+    person, ada, grace = people(), address(), address()
+    with started({**settings, **source, "DB_PATH": str(tmp_path / "old.db")}):
+        board = visit(url, person)
+        registered(board, ada)
+        board.page.route(re.compile("/tasks|/session"), lambda route: route.abort())
+        board.add("Of Ada")
+        expect(board.page.locator(".sign")).to_contain_text("1 change waits")
+    with started({**settings, **source, "DB_PATH": str(tmp_path / "new.db")}):
+        person.clear_cookies()  # as when they have expired
+        other = visit(url, person)
+        registered(other, grace)
+        other.add("Of Grace")
+        other.saved()
+        board.page.unroute_all()
+        expect(board.card("Of Grace")).to_be_visible()
+        for page in (board.page, other.page):
+            page.reload()
+            expect(Board(page).card("Of Grace")).to_be_visible()
+            Board(page).saved()
+            expect(Board(page).card("Of Ada")).to_have_count(0)
+        assert "Of Ada" in kept(board.page)
+        account = {"email": grace, "password": PASSWORD}
+        token = httpx.post(f"{url}/auth/login", json=account).raise_for_status().json()["access_token"]
+        tasks = httpx.get(f"{url}/tasks", headers={"Authorization": f"Bearer {token}"}).json()
+        assert [task["title"] for task in tasks] == ["Of Grace"]
+        for page in (board.page, other.page):
+            page.goto("about:blank")
+
+
+def test_what_an_earlier_version_of_the_page_kept_is_sent_unless_it_is_older_than_the_account(
+    services: Callable[[str, str], str], visit: Visit
+) -> None:
+    board = visit(services("sqlite", "on"))
+    registered(board, address())
+    board.page.evaluate(
+        """async () => {
+          const done = (request) => new Promise((resolve) => (request.onsuccess = () => resolve(request.result)));
+          const { id } = await (await fetch("/auth/me", { headers: { "X-Requested-With": "board" } })).json();
+          const store = (await done(indexedDB.open("board"))).transaction("changes", "readwrite").objectStore("changes");
+          const day = 86_400_000;
+          for (const [title, at] of [["Written by another", Date.now() - day], ["Written before", Date.now()]]) {
+            const task = { title, description: "", status: "pending", priority: "normal", due_at: null, project: null };
+            const operations = [{ op: "create", id: `new-${title}`, task: { ...task, labels: [] } }];
+            await done(store.add({ account: String(id), key: crypto.randomUUID(), at, operations }));
+          }
+        }"""
+    )
+    board.page.reload()
+    expect(board.card("Written before")).to_be_visible()
+    board.saved()
+    expect(board.card("Written by another")).to_have_count(0)
+
+
 def kept(page: Page) -> str:
     """Return everything that the browser keeps for the page and could show to the next person."""
     text = page.evaluate(

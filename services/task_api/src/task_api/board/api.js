@@ -35,6 +35,15 @@ export function alone(name, work) {
   return navigator.locks ? navigator.locks.request(name, work) : work(); // plain HTTP has no locks
 }
 
+// Returns the key under which this browser keeps what is an account's. Its id alone would be another's where the database
+// of the service has been replaced.
+export const keyOf = ({ id, created_at: created }) => (created ? `${id} ${created}` : String(id));
+
+function shown(key) {
+  const [id, created] = key.split(" ");
+  return { "X-Account": id, ...(created ? { "X-Account-Created": created } : {}) };
+}
+
 function options(method, { body, key, account, headers = {} } = {}) {
   return {
     method,
@@ -44,7 +53,7 @@ function options(method, { body, key, account, headers = {} } = {}) {
       "X-Requested-With": "board",
       ...(body === undefined ? {} : { "Content-Type": "application/json" }),
       ...(key ? { "Idempotency-Key": key } : {}),
-      ...(account === undefined ? {} : { "X-Account": account }),
+      ...(account === undefined ? {} : shown(account)),
       ...headers,
     },
   };

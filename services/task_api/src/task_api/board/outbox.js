@@ -46,6 +46,13 @@ export class Outbox extends EventTarget {
     return this.mine.filter((entry) => entry.trouble);
   }
 
+  // Takes over what an earlier version of the page kept under the account's id alone. What is older than the account was
+  // another's, who had that id in a database that has been replaced.
+  async adopt({ id, created_at: created }) {
+    const old = ({ account, at }) => account === String(id) && account !== this.account && at >= Date.parse(created);
+    await changes.edit((all) => ({ put: all.filter(old).map((entry) => ({ ...entry, account: this.account })) }));
+  }
+
   // Reads what any tab has put there.
   async read() {
     this.entries = await changes.all();
