@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -111,16 +111,27 @@ def delete(connection: Connection, held: Versioned, actor_id: int) -> None:
     _attribute(connection, Versioned(held.task, held.version + 1, held.owner_id), actor_id)
 
 
-def restore(connection: Connection, scope: int | None, task_id: int, actor_id: int, quota: Quota) -> Versioned:
+def restore(
+    connection: Connection,
+    scope: int | None,
+    task_id: int,
+    actor_id: int,
+    quota: Quota,
+    check: Callable[[Versioned], None],
+) -> Versioned:
     """Make a deleted task a task again, as it was but for version and `updated_at`; one that is not deleted stays.
 
-    Raises TaskNotFound, also where it was deleted too long ago, and QuotaExceeded.
+    `check` gets the task as it is before, deleted or not. Raises what that does, TaskNotFound, also where the task was
+    deleted too long ago, and QuotaExceeded.
     """
     now = datetime.now(UTC)
     row = deleted_tasks.find(connection, task_id, scope, now, lock=True) if task_id <= LARGEST_ID else None
     if row is None:
-        return get(connection, scope, task_id)
+        current = get(connection, scope, task_id)
+        check(current)
+        return current
     deleted = versioned(row)
+    check(deleted)
     with quota.held(connection, deleted.owner_id):
         deleted_tasks.restore(connection, task_id, max(now, deleted.task.updated_at))
     restored = get(connection, scope, task_id)
