@@ -207,6 +207,25 @@ def test_many_tasks_are_changed_by_one_request(embedded: Service, visit: Visit) 
     assert [one for one in sent if "/tasks/changes" not in one] == ["POST /tasks/bulk"]
 
 
+def test_tasks_that_the_page_has_just_made_or_changed_are_changed_by_one_request(
+    embedded: Service, visit: Visit
+) -> None:
+    board = visit(embedded.url)
+    page = board.page
+    expect(page.get_by_text("No tasks yet")).to_be_visible()
+    page.route("**/tasks/changes?*", lambda route: route.abort())  # it has their versions from the results alone
+    for title in ("One", "Two"):
+        board.add(title)
+    board.until(lambda: embedded.titles() == ["One", "Two"])
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(f"{request.method} {request.url.removeprefix(embedded.url)}"))
+    change_all(board, "Two")
+    board.until(lambda: {task["priority"] for task in embedded.tasks()} == {"high"})
+    page.get_by_label("Set priority").select_option("Low")
+    board.until(lambda: {task["priority"] for task in embedded.tasks()} == {"low"})
+    assert [one for one in sent if "/tasks/changes" not in one] == ["POST /tasks/bulk"] * 2
+
+
 def test_of_many_tasks_the_one_that_somebody_changed_meanwhile_is_a_conflict(service: Service, visit: Visit) -> None:
     _, task, _ = service.create("One", "Two", "Three")
     board = visit(service.url)
@@ -604,7 +623,8 @@ def test_what_an_earlier_version_of_the_page_kept_is_sent_unless_it_is_older_tha
         """async () => {
           const done = (request) => new Promise((resolve) => (request.onsuccess = () => resolve(request.result)));
           const { id } = await (await fetch("/auth/me", { headers: { "X-Requested-With": "board" } })).json();
-          const store = (await done(indexedDB.open("board"))).transaction("changes", "readwrite").objectStore("changes");
+          const database = await done(indexedDB.open("board"));
+          const store = database.transaction("changes", "readwrite").objectStore("changes");
           const day = 86_400_000;
           for (const [title, at] of [["Written by another", Date.now() - day], ["Written before", Date.now()]]) {
             const task = { title, description: "", status: "pending", priority: "normal", due_at: null, project: null };

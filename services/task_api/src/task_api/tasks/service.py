@@ -240,9 +240,16 @@ def bulk(connection: Connection, owner_id: int, scope: int | None, operations: B
 
 def recall(connection: Connection, scope: int | None, references: Sequence[tuple[str, int]]) -> list[BulkResult]:
     """Return the results of earlier operations, by operation and id: the tasks as they are now, None if deleted."""
-    rows = store.several(connection, {task_id for _, task_id in references}, scope)
-    found = {one.task.id: one.task for one in map(versioned, rows)}
-    return [BulkResult(cast("Any", op), task_id, found.get(task_id)) for op, task_id in references]
+    ids = {task_id for _, task_id in references}
+    found = {one.task.id: one for one in map(versioned, store.several(connection, ids, scope))}
+    versions = deleted_tasks.versions(connection, ids - found.keys(), scope)
+
+    def result(op: str, task_id: int) -> BulkResult:
+        now = found.get(task_id)
+        task, version = (now.task, now.version) if now else (None, versions.get(task_id))
+        return BulkResult(cast("Any", op), task_id, task, version)
+
+    return [result(*reference) for reference in references]
 
 
 def _bulk(connection: Connection, owner_id: int, scope: int | None, operations: Bulk) -> Iterator[BulkResult]:
@@ -251,8 +258,8 @@ def _bulk(connection: Connection, owner_id: int, scope: int | None, operations: 
         store.lock(connection, touched, scope)
     for index, operation in enumerate(operations.operations):
         if isinstance(operation, Create):
-            task = create(connection, owner_id, operation.task).task
-            yield BulkResult("create", task.id, task)
+            created = create(connection, owner_id, operation.task)
+            yield BulkResult("create", created.task.id, created.task, created.version)
             continue
         try:
             held = get(connection, scope, operation.id, lock=True)
@@ -261,7 +268,8 @@ def _bulk(connection: Connection, owner_id: int, scope: int | None, operations: 
         except (TaskNotFound, VersionConflict) as error:
             raise BulkFailure(index, error) from error
         if isinstance(operation, Update):
-            yield BulkResult("update", operation.id, change(connection, held, operation.changes, owner_id).task)
+            changed = change(connection, held, operation.changes, owner_id)
+            yield BulkResult("update", operation.id, changed.task, changed.version)
         else:
             delete(connection, held, owner_id)
-            yield BulkResult("delete", operation.id, None)
+            yield BulkResult("delete", operation.id, None, held.version + 1)
