@@ -215,6 +215,15 @@ def test_a_cookie_counts_only_for_the_account_that_the_page_shows(guarded: Clien
     assert guarded.get("/tasks", headers={**OURS, cookies.ACCOUNT: str(own)}).json == []
 
 
+def test_a_cookie_counts_for_no_account_of_a_replaced_database_that_had_the_same_id(guarded: Client) -> None:
+    signed_in(guarded)
+    own = guarded.get("/auth/me", headers=OURS).json
+    shown = {**OURS, cookies.ACCOUNT: str(own["id"])}
+    answer = guarded.get("/tasks", headers={**shown, cookies.CREATED: "2026-01-01T00:00:00.000000Z"})
+    assert (answer.status_code, answer.json["type"]) == (401, TOKEN_PROBLEMS["invalid"].uri)
+    assert guarded.get("/tasks", headers={**shown, cookies.CREATED: own["created_at"]}).json == []
+
+
 def test_a_session_is_renewed_only_for_the_account_that_the_page_shows(guarded: Client) -> None:
     signed_in(guarded)
     own = guarded.get("/auth/me", headers=OURS).json["id"]

@@ -76,6 +76,22 @@ def test_restoring_again_changes_nothing(client: Client) -> None:
     assert client.post(f"/tasks/{never['id']}/restore").json == never
 
 
+@pytest.mark.parametrize("headers", [{"If-Match": '"1"'}, {"If-None-Match": '"2"'}])
+def test_it_is_not_restored_where_it_has_another_version_than_the_client_expects(
+    client: Client, headers: dict[str, str]
+) -> None:
+    path = f"/tasks/{deleted(client)['id']}"
+    answer = client.post(f"{path}/restore", headers=headers)
+    assert (answer.status_code, answer.json["type"]) == (412, "/problems#version-conflict")
+    assert client.get(path).status_code == 404
+    assert client.post(f"{path}/restore", headers={"If-Match": "2"}).status_code == 400
+    restored = client.post(f"{path}/restore", headers={"If-Match": '"2"'})
+    assert (restored.status_code, restored.headers["ETag"]) == (200, '"3"')
+    again = client.post(f"{path}/restore", headers={"If-Match": '"2"'})
+    assert again.status_code == 412
+    assert client.post(f"{path}/restore", headers={"If-Match": '"3"'}).json == restored.json
+
+
 def test_restored_by_many_at_once_it_is_restored_once(client: Client) -> None:
     task = deleted(client)
     with ThreadPoolExecutor(6) as pool:

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from service_kit.http.messages import respond
 from service_kit.http.requests import EXTENSION
 from task_api.store import idempotency as store
 from task_api.store.database import Database
-from task_api.store.schema import idempotency_keys
+from task_api.store.schema import deleted_tasks, idempotency_keys
 from task_api.tasks import service
 
 from .conftest import Client, log_in
@@ -168,18 +168,22 @@ def test_what_is_kept_are_references_and_not_the_response(client: Client, databa
     assert sizes["many"] < 150
 
 
-def test_a_replayed_answer_shows_the_tasks_as_they_are_now(client: Client) -> None:
+def test_a_replayed_answer_shows_the_tasks_as_they_are_now(client: Client, database: Database) -> None:
     def bulk() -> Any:
         operations = [{"op": "create", "task": {"title": title}} for title in ("kept", "deleted")]
         return client.post("/tasks/bulk", json={"operations": operations}, headers={"Idempotency-Key": "k"}).json
 
-    kept, deleted = (result["id"] for result in bulk()["results"])
+    kept, gone = (result["id"] for result in bulk()["results"])
     client.put(f"/tasks/{kept}", json={"title": "changed"})
-    client.delete(f"/tasks/{deleted}")
+    client.delete(f"/tasks/{gone}")
     again = bulk()["results"]
-    assert [(result["op"], result["id"]) for result in again] == [("create", kept), ("create", deleted)]
+    assert [(result["op"], result["id"]) for result in again] == [("create", kept), ("create", gone)]
     assert again[0]["task"]["title"] == "changed"
     assert again[1]["task"] is None
+    assert [result["version"] for result in again] == [2, 2]
+    with database.write() as connection:
+        connection.execute(delete(deleted_tasks))
+    assert [result["version"] for result in bulk()["results"]] == [2, None]
 
 
 def test_a_replayed_creation_of_a_task_that_was_deleted_is_410(client: Client) -> None:

@@ -84,7 +84,7 @@ def test_if_match_is_declared_with_the_answers_to_one_that_does_not_match(client
         for name, operation in operations(client.get("/openapi.json").json).items()
         if any(parameter["name"] == "If-Match" for parameter in operation["parameters"])
     }
-    assert set(taking) == {"get_task", "put_task", "patch_task", "delete_task"}
+    assert set(taking) == {"get_task", "put_task", "patch_task", "delete_task", "restore_task"}
     for operation in taking.values():
         assert {"400", "412"} <= set(operation["responses"])
 

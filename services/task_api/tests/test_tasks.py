@@ -2,6 +2,7 @@ import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from unicodedata import category
 
@@ -264,6 +265,11 @@ def test_bulk_does_all_in_order(client: Client) -> None:
     results = answer.json["results"]
     assert [(r["op"], r["id"]) for r in results] == [("create", 3), ("update", 1), ("delete", 2)]
     assert results[2]["task"] is None
+    assert [result["version"] for result in results] == [1, 2, 2]
+    for path, version in (("/tasks/3", 1), ("/tasks/1", 2), ("/tasks/2/restore", 2)):
+        write = client.post if path.endswith("restore") else partial(client.put, json={})
+        assert write(path, headers={"If-Match": f'"{version}"'}).status_code == 200
+    client.delete("/tasks/2")
     assert [(t["title"], t["status"]) for t in client.get("/tasks").json] == [("old", "completed"), ("new", "pending")]
 
 

@@ -88,6 +88,45 @@ def test_the_focus_stays_on_a_task_that_somebody_else_moves(embedded: Service, v
     expect(board.page.get_by_label("New task")).to_be_focused()
 
 
+@pytest.mark.parametrize("done", ["moved", "reordered", "filtered out", "deleted"])
+def test_a_title_that_is_half_typed_stays_in_its_field_whatever_somebody_else_does_to_the_task(
+    embedded: Service, visit: Visit, done: str
+) -> None:
+    below, task, above = embedded.create("Below", "Plan", "Above")
+    board = visit(f"{embedded.url}/?sort=changed&q=a")
+    page = board.page
+    page.get_by_role("button", name="Plan", exact=True).click()
+    field = page.get_by_label("Rename: Plan")
+    page.keyboard.type("A better ")
+    page.keyboard.press("ArrowLeft")
+    for one in (below, above):
+        embedded.change(one["id"], priority="low")
+    if done == "deleted":
+        embedded.bulk([{"op": "delete", "id": task["id"]}])
+    elif done == "reordered":
+        embedded.change(task["id"], priority="high")
+    else:
+        embedded.change(task["id"], **{"status": "completed"} if done == "moved" else {"title": "Empty"})
+    embedded.create("A later one")
+    expect(board.card("A later one")).to_be_visible()  # the page has seen it all
+    expect(field).to_be_focused()
+    expect(field).to_have_value("A better ")
+    assert field.evaluate("field => field.selectionStart") == len("A better")
+    board.saved()
+    assert "A better" not in embedded.titles()
+
+    page.keyboard.press("End")
+    page.keyboard.type("plan")
+    page.keyboard.press("Enter")
+    if done in {"moved", "reordered"}:
+        board.saved()
+        title = board.column("Completed" if done == "moved" else "Pending").get_by_role("button", name="A better plan")
+        expect(title.first).to_be_focused()
+        assert "A better plan" in embedded.titles()
+    else:  # it asks the person
+        expect(page.get_by_role("button", name="1 change needs you")).to_be_visible()
+
+
 def test_what_another_tab_does_appears_at_once(service: Service, visit: Visit, people: People) -> None:
     person = people()
     one, other = visit(service.url, person), visit(service.url, person)
@@ -212,6 +251,25 @@ def test_many_tasks_are_changed_by_one_request(embedded: Service, visit: Visit) 
     board.until(lambda: {task["priority"] for task in embedded.tasks()} == {"high"})
     board.saved()
     assert [one for one in sent if "/tasks/changes" not in one] == ["POST /tasks/bulk"]
+
+
+def test_tasks_that_the_page_has_just_made_or_changed_are_changed_by_one_request(
+    embedded: Service, visit: Visit
+) -> None:
+    board = visit(embedded.url)
+    page = board.page
+    expect(page.get_by_text("No tasks yet")).to_be_visible()
+    page.route("**/tasks/changes?*", lambda route: route.abort())  # it has their versions from the results alone
+    for title in ("One", "Two"):
+        board.add(title)
+    board.until(lambda: embedded.titles() == ["One", "Two"])
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(f"{request.method} {request.url.removeprefix(embedded.url)}"))
+    change_all(board, "Two")
+    board.until(lambda: {task["priority"] for task in embedded.tasks()} == {"high"})
+    page.get_by_label("Set priority").select_option("Low")
+    board.until(lambda: {task["priority"] for task in embedded.tasks()} == {"low"})
+    assert [one for one in sent if "/tasks/changes" not in one] == ["POST /tasks/bulk"] * 2
 
 
 def test_of_many_tasks_the_one_that_somebody_changed_meanwhile_is_a_conflict(service: Service, visit: Visit) -> None:
@@ -567,6 +625,67 @@ def test_what_one_account_writes_is_never_sent_as_another(
     board.saved()
 
 
+def test_what_one_account_wrote_is_never_sent_as_another_that_has_its_id_in_a_new_database(
+    visit: Visit, people: People, tmp_path: Path, source: dict[str, str]
+) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    settings = {"AUTH": "on", "JWT_KEYS": f"k1:{secrets.token_urlsafe(32)}", "HOST": "127.0.0.1", "PORT": str(port)}
+    started = partial(listening, command_line("serve"), ready=f"{url}/readyz", log=tmp_path / "log")
+    person, ada, grace = people(), address(), address()
+    with started({**settings, **source, "DB_PATH": str(tmp_path / "old.db")}):
+        board = visit(url, person)
+        registered(board, ada)
+        board.page.route(re.compile("/tasks|/session"), lambda route: route.abort())
+        board.add("Of Ada")
+        expect(board.page.locator(".sign")).to_contain_text("1 change waits")
+    with started({**settings, **source, "DB_PATH": str(tmp_path / "new.db")}):
+        person.clear_cookies()  # as when they have expired
+        other = visit(url, person)
+        registered(other, grace)
+        other.add("Of Grace")
+        other.saved()
+        board.page.unroute_all()
+        expect(board.card("Of Grace")).to_be_visible()
+        for page in (board.page, other.page):
+            page.reload()
+            expect(Board(page).card("Of Grace")).to_be_visible()
+            Board(page).saved()
+            expect(Board(page).card("Of Ada")).to_have_count(0)
+        assert "Of Ada" in kept(board.page)
+        account = {"email": grace, "password": PASSWORD}
+        token = httpx.post(f"{url}/auth/login", json=account).raise_for_status().json()["access_token"]
+        tasks = httpx.get(f"{url}/tasks", headers={"Authorization": f"Bearer {token}"}).json()
+        assert [task["title"] for task in tasks] == ["Of Grace"]
+        for page in (board.page, other.page):
+            page.goto("about:blank")
+
+
+def test_what_an_earlier_version_of_the_page_kept_is_sent_unless_it_is_older_than_the_account(
+    services: Callable[[str, str], str], visit: Visit
+) -> None:
+    board = visit(services("sqlite", "on"))
+    registered(board, address())
+    board.page.evaluate(
+        """async () => {
+          const done = (request) => new Promise((resolve) => (request.onsuccess = () => resolve(request.result)));
+          const { id } = await (await fetch("/auth/me", { headers: { "X-Requested-With": "board" } })).json();
+          const database = await done(indexedDB.open("board"));
+          const store = database.transaction("changes", "readwrite").objectStore("changes");
+          const day = 86_400_000;
+          for (const [title, at] of [["Written by another", Date.now() - day], ["Written before", Date.now()]]) {
+            const task = { title, description: "", status: "pending", priority: "normal", due_at: null, project: null };
+            const operations = [{ op: "create", id: `new-${title}`, task: { ...task, labels: [] } }];
+            await done(store.add({ account: String(id), key: crypto.randomUUID(), at, operations }));
+          }
+        }"""
+    )
+    board.page.reload()
+    expect(board.card("Written before")).to_be_visible()
+    board.saved()
+    expect(board.card("Written by another")).to_have_count(0)
+
+
 def kept(page: Page) -> str:
     """Return everything that the browser keeps for the page and could show to the next person."""
     text = page.evaluate(
@@ -607,6 +726,9 @@ def test_nothing_of_an_account_stays_in_the_browser_after_signing_out(
     board.saved()
     other = visit(page.url, person)
     other.details("Secret that is renamed")
+    third = visit(page.url, person)
+    third.page.get_by_role("button", name="Secret that is renamed", exact=True).click()
+    third.page.keyboard.type("Secret that is half-typed")
     board.details("Secret that is deleted").get_by_role("button", name="Delete").click()
     page.get_by_role("button", name="Secret that is renamed", exact=True).click()
     page.keyboard.type("Secret that has another name")
@@ -617,9 +739,11 @@ def test_nothing_of_an_account_stays_in_the_browser_after_signing_out(
     page.get_by_label("Search").fill("secret")
     expect(page.locator(".sign")).to_contain_text("1 change waits")
     page.wait_for_timeout(2500)  # the tasks are kept a little later than they are shown
+    expect(third.page.get_by_role("textbox", name="Rename: ")).to_be_focused()
     sign_out(board)
-    expect(other.page.get_by_role("heading", name="Sign in")).to_be_visible()
-    for text in (kept(page), kept(other.page)):
+    for one in (other, third):
+        expect(one.page.get_by_role("heading", name="Sign in")).to_be_visible()
+    for text in (kept(page), kept(other.page), kept(third.page)):
         assert "secret" not in text.lower()
         assert email not in text
 

@@ -103,7 +103,7 @@ export function signIn(place, { ended = false } = {}) {
 
 // Opens the dialog of the account.
 export async function manage(account, { signOut, notify }) {
-  const request = requestsOf(account.id);
+  const request = requestsOf(account.key);
   const list = element("ul", { class: "sessions", "aria-live": "polite" });
   const old = password("current-password");
   const chosen = password("new-password");

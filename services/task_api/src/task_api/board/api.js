@@ -36,6 +36,16 @@ export function alone(name, work) {
   return navigator.locks ? navigator.locks.request(name, work) : work(); // plain HTTP has no locks
 }
 
+// Returns the key under which this browser keeps what is an account's. Its id alone would be another's where the database
+// of the service has been replaced.
+export const keyOf = ({ id, created_at: created }) => (created ? `${id} ${created}` : String(id));
+
+// Returns the headers that name the account which the page shows, by its key.
+export function shown(key) {
+  const [id, created] = key.split(" ");
+  return { "X-Account": id, ...(created ? { "X-Account-Created": created } : {}) };
+}
+
 function options(method, { body, key, account, headers = {} } = {}) {
   return {
     method,
@@ -45,7 +55,7 @@ function options(method, { body, key, account, headers = {} } = {}) {
       ...FROM_PAGE,
       ...(body === undefined ? {} : { "Content-Type": "application/json" }),
       ...(key ? { "Idempotency-Key": key } : {}),
-      ...(account === undefined ? {} : { "X-Account": account }),
+      ...(account === undefined ? {} : shown(account)),
       ...headers,
     },
   };

@@ -1,5 +1,5 @@
 // The page: who it is for, and then their board.
-import { Problem, SignedOut, Unreachable, request } from "./api.js";
+import { Problem, SignedOut, Unreachable, keyOf, request } from "./api.js";
 import * as account from "./account.js";
 import { Board } from "./board.js";
 import { element } from "./elements.js";
@@ -51,7 +51,7 @@ async function whose() {
 }
 
 async function use(who) {
-  const key = String(who.id);
+  const key = keyOf(who);
   const announce = (message) => tabs.postMessage({ account: key, ...message });
   const tasks = new Tasks(key, announce);
   const outbox = new Outbox(key, tasks, announce);
@@ -73,7 +73,7 @@ async function use(who) {
     tabs.postMessage({ account: key, kind: "signed-out" });
     left({ ended: false });
   };
-  const board = new Board(tasks, outbox, { account: accounts ? who : null, signOut });
+  const board = new Board(tasks, outbox, { account: accounts ? { ...who, key } : null, signOut });
   place.replaceChildren(...board.parts);
   board.placed();
 
@@ -97,6 +97,7 @@ async function use(who) {
   on(outbox, "change", () => outbox.state === "signed-out" && left({ ended: true }));
 
   try {
+    await outbox.adopt(who);
     await outbox.read();
   } catch {
     board.failed(texts.noStorage);
@@ -104,6 +105,7 @@ async function use(who) {
   outbox.send();
   await tasks.start();
   const how = await end;
+  if (!how.ended) board.editing?.drop();
   stop.abort();
   tasks.stop();
   outbox.stop();
@@ -125,8 +127,8 @@ async function start() {
       who = await account.signIn(place, how);
       localStorage.setItem(KNOWN, JSON.stringify(who));
     }
-    if (shown !== undefined && shown !== who.id) blank();
-    shown = who.id;
+    if (shown !== undefined && shown !== keyOf(who)) blank();
+    shown = keyOf(who);
     how = await use(who);
     if (!how.ended) blank();
     who = how.ended ? await whose() : null; // somebody else may have signed in, in another tab

@@ -21,6 +21,7 @@ export class Board {
     this.who = who;
     this.signOut = signOut;
     this.selected = new Set();
+    this.editing = null; // the task whose title is being edited, its column, and how to end that without a change
     this.filters = fromAddress(location.search);
     this.columns = STATUSES.map((status) => new Column(status, this));
     this.parts = [this.header(), element("main", {}, this.tools(), this.state(), this.bulk(), this.choice(), this.board())];
@@ -179,7 +180,9 @@ export class Board {
   update() {
     const matches = matcher(this.filters);
     const lists = Object.fromEntries(STATUSES.map((status) => [status, []]));
-    for (const task of this.tasks.shown.values()) if (matches(task)) lists[task.status].push(task);
+    const held = this.editing && this.now(this.editing.task);
+    if (held) lists[this.editing.column.status].push(held);
+    for (const task of this.tasks.shown.values()) if (task.id !== held?.id && matches(task)) lists[task.status].push(task);
     const compare = order(this.filters.sort);
     for (const id of this.selected) if (!this.tasks.shown.has(id)) this.selected.delete(id);
     const focused = this.columns.find(({ list }) => list.contains(document.activeElement));

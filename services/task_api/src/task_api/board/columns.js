@@ -66,7 +66,8 @@ export class Column {
       kept.add(task.id);
       card.update(task, index, this.tasks.length, index === this.current, height);
       const place = previous ? previous.nextSibling : this.list.firstChild;
-      if (card.item !== place) this.list.insertBefore(card.item, place);
+      if (card.input) this.pass(place, card.item);
+      else if (card.item !== place) this.list.insertBefore(card.item, place);
       previous = card.item;
     }
     for (const [id, card] of this.cards) {
@@ -75,6 +76,15 @@ export class Column {
       this.cards.delete(id);
     }
     if (focus !== document.activeElement && focus?.isConnected && this.list.contains(focus)) focus.focus({ preventScroll: true });
+  }
+
+  // Moves what is between two places behind all others: a field that were moved itself would lose the focus.
+  pass(place, item) {
+    while (place !== item) {
+      const next = place.nextSibling;
+      this.list.append(place);
+      place = next;
+    }
   }
 
   // The card of a task, also where the task has got its id from the service meanwhile.
@@ -188,10 +198,11 @@ class Card {
     ].filter(Boolean);
   }
 
-  // Edits the title in its place: Enter and leaving save, Escape does not.
+  // Edits the title in its place: Enter and leaving save, Escape does not. The card stays where it is meanwhile, whatever
+  // others do to the task.
   edit() {
     if (this.input) return;
-    const { task } = this;
+    const { task, column: { board } } = this;
     const end = (save, focus) => {
       if (!this.input) return;
       const value = this.input.value.trim();
@@ -199,7 +210,9 @@ class Card {
       this.input = null;
       input.replaceWith(this.title);
       if (focus) this.title.focus();
-      if (save && value && value !== shown) this.column.board.change(task, { title: value });
+      board.editing = null;
+      if (save && value && value !== shown) board.change(task, { title: value });
+      board.update();
     };
     this.input = element("input", {
       class: "title",
@@ -220,6 +233,7 @@ class Card {
     this.item.draggable = false;
     this.title.replaceWith(this.input);
     this.item.draggable = true;
+    board.editing = { task, column: this.column, drop: () => end(false, false) };
     this.input.focus();
     this.input.select();
   }

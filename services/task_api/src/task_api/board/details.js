@@ -102,7 +102,7 @@ function history(task, who) {
     );
   const read = async () => {
     try {
-      const { content } = await request("GET", `/tasks/${task.id}/history`, { account: who?.id });
+      const { content } = await request("GET", `/tasks/${task.id}/history`, { account: who?.key });
       list.replaceChildren(...content.map(entry));
     } catch (error) {
       list.replaceChildren(element("li", {}, describe(error)));

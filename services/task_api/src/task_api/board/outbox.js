@@ -11,6 +11,7 @@ const LONGEST_WAIT = 30;
 const KEY_HOURS = 23; // the service remembers a key for 24
 
 const uuid = () => crypto.randomUUID?.() ?? [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+const versionOf = (headers) => Number(headers.get("ETag").replaceAll('"', ""));
 export const fields = (task) => Object.fromEntries(FIELDS.map((name) => [name, task[name]]));
 const plain = (name, value) =>
   name === "labels" ? JSON.stringify(sorted(value ?? [])) : name === "due_at" && value ? Date.parse(value) : value ?? null;
@@ -44,6 +45,13 @@ export class Outbox extends EventTarget {
 
   get troubled() {
     return this.mine.filter((entry) => entry.trouble);
+  }
+
+  // Takes over what an earlier version of the page kept under the account's id alone. What is older than the account was
+  // another's, who had that id in a database that has been replaced.
+  async adopt({ id, created_at: created }) {
+    const old = ({ account, at }) => account === String(id) && account !== this.account && at >= Date.parse(created);
+    await changes.edit((all) => ({ put: all.filter(old).map((entry) => ({ ...entry, account: this.account })) }));
   }
 
   // Reads what any tab has put there.
@@ -213,8 +221,8 @@ export class Outbox extends EventTarget {
     const results = [];
     try {
       await several(entry.operations, async ({ id }) => {
-        const { content } = await this.request("POST", `/tasks/${id}/restore`);
-        results.push({ id, task: content });
+        const { content, headers } = await this.request("POST", `/tasks/${id}/restore`);
+        results.push({ id, task: content, version: versionOf(headers) });
       });
     } catch (error) {
       if (!(error instanceof Problem)) {
@@ -300,7 +308,7 @@ export class Outbox extends EventTarget {
       }
     }
     if (!operations.length) {
-      const results = entry.operations.map(({ id }) => ({ id, task: found.get(id).task }));
+      const results = entry.operations.map(({ id }) => ({ id, ...found.get(id) }));
       await this.finish(entry, results);
       return {};
     }
@@ -327,7 +335,7 @@ export class Outbox extends EventTarget {
       }
       try {
         const { content, headers } = await this.request("GET", `/tasks/${id}`);
-        found.set(id, { task: content, version: Number(headers.get("ETag").replaceAll('"', "")) });
+        found.set(id, { task: content, version: versionOf(headers) });
       } catch (error) {
         if (!(error instanceof Problem && error.status === 404)) throw error;
         found.set(id, { task: null });

@@ -1,6 +1,6 @@
 // Hears of changes by server-sent events. One tab reads the stream for all of this browser's: over HTTP/1.1 a browser has
 // six connections to the service, and the account a limited number of streams.
-import { FROM_PAGE } from "./api.js";
+import { FROM_PAGE, shown } from "./api.js";
 
 const EVENTS = "text/event-stream";
 const SILENCE_SECONDS = 40; // the service sends something every 15
@@ -29,7 +29,7 @@ export async function listen(account, since, { signal, heard, ended }) {
 
 // Reads a stream to its end; returns after how many seconds to open another.
 async function read(account, since, signal, heard) {
-  const headers = { ...FROM_PAGE, Accept: EVENTS, "X-Account": account, ...(since ? { "Last-Event-ID": since } : {}) };
+  const headers = { ...FROM_PAGE, Accept: EVENTS, ...shown(account), ...(since ? { "Last-Event-ID": since } : {}) };
   const stop = new AbortController();
   const quit = () => stop.abort();
   signal.addEventListener("abort", quit, { once: true });

@@ -152,9 +152,9 @@ export class Tasks extends EventTarget {
 
   // Takes the results of a change, but for what has been changed again since.
   apply(results) {
-    for (const { id, task } of results) {
+    for (const { id, task, version } of results) {
       if (!task) this.server.delete(id);
-      else if (!(this.server.get(task.id)?.updated_at > exact(task.updated_at))) this.server.set(task.id, kept(task));
+      else if (!(this.server.get(task.id)?.updated_at > exact(task.updated_at))) this.server.set(task.id, kept({ ...task, version }));
     }
     this.applied++;
     this.update();

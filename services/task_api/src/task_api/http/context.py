@@ -160,7 +160,7 @@ def _identify(here: Any, accounts: Accounts | None) -> Exception | None:
         found = accounts.authenticate(token.strip())
     except BadToken as error:
         return error
-    if by_cookie and cookies.shown_account(here.request) not in (None, str(found.account.id)):
+    if by_cookie and not cookies.shows(here.request, found.account):
         return AnothersToken()
     here.account, here.session_id, here.scopes = found
     here.token = token.strip()

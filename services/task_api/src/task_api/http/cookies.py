@@ -7,15 +7,18 @@ browsers say about the request's origin (OWASP's CSRF Prevention Cheat Sheet). A
 
 from urllib.parse import urlsplit
 
+import msgspec
 from flask import Request, Response
 
-from task_api.accounts.model import Tokens
+from task_api.accounts.model import Account, Tokens
 from task_api.accounts.tokens import DEVICE_SECONDS
 
 ACCESS, REFRESH, DEVICE = "task_api_access", "task_api_refresh", "task_api_device"
 HEADER, PAGE = "X-Requested-With", "board"
 ACCOUNT = "X-Account"
 """The header with the account whose tasks the page shows: another may have signed in since, in another tab."""
+CREATED = "X-Account-Created"
+"""The header with that account's `created_at`: where the database has been replaced, another may have its id."""
 
 SESSION = "/session"
 """The path that has the refresh token: no other request carries it."""
@@ -35,6 +38,14 @@ def sent_by_page(request: Request) -> bool:
 def shown_account(request: Request) -> str | None:
     """Return the id of the account that the page shows, where it names one."""
     return request.headers.get(ACCOUNT)
+
+
+def shows(request: Request, account: Account) -> bool:
+    """Return whether the page shows this account, as far as it says which."""
+    created = request.headers.get(CREATED)
+    return shown_account(request) in (None, str(account.id)) and (
+        created is None or created == msgspec.to_builtins(account.created_at)
+    )
 
 
 def _name(request: Request, name: str) -> str:

@@ -227,15 +227,18 @@ def delete_task(task_id: int) -> Response:
 
 
 @blueprint.post(f"{ONE}/restore")
-@documented(answers=RESTORED, path=TASK_ID, scopes=WRITE)
+@documented(answers=RESTORED, path=TASK_ID, if_match=True, scopes=WRITE)
 def restore_task(task_id: int) -> Response:
     """Restore a task that was deleted in the last 30 days.
 
-    It is as it was, at a later version. A task that is not deleted stays as it is.
+    It is as it was, at a later version. A task that is not deleted stays as it is. A deleted one has the version that
+    its deletion led to, as the feed of changes and its history name it: `If-Match` is held against that.
     """
     who = account()
     quota = services().quota
-    restored = database().transaction(lambda connection: service.restore(connection, who.scope, task_id, who.id, quota))
+    restored = database().transaction(
+        lambda connection: service.restore(connection, who.scope, task_id, who.id, quota, check_write)
+    )
     return respond(_shown(restored), 200, {"ETag": entity_tag(restored)})
 
 

@@ -1,5 +1,6 @@
 """Deleted tasks, which can be restored until the clearing removes them for good."""
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, bindparam, insert, literal_column, select
@@ -38,6 +39,15 @@ def find(
     else:
         matches = rows(connection, _HELD_OF_OWNER if lock else _BY_ID_AND_OWNER, {**values, "owner": owner_id})
     return matches[0] if matches else None
+
+
+def versions(connection: Connection, task_ids: Collection[int], owner_id: int | None) -> dict[int, int]:
+    """Return the versions of those of an owner's tasks that are deleted and still kept, by id."""
+    if not task_ids:
+        return {}
+    of_owner = () if owner_id is None else (deleted_tasks.c.owner_id == owner_id,)
+    kept = select(deleted_tasks.c.id, deleted_tasks.c.version).where(deleted_tasks.c.id.in_(task_ids), *of_owner)
+    return {row.id: row.version for row in connection.execute(kept)}
 
 
 def restore(connection: Connection, task_id: int, now: datetime) -> None:

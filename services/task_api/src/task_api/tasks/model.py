@@ -285,11 +285,15 @@ class Bulk(Struct, forbid_unknown_fields=True):
 
 
 class BulkResult(Struct, frozen=True):
-    """What one operation came to: the task as it is now, or null for one deleted."""
+    """What one operation came to: the task as it is now, or null for one deleted, and its version."""
 
     op: Literal["create", "update", "delete"]
     id: Id
     task: Task | None
+    version: Annotated[
+        Version | None,
+        Meta(description="the version that a write or a restore names in If-Match; null for a task removed for good"),
+    ]
 
 
 class BulkResults(Struct, frozen=True):

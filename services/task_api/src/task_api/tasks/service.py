@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -147,16 +147,27 @@ def delete(connection: Connection, held: Versioned, actor_id: int) -> None:
     _attribute(connection, Versioned(held.task, held.version + 1, held.owner_id), actor_id)
 
 
-def restore(connection: Connection, scope: int | None, task_id: int, actor_id: int, quota: Quota) -> Versioned:
+def restore(
+    connection: Connection,
+    scope: int | None,
+    task_id: int,
+    actor_id: int,
+    quota: Quota,
+    check: Callable[[Versioned], None],
+) -> Versioned:
     """Make a deleted task a task again, as it was but for version and `updated_at`; one that is not deleted stays.
 
-    Raises TaskNotFound, also where it was deleted too long ago, and QuotaExceeded.
+    `check` gets the task as it is before, deleted or not. Raises what that does, TaskNotFound, also where the task was
+    deleted too long ago, and QuotaExceeded.
     """
     now = datetime.now(UTC)
     row = deleted_tasks.find(connection, task_id, scope, now, lock=True) if task_id <= LARGEST_ID else None
     if row is None:
-        return get(connection, scope, task_id)
+        current = get(connection, scope, task_id)
+        check(current)
+        return current
     deleted = versioned(row)
+    check(deleted)
     with quota.held(connection, deleted.owner_id):
         deleted_tasks.restore(connection, task_id, max(now, deleted.task.updated_at))
     restored = get(connection, scope, task_id)
@@ -266,9 +277,16 @@ def bulk(connection: Connection, owner_id: int, scope: int | None, operations: B
 
 def recall(connection: Connection, scope: int | None, references: Sequence[tuple[str, int]]) -> list[BulkResult]:
     """Return the results of earlier operations, by operation and id: the tasks as they are now, None if deleted."""
-    rows = store.several(connection, {task_id for _, task_id in references}, scope)
-    found = {one.task.id: one.task for one in map(versioned, rows)}
-    return [BulkResult(cast("Any", op), task_id, found.get(task_id)) for op, task_id in references]
+    ids = {task_id for _, task_id in references}
+    found = {one.task.id: one for one in map(versioned, store.several(connection, ids, scope))}
+    versions = deleted_tasks.versions(connection, ids - found.keys(), scope)
+
+    def result(op: str, task_id: int) -> BulkResult:
+        now = found.get(task_id)
+        task, version = (now.task, now.version) if now else (None, versions.get(task_id))
+        return BulkResult(cast("Any", op), task_id, task, version)
+
+    return [result(*reference) for reference in references]
 
 
 def _bulk(connection: Connection, owner_id: int, scope: int | None, operations: Bulk) -> Iterator[BulkResult]:
@@ -285,12 +303,13 @@ def _bulk(connection: Connection, owner_id: int, scope: int | None, operations: 
 
 def _one(connection: Connection, owner_id: int, scope: int | None, operation: Create | Update | Delete) -> BulkResult:
     if isinstance(operation, Create):
-        task = create(connection, owner_id, operation.task).task
-        return BulkResult("create", task.id, task)
+        created = create(connection, owner_id, operation.task)
+        return BulkResult("create", created.task.id, created.task, created.version)
     held = get(connection, scope, operation.id, lock=True)
     if operation.version not in (None, held.version):
         raise VersionConflict(held)
     if isinstance(operation, Update):
-        return BulkResult("update", operation.id, change(connection, held, operation.changes, owner_id).task)
+        changed = change(connection, held, operation.changes, owner_id)
+        return BulkResult("update", operation.id, changed.task, changed.version)
     delete(connection, held, owner_id)
-    return BulkResult("delete", operation.id, None)
+    return BulkResult("delete", operation.id, None, held.version + 1)
