@@ -273,6 +273,13 @@ def sync(session: nox.Session) -> None:
 
 
 @nox.session
+def packages(session: nox.Session) -> None:
+    """The packages as a new user has them: installed into an empty environment, tried in an empty project."""
+    install(session, "test", service=True)
+    session.run("pytest", "-m", "index", "packages", *session.posargs)
+
+
+@nox.session
 def previous_version(session: nox.Session) -> None:
     """The last release's code on this checkout's schema: its own tests and this checkout's, on both databases."""
     install(session, "test", service=True)
