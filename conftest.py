@@ -4,9 +4,12 @@ import gc
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +31,25 @@ def terminal() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def run_in_new_project(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command in an empty project with an environment of its own, without this repository.
+
+    The project is the folder `tmp_path / "project"`; `python` and `pip` are its environment's.
+    """
+    project, environment = tmp_path / "project", tmp_path / "environment"
+    project.mkdir()
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    hidden = {"PYTHONPATH", "VIRTUAL_ENV", *(name for name in os.environ if name.startswith("COVERAGE_"))}
+    settings = {name: value for name, value in os.environ.items() if name not in hidden}
+    settings |= {"PATH": f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=project, env=settings, capture_output=True, text=True, check=False)
+
+    return run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

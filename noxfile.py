@@ -205,7 +205,7 @@ def load_canaries(session: nox.Session) -> None:
     install(session, "test", service=True)
     session.run("python", "-m", "loadtests.canaries")
     session.run("python", "-m", "loadtests.slow_clients", success_codes=[0, 2])  # 2: the machine is too busy to measure
-    session.run("pytest", "-m", "load", "loadtests", *session.posargs)
+    session.run("pytest", "-m", "load", "loadtests", "packages", *session.posargs)
 
 
 @nox.session
@@ -270,6 +270,13 @@ def sync(session: nox.Session) -> None:
     """Offline clients over connections that break, 10,000 steps on each database: in the end all agree."""
     install(session, "test", service=True)
     session.run("pytest", "-m", "sync", "services", *session.posargs)
+
+
+@nox.session
+def packages(session: nox.Session) -> None:
+    """The packages as a new user has them: installed into an empty environment, tried in an empty project."""
+    install(session, "test", service=True)
+    session.run("pytest", "-m", "index", "packages", *session.posargs)
 
 
 @nox.session

@@ -18,7 +18,8 @@ from e2e.database import outliving
 from e2e.page import staying_open
 from e2e.proofs import FOLDER, NIGHTLY, Bench, Proof
 from e2e.versions import replacing
-from loadtests.record import Recorder
+from locust_verdict import VerdictError
+from locust_verdict.record import Recorder
 from tooling.deploy import DeployError, cluster
 from tooling.deploy.release import Target, deploy
 from tooling.deploy.steps import Steps
@@ -69,7 +70,7 @@ def prepare(steps: Steps, *, database: str, accept_unassessed: bool) -> Bench:
         deploy(target, image, steps)
         if from_nothing:
             steps.marks["first 200 from having the image and no cluster"] = steps.marks["first 200"] - began
-    except ToolingError as failure:
+    except (ToolingError, VerdictError) as failure:
         error = str(failure)
         raise
     finally:
@@ -97,6 +98,9 @@ def main(arguments: list[str] | None = None) -> int:
         keep = keep or cluster.exists()
         bench = prepare(Steps("deploy"), database=database, accept_unassessed=options.accept_unassessed)
         proven = {name: run(name, bench) for name in names}
+    except VerdictError as error:
+        print(f"e2e: {error}", file=sys.stderr)
+        return 2
     except ToolingError as error:
         print(f"e2e: {error}\n{error.evidence}", file=sys.stderr)
         return 2

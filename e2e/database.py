@@ -11,9 +11,9 @@ import httpx
 
 from e2e.load import Load, Trouble
 from e2e.proofs import DEPLOYMENT, STEADY, Bench, Phase, Proof
-from loadtests import histogram
 from loadtests.cluster import watching
-from loadtests.record import Recorder, Requests, read
+from locust_verdict import histogram
+from locust_verdict.record import Recorder, Requests, read
 from tooling.deploy import DeployError, cluster, operator, rollout, verify
 from tooling.deploy.kube import Kube
 from tooling.deploy.steps import Log

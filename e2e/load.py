@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 
 import httpx
 
-from loadtests.record import Recorder
-from loadtests.seconds import Seconds
+from locust_verdict.record import Recorder
+from locust_verdict.seconds import Seconds
 
 TIMEOUT = 30.0
 WRITE_EVERY = 4  # requests

@@ -12,9 +12,10 @@ from tempfile import TemporaryDirectory
 import markupsafe
 
 from e2e.load import Load
-from loadtests import histogram, timeline
+from loadtests import timeline
 from loadtests.cluster import watching
-from loadtests.record import Cluster, Event, Recorder, Requests, read
+from locust_verdict import histogram
+from locust_verdict.record import Cluster, Event, Recorder, Requests, read
 from tooling.deploy import DeployError, backup, manifests, release, rollout, verify
 from tooling.deploy.kube import Kube, Object, define, labels, refused
 from tooling.deploy.release import Target

@@ -1,7 +1,10 @@
-"""Load tests with a verdict: users and shapes for Locust, the gate, the flight record, the HPA simulator."""
+"""Load tests of this repository: users and shapes for Locust, comparisons, pages, the HPA simulator.
+
+The record and the verdict are the package `locust_verdict`.
+"""
 
 from tooling.project import ToolingError
 
 
 class LoadTestError(ToolingError):
-    """A load test, a record or a comparison cannot be made; the message is the reason, in one line."""
+    """A load test or a comparison cannot be made; the message is the reason, in one line."""

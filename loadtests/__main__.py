@@ -4,10 +4,10 @@ import sys
 from collections.abc import Sequence
 
 from loadtests import timeline
-from loadtests.gate import load_objectives
 from loadtests.hpa import command
 from loadtests.options import parse
 from loadtests.run import against, run
+from locust_verdict import VerdictError
 from tooling.project import ToolingError
 
 COULD_NOT_RUN = 2
@@ -25,9 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             timeline.write(page, *options.replay)
             print(page)
             return 0
-        objectives = load_objectives(options.objectives)
-        return against(options, rest) if options.against else run(options, rest, objectives)
-    except (ToolingError, OSError) as error:
+        return against(options, rest) if options.against else run(options, rest)
+    except (ToolingError, VerdictError, OSError) as error:
         print(f"load: {error}", file=sys.stderr)
         return COULD_NOT_RUN
 

@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests.faults import SETTINGS, Faults
-from loadtests.gate import GateResult, GeneratorLimits, Limits, Objectives, Outcome, judge
 from loadtests.options import parse
-from loadtests.record import read
 from loadtests.run import locust, target
+from locust_verdict.gate import GateResult, Outcome, judge
+from locust_verdict.objectives import GeneratorLimits, Limits, Objectives
+from locust_verdict.record import read
 from tooling.project import ROOT
 from tooling.service import free_port, listening
 

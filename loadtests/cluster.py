@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from loadtests import LoadTestError
-from loadtests.record import Cluster, Event, Pod, Recorder
+from locust_verdict.record import Cluster, Event, Pod, Recorder
 from tooling.kubernetes import quantity
 from tooling.tools import require
 

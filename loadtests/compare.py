@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 import msgspec
 import numpy as np
 
-from loadtests import LoadTestError, histogram
-from loadtests.gate import redraws
-from loadtests.record import Entry, Requests, Run
+from loadtests import LoadTestError
+from locust_verdict import histogram
+from locust_verdict.gate import redraws
+from locust_verdict.record import Entry, Requests, Run
 
 RESAMPLES = 2000
 PERCENTILES = (50, 95)

@@ -1,16 +1,18 @@
 """What Locust loads: the users, the shape and the options, which its browser UI shows too."""
 
-import re
 import time
+import urllib.error
+import urllib.request
 from typing import Any
 
 from locust import LoadTestShape, events
 from locust.runners import MasterRunner, WorkerRunner
 
-from loadtests import collector, shapes
+from loadtests import shapes
 from loadtests.users import Importer, Reader, Session, Writer, Yardstick
+from locust_verdict import plugin
 
-__all__ = ["Importer", "Reader", "Session", "Shape", "Writer", "Yardstick"]
+__all__ = ["Importer", "Reader", "Session", "Shape", "Writer", "Yardstick", "plugin"]
 
 DRAIN_SECONDS = 5  # longer than Locust's workers take to report (3 s)
 
@@ -49,25 +51,27 @@ def add_options(parser: Any) -> None:
         "--rate", type=_positive, default=0.0, help="open loop: arrivals per second at the peak; 0: closed loop"
     )
     parser.add_argument("--think", type=_positive, default=1.0, help="closed loop: mean seconds between a user's tasks")
-    parser.add_argument("--record", default="reports/load/record.jsonl", include_in_web_ui=False, help="flight record")
-    parser.add_argument(
-        "--metrics",
-        default="/metrics",
-        include_in_web_ui=False,
-        help="the service's metrics, from the host; '' for none",
-    )
+
+
+def status(url: str) -> int:
+    """Return the status that a GET of `url` answers, 0 for none at all."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:  # the host under test
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
 
 
 def prepare(environment: Any, **_: Any) -> None:
-    """Attach the collector, and find out at each start what the workers have to know."""
+    """Find out at each start what the workers have to know."""
     options = environment.parsed_options
-    collect = collector.attach(environment)
 
     def start(**_: Any) -> None:
         if not isinstance(environment.runner, WorkerRunner):
             options.peak = options.num_users or 1  # extra options go to the workers, Locust's own do not
-            options.accounts = collector.status(f"{environment.host}/auth/me") == 401  # noqa: PLR2004
-            collect.begin(re.sub(r"//[^@/]*@", "//", environment.host))
+            options.accounts = status(f"{environment.host}/auth/me") == 401  # noqa: PLR2004
 
     environment.events.test_start.add_listener(start)
 

@@ -21,14 +21,16 @@ from rich.table import Table
 
 from loadtests import LoadTestError, compare, timeline
 from loadtests.cluster import watching
-from loadtests.gate import GateResult, Objectives, Outcome, judge
-from loadtests.record import Recorder, read
+from locust_verdict import verdict
+from locust_verdict.gate import EXIT_CODES, Outcome
+from locust_verdict.objectives import load_objectives
+from locust_verdict.record import Recorder, read
 from tooling import tools
 from tooling.project import ROOT
 from tooling.service import answers, running
 
 LOCUSTFILE = Path(__file__).parent / "locustfile.py"
-COLOURS = {Outcome.PASS: "green", Outcome.FAIL: "red", Outcome.INCONCLUSIVE: "yellow", Outcome.EXCUSED: "yellow"}
+HISTOGRAM = "api_request_duration_seconds"
 
 
 class LoadError(LoadTestError):
@@ -48,11 +50,15 @@ def target(host: str | None, **more: Any) -> Iterator[str]:
         yield url
 
 
-def locust(host: str, record: Path, options: argparse.Namespace, rest: Sequence[str]) -> None:
-    """Run Locust until it ends. Raises LoadError when it breaks; failed requests are the verdict's business."""
+def locust(host: str, record: Path, options: argparse.Namespace, rest: Sequence[str], *judged: str) -> int:
+    """Run Locust until it ends, and return its exit status, which is 0 without the options `judged`.
+
+    Raises LoadError when it breaks; failed requests are the verdict's business.
+    """
     command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--host", host, "--record", str(record)]
     command += ["--users", str(options.users), "--spawn-rate", str(options.users), "--shape", options.shape]
     command += ["--rate", str(options.rate), "--stop-timeout", "60", "--exit-code-on-error", "0"]
+    command += ["--metrics=/metrics", f"--histogram={HISTOGRAM}", *judged]
     command += ["--run-time", options.run_time] if options.run_time else []
     if options.headless:
         command += ["--headless", "--only-summary", "--skip-log-setup"]
@@ -66,8 +72,9 @@ def locust(host: str, record: Path, options: argparse.Namespace, rest: Sequence[
         status = process.wait()
     finally:
         signal.signal(signal.SIGINT, handler)
-    if status != 0:
+    if status != 0 and not (judged and verdict.place(record).exists()):
         raise LoadError(f"Locust ended with status {status}; what it wrote above says why. The record: {record}")
+    return status
 
 
 def _open_browser(url: str) -> None:
@@ -80,60 +87,24 @@ def _open_browser(url: str) -> None:
     webbrowser.open(url)
 
 
-def finish(verdict: GateResult, record: Path) -> None:
-    """Write the verdict into the record, as JSON beside it, and draw the page."""
-    with Recorder(record) as recorder:
-        recorder.event(verdict.outcome, verdict.text, **msgspec.to_builtins(verdict))
-    record.with_name("verdict.json").write_bytes(msgspec.json.format(msgspec.json.encode(verdict)) + b"\n")
-    timeline.write(record.with_name("report.html"), record)
-    show(verdict)
-    print(f"{record.with_name('report.html')}\n{record}")
-
-
-def show(verdict: GateResult) -> None:
-    """Print what was measured and what it came to."""
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    measured = Table("endpoint", "requests", "per second", "failed", "P50 ms", "P95 ms", "P99 ms", title="measured")
-    for row in verdict.summaries:
-        values = (_both(getattr(row, p), getattr(row, f"intended_{p}")) for p in ("p50", "p95", "p99"))
-        measured.add_row(row.endpoint, str(row.requests), f"{row.per_second:.1f}", str(row.failures), *values)
-    if any(row.intended_p50 is not None for row in verdict.summaries):
-        measured.caption = "since sent / from the intended start"
-    objectives = Table("endpoint", "objective", "limit", "measured", "verdict", title="objectives")
-    for check in verdict.checks:
-        found = "" if check.measured is None else f"{check.measured:.2f}"
-        outcome = f"[{COLOURS[check.outcome]}]{check.outcome}"
-        objectives.add_row(check.endpoint, check.objective, f"{check.limit:g}", found, outcome)
-    console.print(measured, objectives)
-    for check in verdict.checks:  # below the table: a reason has no room in a cell
-        if check.reason:
-            console.print(
-                f"{check.endpoint} {check.objective}: {check.reason}", highlight=False, markup=False, soft_wrap=True
-            )
-    console.print(f"[bold {COLOURS[verdict.outcome]}]{verdict.outcome.upper()}[/]: ", end="")
-    console.print(verdict.text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _both(sent: float, intended: float | None) -> str:
-    return f"{sent:.2f}" if intended is None else f"{sent:.2f} / {intended:.2f}"
-
-
-def run(options: argparse.Namespace, rest: Sequence[str], objectives: Objectives) -> int:
-    """Load one version and judge it."""
+def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Load one version, have the plugin judge it, and draw the page."""
+    load_objectives(options.objectives)  # before a service is started
     with target(options.host) as host:
         for attempt in range(1, options.attempts + 1):
             record = options.output / (f"attempt-{attempt}" if options.attempts > 1 else "") / "record.jsonl"
             print(f"loading {host}, {options.users} users, shape {options.shape}", flush=True)
             watched = watching(record, context=options.cluster) if options.cluster else contextlib.nullcontext()
+            verdict.place(record).unlink(missing_ok=True)
             with watched:
-                locust(host, record, options, rest)
-            if not record.exists():
+                status = locust(host, record, options, rest, f"--objectives={options.objectives.absolute()}")
+            if not verdict.place(record).exists():
                 raise LoadError("no load was started, so there is nothing to judge")
-            verdict = judge(objectives, read(record))
-            finish(verdict, record)
-            if verdict.outcome is not Outcome.INCONCLUSIVE:
+            timeline.write(record.with_name("report.html"), record)
+            print(f"{record.with_name('report.html')}\n{record}")
+            if status != EXIT_CODES[Outcome.INCONCLUSIVE]:
                 break
-    return verdict.exit_code
+    return status
 
 
 @contextlib.contextmanager

@@ -15,8 +15,9 @@ import plotly.graph_objects as go
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
-from loadtests import LoadTestError, histogram
-from loadtests.record import Cluster, Entry, Event, Requests, Run, Sample, read
+from loadtests import LoadTestError
+from locust_verdict import histogram
+from locust_verdict.record import Cluster, Entry, Event, Requests, Run, Sample, read
 from tooling.page import render
 
 TEMPLATE = Path(__file__).parent / "templates" / "timeline.html"

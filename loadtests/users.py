@@ -84,9 +84,9 @@ class Client(FastHttpUser):
         self.random = random.Random()  # load, not secrets
         self.data = data.Maker(self.random)
         self.headers: dict[str, str] = {}
-        self.intended = self.due = perf_counter()
+        self.intended = perf_counter()
         self.lateness: float | None = 0.0
-        self.lag = 0.0
+        self.open_loop = bool(options.rate)
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
@@ -99,18 +99,14 @@ class Client(FastHttpUser):
             self.intended = self.arrivals.take(self.random, self.rate)
         else:
             self.intended = now + (self.random.expovariate(1 / self.think) if self.think else 0)
-        self.due = max(self.intended, now)
         self.lateness = None
-        return self.due - now
+        return max(self.intended - now, 0)
 
     def context(self) -> dict[str, Any]:
-        """Return for the collector how late this arrival is (ms), and how late this process woke for it (ms)."""
+        """Return for the record how late this arrival is (ms), in the open loop."""
         if self.lateness is None:
-            now = perf_counter()
-            self.lateness = (now - self.intended) * 1000 if self.rate else 0.0
-            self.lag = (now - self.due) * 1000
-            return {"lateness": self.lateness, "lag": self.lag}
-        return {"lateness": self.lateness}
+            self.lateness = (perf_counter() - self.intended) * 1000 if self.rate else 0.0
+        return {"lateness": self.lateness} if self.open_loop else {}
 
     def prepare(self) -> None:
         """Do what comes before the work, such as logging in."""

@@ -29,7 +29,7 @@ KINDS = {
     "gitleaks": r"gitleaks:allow",
     "trivy": r"trivy:ignore",
     "skip": r"(?:\bpytest|\bmark|\bunittest|\bself)\.(?:skip|skipif|skipIf|skipUnless|skipTest|xfail|importorskip)\b",
-    "deselected": r"\bmark\.(?:docker|load|prometheus)\b"
+    "deselected": r"\bmark\.(?:docker|index|load|prometheus)\b"
     r"|pytest_(?:ignore_collect|collection_modifyitems|deselected)|collect_ignore",
 }
 """What a line can be excused with, by the field's name for it."""

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,21 +73,23 @@ def wanted(groups: dict[str, list[Any]], name: str) -> Iterator[Requirement]:
             yield from wanted(groups, entry["include-group"])
 
 
+def of_others(needs: Iterable[Requirement], projects: dict[str, list[Requirement]]) -> Iterator[Requirement]:
+    """Yield the requirements, and instead of a distribution of this repository those that it has itself."""
+    for need in needs:
+        own = projects.get(canonicalize_name(need.name))
+        yield from [need] if own is None else of_others(own, projects)
+
+
 def scan(root: Path, dockerfiles: Sequence[str]) -> Scan:
     """Compare every lock with its pyproject.toml and with the other locks, and look at what images install from."""
     groups: dict[str, list[Any]] = tomllib.loads((root / "pyproject.toml").read_text()).get("dependency-groups", {})
+    projects: dict[str, list[Requirement]] = {}
     sources = {f"requirements/{name}.txt": list(wanted(groups, name)) for name in groups}
-    own: set[str] = set()
-    projects: dict[Path, list[Requirement]] = {}
     for folder in distributions(root):
         project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-        own.add(canonicalize_name(project["name"]))
-        projects[folder] = [Requirement(one) for one in project.get("dependencies", [])]
-    shared = [one for folder, needs in projects.items() if folder.parent.name == "packages" for one in needs]
-    for folder, needs in projects.items():
+        needs = projects[canonicalize_name(project["name"])] = list(map(Requirement, project.get("dependencies", [])))
         if folder.parent.name == "services":
-            uses_kit = any(canonicalize_name(one.name) in own for one in needs)
-            sources[f"{folder.relative_to(root)}/requirements.txt"] = [*needs, *(shared if uses_kit else [])]
+            sources[f"{folder.relative_to(root)}/requirements.txt"] = needs
     findings: list[Finding] = []
     locks: dict[str, Pins] = {}
     for lock, needs in sources.items():
@@ -98,8 +100,8 @@ def scan(root: Path, dockerfiles: Sequence[str]) -> Scan:
         findings += bad
         findings += [
             finding("unlocked", f"{need} is not in the lock: {RENEW}", lock, None, str(need))
-            for need in needs
-            if canonicalize_name(need.name) not in own and not locked(need, locks[lock])
+            for need in dict.fromkeys(of_others(needs, projects))
+            if not locked(need, locks[lock])
         ]
     known = {path for folder in ("requirements", "services/*") for path in root.glob(f"{folder}/*.txt")}
     findings += [

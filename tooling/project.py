@@ -6,6 +6,7 @@ Only the standard library is imported: `./dev` and the noxfile read this before 
 import functools
 import hashlib
 import os
+import re
 import subprocess
 import tomllib
 from dataclasses import dataclass, field, fields
@@ -134,6 +135,20 @@ def repository_name() -> str:
 def distributions(root: Path = ROOT) -> list[Path]:
     """Return the folders that are installed from this checkout: the shared packages and the services."""
     return sorted(file.parent for kind in ("packages", "services") for file in root.glob(f"{kind}/*/pyproject.toml"))
+
+
+def shared_by(folder: Path, root: Path = ROOT) -> list[Path]:
+    """Return the folders of the shared packages that a distribution needs, itself or by another of them."""
+    projects = {one: tomllib.loads((one / "pyproject.toml").read_text())["project"] for one in distributions(root)}
+    names = {project["name"]: one for one, project in projects.items()}
+    found: dict[Path, None] = {}
+    wanted = [folder]
+    while wanted:
+        needs = [re.split(r"[^\w.-]", need)[0] for need in projects[wanted.pop()].get("dependencies", [])]
+        new = [names[need] for need in needs if need in names and names[need] not in found]
+        found |= dict.fromkeys(new)
+        wanted += new
+    return sorted(found)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from e2e.load import Load
-from loadtests.record import Recorder, Requests, read
+from locust_verdict.record import Recorder, Requests, read
 from tooling.service import running
 
 PATIENCE = 120.0  # seconds: no outcome depends on them

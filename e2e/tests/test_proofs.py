@@ -6,8 +6,8 @@ from pathlib import Path
 import yaml
 
 from e2e.proofs import NIGHTLY, Phase, Proof
-from loadtests import histogram
-from loadtests.record import Recorder, Requests
+from locust_verdict import histogram
+from locust_verdict.record import Recorder, Requests
 from tooling.deploy.steps import Steps
 from tooling.project import ROOT
 

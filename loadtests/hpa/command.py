@@ -18,7 +18,8 @@ from loadtests import timeline
 from loadtests.hpa.controller import Settings
 from loadtests.hpa.replay import NothingToReplayError, replay, states_of
 from loadtests.hpa.what_if import KNOWN, answer, ask, load_of, samples, simulate
-from loadtests.record import Cluster, Event, Sample, read
+from locust_verdict import VerdictError
+from locust_verdict.record import Cluster, Event, Sample, read
 from tooling.project import REPORTS, ToolingError
 
 REQUIRED_MATCH = 0.9
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         load = load_of(entries)
         settings = Settings.from_spec(states_of(entries)[0].autoscaler)
         questions = {"simulated": (settings, load), **{q: ask(q, settings, load) for q in options.what_if}}
-    except (OSError, ToolingError) as error:
+    except (OSError, ToolingError, VerdictError) as error:
         print(f"hpa: {error}", file=sys.stderr)
         return 2
     if load.censored:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from loadtests import LoadTestError
-from loadtests.record import Pod
+from locust_verdict.record import Pod
 
 
 @dataclass(frozen=True)

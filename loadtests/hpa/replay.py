@@ -9,7 +9,7 @@ import numpy as np
 
 from loadtests import LoadTestError
 from loadtests.hpa.controller import Controller, Settings
-from loadtests.record import Cluster, Entry
+from locust_verdict.record import Cluster, Entry
 
 SYNC_SECONDS = 15.0
 LONGEST_GAP = 2.5  # polls of the watcher may be this many seconds older than the sync they stand for

@@ -10,10 +10,11 @@ import msgspec
 import numpy as np
 from scipy.optimize import nnls
 
-from loadtests import LoadTestError, histogram
+from loadtests import LoadTestError
 from loadtests.hpa.controller import Controller, Settings
 from loadtests.hpa.replay import SYNC_SECONDS, NothingToReplayError, states_of
-from loadtests.record import Cluster, Entry, Pod, Requests, Sample
+from locust_verdict import histogram
+from locust_verdict.record import Cluster, Entry, Pod, Requests, Sample
 
 SATURATED = 0.9  # of its CPU limit: such a pod does not say what it would have used
 METRICS_SECONDS = 15.0  # metrics-server's resolution

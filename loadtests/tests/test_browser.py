@@ -14,7 +14,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from loadtests.record import Event, Requests, read
+from locust_verdict.record import Event, Requests, read
 from tooling.project import ROOT
 from tooling.service import answers, free_port
 from tooling.tools import known

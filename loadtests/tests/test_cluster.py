@@ -3,7 +3,7 @@
 import pytest
 
 from loadtests import cluster
-from loadtests.record import Pod
+from locust_verdict.record import Pod
 
 POD = {
     "metadata": {"name": "task-api-1", "deletionTimestamp": "2026-11-24T10:00:00Z"},

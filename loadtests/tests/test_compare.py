@@ -3,8 +3,8 @@
 import pytest
 
 from loadtests.compare import Difference, TooLittleError, compare
-from loadtests.record import Entry
 from loadtests.tests.conftest import START, MakeRun
+from locust_verdict.record import Entry
 
 pytestmark = pytest.mark.load
 

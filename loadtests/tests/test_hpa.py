@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from loadtests.hpa import command, controller, replay, what_if
 from loadtests.hpa.controller import Controller, Policy, Rules, Settings
 from loadtests.hpa.what_if import Load
-from loadtests.record import Cluster, Entry, Pod, Recorder, Sample
 from loadtests.tests.conftest import START, MakeRun
+from locust_verdict.record import Cluster, Entry, Pod, Recorder, Sample
 
 SPEC = {
     "minReplicas": 2,

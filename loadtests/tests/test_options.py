@@ -5,6 +5,7 @@ import socket
 import pytest
 
 from loadtests import options
+from locust_verdict.objectives import load_objectives
 
 
 @pytest.mark.parametrize(
@@ -30,3 +31,7 @@ def test_a_port_that_is_taken_is_refused_with_the_remedy(capsys: pytest.CaptureF
     assert ended.value.code == 2
     assert f"port {port} of 127.0.0.1 is taken: choose another one by --web-port" in capsys.readouterr().err
     assert options.parse(["--browser", f"--web-port={port}"])[0].web_port == port
+
+
+def test_the_shipped_objectives_can_be_read() -> None:
+    assert load_objectives(options.OBJECTIVES).endpoints["GET /tasks"].server_p95_ms == 5

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtests import histogram
-from loadtests.record import Event, Requests, Run, read
+from locust_verdict import histogram
+from locust_verdict.record import Event, Requests, Run, read
 from tooling.project import ROOT
 from tooling.service import running
 

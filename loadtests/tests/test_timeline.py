@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from loadtests import timeline
-from loadtests.record import Cluster, Entry, Event, Pod, Recorder, Run, Sample
 from loadtests.tests.conftest import START, MakeRun
+from locust_verdict.record import Cluster, Entry, Event, Pod, Recorder, Run, Sample
 
 
 def flight(name: str, entries: list[Entry]) -> timeline.Flight:

@@ -1,6 +1,7 @@
-"""Canaries: for every gate a planted defect, and the exact finding that the gate must report.
+"""The pipeline's canaries: for every gate a planted defect, and the exact finding that the gate must report.
 
-A canary is a function that plants its defect in an empty folder and runs the real gate on it:
+What a canary is, and when its gate is red, is `gate_canaries`. Here it is a function that plants its defect in an empty
+folder and runs the real gate on it:
 
     @canary("sast/bandit", "a shell that takes any string", rule="B602", path="planted.py")
     def shell(folder: Path) -> Scan: ...
@@ -13,63 +14,16 @@ import importlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
-from rich.console import Console
-from rich.markup import escape
 
+from gate_canaries import Canary, Finding, Outcome, Result, prove_all
 from tooling import baseline, page
 from tooling.baseline import RENEW, Baseline
-from tooling.findings import Finding, Gate, Report, Scan, Verdict, run_gates
+from tooling.findings import FINDINGS, Gate, Report, Scan, run_gates
 from tooling.project import REPORTS, ROOT, STAGES, services
-
-
-class Canary(msgspec.Struct, frozen=True):
-    """A planted defect, and the report that its gate must make."""
-
-    gate: str
-    defect: str
-    plant: Callable[[Path], Scan]
-    rule: str = ""
-    path: str = ""
-    problem: str = ""
-
-    @property
-    def expected(self) -> str:
-        """The expected report in one line."""
-        return f"{self.rule} at {self.path}" if self.rule else f"not assessed: {self.problem}"
-
-    def matches(self, finding: Finding) -> bool:
-        """Return whether it is the expected finding, and one that fails the stage."""
-        return finding.fails and (finding.rule, finding.path) == (self.rule, self.path)
-
-
-class Proof(msgspec.Struct, frozen=True):
-    """The report of a gate on its canary."""
-
-    canary: Canary
-    scan: Scan
-    report: Report
-
-    @property
-    def red(self) -> bool:
-        """Return whether the gate went red for the right reason."""
-        if self.canary.rule:
-            return self.report.exit_code == 1 and any(map(self.canary.matches, self.report.findings))
-        return self.report.exit_code == 2 and self.canary.problem in self.scan.problem  # noqa: PLR2004 - could not assess
-
-    @property
-    def reported(self) -> str:
-        """The report in one line: the expected finding, or everything reported where that is missing."""
-        found = self.report.findings
-        shown = [finding for finding in found if self.canary.matches(finding)][:1] or found
-        text = "; ".join(f"{finding.rule} at {finding.place}: {finding.message}" for finding in shown)
-        return " | ".join(filter(None, [text, self.scan.problem])) or Verdict.CLEAN
-
 
 CANARIES: list[Canary] = []
 
@@ -78,26 +32,27 @@ def canary(
     gate: str, defect: str, *, rule: str = "", path: str = "", problem: str = ""
 ) -> Callable[[Callable[[Path], Scan]], Callable[[Path], Scan]]:
     """Register a canary of the gate "STAGE/NAME": it expects `rule` at `path`, or "not assessed" for `problem`."""
-    if bool(rule and path) == bool(problem):
-        raise ValueError(f"{gate}: expect a rule at a path, or a problem")
 
     def register(plant: Callable[[Path], Scan]) -> Callable[[Path], Scan]:
-        CANARIES.append(Canary(gate, defect, plant, rule, path, problem))
+        CANARIES.append(Canary(gate, defect, functools.partial(judged, gate, plant), rule, path, problem))
         return plant
 
     return register
 
 
-def prove(wanted: Canary) -> Proof:
-    """Plant the defect in a folder of its own, run the gate on it, and return the proof.
-
-    The gate is judged as in CI and as one that must be configured.
-    """
-    with TemporaryDirectory(prefix="canary-") as folder:
-        (scan,) = run_gates({wanted.gate: functools.partial(wanted.plant, Path(folder))}, quiet=True)
-    stage = wanted.gate.partition("/")[0]
-    report = Report.of(stage, [scan], strict=True)
-    return Proof(wanted, scan, msgspec.structs.replace(report, required=(scan.tool,)))
+def judged(gate: str, plant: Callable[[Path], Scan], folder: Path) -> Outcome:
+    """Run a gate of the pipeline, and return its report, judged as in CI and as a gate that must be configured."""
+    (scan,) = run_gates({gate: functools.partial(plant, folder)}, quiet=True)
+    report = Report.of(gate.partition("/")[0], [scan], strict=True)
+    report = msgspec.structs.replace(report, required=(scan.tool,))
+    return Outcome(
+        tuple(
+            Finding(one.rule, one.path, one.message, one.line, one.fails and report.exit_code == FINDINGS)
+            for one in report.findings
+        ),
+        scan.problem if report.breaks(scan) else "",
+        "; ".join(f"fixture: {name}" for name in report.fixtures),
+    )
 
 
 def gates(stages: Iterable[str] = STAGES) -> dict[str, Gate]:
@@ -138,43 +93,14 @@ def main(stages: list[str]) -> int:
     without = sorted(set(gates(wanted)) - {one.gate for one in CANARIES})
     planted = [one for one in CANARIES if one.gate.partition("/")[0] in wanted]
     missing = gone(planted, wanted, baseline.read())
-    console, started, proofs = Console(highlight=False, soft_wrap=True), time.monotonic(), []
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        for proof in pool.map(prove, planted):
-            word = "[green]red, as it must be[/]" if proof.red else "[red]NOT CAUGHT[/]"
-            console.print(
-                f"{word} {proof.canary.gate}: {escape(proof.canary.defect)} ({escape(proof.canary.expected)})"
-            )
-            if not proof.red:
-                console.print(f"    it reported: {escape(proof.reported)}")
-            proofs.append(proof)
-    for gate in without:
-        console.print(f"[red]NO CANARY[/] {gate}: a gate that was never seen red may be one that cannot be")
-    for line in missing:
-        console.print(f"[red]FEWER CANARIES[/] {escape(line)}")
-    caught = sum(proof.red for proof in proofs)
+    started, proofs = time.monotonic(), []
+    for proof in prove_all(planted):
+        print(proof.text, flush=True)
+        proofs.append(proof)
+    result = Result(proofs, without, missing)
+    print(f"{result.text}, {page.duration(time.monotonic() - started)}")
     folder = REPORTS / "canaries"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.html").write_text(
-        page.render("canaries.html", proofs=proofs, without=without, caught=caught, now=datetime.now(UTC))
-    )
-    rows = [
-        {
-            "gate": p.canary.gate,
-            "defect": p.canary.defect,
-            "expected": p.canary.expected,
-            "reported": p.reported,
-            "red": p.red,
-        }
-        for p in proofs
-    ]
-    content = {
-        "caught": caught,
-        "planted": len(proofs),
-        "gates_without_canary": without,
-        "gone": missing,
-        "canaries": rows,
-    }
-    (folder / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(content)))
-    console.print(f"canaries: {caught} of {len(proofs)} red, {page.duration(time.monotonic() - started)}")
-    return 0 if caught == len(proofs) and not without and not missing else 1
+    (folder / "report.html").write_text(page.render("canaries.html", result=result, now=datetime.now(UTC)))
+    (folder / "report.json").write_text(result.json())
+    return result.exit_code

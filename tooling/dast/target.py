@@ -23,7 +23,7 @@ from tooling.dast.samples import Sampler, value_at
 from tooling.dast.source import Names, names
 from tooling.findings import NotAssessed
 from tooling.postgres import postgres
-from tooling.project import ROOT, Service
+from tooling.project import Service, shared_by
 from tooling.project import service as default_service
 from tooling.service import ServiceError, command_line, environment, running
 from tooling.tools import MissingTool
@@ -314,8 +314,8 @@ def attacked(
             url = stack.enter_context(running(settings, log=log, program=program, service=service))
         except ServiceError as error:
             raise NotAssessed(str(error)) from error
-        own = ROOT / service.path / "src"
-        sources = (own, *sorted(ROOT.glob("packages/*/src")), *(Path(part) for part in program if part.endswith(".py")))
+        own = (one / "src" for one in (service.folder, *shared_by(service.folder)))
+        sources = (*own, *(Path(part) for part in program if part.endswith(".py")))
         kind = "PostgreSQL" if "DATABASE_URL" in settings else "SQLite" if service.database else "no database"
         target = Target(
             url,

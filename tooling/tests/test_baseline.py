@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gate_canaries import Canary, Outcome
 from tooling import baseline, canaries, excuses, findings, renew_baseline
 from tooling.baseline import Baseline
-from tooling.canaries import Canary
 from tooling.findings import Finding, Report, Scan, Severity, held, looked_at
 from tooling.project import ROOT, ToolingError
 
@@ -117,7 +117,7 @@ def test_a_whole_stage_is_held_against_the_baseline_and_a_part_is_not(
 
 
 def test_a_gate_with_fewer_canaries_than_the_baseline_is_named() -> None:
-    planted = [Canary("sast/bandit", "d", lambda _: a_scan(), rule="B602", path="a.py")]
+    planted = [Canary("sast/bandit", "d", lambda _: Outcome(), rule="B602", path="a.py")]
     committed = Baseline(canaries={"sast/bandit": 1, "sast/ruff": 1, "dast/log": 1})
     (line,) = canaries.gone(planted, ["sast"], committed)
     assert line.startswith("sast/ruff has 0 canaries, the baseline has 1")

@@ -1,14 +1,17 @@
 """What gates read, and how canaries judge them; `nox -s canaries` shows each real gate going red."""
 
+import functools
 import json
 import subprocess
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from gate_canaries import Canary, prove
 from tooling import canaries, check, sast, tools
-from tooling.canaries import Canary, trivy_database
+from tooling.canaries import trivy_database
 from tooling.findings import Finding, NotAssessed, NotConfigured, Scan, Severity, Unreachable
 from tooling.images import scan
 from tooling.project import ROOT, services
@@ -108,13 +111,17 @@ def test_mypy_is_clean_only_where_it_reports_that_it_checked(
         assert [(finding.rule, finding.line) for finding in scan.findings] == expected
 
 
+def red(gate: str, plant: Callable[[Path], Scan], **expected: str) -> bool:
+    return prove(Canary(gate, "d", functools.partial(canaries.judged, gate, plant), **expected)).red
+
+
 def planted(rule: str = "B602", *, path: str = "a.py", blocks: bool = True, problem: str = "") -> Scan:
     finding = Finding(tool="bandit", rule=rule, severity=Severity.HIGH, message="m", path=path, blocks=blocks)
     return Scan(tool="bandit", version="1", targets=("a.py",), findings=(finding,) if rule else (), problem=problem)
 
 
 @pytest.mark.parametrize(
-    ("scan", "red"),
+    ("scan", "caught"),
     [
         (planted(), True),
         (planted("B404"), False),
@@ -124,14 +131,14 @@ def planted(rule: str = "B602", *, path: str = "a.py", blocks: bool = True, prob
         (planted("", problem="it broke"), False),
     ],
 )
-def test_a_canary_counts_only_the_finding_that_it_expects(scan: Scan, *, red: bool) -> None:
-    assert canaries.prove(Canary("sast/bandit", "d", lambda _: scan, rule="B602", path="a.py")).red is red
+def test_a_canary_counts_only_the_finding_that_it_expects(scan: Scan, *, caught: bool) -> None:
+    assert red("sast/bandit", lambda _: scan, rule="B602", path="a.py") is caught
 
 
-@pytest.mark.parametrize(("problem", "red"), [("no database", True), ("another", False), ("", False)])
-def test_a_canary_counts_only_the_problem_that_it_expects(problem: str, *, red: bool) -> None:
+@pytest.mark.parametrize(("problem", "caught"), [("no database", True), ("another", False), ("", False)])
+def test_a_canary_counts_only_the_problem_that_it_expects(problem: str, *, caught: bool) -> None:
     scan = planted("", problem=problem)
-    assert canaries.prove(Canary("sast/bandit", "d", lambda _: scan, problem="no database")).red is red
+    assert red("sast/bandit", lambda _: scan, problem="no database") is caught
 
 
 @pytest.mark.parametrize("problem", [Unreachable, NotConfigured])
@@ -139,19 +146,14 @@ def test_a_canary_judges_its_gate_as_in_ci_and_as_one_that_must_be_configured(pr
     def without_key(folder: Path) -> Scan:  # noqa: ARG001 - a canary's shape
         raise problem("no key")
 
-    assert canaries.prove(Canary("sast/safety", "d", without_key, problem="no key")).red
+    assert red("sast/safety", without_key, problem="no key")
 
 
 def test_a_canary_that_itself_breaks_is_not_caught() -> None:
     def broken(folder: Path) -> Scan:
         raise NotAssessed(f"{folder} is not what it needs")
 
-    assert not canaries.prove(Canary("sast/bandit", "d", broken, rule="B602", path="a.py")).red
-
-
-def test_a_canary_must_expect_something() -> None:
-    with pytest.raises(ValueError, match="expect a rule at a path, or a problem"):
-        canaries.canary("sast/bandit", "d", rule="B602")
+    assert not red("sast/bandit", broken, rule="B602", path="a.py")
 
 
 def test_a_gate_without_a_canary_fails_the_session(

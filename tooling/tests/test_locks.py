@@ -1,8 +1,11 @@
 """What a lock must hold."""
 
+from pathlib import Path
+
 import pytest
 
 from tooling import locks
+from tooling.project import shared_by
 
 HASH = f"--hash=sha256:{'0' * 64}"
 
@@ -48,3 +51,26 @@ def test_the_lines_of_an_entry_are_joined_and_comments_left_out() -> None:
         (2, "a==1 --hash=sha256:00"),
         (5, "b==2 --hash=sha256:11 --hash=sha256:22"),
     ]
+
+
+def test_a_lock_has_what_the_shared_packages_in_it_need_and_of_no_other(tmp_path: Path) -> None:
+    def project(folder: str, name: str, *needs: str) -> None:
+        (tmp_path / folder).mkdir(parents=True)
+        text = f'[project]\nname = "{name}"\ndependencies = {list(needs)}\n'
+        (tmp_path / folder / "pyproject.toml").write_text(text)
+
+    (tmp_path / "pyproject.toml").write_text('[dependency-groups]\nload = ["load-kit"]\n')
+    project("packages/kit", "kit", "base-kit")
+    project("packages/base_kit", "base-kit", "flask")
+    project("packages/load_kit", "load-kit", "locust")
+    project("services/a", "a", "kit")
+    (tmp_path / "requirements").mkdir()
+    for lock in ("requirements/load.txt", "services/a/requirements.txt"):
+        (tmp_path / lock).write_text("")
+    found = locks.scan(tmp_path, []).findings
+    assert [(one.path, one.subject) for one in found] == [
+        ("requirements/load.txt", "locust"),
+        ("services/a/requirements.txt", "flask"),
+    ]
+    shared = shared_by(tmp_path / "services" / "a", tmp_path)
+    assert [one.name for one in shared] == ["base_kit", "kit"]

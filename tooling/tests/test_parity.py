@@ -412,6 +412,7 @@ PROOFS = {
     "e2e",
     "rehearse",
     "new_service_proof",
+    "packages",
     "previous_version",
     "sync",
     "third_party",

@@ -90,8 +90,8 @@ def test_no_tool_and_no_session_names_a_service() -> None:
 
 
 def test_the_load_tests_image_needs_no_more_than_its_dockerfile_copies(tmp_path: Path) -> None:
-    for name in ("tooling", "loadtests"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("tests", "__pycache__"))
+    for name in ("tooling", "loadtests", "packages/locust_verdict/src/locust_verdict"):
+        shutil.copytree(ROOT / name, tmp_path / Path(name).name, ignore=shutil.ignore_patterns("tests", "__pycache__"))
     code = "import loadtests.locustfile, loadtests.options, loadtests.run, loadtests.hpa.command"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

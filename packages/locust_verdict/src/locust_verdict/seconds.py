@@ -2,8 +2,8 @@
 
 from collections import defaultdict
 
-from loadtests import histogram
-from loadtests.record import Requests
+from locust_verdict import histogram
+from locust_verdict.record import Requests
 
 
 class _Cell:

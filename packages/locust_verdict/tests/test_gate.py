@@ -1,24 +1,12 @@
 """Verdicts: pass and fail where the measurement carries it, inconclusive with the reason where it does not."""
 
-from pathlib import Path
-
 import msgspec
 import pytest
 
-from loadtests.gate import (
-    BadObjectivesError,
-    Check,
-    GateResult,
-    Limits,
-    Objectives,
-    Outcome,
-    Yardstick,
-    binomial_interval,
-    judge,
-    load_objectives,
-)
-from loadtests.record import Durations, Entry, Event, Run, Sample
-from loadtests.tests.conftest import START, MakeRun
+from locust_verdict.gate import Check, GateResult, Outcome, binomial_interval, judge
+from locust_verdict.objectives import Limits, Objectives, Yardstick
+from locust_verdict.record import Durations, Entry, Event, Run, Sample
+from locust_verdict.testing import START, make_run
 
 READ = "GET /tasks"
 LIVEZ = "GET /livez"
@@ -37,19 +25,19 @@ def outcome_of(verdict: GateResult, objective: str) -> Outcome:
     return next(check.outcome for check in verdict.checks if check.objective == objective and check.endpoint == READ)
 
 
-def test_a_quick_service_passes(make_run: MakeRun) -> None:
+def test_a_quick_service_passes() -> None:
     verdict = judge(objectives(Limits(p50_ms=7, p95_ms=12, p99_ms=15)), make_run({READ: 5}))
     assert (verdict.outcome, verdict.exit_code, verdict.reasons) == (Outcome.PASS, 0, [])
 
 
-def test_a_slow_endpoint_fails_and_is_named_with_its_interval(make_run: MakeRun) -> None:
+def test_a_slow_endpoint_fails_and_is_named_with_its_interval() -> None:
     verdict = judge(objectives(Limits(p95_ms=12)), make_run({READ: 20, "POST /tasks": 5}))
     assert verdict.exit_code == 1
     assert verdict.reasons[0].startswith("GET /tasks: P95 is 3")
     assert "the limit 12" in verdict.reasons[0]
 
 
-def test_a_limit_inside_the_interval_is_inconclusive(make_run: MakeRun) -> None:
+def test_a_limit_inside_the_interval_is_inconclusive() -> None:
     run = make_run({READ: 5})
     found = judge(objectives(Limits(p95_ms=100)), run)
     p95 = next(check.measured for check in found.checks if check.objective == "p95_ms")
@@ -58,14 +46,14 @@ def test_a_limit_inside_the_interval_is_inconclusive(make_run: MakeRun) -> None:
     assert "too noisy to decide" in verdict.reasons[0]
 
 
-def test_one_per_cent_of_errors_fails_a_limit_of_a_tenth(make_run: MakeRun) -> None:
+def test_one_per_cent_of_errors_fails_a_limit_of_a_tenth() -> None:
     run = make_run({READ: 5}, seconds=60, per_second=20, failures=12)
     verdict = judge(objectives(Limits(error_percent=0.1)), run)
     assert verdict.exit_code == 1
     assert "12 of 1160 requests failed" in verdict.reasons[0]
 
 
-def test_no_error_in_few_requests_does_not_prove_a_low_rate(make_run: MakeRun) -> None:
+def test_no_error_in_few_requests_does_not_prove_a_low_rate() -> None:
     verdict = judge(objectives(Limits(error_percent=0.1)), make_run({READ: 5}, seconds=20, per_second=10))
     assert verdict.exit_code == 2
     assert "too few requests to decide: 0 of 180 requests failed" in verdict.reasons[0]
@@ -79,7 +67,7 @@ def test_the_interval_of_a_share_is_clopper_and_pearsons(count: int, number: int
     assert binomial_interval(count, number) == pytest.approx((low, high), abs=1e-7)
 
 
-def test_one_error_fails_a_limit_of_zero(make_run: MakeRun) -> None:
+def test_one_error_fails_a_limit_of_zero() -> None:
     verdict = judge(objectives(Limits(error_percent=0)), make_run({READ: 5}, failures=1))
     assert outcome_of(verdict, "error_percent") is Outcome.FAIL
 
@@ -91,18 +79,18 @@ def test_zero_requests_never_pass(entries: list[Entry]) -> None:
     assert verdict.reasons[0].startswith("all: too few requests: 0")
 
 
-def test_an_endpoint_with_objectives_that_nobody_asked_is_inconclusive(make_run: MakeRun) -> None:
+def test_an_endpoint_with_objectives_that_nobody_asked_is_inconclusive() -> None:
     verdict = judge(objectives(Limits(p95_ms=10)), make_run({"POST /tasks": 5}))
     assert verdict.exit_code == 2
     assert "GET /tasks: too few requests: 0" in verdict.reasons[0]
 
 
-def test_a_service_that_only_fails_fails(make_run: MakeRun) -> None:
+def test_a_service_that_only_fails_fails() -> None:
     verdict = judge(Objectives(all=ERRORS), make_run({READ: 5}, failures=20 * 25))
     assert verdict.exit_code == 1
 
 
-def test_the_intended_start_decides_in_open_loop_runs_and_both_are_reported(make_run: MakeRun) -> None:
+def test_the_intended_start_decides_in_open_loop_runs_and_both_are_reported() -> None:
     run = make_run({READ: 5}, intended={READ: 500})
     verdict = judge(objectives(Limits(p95_ms=12)), run)
     assert verdict.exit_code == 1
@@ -112,18 +100,18 @@ def test_the_intended_start_decides_in_open_loop_runs_and_both_are_reported(make
     assert judge(objectives(Limits(p95_ms=12)), make_run({READ: 5})).exit_code == 0
 
 
-def test_the_warm_up_does_not_count(make_run: MakeRun) -> None:
+def test_the_warm_up_does_not_count() -> None:
     cold = make_run({READ: 500}, seconds=2)
     run = [*cold, *make_run({READ: 5}, start=START + 2)[1:]]
     assert judge(objectives(Limits(p95_ms=12)), run).exit_code == 0
 
 
-def test_only_the_last_run_of_a_record_is_judged(make_run: MakeRun) -> None:
+def test_only_the_last_run_of_a_record_is_judged() -> None:
     run = [*make_run({READ: 500}), *make_run({READ: 5}, start=START + 100)]
     assert judge(objectives(Limits(p95_ms=12)), run).exit_code == 0
 
 
-def test_a_slow_machine_leaves_the_verdict_to_the_ratio(make_run: MakeRun) -> None:
+def test_a_slow_machine_leaves_the_verdict_to_the_ratio() -> None:
     slow = make_run({READ: 40, LIVEZ: 20})
     verdict = judge(with_yardstick(Limits(p95_ms=12, p95_ratio=3)), slow)
     assert verdict.exit_code == 0
@@ -133,13 +121,13 @@ def test_a_slow_machine_leaves_the_verdict_to_the_ratio(make_run: MakeRun) -> No
     assert "slow machine: P95 of GET /livez" in alone.reasons[0]
 
 
-def test_a_slow_service_on_a_quick_machine_is_not_excused(make_run: MakeRun) -> None:
+def test_a_slow_service_on_a_quick_machine_is_not_excused() -> None:
     verdict = judge(with_yardstick(Limits(p95_ms=12, p95_ratio=3)), make_run({READ: 40, LIVEZ: 1}))
     assert verdict.exit_code == 1
     assert {outcome_of(verdict, "p95_ms"), outcome_of(verdict, "p95_ratio")} == {Outcome.FAIL}
 
 
-def test_a_slow_service_on_a_slow_machine_fails_by_the_ratio(make_run: MakeRun) -> None:
+def test_a_slow_service_on_a_slow_machine_fails_by_the_ratio() -> None:
     verdict = judge(with_yardstick(Limits(p95_ms=12, p95_ratio=3)), make_run({READ: 400, LIVEZ: 20}))
     assert verdict.exit_code == 1
     assert "times the yardstick's" in verdict.reasons[0]
@@ -154,7 +142,7 @@ def test_a_slow_service_on_a_slow_machine_fails_by_the_ratio(make_run: MakeRun) 
 )
 @pytest.mark.parametrize("median", [5, 500])
 def test_a_generator_that_could_not_measure_decides_nothing(
-    make_run: MakeRun, series: str, value: float, reason: str, median: float
+    series: str, value: float, reason: str, median: float
 ) -> None:
     samples = [Sample(START + second, series, value, "process") for second in range(30)]
     verdict = judge(objectives(Limits(p95_ms=12)), [*make_run({READ: median}), *samples])
@@ -162,19 +150,19 @@ def test_a_generator_that_could_not_measure_decides_nothing(
     assert reason in verdict.reasons[0]
 
 
-def test_errors_fail_whatever_the_generator_could_measure(make_run: MakeRun) -> None:
+def test_errors_fail_whatever_the_generator_could_measure() -> None:
     samples = [Sample(START + second, "generator CPU", 100, "process") for second in range(30)]
     run = [*make_run({READ: 5}, failures=100), *samples]
     assert judge(objectives(Limits(p95_ms=12)), run).exit_code == 1
 
 
-def test_too_little_throughput_fails(make_run: MakeRun) -> None:
+def test_too_little_throughput_fails() -> None:
     verdict = judge(objectives(Limits(min_per_second=50)), make_run({READ: 5}, per_second=20))
     assert verdict.exit_code == 1
     assert "20.0 requests a second, the least is 50" in verdict.reasons[0]
 
 
-def test_a_user_whose_own_code_failed_makes_the_run_inconclusive(make_run: MakeRun) -> None:
+def test_a_user_whose_own_code_failed_makes_the_run_inconclusive() -> None:
     run = [*make_run({READ: 5}), Event(START + 3, "error", "a user raised KeyError('id')")]
     verdict = judge(objectives(Limits(p95_ms=12)), run)
     assert verdict.exit_code == 2
@@ -186,7 +174,7 @@ def served(at: float, within: int, total: int) -> Durations:
 
 
 @pytest.mark.parametrize(("within", "exit_code"), [(990, 0), (900, 1), (950, 2)])
-def test_the_services_own_histogram_is_held_at_a_buckets_bound(make_run: MakeRun, within: int, exit_code: int) -> None:
+def test_the_services_own_histogram_is_held_at_a_buckets_bound(within: int, exit_code: int) -> None:
     run = [*make_run({READ: 5}), served(START + 1, 5, 900), served(START + 3, 10, 1000)]
     run.append(served(START + 25, 10 + within, 2000))
     assert judge(objectives(Limits(server_p95_ms=5)), run).exit_code == exit_code
@@ -205,7 +193,7 @@ ONE = "GET /tasks/<int:task_id>"
     ],
 )
 def test_a_slow_machine_excuses_an_endpoint_only_where_the_others_are_slow_too(
-    make_run: MakeRun, own: int, peers: int, livez: int, exit_code: int
+    own: int, peers: int, livez: int, exit_code: int
 ) -> None:
     limits = Limits(server_p95_ms=5, p95_ratio=30)
     judged = objectives(limits, yardstick=Yardstick(LIVEZ, slow_p95_ms=3, useless_p95_ms=50))
@@ -221,39 +209,47 @@ def test_a_slow_machine_excuses_an_endpoint_only_where_the_others_are_slow_too(
         assert f"{ONE} held its limit in the same run" in verdict.reasons[0]
 
 
-def test_a_bound_that_is_no_bucket_is_refused_with_those_there_are(make_run: MakeRun) -> None:
+@pytest.mark.parametrize(
+    ("one", "other", "exit_code"),
+    [
+        (40, 8, 1),  # one endpoint alone is slow
+        (40, 40, 0),  # both are: the ratio decides
+        (12, 8, 0),  # some requests of one are
+    ],
+)
+@pytest.mark.parametrize("ratio", [30, None])
+def test_a_client_excuses_an_endpoint_only_where_the_others_are_slow_too(
+    one: float, other: float, exit_code: int, ratio: float | None
+) -> None:
+    limits = Limits(p95_ms=15, p95_ratio=ratio)
+    judged = objectives(limits, yardstick=Yardstick(LIVEZ, slow_p95_ms=3))
+    judged = msgspec.structs.replace(judged, endpoints={READ: limits, ONE: limits, LIVEZ: Limits(p95_ms=60)})
+    verdict = judge(judged, make_run({READ: one, ONE: other, LIVEZ: 5}))
+    assert verdict.exit_code == (2 if ratio is None and not exit_code else exit_code)
+    if exit_code == 1:
+        assert f"{ONE} held its limit in the same run" in verdict.reasons[0]
+
+
+def test_a_machine_twenty_times_too_slow_is_inconclusive_unless_another_bound_is_set() -> None:
+    run = make_run({READ: 400, LIVEZ: 400})
+    limits = Limits(p95_ms=12, p95_ratio=3)
+    verdict = judge(with_yardstick(limits), run)
+    assert verdict.exit_code == 2
+    assert "too slow to measure on" in verdict.reasons[0]
+    lenient = objectives(limits, yardstick=Yardstick(LIVEZ, slow_p95_ms=3, useless_p95_ms=1000))
+    assert judge(lenient, run).exit_code == 0
+
+
+def test_a_bound_that_is_no_bucket_is_refused_with_those_there_are() -> None:
     run = [*make_run({READ: 5}), served(START + 3, 0, 0), served(START + 25, 900, 1000)]
     verdict = judge(objectives(Limits(server_p95_ms=7)), run)
     assert verdict.exit_code == 2
     assert "no bucket of 7 ms but 5, 10" in verdict.reasons[0]
 
 
-def test_a_service_whose_metrics_were_not_read_is_inconclusive(make_run: MakeRun) -> None:
+def test_a_service_whose_metrics_were_not_read_is_inconclusive() -> None:
     verdict = judge(objectives(Limits(server_p95_ms=5)), make_run({READ: 5}))
     assert verdict.exit_code == 2
-
-
-def test_the_shipped_objectives_can_be_read() -> None:
-    found = load_objectives(Path(__file__).parent.parent / "objectives.yaml")
-    assert found.endpoints[READ].server_p95_ms == 5
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("all: {}", "without it a service that only fails would pass"),
-        ("all: {error_percent: 1, p95: 5}", "unknown field `p95`"),
-        ("all: {error_percent: 1}\nendpoints: {GET /: {p95_ratio: 2}}", "p95_ratio needs a yardstick"),
-        ("all: {error_percent: 1, server_p95_ms: 5}", "belong to an endpoint"),
-        ("all: {error_percent: much}", "Expected"),
-        ("all: [", "expected"),
-    ],
-)
-def test_bad_objectives_say_what_is_wrong(tmp_path: Path, text: str, reason: str) -> None:
-    path = tmp_path / "objectives.yaml"
-    path.write_text(text)
-    with pytest.raises(BadObjectivesError, match=reason):
-        load_objectives(path)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections import defaultdict
 from pathlib import Path
@@ -10,26 +9,16 @@ from typing import Any
 
 import gevent
 import msgspec
+from locust.argument_parser import ui_extra_args_dict
 from locust.runners import MasterRunner, WorkerRunner
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtests import histogram
-from loadtests.record import Durations, Entry, Event, Recorder, Requests, Sample
-from loadtests.seconds import Seconds
+from locust_verdict import histogram
+from locust_verdict.record import Durations, Entry, Event, Recorder, Requests, Sample
+from locust_verdict.seconds import Seconds
 
 SCRAPE_SECONDS = 5
-DURATIONS = "api_request_duration_seconds"
-
-
-def status(url: str) -> int:
-    """Return the status that a GET of `url` answers, 0 for none at all."""
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:  # the host under test
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0
+TICK_SECONDS = 0.025
 
 
 class Generator:
@@ -41,6 +30,7 @@ class Generator:
         self._lags = histogram.new()
         self._errors: list[Event] = []
         self._taken = (time.perf_counter(), time.process_time())
+        gevent.spawn(self._tick)
         environment.events.request.add_listener(self.request)
         environment.events.user_error.add_listener(self.error)
 
@@ -51,15 +41,19 @@ class Generator:
         name: str,
         response_time: float,
         exception: object,
-        context: dict[str, Any],
+        context: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """Count one request, as Locust reports it."""
-        late = context.get("lateness", 0) if self._environment.parsed_options.rate else None
-        endpoint = f"{request_type} {name}"
+        """Count one request, as Locust reports it. Its context may have `lateness`, in milliseconds (open loop)."""
+        endpoint, late = f"{request_type} {name}", (context or {}).get("lateness")
         self._seconds.add(endpoint, time.time(), response_time, late=late, failed=exception is not None)
-        if "lag" in context:
-            histogram.record(self._lags, context["lag"])
+
+    def _tick(self) -> None:
+        """Measure how late this process wakes: where that is long, its own work is what delays the requests."""
+        while True:
+            due = time.perf_counter() + TICK_SECONDS
+            gevent.sleep(TICK_SECONDS)
+            histogram.record(self._lags, 1000 * (time.perf_counter() - due))
 
     def error(self, *, exception: BaseException, **_: Any) -> None:
         """Keep what a user's own code raised: the load was not what it should have been."""
@@ -101,9 +95,8 @@ class Collector:
         """Begin a run: write the entry that describes it, and start its loops."""
         options = self._environment.parsed_options
         self._recorder = Recorder(Path(options.record))
-        settings = {"users": options.peak, "shape": options.shape, "accounts": "on" if options.accounts else "off"}
-        pace = {"rate": options.rate} if options.rate else {"think": options.think}
-        self._recorder.run("Load test", host=host, **settings, **pace)
+        own = {name: getattr(options, name) for name, more in ui_extra_args_dict().items() if not more["is_secret"]}
+        self._recorder.run("Load test", host=host, users=options.num_users or 1, **own)
         for loop in (self._every_second, self._scrape):
             gevent.spawn(loop, self._recorder)
 
@@ -130,7 +123,8 @@ class Collector:
             users = self._environment.runner.user_count
             recorder.sample("users", users)
             interval = 1 if sys.stderr.isatty() else 10
-            if time.time() - last >= interval and self._environment.parsed_options.headless:
+            options = self._environment.parsed_options
+            if time.time() - last >= interval and options.headless and options.only_summary:
                 self._progress(time.time() - start, time.time() - last, users)
                 last = time.time()
 
@@ -151,17 +145,20 @@ class Collector:
             except OSError as error:
                 recorder.event("note", f"the service's own metrics could not be read: {error}")
                 return
-            for entry in durations(text, time.time()):
+            for entry in durations(text, options.histogram, time.time()):
                 recorder.write(entry)
             gevent.sleep(SCRAPE_SECONDS)
 
 
-def durations(metrics: str, at: float) -> list[Durations]:
-    """Read each endpoint's histogram of durations from the service's metrics in Prometheus's text format."""
+def durations(metrics: str, name: str, at: float) -> list[Durations]:
+    """Read each endpoint's histogram of durations from a server's metrics in Prometheus's text format.
+
+    Its labels are `method` and `endpoint`; together they are the name of Locust's requests.
+    """
     buckets: dict[str, dict[str, int]] = defaultdict(dict)
     for family in text_string_to_metric_families(metrics):
         for sample in family.samples:
-            if sample.name == f"{DURATIONS}_bucket":
+            if sample.name == f"{name}_bucket":
                 endpoint = f"{sample.labels['method']} {sample.labels['endpoint']}"
                 buckets[endpoint][sample.labels["le"]] = int(sample.value)
     return [Durations(at, endpoint, counts) for endpoint, counts in buckets.items()]

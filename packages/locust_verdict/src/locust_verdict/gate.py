@@ -8,15 +8,15 @@ import enum
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 from scipy.special import betaincinv
 
-from loadtests import LoadTestError, histogram
-from loadtests.record import Durations, Entry, Event, Requests, Run, Sample
+from locust_verdict import histogram
+from locust_verdict.objectives import GeneratorLimits, Limits, Objectives
+from locust_verdict.record import Durations, Entry, Event, Requests, Run, Sample
 
 RESAMPLES = 999
 MOST_BLOCKS = 200
@@ -24,7 +24,7 @@ PERCENTILES = {"p50_ms": 50.0, "p95_ms": 95.0, "p99_ms": 99.0}
 SERVER_PERCENT = 95
 MOST_SLOW, MOST_FAST = 50, 90
 """Percent of an endpoint's requests within its limit: a slow machine leaves no endpoint below the first while another
-is above the second."""
+is above the second. So such an endpoint is not excused."""
 
 
 class Outcome(enum.StrEnum):
@@ -37,64 +37,6 @@ class Outcome(enum.StrEnum):
 
 
 EXIT_CODES = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.INCONCLUSIVE: 2}
-
-
-class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one endpoint, or all together, have to hold; see objectives.yaml."""
-
-    p50_ms: float | None = None
-    p95_ms: float | None = None
-    p99_ms: float | None = None
-    p95_ratio: float | None = None
-    server_p95_ms: float | None = None
-    error_percent: float | None = None
-    min_per_second: float | None = None
-    min_requests: int = 100
-
-
-class Yardstick(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The endpoint that distinguishes a slow machine from a slow service; beyond `useless_p95_ms` nothing can."""
-
-    endpoint: str
-    slow_p95_ms: float
-    useless_p95_ms: float = math.inf
-
-
-class GeneratorLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the load generator counts as saturated."""
-
-    cpu_percent: float = 90
-    lag_p95_ms: float = 10
-
-
-class Objectives(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A whole file of objectives."""
-
-    all: Limits
-    endpoints: dict[str, Limits] = {}
-    warmup_seconds: float = 5
-    yardstick: Yardstick | None = None
-    generator: GeneratorLimits = GeneratorLimits()
-
-    def __post_init__(self) -> None:
-        if self.all.error_percent is None:
-            raise ValueError("`all` needs error_percent: without it a service that only fails would pass")
-        if self.all.p95_ratio or self.all.server_p95_ms:
-            raise ValueError("p95_ratio and server_p95_ms belong to an endpoint, not to `all`")
-        if self.yardstick is None and any(limits.p95_ratio for limits in self.endpoints.values()):
-            raise ValueError("p95_ratio needs a yardstick")
-
-
-class BadObjectivesError(LoadTestError):
-    """The file of objectives cannot be used; the message is the reason."""
-
-
-def load_objectives(path: Path) -> Objectives:
-    """Read a file of objectives. Raises BadObjectivesError."""
-    try:
-        return msgspec.yaml.decode(path.read_bytes(), type=Objectives)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise BadObjectivesError(f"{path}: {error}") from error
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -322,6 +264,7 @@ class _Judge:
         self._saturated = measured.saturated(objectives.generator)
         self._server = measured.server()
         self._endpoints = objectives.endpoints
+        self._yardstick_endpoint = objectives.yardstick.endpoint if objectives.yardstick else ""
         self._yardstick = measured.judged(objectives.yardstick.endpoint) if objectives.yardstick else None
         self._slow = ""
         if objectives.yardstick and self._yardstick is not None and self._yardstick.any():
@@ -329,7 +272,7 @@ class _Judge:
             if p95 > objectives.yardstick.slow_p95_ms:
                 yardstick = objectives.yardstick
                 self._slow = f"slow machine: P95 of {yardstick.endpoint} is {p95:.1f} ms, not {yardstick.slow_p95_ms:g}"
-                if p95 > yardstick.useless_p95_ms:
+                if p95 > yardstick.useless:
                     self._saturated = self._saturated or f"too slow to measure on: {self._slow}"
 
     def endpoint(self, endpoint: str | None, limits: Limits) -> list[Check]:
@@ -413,8 +356,12 @@ class _Judge:
         if self._saturated:
             outcome, reason = Outcome.INCONCLUSIVE, self._saturated
         elif outcome is not Outcome.PASS and self._slow and objective != "p95_ratio":
-            outcome = Outcome.EXCUSED if excusable else Outcome.INCONCLUSIVE
-            reason = f"{self._slow}; {figures}"
+            if peer := self._fast_peer(endpoint, objective):
+                outcome = Outcome.FAIL
+                reason = f"{figures}; {peer} held its limit in the same run, so it is not the machine"
+            else:
+                outcome = Outcome.EXCUSED if excusable else Outcome.INCONCLUSIVE
+                reason = f"{self._slow}; {figures}"
         return self._check(endpoint, objective, limit, outcome, value, low=low, high=high, reason=reason)
 
     def _server_side(self, endpoint: str, limit: float, *, excusable: bool) -> Check:
@@ -441,23 +388,32 @@ class _Judge:
             figures=figures,
             excusable=excusable,
         )
-        outcome, reason = check.outcome, check.reason or figures
-        peer = self._fast_peer(endpoint)
-        if outcome is Outcome.EXCUSED and high < MOST_SLOW and peer:
-            outcome, reason = (
-                Outcome.FAIL,
-                f"{figures}; {peer} held its limit in the same run, so it is not the machine",
-            )
-        return self._check(endpoint, "server_p95_ms", limit, outcome, _quantile(buckets), reason=reason)
+        return msgspec.structs.replace(
+            check, limit=limit, measured=_quantile(buckets), low=None, high=None, reason=check.reason or figures
+        )
 
-    def _fast_peer(self, endpoint: str) -> str:
-        """Return another endpoint of which nearly all requests were within its limit in the service; empty: none."""
-        for other, limits in self._endpoints.items():
-            buckets = self._server.get(other, {})
-            within, total = buckets.get((limits.server_p95_ms or 0) / 1000, 0), buckets.get(float("inf"), 0)
-            if other != endpoint and total > 0 and 100 * binomial_interval(min(within, total), total)[0] > MOST_FAST:
-                return other
-        return ""
+    def _fast_peer(self, endpoint: str, objective: str) -> str:
+        """Return another endpoint that held its limit where most of this one's requests missed theirs; empty: none."""
+        if endpoint not in self._endpoints or self._share(endpoint, objective)[1] >= MOST_SLOW:
+            return ""
+        peers = self._endpoints.keys() - {endpoint, self._yardstick_endpoint}
+        return next((other for other in sorted(peers) if self._share(other, objective)[0] > MOST_FAST), "")
+
+    def _share(self, endpoint: str, objective: str) -> tuple[float, float]:
+        """Return the interval of the percentage of an endpoint's requests within its limit; 0 to 100: not known."""
+        limit = getattr(self._endpoints[endpoint], objective)
+        if limit is None:
+            return 0, 100
+        if objective == "server_p95_ms":
+            buckets = self._server.get(endpoint, {})
+            within, total = buckets.get(limit / 1000, 0), buckets.get(math.inf, 0)
+        else:
+            counts = self._measured.judged(endpoint).sum(axis=0)
+            within, total = int(counts[self._measured.milliseconds <= limit].sum()), int(counts.sum())
+        if total <= 0:
+            return 0, 100
+        low, high = binomial_interval(min(within, total), total)
+        return 100 * low, 100 * high
 
     def _errors(self, endpoint: str, limit: float, number: int) -> Check:
         failures = self._measured.failures

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests import histogram
+from locust_verdict import histogram
 
 LATENCIES = st.lists(st.floats(0.001, 3_599_000), min_size=1, max_size=200)
 

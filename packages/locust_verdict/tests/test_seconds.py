@@ -2,8 +2,8 @@
 
 import pytest
 
-from loadtests import histogram
-from loadtests.seconds import Seconds
+from locust_verdict import histogram
+from locust_verdict.seconds import Seconds
 
 
 def p95(encoded: str) -> float:

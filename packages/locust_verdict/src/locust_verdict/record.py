@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import msgspec
 
-from loadtests import LoadTestError
+from locust_verdict import VerdictError
 
 
 class Run(msgspec.Struct, frozen=True, tag="run", tag_field="type", omit_defaults=True):
@@ -154,7 +154,7 @@ class Recorder:
         self.write(Sample(_now(at), series, value, subject, unit))
 
 
-class BadRecordError(LoadTestError):
+class BadRecordError(VerdictError):
     """The file is not a flight record."""
 
 

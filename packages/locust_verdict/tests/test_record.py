@@ -1,6 +1,5 @@
 """The flight record: nothing is lost, and what is no record is refused."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests.record import BadRecordError, Cluster, Durations, Event, Pod, Recorder, Requests, Run, Sample, read
-from tooling.project import ROOT
+from locust_verdict.record import BadRecordError, Cluster, Durations, Event, Pod, Recorder, Requests, Run, Sample, read
 
 TEXT = st.text(max_size=50)
 TIMES = st.floats(0, 2e9)
@@ -38,13 +36,12 @@ def test_what_is_written_is_read_again(tmp_path_factory: pytest.TempPathFactory,
 def test_a_killed_program_loses_nothing_that_it_wrote(tmp_path: Path) -> None:
     path = tmp_path / "record.jsonl"
     program = (
-        "import os, signal, sys; from pathlib import Path; from loadtests.record import Recorder\n"
+        "import os, signal, sys; from pathlib import Path; from locust_verdict.record import Recorder\n"
         "recorder = Recorder(Path(sys.argv[1]))\n"
         "for number in range(500): recorder.sample('pods', number, at=number)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run([sys.executable, "-c", program, str(path)], env=environment, check=False)
+    ended = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
     assert ended.returncode == -signal.SIGKILL
     assert [entry.value for entry in read(path) if isinstance(entry, Sample)] == list(range(500))
 
