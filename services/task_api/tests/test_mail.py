@@ -89,11 +89,16 @@ class Server(Controller):
         return Session(self.handler)
 
     async def end(self) -> None:
-        """Take no more connections, let those that there are end, and close what they leave."""
+        """Take no more connections, let those that there are end, and close what they leave.
+
+        asyncio leaks a connection that is accepted and not yet set up when its server closes.
+        """
         assert self.server is not None
-        self.server.close()
+        for listening in self.server.sockets:
+            self.loop.remove_reader(listening.fileno())
         while sessions := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(sessions)
+        self.server.close()
         for transport, ended in list(self.open.items()):
             transport.abort()
             await ended.wait()
