@@ -25,7 +25,7 @@ from tooling.findings import (
     check_waivers,
     run_stage,
 )
-from tooling.project import ROOT, services
+from tooling.project import ROOT, services, shared_by
 from tooling.tools import call, in_git, report, tracked
 
 NOTED = {"S101", "S105", "S106", "S107", "S110", "S112", "S311", "S606"}  # ruff rates nothing; Bandit rates these low
@@ -404,7 +404,8 @@ def zizmor(root: Path, files: Sequence[str]) -> Scan:
 
 PYTHON = ("*.py", "dev")
 SHELL = re.compile(rb"#!\s*(?:/\S+)?/(?:env\s+)?(?:ba|da|k)?sh\b")
-SERVED = ("services/*.py", "packages/*.py")  # what meets a stranger's input
+SERVED = [f"{folder.relative_to(ROOT)}/*.py" for one in services() for folder in (one.folder, *shared_by(one.folder))]
+"""What meets a stranger's input."""
 STORES = (
     "services/*/src/*.py",
     "packages/*/src/*.py",

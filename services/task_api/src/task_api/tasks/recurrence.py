@@ -8,7 +8,7 @@ Only rules are accepted whose next occurrence is known after a few steps: `follo
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import MAXYEAR, UTC, datetime, timedelta
+from datetime import MAXYEAR, UTC, date, datetime, time
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -111,9 +111,9 @@ def _until(text: str) -> datetime:
         if _UNTIL.fullmatch(text) is None:
             raise ValueError
         if len(text) == len("YYYYMMDD"):
-            return datetime.strptime(text, "%Y%m%d") + timedelta(days=1, microseconds=-1)  # noqa: DTZ007
+            return datetime.combine(date.fromisoformat(text), time.max)
         return datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
+    except ValueError:
         raise ValueError(
             "UNTIL has to be a day such as 20301231, or a moment in UTC such as 20301231T120000Z"
         ) from None
