@@ -113,8 +113,9 @@ def test_no_response_is_compressed_that_its_handler_does_not_pass_on() -> None:
     assert "Vary" not in answer.headers
 
 
-def test_static_content_is_compressed_once_and_shared() -> None:
-    content = b"a" * (MOST_BYTES + 1)
+@pytest.mark.parametrize("size", [500, MOST_BYTES + 1])
+def test_static_content_is_compressed_once_and_shared_whatever_its_size(size: int) -> None:
+    content = b"a" * size
     made = []
 
     def static() -> Response:

@@ -37,7 +37,7 @@ def compressed(response: Response, *, static: bool = False) -> Response:
     if response.status_code != HTTPStatus.OK or not response.is_sequence:
         return response
     content = response.get_data()
-    if len(content) < LEAST_BYTES or (len(content) > MOST_BYTES and not static):
+    if not (static or LEAST_BYTES <= len(content) <= MOST_BYTES):
         return response
     response.set_data(_once(content) if static else gzip.compress(content, FASTEST, mtime=0))
     response.content_encoding = "gzip"
