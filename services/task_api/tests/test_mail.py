@@ -93,7 +93,7 @@ class Server(Controller):
 
         asyncio leaks a connection that is accepted and not yet set up when its server closes.
         """
-        assert self.server is not None
+        assert isinstance(self.server, asyncio.Server)
         for listening in self.server.sockets:
             self.loop.remove_reader(listening.fileno())
         while sessions := asyncio.all_tasks() - {asyncio.current_task()}:
