@@ -145,13 +145,18 @@ class Bench:
         return self.target.kube
 
 
+def build(folder: Path, name: str, *options: str) -> str:
+    """Build an image from a folder and return its name."""
+    fixed = ("--quiet", "--load", "--provenance=false", f"--tag={name}")
+    call("docker", "buildx", "build", *fixed, *options, ".", cwd=folder)
+    return name
+
+
 def next_version(image: str) -> str:
     """Build an image that differs from `image` in a label, so that its deploy is a rolling update; return its name."""
-    name = f"{image}-next"
     with TemporaryDirectory() as folder:
         Path(folder, "Dockerfile").write_text(f"FROM {image}\nLABEL e2e=next\n")
-        call("docker", "buildx", "build", "--quiet", "--load", "--provenance=false", f"--tag={name}", folder)
-    return name
+        return build(Path(folder), f"{image}-next")
 
 
 def zero_drop(bench: Bench, proof: Proof) -> None:

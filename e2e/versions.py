@@ -4,14 +4,13 @@ import time
 from dataclasses import replace
 
 from e2e.load import Load
-from e2e.proofs import DEPLOYMENT, STEADY, Bench, Proof
+from e2e.proofs import DEPLOYMENT, STEADY, Bench, Proof, build
 from loadtests.cluster import watching
 from tooling import previous_version
 from tooling.deploy import manifests, release, rollout
 from tooling.deploy.kube import Kube
 from tooling.deploy.release import Target
 from tooling.project import ROOT, service
-from tooling.tools import call
 
 SCHEMA = 'psql -U "$POSTGRES_USER" "$POSTGRES_DB" -Atc "SELECT version_num FROM alembic_version"'
 
@@ -42,22 +41,10 @@ def replacing(bench: Bench, proof: Proof) -> None:
 def last_release(bench: Bench) -> tuple[Target, str]:
     """Build the image of the last release; return its target, with the manifests of its own, and the image's name."""
     checkout = previous_version.older()
-    image = f"{bench.image}-before"
     settings = {"SOURCE_DATE_EPOCH": int(time.time()), "VERSION": "before", "REVISION": "before", "CREATED": ""}
     dockerfile = service().dockerfile.relative_to(ROOT)
-    call(
-        "docker",
-        "buildx",
-        "build",
-        "--quiet",
-        "--load",
-        "--provenance=false",
-        f"--file={dockerfile}",
-        f"--tag={image}",
-        *(f"--build-arg={name}={value}" for name, value in settings.items()),
-        ".",
-        cwd=checkout,
-    )
+    arguments = [f"--build-arg={name}={value}" for name, value in settings.items()]
+    image = build(checkout, f"{bench.image}-before", f"--file={dockerfile}", *arguments)
     overlay = manifests.with_database(checkout / "k8s" / "overlays" / "kind", "single")
     return replace(bench.target, overlay=overlay), image
 

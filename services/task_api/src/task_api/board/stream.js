@@ -3,7 +3,7 @@
 import { FROM_PAGE, shown } from "./api.js";
 
 const EVENTS = "text/event-stream";
-const SILENCE_SECONDS = 40; // the service sends something every 15
+export const SILENCE_SECONDS = 40; // the service sends something every 15
 const AGAIN_SECONDS = 30; // where there is no stream: a proxy, another version of the service, too many of them
 
 const after = (seconds, work) => setTimeout(work, seconds * 1000);

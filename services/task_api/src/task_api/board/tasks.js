@@ -1,14 +1,13 @@
 // The tasks: as the service has them, and with the changes over them that are on their way.
 import { Problem, SignedOut, requestsOf } from "./api.js";
 import { snapshot } from "./storage.js";
-import { listen } from "./stream.js";
+import { SILENCE_SECONDS, listen } from "./stream.js";
 
 // Fields that a task lacks which an earlier version of the page has kept.
 const LATER = { labels: [], recurrence: null, time_zone: null };
 const PAGE = 200;
 const POLL_SECONDS = 4;
 const LISTENING_SECONDS = 60; // between polls while the stream says what to read
-const SILENCE_SECONDS = 40;
 const SNAPSHOT_MILLISECONDS = 2000;
 
 // Moments as text are in order once all have the same digits.

@@ -82,7 +82,7 @@ export const texts = {
   untilLabel: "Last day",
   every: (frequency, count) =>
     count === 1
-      ? { DAILY: "Daily", WEEKLY: "Weekly", MONTHLY: "Monthly", YEARLY: "Yearly" }[frequency]
+      ? texts.frequencies[frequency]
       : `Every ${count} ${{ DAILY: "days", WEEKLY: "weeks", MONTHLY: "months", YEARLY: "years" }[frequency]}`,
   times: (count) => many(count, "task", "tasks"),
   untilDay: (day) => `until ${day}`,

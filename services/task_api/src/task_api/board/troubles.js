@@ -5,9 +5,14 @@ import { conflicts, differing, fields } from "./outbox.js";
 import { described } from "./recurrence.js";
 import { moment, texts } from "./texts.js";
 
-const NAMED = { status: texts.status, priority: texts.priority };
-const written = (name, value) =>
-  name === "due_at" ? (value ? moment(value) : texts.none) : name === "recurrence" && value ? described(value) : name === "labels" ? value.join(", ") || texts.none : (NAMED[name]?.[value] ?? (value || texts.none));
+const WRITTEN = {
+  status: (value) => texts.status[value],
+  priority: (value) => texts.priority[value],
+  due_at: moment,
+  labels: (value) => value.join(", ") || texts.none,
+  recurrence: described,
+};
+const written = (name, value) => (value ? (WRITTEN[name]?.(value) ?? value) : texts.none);
 
 // Opens the dialog of one change. `settle` gets the operations that take its place, or nothing to drop it.
 export function open(entry, settle) {
