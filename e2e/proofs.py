@@ -244,7 +244,7 @@ def autoscaling(bench: Bench, proof: Proof) -> None:
             step = proof.phases[-1]
             sent = step.requests / (step.end - step.start)
             proof.notes.append(
-                f"{cost * 1000:.2f} ms of CPU a request in the calm; the step asks for {load.rate:.0f} a second"
+                f"{cost * 1000:.2f} ms of CPU a request in the calm; the step sends {load.rate:.0f} a second"
                 f" and the clients came to {sent:.0f}; where that is less, this machine has no more CPU for them"
             )
             load.rate = STEADY
@@ -426,7 +426,7 @@ def state(kube: Kube) -> str:
 
 PROOFS: dict[str, tuple[str, Callable[[Bench, Proof], None]]] = {
     "zero-drop": ("No request is lost, whatever is done to the service", zero_drop),
-    "autoscaling": ("From two pods to five and back, as the load asks", autoscaling),
+    "autoscaling": ("From two pods to five and back, as the load requires", autoscaling),
     "restore": ("A deleted namespace comes back with every task", restoring),
     "dry-run": ("The API server accepts every object of every overlay", accepting),
     "refusal": ("A deploy that cannot work leaves the old version serving", refusing),

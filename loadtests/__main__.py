@@ -15,10 +15,10 @@ COULD_NOT_RUN = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if given[:1] == ["hpa"]:
-        return command.main(given[1:])
-    options, rest = parse(given)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == ["hpa"]:
+        return command.main(words[1:])
+    options, rest = parse(words)
     try:
         if options.replay:
             page = options.replay[0].with_name("replay.html")

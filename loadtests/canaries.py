@@ -78,7 +78,7 @@ CANARIES = [
         ("--users=10", "--think=0.15"),
     ),
     Canary(
-        "nobody asks the endpoint", Faults(), Outcome.INCONCLUSIVE, "too few requests: 0", ("--users=2", "--think=900")
+        "nobody calls the endpoint", Faults(), Outcome.INCONCLUSIVE, "too few requests: 0", ("--users=2", "--think=900")
     ),
 ]
 

@@ -94,9 +94,9 @@ class _Watcher:
         except httpx.HTTPStatusError:
             measured = []  # no metrics server, or not yet: the HPA has nothing to go by either
         metrics = {item["metadata"]["name"]: item for item in measured}
-        found = [pod(item, metrics.get(item["metadata"]["name"])) for item in pods]
+        states = [pod(item, metrics.get(item["metadata"]["name"])) for item in pods]
         self._recorder.write(
-            Cluster(time.time(), deployment["spec"]["replicas"], found, autoscaler["spec"], synced(autoscaler))
+            Cluster(time.time(), deployment["spec"]["replicas"], states, autoscaler["spec"], synced(autoscaler))
         )
         events = self._get(f"/api/v1{space}/events")["items"]
         fresh = {(item["metadata"]["uid"], item.get("count") or 1): item for item in events}

@@ -54,7 +54,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        """Say it in one sentence."""
+        """Return it as one sentence."""
         deciding = [row for row in self.rows if row.difference is self.difference is not Difference.NONE]
         worst = max(deciding, key=lambda row: abs(np.log(row.ratio)), default=None)
         if worst is None:
@@ -72,17 +72,17 @@ Turn = dict[str, histogram.Counts]  # endpoint -> counts by second
 
 def turns(entries: Iterable[Entry]) -> list[Turn]:
     """Split a record at its runs, each without its first seconds."""
-    found: list[dict[str, dict[float, histogram.Counts]]] = []
+    split: list[dict[str, dict[float, histogram.Counts]]] = []
     start = 0.0
     for entry in entries:
         if isinstance(entry, Run):
-            found.append({})
+            split.append({})
             start = entry.at + WARMUP_SECONDS
-        elif isinstance(entry, Requests) and found and entry.at >= start:
-            seconds = found[-1].setdefault(entry.endpoint, {})
+        elif isinstance(entry, Requests) and split and entry.at >= start:
+            seconds = split[-1].setdefault(entry.endpoint, {})
             counts = histogram.decode(entry.latency)
             seconds[entry.at] = seconds[entry.at] + counts if entry.at in seconds else counts
-    return [{name: np.stack(list(seconds.values())) for name, seconds in turn.items()} for turn in found]
+    return [{name: np.stack(list(seconds.values())) for name, seconds in turn.items()} for turn in split]
 
 
 def compare(first: Iterable[Entry], second: Iterable[Entry], names: tuple[str, str]) -> Comparison:
@@ -97,8 +97,8 @@ def compare(first: Iterable[Entry], second: Iterable[Entry], names: tuple[str, s
         raise TooLittleError(f"no endpoint got {FEWEST_REQUESTS} requests in every turn: raise the rate or the turns")
     level = 0.05 / (len(common) * len(PERCENTILES))
     rows = [row for name in sorted(common) for row in _rows(name, [(a[name], b[name]) for a, b in pairs], level)]
-    found = {row.difference for row in rows}
-    difference = next((d for d in (Difference.SLOWER, Difference.FASTER) if d in found), Difference.NONE)
+    differences = {row.difference for row in rows}
+    difference = next((d for d in (Difference.SLOWER, Difference.FASTER) if d in differences), Difference.NONE)
     return Comparison(difference=difference, first=names[0], second=names[1], pairs=len(pairs), rows=rows)
 
 

@@ -73,7 +73,7 @@ def locust(host: str, record: Path, options: argparse.Namespace, rest: Sequence[
     finally:
         signal.signal(signal.SIGINT, handler)
     if status != 0 and not (judged and verdict.place(record).exists()):
-        raise LoadError(f"Locust ended with status {status}; what it wrote above says why. The record: {record}")
+        raise LoadError(f"Locust ended with status {status}; its output above has the reason. The record: {record}")
     return status
 
 
@@ -83,7 +83,7 @@ def _open_browser(url: str) -> None:
         if time.monotonic() > deadline:
             return
         time.sleep(0.2)
-    print(f"browser UI: {url} (Ctrl-C ends it and gives the verdict)", flush=True)
+    print(f"browser UI: {url} (Ctrl-C ends it and prints the verdict)", flush=True)
     webbrowser.open(url)
 
 
@@ -118,7 +118,7 @@ def checkout(ref: str) -> Iterator[tuple[Path, str]]:
         check=False,
     )
     if name.returncode:
-        raise LoadError(f"git knows no version {ref!r}: give a branch, a tag or a commit")
+        raise LoadError(f"git knows no version {ref!r}: name a branch, a tag or a commit")
     with tempfile.TemporaryDirectory(prefix="against-") as folder:
         yield tools.checkout(ROOT, ref, Path(folder, "checkout")), name.stdout.strip()
 
@@ -141,17 +141,17 @@ def against(options: argparse.Namespace, rest: Sequence[str]) -> int:
                 print(f"pair {pair + 1} of {options.pairs}", flush=True)
                 for host, record in zip((first, second), records, strict=True):
                     locust(host, record, options, rest)
-    found = compare.compare(read(records[0]), read(records[1]), (name, "this checkout"))
+    compared = compare.compare(read(records[0]), read(records[1]), (name, "this checkout"))
     with Recorder(records[1]) as recorder:
-        recorder.event(found.difference, found.text, **msgspec.to_builtins(found))
-    (options.output / "comparison.json").write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
+        recorder.event(compared.difference, compared.text, **msgspec.to_builtins(compared))
+    (options.output / "comparison.json").write_bytes(msgspec.json.format(msgspec.json.encode(compared)) + b"\n")
     timeline.write(options.output / "report.html", *records)
-    table = Table("endpoint", "percentile", f"{found.first}, ms", f"{found.second}, ms", "ratio (interval)", "")
-    for row in found.rows:
+    table = Table("endpoint", "percentile", f"{compared.first}, ms", f"{compared.second}, ms", "ratio (interval)", "")
+    for row in compared.rows:
         ratio = f"{row.ratio:.3f} ({row.low:.3f} to {row.high:.3f})"
         table.add_row(
             row.endpoint, f"P{row.percentile}", f"{row.first_ms:.2f}", f"{row.second_ms:.2f}", ratio, row.difference
         )
-    Console(width=None if sys.stdout.isatty() else 150).print(table, found.text)
+    Console(width=None if sys.stdout.isatty() else 150).print(table, compared.text)
     print(options.output / "report.html")
-    return 1 if found.difference is compare.Difference.SLOWER else 0
+    return 1 if compared.difference is compare.Difference.SLOWER else 0

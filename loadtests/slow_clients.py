@@ -27,7 +27,7 @@ BOUND = 1.5
 """P95 with the slow clients, as a multiple of P95 without."""
 
 NOISE = 2.5
-"""Rounds without slow clients whose P95s differ by more than this say nothing."""
+"""Rounds without slow clients whose P95s differ by more than this prove nothing."""
 
 KINDS = ("idle", "trickling", "not reading", "streaming")
 TRICKLED = b"POST /tasks HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n" + b" " * 1000

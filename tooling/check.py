@@ -145,7 +145,7 @@ def run_tests(
     cases = list(defusedxml.ElementTree.parse(junit).iter("testcase"))
     findings = tuple(failure for case in cases if (failure := failed(case, tool)))
     if done.returncode and not findings:
-        raise NotAssessed(f"pytest ended with code {done.returncode}, and no failed test tells why")
+        raise NotAssessed(f"pytest ended with code {done.returncode}, and no failed test explains it")
     ran = [case for case in cases if case.find("skipped") is None]
     targets = tuple(f"{case.get('classname')}::{case.get('name')}" for case in ran)
     findings += tuple(skipped(cases, tool, skips or {}))
@@ -181,7 +181,7 @@ def run_measured_tests(
     packages: Sequence[str] = (),
     skips: Mapping[str, int] | None = None,
 ) -> Scan:
-    """Run tests as `run_tests` does, and measure the branch coverage of `packages` (by default as pyproject.toml says).
+    """Run tests as `run_tests` does, and measure branch coverage of `packages` (default: as in pyproject.toml).
 
     A coverage below the `fail_under` of pyproject.toml is a finding too.
     """

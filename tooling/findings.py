@@ -451,7 +451,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         console = Console(highlight=False, soft_wrap=True)
         if self.fixtures:
             names = escape(", ".join(self.fixtures))
-            console.print(f"[yellow]fixture[/]: {names}: proves the gate, says nothing about the real state")
+            console.print(f"[yellow]fixture[/]: {names}: proves the gate, proves nothing about the real state")
         for scan in self.scans:
             if scan.problem:
                 excuse = f" ({self.tolerance(scan)})" if self.tolerance(scan) else ""

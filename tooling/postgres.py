@@ -40,9 +40,9 @@ class Server:
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **self._identity)
         self._process = process
-        asking: list[str | Path] = [self._programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self._port)]
+        ready: list[str | Path] = [self._programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self._port)]
         deadline = time.monotonic() + START_SECONDS
-        while subprocess.run(asking, check=False).returncode:
+        while subprocess.run(ready, check=False).returncode:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise ServiceError(f"PostgreSQL did not start:\n{log.read_text(errors='replace')[-4000:]}")
             time.sleep(0.05)

@@ -141,14 +141,14 @@ def shared_by(folder: Path, root: Path = ROOT) -> list[Path]:
     """Return the folders of the shared packages that a distribution needs, itself or by another of them."""
     projects = {one: tomllib.loads((one / "pyproject.toml").read_text())["project"] for one in distributions(root)}
     names = {project["name"]: one for one, project in projects.items()}
-    found: dict[Path, None] = {}
+    ordered: dict[Path, None] = {}
     wanted = [folder]
     while wanted:
         needs = [re.split(r"[^\w.-]", need)[0] for need in projects[wanted.pop()].get("dependencies", [])]
-        new = [names[need] for need in needs if need in names and names[need] not in found]
-        found |= dict.fromkeys(new)
+        new = [names[need] for need in needs if need in names and names[need] not in ordered]
+        ordered |= dict.fromkeys(new)
         wanted += new
-    return sorted(found)
+    return sorted(ordered)
 
 
 @functools.cache

@@ -17,7 +17,7 @@ import msgspec
 from loadtests import timeline
 from loadtests.hpa.controller import Settings
 from loadtests.hpa.replay import NothingToReplayError, replay, states_of
-from loadtests.hpa.what_if import KNOWN, answer, ask, load_of, samples, simulate
+from loadtests.hpa.what_if import KNOWN, alter, answer, load_of, samples, simulate
 from locust_verdict import VerdictError
 from locust_verdict.record import Cluster, Event, Sample, read
 from tooling.project import REPORTS, ToolingError
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"  {after:6.0f} s: {step.before} to {step.observed}, simulated {step.predicted} ({step.reason})")
         load = load_of(entries)
         settings = Settings.from_spec(states_of(entries)[0].autoscaler)
-        questions = {"simulated": (settings, load), **{q: ask(q, settings, load) for q in options.what_if}}
+        questions = {"simulated": (settings, load), **{q: alter(q, settings, load) for q in options.what_if}}
     except (OSError, ToolingError, VerdictError) as error:
         print(f"hpa: {error}", file=sys.stderr)
         return 2
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(answers[-1].text)
         entries += samples(question, seconds)
     entries += [Sample(step.at, "pods", step.predicted, "replayed", "pods") for step in replayed.steps]
-    entries.append(Event(entries[0].at, "hpa", "; ".join([replayed.text, *(found.text for found in answers)])))
+    entries.append(Event(entries[0].at, "hpa", "; ".join([replayed.text, *(one.text for one in answers)])))
     timeline.draw(record.with_name("hpa.html"), {record.stem: entries})
     result = {"replay": replayed, "answers": answers}
     record.with_name("hpa.json").write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")

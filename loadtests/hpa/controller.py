@@ -59,13 +59,13 @@ class Settings:
         return cls(spec.get("minReplicas", 1), spec["maxReplicas"], targets, up, down)
 
 
-def _rules(given: Mapping[str, Any], default: Rules) -> Rules:
-    policies = tuple(Policy(p["type"], p["value"], p["periodSeconds"]) for p in given.get("policies", ()))
+def _rules(side: Mapping[str, Any], default: Rules) -> Rules:
+    policies = tuple(Policy(p["type"], p["value"], p["periodSeconds"]) for p in side.get("policies", ()))
     return Rules(
-        given.get("stabilizationWindowSeconds", default.window),
+        side.get("stabilizationWindowSeconds", default.window),
         policies or default.policies,
-        given.get("selectPolicy", "Max"),
-        float(given.get("tolerance", default.tolerance)),
+        side.get("selectPolicy", "Max"),
+        float(side.get("tolerance", default.tolerance)),
     )
 
 
@@ -104,7 +104,7 @@ class Controller:
             return Decision(replicas, "a metric is missing, so no scaling down")
         stable = self._stabilize(at, replicas, wanted)
         allowed = self._limit(at, replicas, stable)
-        reason = f"{resource} asks for {wanted}"
+        reason = f"{resource} needs {wanted}"
         if stable != wanted:
             reason += f", stabilized {stable}"
         if allowed != stable:

@@ -39,7 +39,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        """Say it in one sentence."""
+        """Return it as one sentence."""
         share = f"{100 * self.match:.1f} % of {len(self.steps)} decisions"
         return (
             f"the simulator made {share} as the controller did, and {self.rescales_matched} of {self.rescales} rescales"

@@ -16,7 +16,7 @@ from loadtests.hpa.replay import SYNC_SECONDS, NothingToReplayError, states_of
 from locust_verdict import histogram
 from locust_verdict.record import Cluster, Entry, Pod, Requests, Sample
 
-SATURATED = 0.9  # of its CPU limit: such a pod does not say what it would have used
+SATURATED = 0.9  # of its CPU limit: what such a pod would have used is unknown
 METRICS_SECONDS = 15.0  # metrics-server's resolution
 
 
@@ -162,13 +162,13 @@ class BadQuestionError(LoadTestError):
     """A --what-if that cannot be read."""
 
 
-def ask(question: str, settings: Settings, load: Load) -> tuple[Settings, Load]:
+def alter(question: str, settings: Settings, load: Load) -> tuple[Settings, Load]:
     """Apply a question such as `cpu=60,max=20,load=10`. Raises BadQuestionError, which lists the names."""
     for part in question.split(","):
-        found = re.fullmatch(r"\s*(\w+)=(\d+(?:\.\d+)?)\s*", part)
-        if not found:
+        match = re.fullmatch(r"\s*(\w+)=(\d+(?:\.\d+)?)\s*", part)
+        if not match:
             raise BadQuestionError(f"{part!r} is not of the form name=number; {KNOWN}")
-        name, value = found[1], float(found[2])
+        name, value = match[1], float(match[2])
         up, down = settings.up, settings.down
         changes: dict[str, dict[str, Any]] = {
             "cpu": {"targets": {**settings.targets, "cpu": int(value)}},
@@ -209,7 +209,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        """Say it in one sentence."""
+        """Return it as one sentence."""
         short = f"{self.short_seconds} s short of CPU" if self.short_seconds else "never short of CPU"
         return f"{self.question}: up to {self.most_replicas} pods, {short}, {self.pod_hours:.2f} pod hours"
 

@@ -30,15 +30,15 @@ METRICS = {
 
 
 def test_a_pod_is_read_with_its_metrics() -> None:
-    found = cluster.pod(POD, METRICS)
-    assert found.ready
-    assert found.deleting
-    assert [found.cpu_request, found.cpu_limit] == pytest.approx([0.15, 0.2])
-    assert found.memory_request == pytest.approx(256 * 2**20 + 16e6)
-    assert found.cpu == pytest.approx(0.152346678)
-    assert found.memory == 100 * 2**20
-    assert (found.ready_changed or 0) - (found.started or 0) == 5
-    assert found.window == 15.5
+    state = cluster.pod(POD, METRICS)
+    assert state.ready
+    assert state.deleting
+    assert [state.cpu_request, state.cpu_limit] == pytest.approx([0.15, 0.2])
+    assert state.memory_request == pytest.approx(256 * 2**20 + 16e6)
+    assert state.cpu == pytest.approx(0.152346678)
+    assert state.memory == 100 * 2**20
+    assert (state.ready_changed or 0) - (state.started or 0) == 5
+    assert state.window == 15.5
 
 
 def test_a_pod_that_only_just_exists_is_read() -> None:
@@ -57,7 +57,7 @@ def event(kind: str, reason: str, severity: str = "Normal") -> dict[str, object]
 
 
 @pytest.mark.parametrize(
-    ("given", "kind"),
+    ("observed", "kind"),
     [
         (event("HorizontalPodAutoscaler", "SuccessfulRescale"), "hpa"),
         (event("Deployment", "ScalingReplicaSet"), "deploy"),
@@ -65,12 +65,12 @@ def event(kind: str, reason: str, severity: str = "Normal") -> dict[str, object]
         (event("Pod", "Unhealthy", "Warning"), "warning"),
     ],
 )
-def test_events_of_interest_keep_their_reason_and_time(given: dict[str, object], kind: str) -> None:
-    found = cluster.happened(given)
-    assert found is not None
-    assert found.kind == kind
-    assert found.text.endswith("above target")
-    assert found.at == cluster.moment("2026-11-24T10:00:00Z")
+def test_events_of_interest_keep_their_reason_and_time(observed: dict[str, object], kind: str) -> None:
+    state = cluster.happened(observed)
+    assert state is not None
+    assert state.kind == kind
+    assert state.text.endswith("above target")
+    assert state.at == cluster.moment("2026-11-24T10:00:00Z")
 
 
 def test_everyday_events_are_left_out() -> None:

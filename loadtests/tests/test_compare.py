@@ -33,10 +33,10 @@ def test_a_difference_is_found_though_the_machine_drifts(
 ) -> None:
     first = record(make_run, [drifting(number) for number in range(PAIRS)], seed=1)
     second = record(make_run, [drifting(number) * factor for number in range(PAIRS)], seed=2)
-    found = compare(first, second, NAMES)
-    assert found.difference is difference
-    assert all(row.low <= factor <= row.high for row in found.rows)
-    assert NAMES[1] in found.text
+    comparison = compare(first, second, NAMES)
+    assert comparison.difference is difference
+    assert all(row.low <= factor <= row.high for row in comparison.rows)
+    assert NAMES[1] in comparison.text
 
 
 def test_the_same_version_is_rarely_found_different(make_run: MakeRun) -> None:
@@ -56,9 +56,9 @@ def test_an_endpoint_that_got_slower_outweighs_one_that_got_faster(make_run: Mak
         ]
         return [entry for turn in turns for entry in turn]
 
-    found = compare(both(5, 5, 1), both(3, 8, 500), NAMES)
-    assert found.difference is Difference.SLOWER
-    assert "of POST /tasks +" in found.text
+    comparison = compare(both(5, 5, 1), both(3, 8, 500), NAMES)
+    assert comparison.difference is Difference.SLOWER
+    assert "of POST /tasks +" in comparison.text
 
 
 def test_too_few_turns_are_not_compared(make_run: MakeRun) -> None:

@@ -225,19 +225,19 @@ def test_the_load_is_met_by_more_pods_and_given_back() -> None:
 
 def test_other_settings_and_more_load_change_the_answer() -> None:
     def most(question: str) -> int:
-        return what_if.answer(question, what_if.simulate(*what_if.ask(question, SETTINGS, LOAD))).most_replicas
+        return what_if.answer(question, what_if.simulate(*what_if.alter(question, SETTINGS, LOAD))).most_replicas
 
     assert most("cpu=70") < most("cpu=50") <= 10
     assert most("load=3") == 10
     assert most("load=3,max=40") > 20
-    lean = what_if.answer("", what_if.simulate(*what_if.ask("max=2", SETTINGS, LOAD)))
+    lean = what_if.answer("", what_if.simulate(*what_if.alter("max=2", SETTINGS, LOAD)))
     assert lean.short_seconds > 200
 
 
 @pytest.mark.parametrize("question", ["cpu", "cpu=x", "colour=3", "min=5,max=2", "cpu=0", "min=0", ""])
 def test_a_question_that_cannot_be_read_says_what_can_be_asked(question: str) -> None:
     with pytest.raises(what_if.BadQuestionError, match=r"known are cpu|has to be 1 or more"):
-        what_if.ask(question, SETTINGS, LOAD)
+        what_if.alter(question, SETTINGS, LOAD)
 
 
 def test_a_record_is_replayed_and_answers_what_if(
@@ -252,7 +252,7 @@ def test_a_record_is_replayed_and_answers_what_if(
     output = capsys.readouterr().out
     assert (status == 0) is (result["replay"]["match"] >= 0.9)
     assert result["replay"]["match"] > 0.8
-    assert [found["question"] for found in result["answers"]] == ["simulated", "cpu=50,max=20", "load=10"]
+    assert [one["question"] for one in result["answers"]] == ["simulated", "cpu=50,max=20", "load=10"]
     assert "of the decisions" in output or "decisions as the controller did" in output
     assert "cpu=50,max=20" in (tmp_path / "hpa.html").read_text()
 
@@ -277,9 +277,9 @@ def test_a_missing_record_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_what_depends_on_the_time_before_the_record_is_not_held_against_anybody() -> None:
     idle = pods(0.1, 0.1, 0.1)
     states = [Cluster(START + 2 * n, 3 if n < 10 else 2, idle[: 3 if n < 10 else 2], SPEC, START) for n in range(60)]
-    found = replay.replay(states)
-    assert (found.match, found.rescales) == (1, 0)  # 3 to 2 came of recommendations that nobody saw
-    assert len(found.steps) < len(replay.syncs(states))
+    replayed = replay.replay(states)
+    assert (replayed.match, replayed.rescales) == (1, 0)  # 3 to 2 came of recommendations that nobody saw
+    assert len(replayed.steps) < len(replay.syncs(states))
 
 
 def test_a_controller_that_decided_otherwise_is_found_out() -> None:

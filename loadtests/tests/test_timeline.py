@@ -56,9 +56,9 @@ def test_seconds_without_requests_count_as_zero(make_run: MakeRun) -> None:
 
 def test_a_long_run_is_drawn_in_fewer_places(make_run: MakeRun) -> None:
     run = make_run({"GET /tasks": 5}, seconds=2000, per_second=1)
-    found = flight("a", run)
-    assert len(found.moments()) <= timeline.MOST_BINS
-    assert sum(found.rates("GET /tasks")) * found.width == 2000
+    shown = flight("a", run)
+    assert len(shown.moments()) <= timeline.MOST_BINS
+    assert sum(shown.rates("GET /tasks")) * shown.width == 2000
 
 
 def test_the_heat_map_shows_each_bins_shares(make_run: MakeRun) -> None:

@@ -87,7 +87,7 @@ def no_database(folder: Path) -> Scan:
         return scan.trivy_image(name, folder, refresh=False)
 
 
-@canary("build/trivy-image", "an image that tells nothing of its packages", problem="saw no packages")
+@canary("build/trivy-image", "an image that lists no packages", problem="saw no packages")
 def bare_image(folder: Path) -> Scan:
     return scanned_with(folder, {}, {}, trivy_database.advisories(DEBIAN))
 

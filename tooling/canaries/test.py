@@ -55,7 +55,7 @@ def coverage_drop(folder: Path) -> Scan:
     return check.run_measured_tests(project(folder, tests=untaken), "-q", output=folder / "report")
 
 
-@canary("test/service-tests", "no test of the service", problem="no failed test tells why")
+@canary("test/service-tests", "no test of the service", problem="no failed test explains it")
 def no_service_tests(folder: Path) -> Scan:
     return check.run_measured_tests(project(folder, tests=NO_TESTS), "-q", output=folder / "report")
 
@@ -65,7 +65,7 @@ def wrong_rule_of_the_road(folder: Path) -> Scan:
     return check.run_tests(project(folder, WRONG), "-q", output=folder / "report")
 
 
-@canary("test/road-tests", "no test of the road", problem="no failed test tells why")
+@canary("test/road-tests", "no test of the road", problem="no failed test explains it")
 def no_road_tests(folder: Path) -> Scan:
     return check.run_tests(project(folder, tests=NO_TESTS), "-q", output=folder / "report")
 
@@ -95,7 +95,7 @@ def test_gone(folder: Path) -> Scan:
     return held("test", [scan], Baseline(tests={"test_planted.py": 2}))
 
 
-@canary("test/types", "a number given where a text is promised", rule="return-value", path="planted.py")
+@canary("test/types", "a number returned where a text is promised", rule="return-value", path="planted.py")
 def wrong_type(folder: Path) -> Scan:
     return check.types(project(folder, CODE.replace("-> int", "-> str")))
 

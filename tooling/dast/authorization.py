@@ -167,7 +167,7 @@ def unguarded(target: Target) -> Scan:
             tool="authorization",
             rule="no-accounts",
             severity=Severity.HIGH,
-            message="its declaration asks for a login, and the service has no accounts",
+            message="its declaration requires a login, and the service has no accounts",
             path=operation.label,
         )
         for operation in target.operations
@@ -185,7 +185,7 @@ class Matrix:
         self.target = target
         self.operations = target.operations
         self.callers = Callers(target)
-        self.asking = callers(target)
+        self.caller_kinds = callers(target)
         self.secret = f"secret-of-the-owner-{secrets.token_hex(8)}"
         self.cells: list[Cell] = []
         self.findings: list[Finding] = []
@@ -200,7 +200,7 @@ class Matrix:
         for operation in self.operations:
             try:
                 count = len(list(operation.bodies(Sampler(self.target.document, {ID: 0}))))
-                for number, caller in itertools.product(range(count), self.asking):
+                for number, caller in itertools.product(range(count), self.caller_kinds):
                     self.send(
                         operation, caller, number, f"{operation.label} #{number + 1}" if count > 1 else operation.label
                     )
@@ -232,7 +232,7 @@ class Matrix:
         if caller in LIVE:
             self.callers.live(caller)  # an account that was deleted is replaced before its password is sent
         coded = self.target.needs_code(operation)
-        # a personal token with its own account's password, unless the request would give that account a second factor
+        # a personal token with its own account's password, unless the request would add a second factor to that account
         holder = caller if caller in LIVE else "owner" if caller.startswith(WITH_SCOPE) and not coded else "other"
         account = self.target.accounts[holder]
         values: dict[str, Any] = self.target.credentials(operation, account)
@@ -245,7 +245,7 @@ class Matrix:
         path = operation.path
         for parameter in operation.parameters("path"):
             if not maker:
-                raise NoSampleError(f"no link of the document says where its parameter {parameter['name']} comes from")
+                raise NoSampleError(f"no link of the document leads to its parameter {parameter['name']}")
             path = path.replace(f"{{{parameter['name']}}}", str(values[ID]))
         query = {p["name"]: sampler.alternatives(p["schema"])[0] for p in operation.parameters("query")}
         content_type, body = list(operation.bodies(sampler))[number]

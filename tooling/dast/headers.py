@@ -98,7 +98,7 @@ def faults(path: str, answer: httpx.Response) -> Iterator[tuple[str, str]]:
             yield name.lower(), f"{name} is {values or 'missing'}"
     for name in ("Server", "X-Powered-By"):
         if VERSION.search(answer.headers.get(name, "")):
-            yield "version-disclosure", f"{name} tells a version: {answer.headers[name]}"
+            yield "version-disclosure", f"{name} reveals a version: {answer.headers[name]}"
     if "access-control-allow-origin" in answer.headers:
         yield "foreign-origin", f"{FOREIGN} may read this: Access-Control-Allow-Origin"
 

@@ -127,7 +127,7 @@ def shape(value: Any, name: str = "") -> Any:
 
 @dataclass(frozen=True)
 class Response:
-    """A response, reduced to what does not depend on who asks."""
+    """A response, reduced to what does not depend on the caller."""
 
     status: int
     headers: tuple[tuple[str, str], ...]

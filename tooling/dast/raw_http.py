@@ -32,7 +32,7 @@ RENEWED = 100
 """After so many inputs the attacker logs in again: some of them log out."""
 
 PLANNED = {HTTPStatus.NOT_IMPLEMENTED}
-"""A transfer coding that is unknown. 503 is planned too where it says when to come back."""
+"""A transfer coding that is unknown. 503 is planned too where it has a Retry-After."""
 
 IDS = (
     "1", "0", "-1", "007", "9" * 19, "9" * 400, "%D9%A3", "%00", "..", "%2e%2e%2f", "1%2F2", "", "a", "1.0", "%", "~",

@@ -147,7 +147,7 @@ def attack(target: Target, token: str, openapi: dict[str, Any]) -> Scan:
 
 
 def formable(operation: Operation) -> bool:
-    """Return whether Wapiti can ask for an operation: its bodies are JSON or a form."""
+    """Return whether Wapiti can call an operation: its bodies are JSON or a form."""
     return set(operation.content) <= WAPITIS_BODIES
 
 
@@ -165,7 +165,7 @@ def read(target: Target, output: Path) -> Scan:
     }
     secured = {operation.label for operation in target.operations if operation.roles is not None}
     if secured and not any(place in secured and status < HTTPStatus.BAD_REQUEST for place, status in pages.items()):
-        raise NotAssessed("wapiti crawled no page that asks for a login: its token was not accepted")
+        raise NotAssessed("wapiti crawled no page that needs a login: its token was not accepted")
     formed = {operation.label for operation in target.operations if formable(operation)}
     refused = [
         f"{place}: {status}" for place, status in pages.items() if place in formed and status >= HTTPStatus.BAD_REQUEST

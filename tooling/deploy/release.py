@@ -101,7 +101,7 @@ def check_references(kube: Kube, objects: Sequence[Object]) -> None:
     """Raise `DeployError` where pods need settings or secrets that nobody has made."""
     if lacking := manifests.missing(kube, objects):
         raise DeployError(
-            f"the namespace {kube.namespace} has no {', '.join(lacking)}: make them first (docs/deploy.md says how); "
+            f"the namespace {kube.namespace} has no {', '.join(lacking)}: make them first (docs/deploy.md shows how); "
             "nothing was changed"
         )
 
@@ -138,8 +138,8 @@ def check_database(kube: Kube, objects: Sequence[Object]) -> None:
 def images_in_use(kube: Kube) -> set[str]:
     """Return the images of what is in the namespace.
 
-    While they are replaced, pods may have to be made again from them; and the API server asks its admission policies
-    even where a controller takes the finalizer off a Job that is being deleted.
+    While they are replaced, pods may have to be made again from them; and admission policies apply even where a
+    controller takes the finalizer off a Job that is being deleted.
     """
     return manifests.images(kube.find("pod,deployment,replicaset,statefulset,job,cronjob"))
 

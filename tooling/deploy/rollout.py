@@ -109,7 +109,7 @@ def _remedy(pod: Object, container: Object, waiting: Object) -> str:
     server = container.get("image", "").partition("/")[0]
     namespace = pod["metadata"].get("namespace", "default")
     return (
-        f"\nthe registry asks for credentials: `kubectl --namespace {namespace} create "
+        f"\nthe registry needs credentials: `kubectl --namespace {namespace} create "
         f"secret docker-registry {secret} --docker-server={server} --docker-username=NAME --docker-password=TOKEN`, "
         "then deploy again"
     )

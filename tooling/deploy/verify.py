@@ -18,7 +18,7 @@ ACCOUNT = "deploy-check"
 REMEDIES: dict[int, str] = {
     httpx.codes.FORBIDDEN: f"registration is closed: put email and password of an account into the Secret {ACCOUNT},"
     " or deploy once with REGISTRATION=open",
-    httpx.codes.CONFLICT: f"the account has another password than the Secret {ACCOUNT} says: delete the Secret, and the"
+    httpx.codes.CONFLICT: f"the account has another password than the Secret {ACCOUNT}: delete the Secret, and the"
     " next deploy makes another account",
     httpx.codes.TOO_MANY_REQUESTS: "too many attempts to log in: a later deploy tries again",
 }

@@ -176,7 +176,7 @@ def measure(files: Iterable[tuple[PurePosixPath, int]]) -> list[Part]:
             case ("app", "bytecode", *_):
                 key = ("bytecode of the standard library", "bytecode")
             case ("app", "lib", name, *_) if name.endswith(".dist-info"):
-                key = ("what each distribution says of itself", "library")
+                key = ("each distribution's metadata", "library")
             case ("app", "lib", name, *_):
                 key = (name.partition(".cpython-")[0].removesuffix(".py"), "library")
             case ("app", name, *_):

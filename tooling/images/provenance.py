@@ -385,7 +385,7 @@ def check(reference: str, *, revision: str | None = None, key: Ed25519PublicKey 
 
 
 def verify(reference: str, *, revision: str | None = None) -> None:
-    """Return where REPOSITORY@sha256:DIGEST may be deployed; raise `Untrusted` or `NotAssessed` saying why not."""
+    """Return where REPOSITORY@sha256:DIGEST may be deployed; raise `Untrusted` or `NotAssessed` with the reason."""
     if findings := check(reference, revision=revision).findings:
         raise Untrusted("; ".join(finding.message for finding in findings))
 
@@ -398,7 +398,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--make-key", action="store_true", help="make this machine's signing key")
     options = parser.parse_args(arguments)
     if options.make_key == bool(options.reference):
-        parser.error("give an image, or --make-key")
+        parser.error("name an image, or use --make-key")
     try:
         if options.make_key:
             public = make_key().public_key()

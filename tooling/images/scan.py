@@ -81,7 +81,7 @@ def sbom(reference: str, lock: Path, output: Path) -> Scan:
         for name in sorted(locked(lock) - python)
     ]
     if not components:
-        raise NotAssessed(f"syft found no package in {reference}")
+        raise NotAssessed(f"syft reports no package in {reference}")
     targets = (reference, *sorted(f"{c['name']} {c.get('version', '')}" for c in components))
     return Scan(tool="sbom", version=tools.described("syft"), targets=targets, findings=tuple(findings))
 

@@ -45,7 +45,7 @@ def references(paths: Iterable[Path]) -> dict[str, str]:
     for match in (match for path in paths for match in IMAGE.finditer(path.read_text())):
         pinned = (match["digest"] or "").removeprefix("@")
         if digests.setdefault(match["image"], pinned) != pinned:
-            raise NotAssessed(f"{match['image']} is pinned to several digests: `./dev pin` gives it one")
+            raise NotAssessed(f"{match['image']} is pinned to several digests: `./dev pin` sets one")
     return digests
 
 

@@ -776,7 +776,7 @@ def test_an_incomplete_account_is_named_with_a_remedy() -> None:
 def test_an_account_with_another_password_is_no_reason_to_roll_back(served: str) -> None:
     account = verify.account(Recorded())
     checked(served, account)
-    assert "409: the account has another password than the Secret deploy-check says" in checked(
+    assert "409: the account has another password than the Secret deploy-check" in checked(
         served, {**account, "password": "never the right one"}
     )
 

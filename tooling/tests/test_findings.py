@@ -205,7 +205,7 @@ def test_a_waivers_file_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "problem"),
     [
         ({"owner": '""'}, "an accepted risk has an `owner`"),
         ({"expires": ""}, "an accepted risk has an `owner` and `expires`"),
@@ -224,8 +224,8 @@ def test_a_waivers_file_is_read(tmp_path: Path) -> None:
         ({"reason": "unquoted"}, "Invalid value"),
     ],
 )
-def test_a_mistake_in_the_waivers_file_is_named(tmp_path: Path, changes: dict[str, str], says: str) -> None:
-    with pytest.raises(NotAssessed, match=says):
+def test_a_mistake_in_the_waivers_file_is_named(tmp_path: Path, changes: dict[str, str], problem: str) -> None:
+    with pytest.raises(NotAssessed, match=problem):
         read_waivers(waivers_file(tmp_path, **changes))
 
 

@@ -28,7 +28,7 @@ def test_every_file_counts_for_what_it_belongs_to() -> None:
         Part("flask", "library", 330),
         Part("_cffi_backend", "library", 200),
         Part("typing_extensions", "library", 90),
-        Part("what each distribution says of itself", "library", 85),
+        Part("each distribution's metadata", "library", 85),
         Part("task_api", "service", 70),
         Part("bytecode of the service and its libraries", "bytecode", 60),
         Part("bytecode of the standard library", "bytecode", 50),

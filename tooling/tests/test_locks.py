@@ -67,8 +67,8 @@ def test_a_lock_has_what_the_shared_packages_in_it_need_and_of_no_other(tmp_path
     (tmp_path / "requirements").mkdir()
     for lock in ("requirements/load.txt", "services/a/requirements.txt"):
         (tmp_path / lock).write_text("")
-    found = locks.scan(tmp_path, []).findings
-    assert [(one.path, one.subject) for one in found] == [
+    findings = locks.scan(tmp_path, []).findings
+    assert [(one.path, one.subject) for one in findings] == [
         ("requirements/load.txt", "locust"),
         ("services/a/requirements.txt", "flask"),
     ]

@@ -71,8 +71,8 @@ def test_a_canary_must_expect_one_thing(expected: dict[str, str]) -> None:
 
 
 def test_a_proof_that_failed_shows_what_was_reported_instead() -> None:
-    found = (Finding("B404", "planted.py", "an import", 1), Finding("B603", "planted.py"))
-    text = Proof(CANARY, Outcome(found), 0).text
+    findings = (Finding("B404", "planted.py", "an import", 1), Finding("B603", "planted.py"))
+    text = Proof(CANARY, Outcome(findings), 0).text
     assert text.startswith("NOT CAUGHT bandit: a shell (B602 at planted.py)\n")
     assert "it reported: B404 at planted.py:1: an import; B603 at planted.py" in text
     assert "it reported: clean" in Proof(CANARY, Outcome(), 0).text

@@ -39,8 +39,8 @@ def test_a_slow_endpoint_fails_and_is_named_with_its_interval() -> None:
 
 def test_a_limit_inside_the_interval_is_inconclusive() -> None:
     run = make_run({READ: 5})
-    found = judge(objectives(Limits(p95_ms=100)), run)
-    p95 = next(check.measured for check in found.checks if check.objective == "p95_ms")
+    outcome = judge(objectives(Limits(p95_ms=100)), run)
+    p95 = next(check.measured for check in outcome.checks if check.objective == "p95_ms")
     verdict = judge(objectives(Limits(p95_ms=p95)), run)
     assert verdict.exit_code == 2
     assert "too noisy to decide" in verdict.reasons[0]
@@ -72,7 +72,7 @@ def test_one_error_fails_a_limit_of_zero() -> None:
     assert outcome_of(verdict, "error_percent") is Outcome.FAIL
 
 
-@pytest.mark.parametrize("entries", [[], [Run(START, "nothing asked")]])
+@pytest.mark.parametrize("entries", [[], [Run(START, "no request")]])
 def test_zero_requests_never_pass(entries: list[Entry]) -> None:
     verdict = judge(Objectives(all=Limits(error_percent=1, min_requests=0, p95_ms=10)), entries)
     assert verdict.exit_code == 2

@@ -39,8 +39,8 @@ def test_a_percentile_is_the_raw_one_to_three_digits(milliseconds: list[float], 
 @given(st.lists(LATENCIES, min_size=1, max_size=5), st.floats(0, 100))
 def test_the_percentiles_of_rows_are_those_of_each(rows: list[list[float]], percent: float) -> None:
     counts = np.array([counted(row) for row in rows])
-    found = histogram.percentiles(counts, percent, histogram.MILLISECONDS)
-    assert found.tolist() == [histogram.percentile(row, percent) for row in counts]
+    measured = histogram.percentiles(counts, percent, histogram.MILLISECONDS)
+    assert measured.tolist() == [histogram.percentile(row, percent) for row in counts]
 
 
 def test_a_row_without_requests_has_an_infinite_percentile() -> None:

@@ -13,12 +13,12 @@ def p95(encoded: str) -> float:
 def test_a_late_answer_is_filed_under_its_end_and_under_its_intended_start() -> None:
     seconds = Seconds()
     seconds.add("GET /tasks", 1000.5, 1000, late=4000, failed=True)
-    found = {entry.at: entry for entry in seconds.take()}
-    assert {at: entry.failures for at, entry in found.items()} == {1000: 1, 995: 0}
-    assert p95(found[1000].latency) == pytest.approx(1000, rel=0.01)
-    assert p95(found[995].intended) == pytest.approx(5000, rel=0.01)
-    assert not found[1000].intended
-    assert not histogram.decode(found[995].latency).any()
+    entries = {entry.at: entry for entry in seconds.take()}
+    assert {at: entry.failures for at, entry in entries.items()} == {1000: 1, 995: 0}
+    assert p95(entries[1000].latency) == pytest.approx(1000, rel=0.01)
+    assert p95(entries[995].intended) == pytest.approx(5000, rel=0.01)
+    assert not entries[1000].intended
+    assert not histogram.decode(entries[995].latency).any()
     assert seconds.take() == []
 
 

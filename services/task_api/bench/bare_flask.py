@@ -68,7 +68,7 @@ def checked(body: dict[str, Any]) -> dict[str, Any]:
     return {name: body[name] for name in FIELDS if name in body}
 
 
-def found(task_id: int) -> sqlite3.Row:
+def existing(task_id: int) -> sqlite3.Row:
     row: sqlite3.Row | None = database().execute("SELECT * FROM tasks WHERE id = ?", (task_id,)).fetchone()
     if row is None:
         abort(404)
@@ -112,12 +112,12 @@ def create_task() -> tuple[Response, int, dict[str, str]]:
 
 @app.get("/tasks/<int:task_id>")
 def get_task(task_id: int) -> Response:
-    return jsonify(shown(found(task_id)))
+    return jsonify(shown(existing(task_id)))
 
 
 @app.put("/tasks/<int:task_id>")
 def update_task(task_id: int) -> Response:
-    task = {**shown(found(task_id)), **checked(request.get_json()), "updated_at": now()}
+    task = {**shown(existing(task_id)), **checked(request.get_json()), "updated_at": now()}
     database().execute(
         "UPDATE tasks SET title = :title, description = :description, status = :status, priority = :priority,"
         " due_at = :due_at, project = :project, labels = :labels, recurrence = :recurrence,"
@@ -130,7 +130,7 @@ def update_task(task_id: int) -> Response:
 
 @app.delete("/tasks/<int:task_id>")
 def delete_task(task_id: int) -> Response:
-    found(task_id)
+    existing(task_id)
     database().execute("DELETE FROM tasks WHERE id = ?", (task_id,))
     database().commit()
     return jsonify(message="deleted")

@@ -104,7 +104,7 @@ def session() -> Iterator[Session]:
 Database = Annotated[Session, Depends(session)]
 
 
-def found(db: Session, task_id: int) -> Task:
+def existing(db: Session, task_id: int) -> Task:
     task = db.get(Task, task_id)
     if task is None:
         raise HTTPException(404, "no such task")
@@ -140,12 +140,12 @@ def create_task(body: TaskIn, db: Database, response: Response) -> Task:
 
 @app.get("/tasks/{task_id}", response_model=TaskOut)
 def get_task(task_id: int, db: Database) -> Task:
-    return found(db, task_id)
+    return existing(db, task_id)
 
 
 @app.put("/tasks/{task_id}", response_model=TaskOut)
 def update_task(task_id: int, body: TaskChanges, db: Database) -> Task:
-    task = found(db, task_id)
+    task = existing(db, task_id)
     for name, value in body.model_dump(exclude_unset=True).items():
         setattr(task, name, value)
     db.commit()
@@ -154,6 +154,6 @@ def update_task(task_id: int, body: TaskChanges, db: Database) -> Task:
 
 @app.delete("/tasks/{task_id}")
 def delete_task(task_id: int, db: Database) -> dict[str, str]:
-    db.delete(found(db, task_id))
+    db.delete(existing(db, task_id))
     db.commit()
     return {"message": "deleted"}

@@ -1,6 +1,6 @@
 """Faults planted in the page, each of which the tests have to find: `nox -s browser` runs them after the tests.
 
-Exit status: 0 when each was found by the test that names it, 1 otherwise.
+Exit status: 0 when each is reported by the test that names it, 1 otherwise.
 """
 
 import os
@@ -59,7 +59,7 @@ CANARIES = (
 )
 
 
-def found(canary: Canary) -> str:
+def reported(canary: Canary) -> str:
     """Return what is wrong with how the tests take the fault; nothing where they find it."""
     with tempfile.TemporaryDirectory(prefix="canary-") as folder:
         copy = Path(folder, SOURCE.name)
@@ -79,10 +79,10 @@ def found(canary: Canary) -> str:
 
 
 def main() -> int:
-    """Plant each fault; print whether it was found."""
+    """Plant each fault; print whether a test reports it."""
     missed = 0
     for canary in CANARIES:
-        fault = found(canary)
+        fault = reported(canary)
         missed += bool(fault)
         print(f"{'NOT FOUND' if fault else 'found'}: {canary.name}{f': {fault}' if fault else ''}", flush=True)
     return int(missed > 0)

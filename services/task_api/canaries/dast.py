@@ -88,7 +88,7 @@ auth.account = lambda: Account(1, "owner@example.com", "user", datetime.now(UTC)
 """
 
 
-@canary("dast/authorization", "a route that asks for no token", rule="as-nobody", path="GET /auth/me")
+@canary("dast/authorization", "a route that needs no token", rule="as-nobody", path="GET /auth/me")
 def no_login(folder: Path) -> Scan:
     return matrix(folder, NO_LOGIN)
 
@@ -248,8 +248,8 @@ from sqlalchemy import select
 from task_api.store import labels
 from task_api.store.schema import tasks
 def held(connection, owner_id, label, after, limit):
-    found = connection.execute(select(tasks.c.id, tasks.c.labels).where(tasks.c.id > after))
-    return {row.id: row.labels for row in found if label in row.labels}
+    rows = connection.execute(select(tasks.c.id, tasks.c.labels).where(tasks.c.id > after))
+    return {row.id: row.labels for row in rows if label in row.labels}
 labels.held = held
 """
 
@@ -300,7 +300,7 @@ context._identify = identify
 
 @canary(
     "dast/authorization",
-    "a header that no document names decides who asks",
+    "a header that no document names decides who the caller is",
     rule="changes-anothers",
     path="POST /tasks",
 )
@@ -347,7 +347,7 @@ context._authorize = lambda here, operation: None if operation.roles else real(h
 
 @canary(
     "dast/authorization",
-    "an administrator's route that asks for no role",
+    "an administrator's route that needs no role",
     rule="as-other",
     path="PATCH /admin/accounts/{account_id}",
 )
@@ -706,9 +706,9 @@ TALKATIVE = """
 from task_api.accounts.service import Accounts
 from service_kit.telemetry.logs import log
 real = Accounts.login
-def login(self, given, address):
-    log.info("login", password=given.password)
-    return real(self, given, address)
+def login(self, credentials, address):
+    log.info("login", password=credentials.password)
+    return real(self, credentials, address)
 Accounts.login = login
 """
 

@@ -125,7 +125,7 @@ def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             migrate(made[name])
         return made[name]
 
-    def give(kind: str, name: str, folder: Path) -> Settings:
+    def settings_of(kind: str, name: str, folder: Path) -> Settings:
         if kind == "sqlite":
             template = tmp_path_factory.getbasetemp() / "template.db"
             once("sqlite", lambda: Database(Settings(db_path=str(template)))).engine.dispose()
@@ -142,7 +142,7 @@ def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         empty(once(name, create))
         return Settings(database_url=url, rate_limit=None)
 
-    yield give
+    yield settings_of
     for database in made.values():
         database.engine.dispose()
 
@@ -188,7 +188,7 @@ def database(settings: Settings) -> Iterator[Database]:
 
 
 class Client(Protocol):
-    """Flask's test client, whose answers are read without asking whether there is JSON in them."""
+    """Flask's test client, whose answers are read without a check that they hold JSON."""
 
     @property
     def application(self) -> Flask: ...

@@ -30,9 +30,9 @@ SQLITE = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
 
 
 def read(database: Database, since: str | None = None, **more: Any) -> Changes:
-    asked = ChangesQuery(since=since or UNSET, **more)
+    wanted = ChangesQuery(since=since or UNSET, **more)
     with database.read() as connection:
-        return changes.page(connection, LOCAL_ACCOUNT, asked)
+        return changes.page(connection, LOCAL_ACCOUNT, wanted)
 
 
 def begin(database: Database) -> str:
@@ -49,7 +49,7 @@ def create(database: Database, title: str = "t") -> int:
 
 
 def apply(copy: dict[int, Any], page: dict[str, Any]) -> None:
-    """Do what the documentation asks of a client."""
+    """Do what the documentation requires of a client."""
     for change in page["changes"]:
         if change["task"] is None:
             copy.pop(change["id"], None)
@@ -71,7 +71,7 @@ def sync(client: Client, since: str | None = None, copy: dict[int, Any] | None =
 
 
 def shown(client: Client, **options: Any) -> dict[int, Any]:
-    """What the client's lists and entity tags say, in the feed's form."""
+    """What the client's lists and entity tags hold, in the feed's form."""
     listed = client.get("/tasks?limit=200", **options).json
     versions = {task["id"]: client.get(f"/tasks/{task['id']}", **options).headers["ETag"] for task in listed}
     return {task["id"]: {**task, "version": int(versions[task["id"]].strip('"'))} for task in listed}
@@ -189,7 +189,7 @@ def test_a_change_that_is_committed_after_later_ones_is_not_skipped(database: Da
 def test_a_reader_that_remembers_the_highest_number_skips_a_change(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test above tells a right order from a wrong one: this is it, for the feed without a horizon."""
+    """The test above distinguishes a right order from a wrong one: this is it, for the feed without a horizon."""
     monkeypatch.setattr(store, "horizon", lambda _: 2**62)
     ids = [create(database) for _ in range(2)]
     since = begin(database)

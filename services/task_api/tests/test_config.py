@@ -61,9 +61,9 @@ def test_without_any_setting_it_is_the_embedded_service_on_loopback() -> None:
     ],
 )
 def test_a_bad_value_is_named_with_what_is_expected(name: str, value: str) -> None:
-    found = problems(**{name: value})
-    assert [problem.partition(":")[0] for problem in found] == [name]
-    assert len(found[0]) > len(name) + 10
+    reported = problems(**{name: value})
+    assert [problem.partition(":")[0] for problem in reported] == [name]
+    assert len(reported[0]) > len(name) + 10
 
 
 def test_all_faults_are_reported_at_once() -> None:

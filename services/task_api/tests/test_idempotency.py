@@ -210,7 +210,7 @@ def claim_in_another_process(database: Database, key: str) -> None:
         store.claim(connection, 0, key, digest, name, datetime.now(UTC))
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not say which processes run")
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not list its processes")
 def test_a_claim_of_a_process_that_died_on_this_machine_is_void_at_once(client: Client, database: Database) -> None:
     claim_in_another_process(database, "k")
     assert post(client, "k")[0] == 201

@@ -43,12 +43,12 @@ def test_labels_come_in_pages_that_leave_none_out(client: Client) -> None:
     names = sorted(['"', "&", "a b", "a\nb", "a", "ä", "%41"])
     create(client, *names)
     page = client.get("/labels?limit=2")
-    found = page.json
+    uses = page.json
     while "Link" in page.headers:
         assert len(page.json) == 2
         page = client.get(next_link(page))
-        found += page.json
-    assert [use["name"] for use in found] == names
+        uses += page.json
+    assert [use["name"] for use in uses] == names
 
 
 def test_a_list_of_labels_is_not_sent_twice_while_nothing_changes(client: Client) -> None:
@@ -232,10 +232,10 @@ def test_whatever_the_names_filter_list_and_renaming_do_what_sets_do(
         with database.read() as connection:
             return [one.task.id for one in service.page(connection, 0, TaskQuery(label=list(labels)))[0]]
 
-    for asked in ({wanted}, *sets[:2]):
-        if asked:
-            expected = [one.task.id for one, each in zip(made, sets, strict=True) if asked <= each]
-            assert having(*asked) == expected
+    for required in ({wanted}, *sets[:2]):
+        if required:
+            expected = [one.task.id for one, each in zip(made, sets, strict=True) if required <= each]
+            assert having(*required) == expected
     replaced = labels.replace(database, 0, wanted, other, Quota())
     touched = [each for each in sets if wanted in each and wanted != other]
     assert replaced == LabelChange(len(touched), more=False)

@@ -27,14 +27,14 @@ def next_link(response: object) -> str | None:
 
 
 def all_pages(client: Client, path: str) -> list[dict[str, object]]:
-    found = []
+    matching = []
     following: str | None = path
     while following:
         page = client.get(following)
         assert page.status_code == 200, page.text
-        found += page.json
+        matching += page.json
         following = next_link(page)
-    return found
+    return matching
 
 
 def fill(client: Client) -> None:
@@ -101,7 +101,7 @@ def test_filters_order_and_search(client: Client, query: str, expected: list[int
     assert [task["id"] for task in client.get(f"/tasks?{query}").json] == expected
 
 
-def found(database: Database, q: str) -> list[str]:
+def matching(database: Database, q: str) -> list[str]:
     """Titles of the tasks that a search finds."""
     with database.read() as connection:
         return [versioned.task.title for versioned in service.page(connection, None, TaskQuery(q=q))[0]]
@@ -136,7 +136,7 @@ def write(database: Database, *titles: str) -> None:
 )
 def test_a_search_for_a_tasks_own_title_returns_it_in_any_script(database: Database, title: str, other: str) -> None:
     write(database, other, title)
-    assert found(database, title) == [title]
+    assert matching(database, title) == [title]
 
 
 ONCE_MARKS = "".join(map(chr, range(0x19B0, 0x19CA)))
@@ -149,7 +149,7 @@ def test_a_search_for_each_word_of_a_title_returns_the_task_whatever_the_text(da
     write(database, f"- {title} -")
     for word in title.split():
         if re.search(r"[^\W_]", word):
-            assert found(database, word), word
+            assert matching(database, word), word
 
 
 LETTERS = "aAbBéÉжЖλΛ中文٪ب0189-_.,!?'/@#:&|*()<>\"\\ \t"
@@ -166,7 +166,7 @@ def test_letters_digits_and_punctuation_mean_the_same_in_both_databases(
     titles = [f"({title})" for title in titles]
     write(database, *titles)
     if words(q):
-        assert found(database, q) == [title for title in titles if words(q) <= words(title)]
+        assert matching(database, q) == [title for title in titles if words(q) <= words(title)]
 
 
 def test_a_search_may_hold_any_character(client: Client) -> None:

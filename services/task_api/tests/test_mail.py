@@ -51,9 +51,9 @@ class Inbox:
 
     def token(self) -> str:
         """Return the token in the next mail."""
-        found = re.search(r"^  ([\w-]{40,})\r?$", str(self.next().get_payload()), re.MULTILINE)
-        assert found
-        return found[1]
+        match = re.search(r"^  ([\w-]{40,})\r?$", str(self.next().get_payload()), re.MULTILINE)
+        assert match
+        return match[1]
 
 
 @pytest.fixture

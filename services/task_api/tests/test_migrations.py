@@ -19,7 +19,7 @@ from task_api.tasks import service
 from task_api.tasks.model import TaskQuery
 
 BY_HAND = ("tasks_search", "search_tasks_", "alembic_version")
-"""What migrations make and the metadata cannot say: full-text search, indexes of expressions, Alembic's own table."""
+"""Made by migrations, not part of the metadata: full-text search, indexes of expressions, Alembic's own table."""
 
 AT = "'2026-01-02 03:04:05.000006+00:00'"
 INSERTS = {
@@ -76,11 +76,11 @@ def test_every_revision_upgrades_to_the_newest_with_its_data(empty: Database, st
     with empty.read() as connection:
         after = connection.execute(text("SELECT * FROM tasks")).mappings().one()
         assert {name: after[name] for name in before} == dict(before)
-        found, _ = service.page(connection, 0, TaskQuery(q="old"))
+        matches, _ = service.page(connection, 0, TaskQuery(q="old"))
         assert usage.of(connection, 0) == usage.Usage(1, len(f"of {start}old words"))
-    assert [versioned.task.title for versioned in found] == [f"of {start}"]
+    assert [versioned.task.title for versioned in matches] == [f"of {start}"]
     with empty.write() as connection:
-        held = service.get(connection, 0, found[0].task.id, lock=True)
+        held = service.get(connection, 0, matches[0].task.id, lock=True)
         service.delete(connection, held, 0)
 
 

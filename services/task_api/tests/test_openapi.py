@@ -73,9 +73,9 @@ def patterns(part: Any) -> Iterator[str]:
 
 
 def test_patterns_have_no_class_of_characters_that_is_another_in_ecmascript(guarded: Client) -> None:
-    found = set(patterns(guarded.get("/openapi.json").json))
-    assert len(found) > 5
-    assert [one for one in found if re.search(r"\\[bBdDsSwW]", one.replace(r"[\s\S]", ""))] == []
+    collected = set(patterns(guarded.get("/openapi.json").json))
+    assert len(collected) > 5
+    assert [one for one in collected if re.search(r"\\[bBdDsSwW]", one.replace(r"[\s\S]", ""))] == []
 
 
 def test_if_match_is_declared_with_the_answers_to_one_that_does_not_match(client: Client) -> None:
@@ -168,9 +168,9 @@ def integers(part: Any) -> Iterator[dict[str, Any]]:
 
 
 def test_every_integer_has_a_format_and_is_exact_in_json(guarded: Client) -> None:
-    found = list(integers(guarded.get("/openapi.json").json))
-    assert len(found) > 10
-    assert all(one["format"] in {"int32", "int64"} and one["maximum"] < 2**53 for one in found)
+    collected = list(integers(guarded.get("/openapi.json").json))
+    assert len(collected) > 10
+    assert all(one["format"] in {"int32", "int64"} and one["maximum"] < 2**53 for one in collected)
 
 
 def test_every_operation_with_text_in_its_address_declares_that_it_may_be_too_long(guarded: Client) -> None:

@@ -33,7 +33,7 @@ NEW = {
 def everything(connection: Connection) -> list[object]:
     """The result of every kind of prepared statement, one after the other."""
     first, second = store.add(connection, NEW), store.add(connection, {**NEW, "due_at": None})
-    found: list[object] = [store.find(connection, first, 0, lock=True), store.find(connection, second, None)]
+    outputs: list[object] = [store.find(connection, first, 0, lock=True), store.find(connection, second, None)]
     store.change(connection, first, {"status": "completed", "due_at": MOMENT + timedelta(days=1), "version": 2})
     for values in (
         {},
@@ -42,9 +42,9 @@ def everything(connection: Connection) -> list[object]:
         {"after_value": MOMENT + timedelta(days=1), "after_id": first},
     ):
         shape = store.Shape(frozenset(values), "due_at", descending=False)
-        found.append(store.page(connection, shape, values, 10))
+        outputs.append(store.page(connection, shape, values, 10))
     store.remove(connection, first)
-    return [*found, store.find(connection, first, 0), store.find(connection, second, 1)]
+    return [*outputs, store.find(connection, first, 0), store.find(connection, second, 1)]
 
 
 def test_rows_are_the_same_whether_statements_are_watched_or_not(database: Database, settings: Settings) -> None:

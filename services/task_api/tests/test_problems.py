@@ -211,15 +211,15 @@ def test_readiness_falls_while_draining(client: Client) -> None:
     assert client.get("/livez").status_code == 200
 
 
-@pytest.mark.parametrize("given", ["abc-123", "0f9c2b1e:1"])
-def test_a_request_id_comes_back(client: Client, given: str) -> None:
-    assert client.get("/health", headers={"X-Request-ID": given}).headers["X-Request-ID"] == given
+@pytest.mark.parametrize("request_id", ["abc-123", "0f9c2b1e:1"])
+def test_a_request_id_comes_back(client: Client, request_id: str) -> None:
+    assert client.get("/health", headers={"X-Request-ID": request_id}).headers["X-Request-ID"] == request_id
 
 
-@pytest.mark.parametrize("given", ["", "x" * 65, "a b", 'a"b', "é"])
-def test_a_request_id_that_could_forge_a_log_is_replaced(client: Client, given: str) -> None:
-    made = client.get("/health", headers={"X-Request-ID": given}).headers["X-Request-ID"]
-    assert made != given
+@pytest.mark.parametrize("request_id", ["", "x" * 65, "a b", 'a"b', "é"])
+def test_a_request_id_that_could_forge_a_log_is_replaced(client: Client, request_id: str) -> None:
+    made = client.get("/health", headers={"X-Request-ID": request_id}).headers["X-Request-ID"]
+    assert made != request_id
     assert len(made) == 32
 
 

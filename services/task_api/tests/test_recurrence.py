@@ -27,11 +27,11 @@ def utc(text: str) -> datetime:
 
 def series(rule: str, zone: str | None, due_at: datetime, most: int) -> list[datetime]:
     """Return when the tasks of a series are due that are completed one after the other, the first left out."""
-    found: list[datetime] = []
-    while len(found) < most and (occurrence := following(rule, zone, due_at)):
+    occurrences: list[datetime] = []
+    while len(occurrences) < most and (occurrence := following(rule, zone, due_at)):
         due_at, rule = occurrence
-        found.append(due_at)
-    return found
+        occurrences.append(due_at)
+    return occurrences
 
 
 @pytest.mark.parametrize(
@@ -195,11 +195,11 @@ def test_the_next_occurrence_is_later_at_the_same_wall_time_and_the_one_that_the
 
 @given(rule=rules(), zone=zones, due_at=moments, count=st.integers(1, 5))
 def test_a_series_has_as_many_tasks_as_count_says(rule: str, zone: str, due_at: datetime, count: int) -> None:
-    found = series(f"{rule};COUNT={count}", zone, due_at, 9)
-    assert len(found) < count
-    assert found == sorted(set(found)) == series(rule, zone, due_at, len(found))
-    end = faults(rule, zone, (found or [due_at])[-1])
-    assert end or len(found) == count - 1
+    occurrences = series(f"{rule};COUNT={count}", zone, due_at, 9)
+    assert len(occurrences) < count
+    assert occurrences == sorted(set(occurrences)) == series(rule, zone, due_at, len(occurrences))
+    end = faults(rule, zone, (occurrences or [due_at])[-1])
+    assert end or len(occurrences) == count - 1
 
 
 @pytest.mark.parametrize(

@@ -66,8 +66,8 @@ def turn_on(client: Client, headers: Headers) -> tuple[str, list[str]]:
 
 def login(client: Client, code: str | None = None, **more: str) -> tuple[int, str]:
     """Log in, and return the status and the problem's type, which is empty where there is none."""
-    given = {"email": ADA, "password": PASSWORD, **more, **({"code": code} if code is not None else {})}
-    answer = client.post("/auth/login", json=given)
+    body = {"email": ADA, "password": PASSWORD, **more, **({"code": code} if code is not None else {})}
+    answer = client.post("/auth/login", json=body)
     return answer.status_code, answer.json.get("type", "").partition("#")[2]
 
 

@@ -219,7 +219,7 @@ def test_sigterm_under_load_drops_no_request_and_readiness_falls_first(
 
 
 def refused(settings: dict[str, str]) -> str:
-    """Start the service, which must not start, and return what it says."""
+    """Start the service, which must not start, and return its message."""
     ended = subprocess.run(
         command_line("serve"), env=environment(settings), capture_output=True, text=True, check=False, timeout=30
     )

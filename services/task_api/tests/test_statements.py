@@ -1,4 +1,4 @@
-"""The database is asked as often for many objects as for few: no operation has a statement for each row (N+1)."""
+"""As many statements are executed for many objects as for few: no operation has a statement for each row (N+1)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,7 +43,7 @@ OPERATIONS: dict[str, Send] = {
 
 
 PIECES = 5
-"""An export has a statement for each piece; who asks may be known from the request before."""
+"""An export has a statement for each piece; the caller may be known from the request before."""
 
 
 @contextmanager
@@ -51,14 +51,14 @@ def statements(client: Client) -> Iterator[list[str]]:
     """Collect the statements that the application runs within the block."""
     services: Services = client.application.extensions[EXTENSION]
     engine = services.database.watched()
-    found: list[str] = []
+    executed: list[str] = []
 
     def collect(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        found.append(statement)
+        executed.append(statement)
 
     event.listen(engine, "before_cursor_execute", collect)
     try:
-        yield found
+        yield executed
     finally:
         event.remove(engine, "before_cursor_execute", collect)
 
@@ -72,11 +72,11 @@ def counted(client: Client, send: Send, number: int, who: str) -> list[str]:
         body = {"name": f"token {place}", "scopes": ["tasks:read"], "days": 1}
         client.post("/auth/tokens", json=body, headers=headers)
         client.post("/auth/login", json={"email": who, "password": PASSWORD})
-    with statements(client) as found:
+    with statements(client) as executed:
         response = send(client, headers, [result["id"] for result in made.json["results"]])
         assert response.status_code < 300, response.text
-        _ = response.data  # a stream asks while it is read
-    return found
+        _ = response.data  # a stream executes statements while it is read
+    return executed
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -92,8 +92,8 @@ def test_a_bulk_request_has_a_bounded_number_of_statements_for_each_operation(se
     client = serve()
     counts = []
     for number in (1, 50):
-        with statements(client) as found:
+        with statements(client) as executed:
             operations = [{"op": "create", "task": {"title": "task"}}] * number
             assert client.post("/tasks/bulk", json={"operations": operations}).status_code == 200
-        counts.append(len(found))
+        counts.append(len(executed))
     assert counts[1] - counts[0] <= 3 * 49

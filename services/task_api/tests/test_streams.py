@@ -71,8 +71,8 @@ class Held:
 
     def next(self) -> Event:
         """Wait for the next event."""
-        (found,) = parsed(self.sent.get(timeout=SECONDS))
-        return found
+        (collected,) = parsed(self.sent.get(timeout=SECONDS))
+        return collected
 
     def wait_for_end(self) -> str:
         deadline = time.monotonic() + SECONDS
@@ -120,12 +120,12 @@ def page(event: Event) -> Any:
 
 def read_on(held: Held, first: Any) -> list[Any]:
     """Read pages until there is no more for now; return the changes."""
-    found = list(first["changes"])
+    collected = list(first["changes"])
     content = first
     while content["more"]:
         content = page(held.next())
-        found += content["changes"]
-    return found
+        collected += content["changes"]
+    return collected
 
 
 def begin_of(response: Any) -> Any:
@@ -208,7 +208,7 @@ def test_a_client_that_does_not_read_is_sent_one_page_and_the_rest_when_it_does(
     read_on(held, begin_of(response))
     held.reads = False
     client.post("/tasks", json={"title": "0"})
-    found = page(held.next())["changes"]
+    collected = page(held.next())["changes"]
     for number in range(1, 5):
         client.post("/tasks", json={"title": str(number)})
     other, followed = open_stream(client)
@@ -216,9 +216,9 @@ def test_a_client_that_does_not_read_is_sent_one_page_and_the_rest_when_it_does(
     assert held.sent.empty()
     held.reads = True
     held.take()
-    while len(found) < 5:
-        found += page(held.next())["changes"]
-    assert [change["task"]["title"] for change in found] == ["0", "1", "2", "3", "4"]
+    while len(collected) < 5:
+        collected += page(held.next())["changes"]
+    assert [change["task"]["title"] for change in collected] == ["0", "1", "2", "3", "4"]
 
 
 def test_streams_at_one_place_are_sent_the_same_object_in_memory(client: Client, open_stream: Open) -> None:

@@ -42,9 +42,9 @@ def test_a_task_is_created_with_the_defaults_and_found_where_location_says(clien
     )
     assert created.json["created_at"] == created.json["updated_at"]
     assert datetime.fromisoformat(created.json["created_at"]).utcoffset() == timedelta(0)
-    found = client.get(created.headers["Location"])
-    assert found.status_code == 200
-    assert found.json == created.json
+    read = client.get(created.headers["Location"])
+    assert read.status_code == 200
+    assert read.json == created.json
 
 
 def test_tasks_are_listed_as_an_array_in_the_order_of_their_ids(client: Client) -> None:

@@ -146,8 +146,8 @@ def test_the_trace_id_comes_from_a_well_formed_traceparent(header: str | None, e
 
 def value(client: Client, name: str, **labels: str) -> float:
     families: Any = text_string_to_metric_families(client.get("/metrics").text)
-    found = [s.value for f in families for s in f.samples if s.name == name and labels.items() <= s.labels.items()]
-    return float(sum(found))
+    values = [s.value for f in families for s in f.samples if s.name == name and labels.items() <= s.labels.items()]
+    return float(sum(values))
 
 
 def test_requests_are_counted_by_the_template_of_their_route(client: Client) -> None:

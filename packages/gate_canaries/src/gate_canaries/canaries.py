@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from gate_canaries.gates import Finding, Gate, Outcome
 
 NOT_COPIED = (".git", ".hg", ".nox", ".tox", ".venv", "__pycache__", "node_modules", "venv")
-"""Folders that a copy of a tree lacks where Git does not say what belongs to it."""
+"""Folders that a copy of a tree lacks where Git does not know what belongs to it."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class Proof:
     @property
     def reported(self) -> str:
         """The report in one line: the expected finding, or everything reported where that is missing."""
-        found = self.outcome.findings
-        shown = [one for one in found if self.canary.matches(one)][:1] or found
+        findings = self.outcome.findings
+        shown = [one for one in findings if self.canary.matches(one)][:1] or findings
         text = " | ".join(filter(None, ["; ".join(one.text for one in shown), self.outcome.problem])) or "clean"
         return f"without the defect too: {text}" if self._was_there else text
 

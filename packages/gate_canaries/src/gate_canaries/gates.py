@@ -58,13 +58,13 @@ def command(*arguments: str, read: Reader, failing: Collection[int] = (1,), seco
 
     def gate(folder: Path) -> Outcome:
         done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False, timeout=seconds)
-        said = (done.stderr or done.stdout).strip().splitlines()
+        output_lines = (done.stderr or done.stdout).strip().splitlines()
         status = f"{arguments[0]} ended with status {done.returncode}"
         if done.returncode and done.returncode not in failing:
-            return Outcome(problem=": ".join([status, *said[-1:]]))
+            return Outcome(problem=": ".join([status, *output_lines[-1:]]))
         findings = tuple(replace(one, path=_relative(one.path, folder)) for one in read(done.stdout))
         if done.returncode and not findings:
-            return Outcome(problem=": ".join([f"{status} and no finding", *said[-1:]]))
+            return Outcome(problem=": ".join([f"{status} and no finding", *output_lines[-1:]]))
         if findings and not done.returncode:
             return Outcome(problem=f"{status} in spite of {len(findings)} findings, which fails no pipeline")
         return Outcome(findings)
@@ -89,8 +89,8 @@ def lines(pattern: str) -> Reader:
         raise ValueError(f"{pattern!r} has no group {' and no group '.join(sorted(missing))}: write (?P<rule>...)")
 
     def read(output: str) -> Iterator[Finding]:
-        for found in compiled.finditer(output):
-            groups = found.groupdict()
+        for match in compiled.finditer(output):
+            groups = match.groupdict()
             line = groups.get("line")
             yield Finding(groups["rule"], groups["path"], groups.get("message") or "", int(line) if line else None)
 

@@ -139,17 +139,17 @@ class Measured:
         """Sum up each endpoint, both ways of counting latency, and all together."""
         endpoints = sorted(self.latency)
         failures = {**self.failures, "all": sum(self.failures.values())}
-        found = []
+        results = []
         for endpoint in [*endpoints, "all"] if endpoints else []:
             names = endpoints if endpoint == "all" else [endpoint]
             percentiles: dict[str, float] = {}
             for prefix, source in (("", self.latency), ("intended_", self.intended)):
                 counts = sum((source[name].sum(axis=0) for name in names if name in source), self._empty()[0])
                 if counts.any():
-                    found_at = {p: histogram.percentile(counts, p, self.milliseconds) for p in (50, 95, 99)}
-                    percentiles |= {f"{prefix}p{p}": value for p, value in found_at.items()}
+                    values = {p: histogram.percentile(counts, p, self.milliseconds) for p in (50, 95, 99)}
+                    percentiles |= {f"{prefix}p{p}": value for p, value in values.items()}
             number = int(sum(self.latency[name].sum() for name in names))
-            found.append(
+            results.append(
                 Summary(
                     endpoint=endpoint,
                     requests=number,
@@ -158,7 +158,7 @@ class Measured:
                     **percentiles,
                 )
             )
-        return found
+        return results
 
     def server(self) -> dict[str, dict[float, int]]:
         """Return the service's own counts by bucket bound, from the first reading after the warm-up to the last."""
@@ -168,13 +168,13 @@ class Measured:
                 readings[entry.endpoint].append(entry)
         return {
             endpoint: {
-                float(bound): count - found[0].buckets.get(bound, 0) for bound, count in found[-1].buckets.items()
+                float(bound): count - results[0].buckets.get(bound, 0) for bound, count in results[-1].buckets.items()
             }
-            for endpoint, found in readings.items()
+            for endpoint, results in readings.items()
         }
 
     def saturated(self, limits: GeneratorLimits) -> str:
-        """Say why the load generator could not measure, for half of the time or longer; empty: it could."""
+        """Return why the load generator could not measure, for half of the time or longer; empty: it could."""
 
         def median(series: str) -> float:
             samples = [entry for entry in self.entries if isinstance(entry, Sample) and entry.at >= self.start]
@@ -280,18 +280,18 @@ class _Judge:
         name = endpoint or "all"
         counts = self._measured.judged(endpoint)
         number = int(counts.sum())
-        given = {
+        requested = {
             field: getattr(limits, field) for field in limits.__struct_fields__ if getattr(limits, field) is not None
         }
-        given.pop("min_requests")
+        requested.pop("min_requests")
         if number < (needed := max(limits.min_requests, 1)):
             few = f"too few requests: {number}, at least {needed} are needed"
             checks = [self._check(name, "min_requests", needed, Outcome.INCONCLUSIVE, number, reason=few)]
-            if "error_percent" in given and number:
+            if "error_percent" in requested and number:
                 checks.append(self._errors(name, limits.error_percent or 0, number))
             return checks
         checks = [self._check(name, "min_requests", limits.min_requests, Outcome.PASS, number)]
-        for objective, limit in given.items():
+        for objective, limit in requested.items():
             if objective == "error_percent":
                 checks.append(self._errors(name, limit, number))
             elif objective == "min_per_second":

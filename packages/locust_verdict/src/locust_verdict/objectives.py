@@ -1,4 +1,4 @@
-"""What a run has to hold, and the file that says so."""
+"""What a run has to hold, and the file that declares it."""
 
 import re
 from collections.abc import Sequence

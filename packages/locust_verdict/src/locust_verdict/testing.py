@@ -1,4 +1,4 @@
-"""Records made by hand: what a file of objectives says to a run can be tried without any load."""
+"""Records made by hand: how a file of objectives judges a run can be tried without any load."""
 
 import random
 from collections.abc import Sequence

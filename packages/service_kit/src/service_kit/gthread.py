@@ -236,7 +236,7 @@ class Connection:
             self._scanned = line.end() + size + 2
 
     def read_head(self, cfg: Any) -> None:
-        """Parse the head that is in, and ask for the body where the client waits for that. Raises ParseException."""
+        """Parse the head that is in, and request the body where the client waits for that. Raises ParseException."""
         if len(self.received) > HEAD_BYTES and self.received.find(HEAD_END, 0, HEAD_BYTES) < 0:
             in_its_first_line = self.received.find(b"\r\n", 0, HEAD_BYTES) < 0
             raise errors.LimitRequestLine(HEAD_BYTES) if in_its_first_line else errors.LimitRequestHeaders("")

@@ -40,8 +40,8 @@ async def _invalid(_self: Application, _request: Request, error: msgspec.DecodeE
 
 @_router.get("/tasks")
 async def list_tasks(request: Request) -> Response:
-    given = {name: values[0] for name, values in request.query.items()}
-    wanted = msgspec.convert(given, TaskQuery, strict=False)
+    fields = {name: values[0] for name, values in request.query.items()}
+    wanted = msgspec.convert(fields, TaskQuery, strict=False)
     return _respond(shared.page(_account(request), wanted.limit, None if wanted.status is UNSET else wanted.status))
 
 
@@ -59,8 +59,8 @@ async def get_task(request: Request) -> Response:
 @_router.put("/tasks/{int:task_id}")
 async def change_task(request: Request) -> Response:
     data = _changes.decode(await request.read() or b"")
-    given = {name: value for name in CHANGEABLE if (value := getattr(data, name)) is not UNSET}
-    return _respond(shared.change(_account(request), _id(request), given))
+    fields = {name: value for name in CHANGEABLE if (value := getattr(data, name)) is not UNSET}
+    return _respond(shared.change(_account(request), _id(request), fields))
 
 
 @_router.delete("/tasks/{int:task_id}")

@@ -78,8 +78,8 @@ async def get_task(request: Request, task_id: int) -> Response:
 
 @_application.put("/tasks/{task_id}")
 async def change_task(request: Request, task_id: int, changes: TaskChanges) -> Response:
-    given: dict[str, Any | datetime] = {name: getattr(changes, name) for name in changes.model_fields_set}
-    return _respond(shared.change(request.scope["account"], task_id, given))
+    fields: dict[str, Any | datetime] = {name: getattr(changes, name) for name in changes.model_fields_set}
+    return _respond(shared.change(request.scope["account"], task_id, fields))
 
 
 @_application.delete("/tasks/{task_id}")

@@ -39,8 +39,8 @@ async def get_task(request: Request[Any, Any, Any], task_id: int) -> Response[by
 
 @put("/tasks/{task_id:int}")
 async def change_task(request: Request[Any, Any, Any], task_id: int, data: TaskChanges) -> Response[bytes]:
-    given = {name: value for name in CHANGEABLE if (value := getattr(data, name)) is not UNSET}
-    return _respond(shared.change(request.scope["account"], task_id, given))  # type: ignore[typeddict-item]
+    fields = {name: value for name in CHANGEABLE if (value := getattr(data, name)) is not UNSET}
+    return _respond(shared.change(request.scope["account"], task_id, fields))  # type: ignore[typeddict-item]
 
 
 @delete("/tasks/{task_id:int}", status_code=200)

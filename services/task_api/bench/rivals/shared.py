@@ -134,12 +134,12 @@ def create(owner: int, new: Any) -> tuple[int, bytes]:
     return task_id, encode(Task(id=task_id, **values, created_at=now, updated_at=now))
 
 
-def change(owner: int, task_id: int, given: Mapping[str, Any]) -> bytes:
+def change(owner: int, task_id: int, fields: Mapping[str, Any]) -> bytes:
     """Set the fields that differ and return the task in JSON."""
     with written():
         row = row_of(owner, task_id)
         held = task_of(row)
-        changed = {name: value for name, value in given.items() if getattr(held, name) != value}
+        changed = {name: value for name, value in fields.items() if getattr(held, name) != value}
         if not changed:
             return encode(held)
         now = max(datetime.now(UTC), held.updated_at)
@@ -254,8 +254,8 @@ def around(app: App) -> App:
         if path == "/health":
             return await answer(send, 200, b"{}", [(b"content-type", b"application/json")])
         began, request_id, status = time.perf_counter(), secrets.token_hex(16), 500
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        who = scope["account"] = account(given.decode("latin-1")) if given else None
+        header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        who = scope["account"] = account(header.decode("latin-1")) if header else None
         left, reset = hit(f"account:{who}" if who else scope["client"][0])
         extra = [
             (b"ratelimit-policy", b'"default";q=%d;w=%d' % (LIMIT, WINDOW)),

@@ -81,13 +81,13 @@ class Service:
 
     def tasks(self) -> list[dict[str, Any]]:
         """Return all tasks, by id."""
-        found: list[dict[str, Any]] = []
+        tasks: list[dict[str, Any]] = []
         path: str | None = "/tasks?limit=200"
         while path:
             answer = self.client.get(path).raise_for_status()
-            found += answer.json()
+            tasks += answer.json()
             path = answer.links.get("next", {}).get("url")
-        return found
+        return tasks
 
     def titles(self) -> list[str]:
         """Return the titles of all tasks, in order."""
@@ -113,15 +113,15 @@ class Service:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def service(request: pytest.FixtureRequest, services: Callable[[str, str], str]) -> Iterator[Service]:
     """An empty service without accounts, on each database."""
-    with closing(Service(services(request.param, "off"))) as found:
-        yield found
+    with closing(Service(services(request.param, "off"))) as service:
+        yield service
 
 
 @pytest.fixture
 def embedded(services: Callable[[str, str], str]) -> Iterator[Service]:
     """An empty service without accounts on SQLite, where the database makes no difference."""
-    with closing(Service(services("sqlite", "off"))) as found:
-        yield found
+    with closing(Service(services("sqlite", "off"))) as service:
+        yield service
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -95,7 +95,7 @@ def test_what_a_control_cannot_show_stays_as_it_is(embedded: Service, visit: Vis
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Details").click()
     dialog = page.get_by_role("dialog")
-    dialog.get_by_role("button", name="Cancel").click()  # it has no change to ask about
+    dialog.get_by_role("button", name="Cancel").click()  # it has no change to confirm
     page.get_by_role("button", name="Details").click()
     dialog.get_by_label("Priority").select_option("High")
     dialog.get_by_role("button", name="Save").click()
@@ -239,9 +239,9 @@ def test_a_phone_shows_a_column_at_a_time(service: Service, visit: Visit) -> Non
 
 def box(control: Locator) -> FloatRect:
     """Return where a control is on the page."""
-    found = control.bounding_box()
-    assert found is not None
-    return found
+    bounds = control.bounding_box()
+    assert bounds is not None
+    return bounds
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
@@ -376,7 +376,7 @@ def test_the_page_comes_in_one_chain_of_requests_and_at_most_60_kilobytes(embedd
     names: dict[str, str] = {}
     starters: dict[str, str] = {}
 
-    def asked(event: dict[str, object]) -> None:
+    def seen(event: dict[str, object]) -> None:
         request = event["request"]
         initiator = event["initiator"]
         assert isinstance(request, dict)
@@ -384,7 +384,7 @@ def test_the_page_comes_in_one_chain_of_requests_and_at_most_60_kilobytes(embedd
         names[str(event["requestId"])] = request["url"]
         starters[request["url"]] = str(initiator["type"])
 
-    wire.on("Network.requestWillBeSent", asked)
+    wire.on("Network.requestWillBeSent", seen)
     wire.on("Network.loadingFinished", lambda event: sizes.update({event["requestId"]: event["encodedDataLength"]}))
     page.goto(embedded.url)
     expect(page.get_by_text("No tasks yet")).to_be_visible()
@@ -446,7 +446,7 @@ def test_labels_that_a_control_cannot_show_or_that_are_too_many_are_not_changed(
     (task,) = embedded.create("Plan", labels=names)
     board = visit(embedded.url)
     dialog = board.details("Plan")
-    dialog.get_by_role("button", name="Cancel").click()  # it has no change to ask about
+    dialog.get_by_role("button", name="Cancel").click()  # it has no change to confirm
     board.details("Plan")
     dialog.get_by_label("Add label", exact=True).first.fill("one more")
     dialog.get_by_role("button", name="Save").click()
@@ -490,7 +490,7 @@ def test_a_label_is_renamed_and_removed_in_all_tasks(service: Service, visit: Vi
     page.keyboard.press("Enter")
     expect(page.get_by_text("old is now new in 2 tasks").first).to_be_visible()
     expect(titles).to_have_text(["Three", "Two", "One"])  # the filter follows
-    page.once("dialog", lambda asked: asked.accept())
+    page.once("dialog", lambda seen: seen.accept())
     dialog.get_by_role("button", name="Remove the label: other").click()
     expect(dialog.get_by_role("listitem")).to_have_count(1)
     dialog.get_by_role("button", name="Close").click()

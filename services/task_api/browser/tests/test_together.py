@@ -123,7 +123,7 @@ def test_a_title_that_is_half_typed_stays_in_its_field_whatever_somebody_else_do
         title = board.column("Completed" if done == "moved" else "Pending").get_by_role("button", name="A better plan")
         expect(title.first).to_be_focused()
         assert "A better plan" in embedded.titles()
-    else:  # it asks the person
+    else:  # the person decides
         expect(page.get_by_role("button", name="1 change needs you")).to_be_visible()
 
 
@@ -692,16 +692,16 @@ def kept(page: Page) -> str:
         """async () => {
           const done = (request) => new Promise((resolve) => (request.onsuccess = () => resolve(request.result)));
           const database = await done(indexedDB.open("board"));
-          const found = [location.href, document.documentElement.outerHTML, JSON.stringify(localStorage)];
+          const content = [location.href, document.documentElement.outerHTML, JSON.stringify(localStorage)];
           for (const name of database.objectStoreNames) {
-            found.push(JSON.stringify(await done(database.transaction(name).objectStore(name).getAll())));
+            content.push(JSON.stringify(await done(database.transaction(name).objectStore(name).getAll())));
           }
           database.close();
           for (const { name } of performance.getEntriesByType("resource")) {
             const held = await fetch(name, { cache: "only-if-cached", mode: "same-origin" }).catch(() => null);
-            if (held && !name.includes("/board/")) found.push(await held.text());
+            if (held && !name.includes("/board/")) content.push(await held.text());
           }
-          return found.join("\\n");
+          return content.join("\\n");
         }"""
     )
     return str(text)

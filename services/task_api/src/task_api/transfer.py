@@ -249,11 +249,11 @@ def _values(record: AccountLine | TaskLine | EndLine) -> dict[str, Any]:
 def _account(connection: Connection, values: dict[str, Any], number: int) -> bool:
     """Insert an account; return False when it is there already."""
     same = (accounts.c.id == values["id"]) | (accounts.c.email == values["email"])
-    found = [dict(row) for row in connection.execute(select(accounts).where(same)).mappings()]
-    if not found:
+    existing = [dict(row) for row in connection.execute(select(accounts).where(same)).mappings()]
+    if not existing:
         connection.execute(insert(accounts), values)
         return True
-    if values["id"] != LOCAL_ACCOUNT and found != [values]:
+    if values["id"] != LOCAL_ACCOUNT and existing != [values]:
         raise TransferError(
             f"line {number}: account {values['id']} or its address is taken by another: import into an empty database"
         )

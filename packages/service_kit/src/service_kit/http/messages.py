@@ -128,7 +128,7 @@ def query(kind: type[T]) -> T:
             continue
         is_time = name in parameters.times
         if len(values) > 1:
-            misread.append(Violation(parameter=name, detail=f"the parameter {name!r} is given {len(values)} times"))
+            misread.append(Violation(parameter=name, detail=f"the parameter {name!r} occurs {len(values)} times"))
         elif is_time and ":" not in values[0]:  # a bare number would be taken for Unix time
             detail = f"the parameter {name!r} has to be a time such as 2030-01-01T00:00:00Z"
             misread.append(Violation(parameter=name, detail=detail))

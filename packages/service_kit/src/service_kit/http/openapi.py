@@ -68,7 +68,10 @@ RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "pattern": "^@[0-9]+$"},
     },
     "Sunset": {"description": "When the operation is expected to end (RFC 8594).", "schema": {"type": "string"}},
-    "Idempotency-Replayed": {"description": "true where this answer was given before.", "schema": {"type": "string"}},
+    "Idempotency-Replayed": {
+        "description": "true where this is an earlier answer again.",
+        "schema": {"type": "string"},
+    },
 }
 
 
@@ -170,7 +173,7 @@ def documented(
 ) -> Callable[[View], View]:
     """Put a handler into the document, under its function's name and docstring.
 
-    Who checks tokens asks `declared` whether an operation is public, and which role or scope it needs. With
+    Who checks tokens learns from `declared` whether an operation is public, and which role or scope it needs. With
     `deprecation`, every response of the operation has its headers.
     """
     prepare(query=query, json=json)

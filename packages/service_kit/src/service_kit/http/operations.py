@@ -1,4 +1,4 @@
-"""What those who run the service ask it: health, readiness, metrics, and its documents."""
+"""Operations for those who run the service: health, readiness, metrics, and its documents."""
 
 import hashlib
 import mimetypes
@@ -81,7 +81,7 @@ def health() -> Response:
 
 @documented(answers=Answers(ok=Health), public=True, tag="operations")
 def livez() -> Response:
-    """Whether this process answers; asks nothing else, so that a database's failure restarts nobody."""
+    """Whether this process answers; it looks at nothing else, so that a database's failure restarts nobody."""
     return respond(Health("alive", service().version))
 
 
@@ -144,7 +144,7 @@ def docs_asset(name: str) -> Response:
 
 
 def problem_types() -> Response:
-    """A page that says of each problem's `type` what it means and what to do."""
+    """A page that explains each problem's `type` and what to do."""
     entries = "\n".join(
         f'<dt id="{kind.name}"><code>{kind.uri}</code>: {kind.status}, {escape(kind.title)}</dt>\n'
         f"<dd>{escape(kind.advice)}</dd>"

@@ -86,7 +86,7 @@ def _begin() -> None:
         context.span, context.trace_id = context.service.tracer.start(incoming.method, incoming.path, headers)
     about.set({"request_id": context.request_id, "trace_id": context.trace_id})
     if "HTTP_HOST" not in incoming.environ and incoming.environ["SERVER_PROTOCOL"] == "HTTP/1.1":
-        raise Refusal(MALFORMED_REQUEST, "HTTP/1.1 asks for a Host header (RFC 9112, section 3.2)")
+        raise Refusal(MALFORMED_REQUEST, "HTTP/1.1 requires a Host header (RFC 9112, section 3.2)")
     context.service.admit(context)
 
 

@@ -1,1 +1,1 @@
-"""Who is asking. Knows the store; knows nothing of HTTP."""
+"""Who the caller is. Knows the store; knows nothing of HTTP."""

@@ -1,6 +1,6 @@
 """Registering an address, and resetting a password, by a token that is sent to the address.
 
-No answer reveals whether an address has an account: the mail says so, to its owner alone. An account comes to be when
+No answer reveals whether an address has an account: the mail does, to its owner alone. An account comes to be when
 the owner of the address sends the token back with a password, so nobody can prepare an account for somebody else.
 """
 
@@ -60,7 +60,7 @@ CHANGED = (
     "Your password was reset",
     """\
 The password of this address at the Task API was reset, and all sessions and personal tokens have ended. If it was not
-you, reset the password again, and tell whoever runs the service.
+you, reset the password again, and inform whoever runs the service.
 """,
 )
 

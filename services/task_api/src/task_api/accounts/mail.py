@@ -31,7 +31,7 @@ class Mailer:
     """Sends mails one by one in a thread of its own, so no answer reveals by its duration whether one was sent.
 
     `url` is `smtp://user:password@host:port` (STARTTLS is required), `smtps://…` (TLS from the first byte), or
-    `smtp+insecure://…` (no TLS). What cannot be sent is logged without its text; whoever waits for it asks again.
+    `smtp+insecure://…` (no TLS). What cannot be sent is logged without its text; a user requests it again.
     """
 
     def __init__(self, url: str, sender: str) -> None:

@@ -31,7 +31,7 @@ Role = Literal["user", "admin"]
 
 
 class Account(Struct, frozen=True):
-    """Who is asking."""
+    """Who the caller is."""
 
     id: int
     email: str
@@ -127,13 +127,13 @@ class TokenAndPassword(Struct, forbid_unknown_fields=True):
 
 
 class Proof(Struct, forbid_unknown_fields=True):
-    """The account's password, which confirms that its owner asks."""
+    """The account's password, which confirms that the caller is its owner."""
 
     password: SentPassword
 
 
 class ProofAndCode(Struct, forbid_unknown_fields=True):
-    """The account's password and a code of its second factor, which confirm that its owner asks."""
+    """The account's password and a code of its second factor, which confirm that the caller is its owner."""
 
     password: SentPassword
     code: Code

@@ -70,7 +70,7 @@ def check_cost(password_hash: str) -> None:
 class Lane:
     """Hashes passwords beside the requests that need no hash: one at a time, at a low priority, half of the time.
 
-    A stranger may ask for any number of hashes, and each costs as much CPU as thirty other requests. At most `places`
+    A stranger may cause any number of hashes, and each costs as much CPU as thirty other requests. At most `places`
     callers are in the lane, so that the other threads of the process stay free. Where CPU time is scarce, the lane's
     thread gives way to the others; after each hash it rests for the CPU time that the hash took, so that hashes cannot
     use up a container's quota. One hash at a time also bounds the memory, to 19 MiB.

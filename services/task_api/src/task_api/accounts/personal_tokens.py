@@ -18,7 +18,7 @@ from task_api.store import audit
 from task_api.store.database import Database
 
 PREFIX = "taskapi_"
-"""By this, scanners find a token that was published by mistake, and the service tells it from a JWT."""
+"""By this, scanners find a token that was published by mistake, and the service distinguishes it from a JWT."""
 
 MOST = 50
 

@@ -42,7 +42,7 @@ RECOVERY_BYTES = 10
 
 
 class SecondFactors:
-    """What people do with the second factor of their own account; who asks has sent the password already."""
+    """What people do with the second factor of their own account; the caller has sent the password already."""
 
     def __init__(self, database: Database, attempts: Throttle, failed: Callable[[Failure], None]) -> None:
         self._database = database

@@ -43,9 +43,9 @@ export function signIn(place, { ended = false } = {}) {
     const factor = field(texts.code, code);
     factor.hidden = true;
     const enter = async (name, value) => {
-      const given = { email: name, password: value, ...(code.value ? { code: code.value } : {}) };
+      const credentials = { email: name, password: value, ...(code.value ? { code: code.value } : {}) };
       try {
-        resolve((await request("POST", "/session", { body: given })).content);
+        resolve((await request("POST", "/session", { body: credentials })).content);
       } catch (error) {
         if (!(error instanceof Problem && error.type === "second-factor-needed")) throw error;
         factor.hidden = false;

@@ -1,4 +1,4 @@
-// Requests to the API. Tokens are in cookies that scripts cannot read; the header shows the service that the page asks.
+// Requests to the API. Tokens are in cookies that scripts cannot read; the header shows the service that the page sends them.
 import { texts } from "./texts.js";
 
 const SECONDS = 15;

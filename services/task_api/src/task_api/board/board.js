@@ -6,12 +6,12 @@ import * as details from "./details.js";
 import { choices, dialog, element, field, select } from "./elements.js";
 import { DEFAULTS, fromAddress, matcher, narrowed, order, toAddress } from "./filters.js";
 import * as labels from "./labels.js";
-import { notify, say } from "./notices.js";
+import { notify, readOut } from "./notices.js";
 import { batches, fields } from "./outbox.js";
 import * as troubles from "./troubles.js";
 import { texts } from "./texts.js";
 
-const HEARD_MILLISECONDS = 700;
+const READ_OUT_MILLISECONDS = 700;
 const UNDO_SECONDS = 20;
 
 export class Board {
@@ -221,9 +221,9 @@ export class Board {
   offer(kind, of) {
     const offered = this.offered[kind];
     const chosen = this.filters[kind];
-    const found = new Set(chosen ? [chosen] : []);
-    for (const task of this.tasks.shown.values()) [of(task)].flat().forEach((name) => found.add(name));
-    const names = [...found].sort((a, b) => a.localeCompare(b));
+    const used = new Set(chosen ? [chosen] : []);
+    for (const task of this.tasks.shown.values()) [of(task)].flat().forEach((name) => used.add(name));
+    const names = [...used].sort((a, b) => a.localeCompare(b));
     for (const part of offered.parts) part.hidden = !names.length;
     if (JSON.stringify(offered.names) === JSON.stringify(names) && this.controls[kind].value === chosen) return;
     offered.names = names;
@@ -267,13 +267,13 @@ export class Board {
       const act = element("button", { type: "button", class: "link", onclick: () => this.settleNext() }, text);
       this.sign.replaceChildren(kind === "trouble" ? act : text);
     }
-    clearTimeout(this.heard);
+    clearTimeout(this.readingOut);
     if (this.kind !== kind) {
-      this.heard = setTimeout(() => {
+      this.readingOut = setTimeout(() => {
         if (this.kind === kind || (kind === "saving" || (!this.kind && kind === "online"))) return;
         this.kind = kind;
-        say(text, { alert: kind === "trouble" });
-      }, HEARD_MILLISECONDS);
+        readOut(text, { alert: kind === "trouble" });
+      }, READ_OUT_MILLISECONDS);
     }
   }
 
@@ -287,7 +287,7 @@ export class Board {
     this.columns.forEach(({ scroller }) => (scroller.scrollTop = 0));
     const count = this.update();
     clearTimeout(this.counted);
-    this.counted = setTimeout(() => say(texts.shown(count)), HEARD_MILLISECONDS);
+    this.counted = setTimeout(() => readOut(texts.shown(count)), READ_OUT_MILLISECONDS);
   }
 
   // What people do.
@@ -302,7 +302,7 @@ export class Board {
     const { project, label } = this.filters;
     const task = { title, description: "", status: "pending", priority: "normal", due_at: null, project: project || null, labels: label ? [label] : [] };
     const kept = await this.keep([{ op: "create", id: `new-${Date.now()}-${Math.random().toString(36).slice(2)}`, task }]);
-    if (kept) say(texts.added(title));
+    if (kept) readOut(texts.added(title));
     else this.title.value ||= title;
   }
 
@@ -324,7 +324,7 @@ export class Board {
 
   change(task, changes, base = fields(task)) {
     const { id } = this.now(task);
-    say(texts.saved(changes.title ?? task.title));
+    readOut(texts.saved(changes.title ?? task.title));
     return this.keep([{ op: "update", id, changes, base }]);
   }
 
@@ -333,8 +333,8 @@ export class Board {
     if (status) this.move([task], status, true);
   }
 
-  async move(given, status, follow = false) {
-    const moving = given.map((task) => this.now(task)).filter((task) => task.status !== status);
+  async move(chosen, status, follow = false) {
+    const moving = chosen.map((task) => this.now(task)).filter((task) => task.status !== status);
     if (!moving.length) return;
     await this.changeAll(moving, () => ({ status }), moving.length === 1 ? texts.moved(moving[0].title, texts.status[status]) : texts.movedMany(moving.length, texts.status[status]));
     if (!follow) return;
@@ -350,11 +350,11 @@ export class Board {
   async changeAll(tasks, changed, text = texts.saved(texts.selected(tasks.length))) {
     const operations = tasks.map((task) => ({ op: "update", id: task.id, changes: changed(task), base: fields(task) }));
     for (const part of operations.length === 1 ? [operations] : batches(operations)) await this.keep(part);
-    say(text);
+    readOut(text);
   }
 
-  async remove(given) {
-    const tasks = given.map((task) => this.now(task));
+  async remove(chosen) {
+    const tasks = chosen.map((task) => this.now(task));
     const focused = this.columns.find(({ section }) => section.contains(document.activeElement));
     this.clearSelection();
     const parts = batches(tasks.map((task) => ({ op: "delete", id: task.id, base: fields(task) })));
@@ -368,7 +368,7 @@ export class Board {
           if (await this.outbox.drop(numbers[index])) continue;
           await this.keep(part.map(({ id, base }) => ({ op: "restore", id: this.tasks.name(id), base })));
         }
-        say(texts.undone);
+        readOut(texts.undone);
       },
     });
   }
@@ -408,13 +408,13 @@ export class Board {
     if (on) this.selected.add(id);
     else this.selected.delete(id);
     this.update();
-    say(texts.selected(this.selected.size));
+    readOut(texts.selected(this.selected.size));
   }
 
   selectAll() {
     this.columns.forEach(({ tasks }) => tasks.forEach(({ id }) => this.selected.add(id)));
     this.update();
-    say(texts.selected(this.selected.size));
+    readOut(texts.selected(this.selected.size));
   }
 
   clearSelection() {

@@ -25,7 +25,7 @@ const PARSE = {
 };
 
 // Returns controls for a task's fields, and functions that read and write them. A control cannot show every value: no
-// line break in a title, no second, no last day of the year 9999. One that nobody changed has the value it was given.
+// line break in a title, no second, no last day of the year 9999. One that nobody changed keeps its value.
 export function controls(task, projects = [], known = []) {
   const title = element("input", { maxlength: 200, required: true, autocomplete: "off" });
   const description = element("textarea", { maxlength: 10000, rows: 6 });

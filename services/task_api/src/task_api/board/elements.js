@@ -33,7 +33,7 @@ export function select(options, value, properties = {}) {
   return made;
 }
 
-// Gives a select other pairs.
+// Replaces the options of a select.
 export function choices(made, options, value) {
   made.replaceChildren(...options.map(([key, text]) => element("option", { value: key }, text)));
   made.value = value;

@@ -4,13 +4,13 @@ const DAY = 86_400_000;
 const PRIORITIES = ["high", "normal", "low"];
 
 export function fromAddress(search) {
-  const given = new URLSearchParams(search);
-  return Object.fromEntries(Object.entries(DEFAULTS).map(([name, value]) => [name, given.get(name) ?? value]));
+  const parameters = new URLSearchParams(search);
+  return Object.fromEntries(Object.entries(DEFAULTS).map(([name, value]) => [name, parameters.get(name) ?? value]));
 }
 
 export function toAddress(filters) {
-  const given = Object.entries(filters).filter(([name, value]) => value !== DEFAULTS[name]);
-  return given.length ? `?${new URLSearchParams(given)}` : "/";
+  const parameters = Object.entries(filters).filter(([name, value]) => value !== DEFAULTS[name]);
+  return parameters.length ? `?${new URLSearchParams(parameters)}` : "/";
 }
 
 export const narrowed = ({ q, project, label, priority, due }) => Boolean(q.trim() || project || label || priority || due);

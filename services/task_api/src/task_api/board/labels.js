@@ -50,14 +50,14 @@ export function control(known) {
 }
 
 async function all(request) {
-  const found = [];
+  const uses = [];
   for (let more = true; more; ) {
-    const after = found.length ? `&after=${encodeURIComponent(found.at(-1).name)}` : "";
+    const after = uses.length ? `&after=${encodeURIComponent(uses.at(-1).name)}` : "";
     const { content } = await request("GET", `/labels?limit=${PAGE}${after}`);
-    found.push(...content);
+    uses.push(...content);
     more = content.length === PAGE;
   }
-  return found;
+  return uses;
 }
 
 // Opens the dialog. `sent` ends when what waits to be sent has been; `changed` gets a name, and the one in its place.
@@ -107,8 +107,8 @@ export function manage(request, { sent, changed }) {
     );
   };
   const show = async () => {
-    const found = await all(request);
-    list.replaceChildren(...(found.length ? found.map(row) : [element("li", {}, texts.noLabels)]));
+    const uses = await all(request);
+    list.replaceChildren(...(uses.length ? uses.map(row) : [element("li", {}, texts.noLabels)]));
   };
   const close = element("button", { type: "button", onclick: () => made.close() }, texts.close);
   const made = dialog(texts.labels, element("p", { class: "hint" }, texts.labelsHint), list, problem, element("div", { class: "actions" }, close));

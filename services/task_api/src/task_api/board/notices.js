@@ -15,7 +15,7 @@ export function clear() {
 }
 
 // Has a message read out.
-export function say(text, { alert = false } = {}) {
+export function readOut(text, { alert = false } = {}) {
   const place = alert ? urgent : spoken;
   place.textContent = "";
   setTimeout(() => (place.textContent = text), 50); // the same text again is read again
@@ -43,7 +43,7 @@ export function notify(text, { undo, seconds = SECONDS, alert = false } = {}) {
   );
   list.append(notice);
   while (list.children.length > 3) list.firstChild.querySelector(".quiet").click();
-  say(text, { alert });
+  readOut(text, { alert });
   wait();
   return notice;
 }

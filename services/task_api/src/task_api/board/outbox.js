@@ -285,13 +285,13 @@ export class Outbox extends EventTarget {
   // Returns { body } to send; no body where the change had to be divided, is done already, or needs a person.
   async prepare(entry) {
     const operations = [];
-    const found = await this.current(entry.operations);
+    const current = await this.current(entry.operations);
     for (const operation of entry.operations) {
       if (operation.op === "create") {
         operations.push({ op: "create", task: operation.task });
         continue;
       }
-      const { task: theirs, version } = found.get(operation.id);
+      const { task: theirs, version } = current.get(operation.id);
       const trouble = this.trouble(operation, theirs);
       if (trouble && entry.operations.length > 1) {
         await this.split(entry);
@@ -308,7 +308,7 @@ export class Outbox extends EventTarget {
       }
     }
     if (!operations.length) {
-      const results = entry.operations.map(({ id }) => ({ id, ...found.get(id) }));
+      const results = entry.operations.map(({ id }) => ({ id, ...current.get(id) }));
       await this.finish(entry, results);
       return {};
     }
@@ -326,22 +326,22 @@ export class Outbox extends EventTarget {
   // Returns tasks as they are now, with their versions; null for those that are gone. Of many, those that the feed has
   // brought are taken as it did: the service refuses a version that is not the task's any more, and they are sent singly.
   async current(operations) {
-    const found = new Map();
+    const current = new Map();
     await several(operations.filter(({ op }) => op !== "create"), async ({ id }) => {
       const known = operations.length > 1 && this.tasks.server.get(id);
       if (known?.version) {
-        found.set(id, { task: known, version: known.version });
+        current.set(id, { task: known, version: known.version });
         return;
       }
       try {
         const { content, headers } = await this.request("GET", `/tasks/${id}`);
-        found.set(id, { task: content, version: versionOf(headers) });
+        current.set(id, { task: content, version: versionOf(headers) });
       } catch (error) {
         if (!(error instanceof Problem && error.status === 404)) throw error;
-        found.set(id, { task: null });
+        current.set(id, { task: null });
       }
     });
-    return found;
+    return current;
   }
 
   // Forgets a change that the service has confirmed. What came after it builds on its result.

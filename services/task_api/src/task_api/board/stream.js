@@ -8,13 +8,13 @@ const AGAIN_SECONDS = 30; // where there is no stream: a proxy, another version 
 
 const after = (seconds, work) => setTimeout(work, seconds * 1000);
 
-// Calls `heard(news)` with each sign of life of the stream, true where there are changes to read, and `ended()` without one.
-export async function listen(account, since, { signal, heard, ended }) {
-  if (!navigator.locks) return; // plain HTTP: nothing says which tab
+// Calls `received(news)` with each sign of life of the stream, true where there are changes to read, and `ended()` without one.
+export async function listen(account, since, { signal, received, ended }) {
+  if (!navigator.locks) return; // plain HTTP has no locks: no tab can be chosen
   try {
     await navigator.locks.request(`stream ${account}`, { signal }, async () => {
       while (!signal.aborted) {
-        const seconds = await read(account, since(), signal, heard).catch(() => AGAIN_SECONDS);
+        const seconds = await read(account, since(), signal, received).catch(() => AGAIN_SECONDS);
         ended();
         await new Promise((resolve) => {
           const timer = after(seconds, resolve);
@@ -28,7 +28,7 @@ export async function listen(account, since, { signal, heard, ended }) {
 }
 
 // Reads a stream to its end; returns after how many seconds to open another.
-async function read(account, since, signal, heard) {
+async function read(account, since, signal, received) {
   const headers = { ...FROM_PAGE, Accept: EVENTS, ...shown(account), ...(since ? { "Last-Event-ID": since } : {}) };
   const stop = new AbortController();
   const quit = () => stop.abort();
@@ -45,7 +45,7 @@ async function read(account, since, signal, heard) {
       silence = after(SILENCE_SECONDS, quit);
       const lines = (rest + value).split("\n");
       rest = lines.pop();
-      heard(lines.some(isNews));
+      received(lines.some(isNews));
       const wanted = lines.find((line) => line.startsWith("retry: "));
       if (wanted) retry = Number(wanted.slice(7)) / 1000;
     }

@@ -7,7 +7,7 @@ import { SILENCE_SECONDS, listen } from "./stream.js";
 const LATER = { labels: [], recurrence: null, time_zone: null };
 const PAGE = 200;
 const POLL_SECONDS = 4;
-const LISTENING_SECONDS = 60; // between polls while the stream says what to read
+const LISTENING_SECONDS = 60; // between polls while the stream reports changes
 const SNAPSHOT_MILLISECONDS = 2000;
 
 // Moments as text are in order once all have the same digits.
@@ -19,7 +19,7 @@ export class Tasks extends EventTarget {
     super();
     this.account = account;
     this.announce = announce; // to other tabs
-    this.heardAt = -Infinity; // when the stream showed that it lives
+    this.receivedAt = -Infinity; // when the stream showed that it lives
     this.ending = new AbortController();
     this.request = requestsOf(account);
     this.server = new Map();
@@ -44,20 +44,20 @@ export class Tasks extends EventTarget {
       // nothing is kept here
     }
     await this.poll();
-    const tell = (stream) => {
-      this.hear(stream);
+    const report = (stream) => {
+      this.follow(stream);
       this.announce({ kind: "stream", stream });
     };
     listen(this.account, () => this.since, {
       signal: this.ending.signal,
-      heard: (news) => tell({ lives: true, news }),
-      ended: () => tell({ lives: false, news: true }),
+      received: (news) => report({ lives: true, news }),
+      ended: () => report({ lives: false, news: true }),
     });
   }
 
   // Takes what the stream shows, which this tab or another one reads.
-  hear({ lives, news }) {
-    this.heardAt = lives ? Date.now() : -Infinity;
+  follow({ lives, news }) {
+    this.receivedAt = lives ? Date.now() : -Infinity;
     if (news) this.poll();
   }
 
@@ -101,7 +101,7 @@ export class Tasks extends EventTarget {
     }
     this.polling = false;
     if (this.state === "signed-out" || this.stopped) return;
-    const listening = this.reachable && Date.now() - this.heardAt < SILENCE_SECONDS * 1000;
+    const listening = this.reachable && Date.now() - this.receivedAt < SILENCE_SECONDS * 1000;
     const seconds = this.again ? 0 : listening ? LISTENING_SECONDS : POLL_SECONDS;
     this.timer = setTimeout(() => this.poll(), seconds * 1000);
   }

@@ -26,23 +26,23 @@ export function open(entry, settle) {
   const later = element("button", { type: "button", onclick: () => made.close() }, texts.later);
   const mine = { ...operation.base, ...operation.changes, ...operation.task };
   let made;
-  const ask = (title, hint, task, ...answers) =>
+  const question = (title, hint, task, ...answers) =>
     dialog(title, element("p", {}, hint), facts(task), element("div", { class: "actions" }, ...answers, later));
   if (kind === "conflict") {
     made = merge(operation, theirs, settle, later);
   } else if (kind === "gone") {
     const restored = () => [{ op: "restore", id: operation.id, base: operation.base, changes: operation.changes }];
-    made = ask(texts.gone, texts.goneHint, mine, button(texts.restore, restored, "primary"), button(texts.letGo, () => null));
+    made = question(texts.gone, texts.goneHint, mine, button(texts.restore, restored, "primary"), button(texts.letGo, () => null));
   } else if (kind === "lost") {
     const again = () => [{ op: "create", id: `new-${entry.key}`, task: fields(mine) }];
-    made = ask(texts.gone, texts.lostHint, mine, button(texts.createAgain, again, "primary"), button(texts.letGo, () => null));
+    made = question(texts.gone, texts.lostHint, mine, button(texts.createAgain, again, "primary"), button(texts.letGo, () => null));
   } else if (kind === "deleted") {
     const anyway = () => [{ ...operation, base: fields(theirs) }];
     const keep = button(texts.keepTheirs, () => null, "primary");
-    made = ask(texts.conflict, texts.deleteConflictHint, theirs, keep, button(texts.deleteAnyway, anyway, "danger"));
+    made = question(texts.conflict, texts.deleteConflictHint, theirs, keep, button(texts.deleteAnyway, anyway, "danger"));
   } else {
     const again = button(texts.retry, () => entry.operations, "primary");
-    made = ask(texts.refused, texts.problem(problem), mine, again, button(texts.discardChange, () => null, "danger"));
+    made = question(texts.refused, texts.problem(problem), mine, again, button(texts.discardChange, () => null, "danger"));
   }
   return made;
 }

@@ -42,8 +42,8 @@ async function forget(kept, page) {
 
 async function keptFirst(request) {
   const kept = await caches.open(KEPT);
-  const found = await kept.match(request);
-  if (found) return found;
+  const cached = await kept.match(request);
+  if (cached) return cached;
   const response = await fetch(request);
   if (response.ok && (response.headers.get("Cache-Control") ?? "").includes("immutable")) {
     await kept.put(request, response.clone());

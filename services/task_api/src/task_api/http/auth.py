@@ -42,9 +42,9 @@ LOGGED_IN = Answers(ok=Tokens, problems=(400, 401, 403, 413, 415, 429), links=RE
 
 def accounts() -> Accounts:
     """Return the accounts of the application that answers now."""
-    found = services().accounts
-    assert found is not None  # these routes exist only with accounts on
-    return found
+    service = services().accounts
+    assert service is not None  # these routes exist only with accounts on
+    return service
 
 
 def check_open() -> None:
@@ -156,7 +156,7 @@ def end_session(session_id: str) -> Response:
 @blueprint.post("/tokens")
 @documented(json=NewPersonalToken, answers=TOKEN_CREATED)
 def create_personal_token() -> Response:
-    """Create a personal token for a program: it may do what its scopes say, until its end. It is returned this once."""
+    """Create a personal token for a program: it may do what its scopes allow until its end. It is shown only once."""
     who = account()
     created = accounts().create_personal_token(who, body(NewPersonalToken))
     return respond(created, 201, {"Location": "/auth/tokens"})

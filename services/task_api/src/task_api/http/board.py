@@ -58,12 +58,12 @@ class File(NamedTuple):
 @cache
 def files() -> dict[str, File]:
     """Return the page's files, all of them text, by their names."""
-    found = {}
+    contents = {}
     for path in sorted(FOLDER.iterdir()):
         content = path.read_bytes()
         kind = TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        found[path.name] = File(content, f"{kind}; charset=utf-8")
-    return found
+        contents[path.name] = File(content, f"{kind}; charset=utf-8")
+    return contents
 
 
 @cache

@@ -157,12 +157,12 @@ def _identify(here: Any, accounts: Accounts | None) -> Exception | None:
             TOKEN_PROBLEMS["invalid"], "the Authorization header has to be: Bearer, a space, and a token", bearer()
         )
     try:
-        found = accounts.authenticate(token.strip())
+        authenticated = accounts.authenticate(token.strip())
     except BadToken as error:
         return error
-    if by_cookie and not cookies.shows(here.request, found.account):
+    if by_cookie and not cookies.shows(here.request, authenticated.account):
         return AnothersToken()
-    here.account, here.session_id, here.scopes = found
+    here.account, here.session_id, here.scopes = authenticated
     here.token = token.strip()
     return None
 

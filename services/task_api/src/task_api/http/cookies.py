@@ -2,7 +2,7 @@
 
 The API takes bearer tokens. An access token in a cookie counts only where the request shows that the page itself sent
 it: by a header of its own, which no form and no other origin can add (a CORS preflight refuses that), and by what
-browsers say about the request's origin (OWASP's CSRF Prevention Cheat Sheet). Any other cookie is ignored.
+browsers send about the request's origin (OWASP's CSRF Prevention Cheat Sheet). Any other cookie is ignored.
 """
 
 from urllib.parse import urlsplit
@@ -41,7 +41,7 @@ def shown_account(request: Request) -> str | None:
 
 
 def shows(request: Request, account: Account) -> bool:
-    """Return whether the page shows this account, as far as it says which."""
+    """Return whether the page shows this account, as far as it names one."""
     created = request.headers.get(CREATED)
     return shown_account(request) in (None, str(account.id)) and (
         created is None or created == msgspec.to_builtins(account.created_at)

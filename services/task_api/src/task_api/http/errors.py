@@ -95,7 +95,7 @@ SECOND_FACTOR_NEEDED = problem_type(
     "second-factor-needed", 401, "A code is needed too", "Ask the user for a code, and send the login again with it."
 )
 CODE_WRONG = problem_type("code-wrong", 403, "Wrong code", "Let the user type the next code, or a recovery code.")
-NOT_ALLOWED = problem_type("not-allowed", 409, "A rule of accounts forbids this", "Do first what `detail` says.")
+NOT_ALLOWED = problem_type("not-allowed", 409, "A rule of accounts forbids this", "Do first what `detail` names.")
 ACCOUNT_NOT_FOUND = problem_type("account-not-found", 404, "No such account", "List the accounts.")
 SESSION_NOT_FOUND = problem_type("session-not-found", 404, "No such session", "List the sessions: it has ended.")
 PERSONAL_TOKEN_NOT_FOUND = problem_type(

@@ -20,10 +20,10 @@ def check_match(held: Versioned) -> None:
 
     Raises VersionConflict (412), and Refusal 400 for an If-Match that is no list of entity tags.
     """
-    given = request.headers.get("If-Match")
-    if given is None:
+    header = request.headers.get("If-Match")
+    if header is None:
         return
-    if not IF_MATCH.fullmatch(given):
+    if not IF_MATCH.fullmatch(header):
         raise Refusal(ENTITY_TAG_MALFORMED, 'If-Match has to be * or entity tags in quotes, such as "3"')
     if not request.if_match.contains(str(held.version)):
         raise VersionConflict(held)

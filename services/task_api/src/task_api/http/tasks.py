@@ -169,9 +169,9 @@ def bulk_tasks() -> Response:
 def get_task(task_id: int) -> Response:
     """Get a task."""
     with database().read() as connection:
-        found = service.get(connection, account().scope, task_id)
-    check_match(found)
-    return conditional(respond(_shown(found)), entity_tag(found))
+        held = service.get(connection, account().scope, task_id)
+    check_match(held)
+    return conditional(respond(_shown(held)), entity_tag(held))
 
 
 _change_of = partial(

@@ -47,7 +47,7 @@ class Feed(NamedTuple):
     floor: tuple[int, int]
     """The last change that is missing: positions before it have a gap behind them."""
     mark: int | None
-    """The mark of the change at the position that was asked about; None where there is no such change."""
+    """The mark of the change at the position of the request; None where there is no such change."""
 
 
 _changes = task_changes.c
@@ -114,14 +114,14 @@ def horizon(connection: Connection) -> int:
 def last(connection: Connection, owner_id: int | None, horizon: int) -> Position:
     """Return the position behind all changes before the horizon and all missing ones, of an account or of all."""
     statement = _LAST[connection.dialect.name, owner_id is not None]
-    found = rows(connection, statement, {"horizon": horizon, **_owner(owner_id)})
-    return max(Position(*found[0]) if found else Position(), Position(*_floor(connection, owner_id)))
+    result = rows(connection, statement, {"horizon": horizon, **_owner(owner_id)})
+    return max(Position(*result[0]) if result else Position(), Position(*_floor(connection, owner_id)))
 
 
 def newest(connection: Connection, horizon: int) -> Position:
     """Return the position behind all changes before the horizon that there are, of all accounts."""
-    found = rows(connection, _LAST[connection.dialect.name, False], {"horizon": horizon})
-    return Position(*found[0]) if found else Position()
+    result = rows(connection, _LAST[connection.dialect.name, False], {"horizon": horizon})
+    return Position(*result[0]) if result else Position()
 
 
 def owners(connection: Connection, position: Position, horizon: int) -> set[int]:
@@ -139,12 +139,12 @@ def _owner(owner_id: int | None) -> dict[str, int]:
 
 def _floor(connection: Connection, owner_id: int | None) -> tuple[int, int]:
     """Return the last change that is missing, (0, 0) where none is."""
-    found = rows(connection, _FLOOR if owner_id is None else _FLOOR_OF_OWNER, _owner(owner_id))
-    return (found[0][0], found[0][1]) if found else (0, 0)
+    result = rows(connection, _FLOOR if owner_id is None else _FLOOR_OF_OWNER, _owner(owner_id))
+    return (result[0][0], result[0][1]) if result else (0, 0)
 
 
 def feed(connection: Connection, owner_id: int | None, position: Position) -> Feed:
-    """Return what tells whether the position is valid, in the feed of an account or (None) of all."""
+    """Return what shows whether the position is valid, in the feed of an account or (None) of all."""
     values = {"change": position.change, "transaction": position.transaction}
     ((generation, system, mark),) = rows(connection, _GENERATION[connection.dialect.name], values)
     return Feed(f"{generation}{system}", _floor(connection, owner_id), mark)

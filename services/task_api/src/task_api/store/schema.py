@@ -237,9 +237,9 @@ task_changes = Table(
     Column("gone_at", Instant),
     sqlite_autoincrement=True,
 )
-"""What happened to tasks, without what they say. Triggers write it. Entries outlive tasks and accounts.
+"""What happened to tasks, without their content. Triggers write it. Entries outlive tasks and accounts.
 
-`transaction_id` is PostgreSQL's, and 0 on SQLite. `mark` is random, by which an entry is told from another that has
+`transaction_id` is PostgreSQL's, and 0 on SQLite. `mark` is random, which distinguishes an entry from another that has
 the same id after a restore. `gone_at` is when the deleted task was removed for good.
 """
 

@@ -74,11 +74,11 @@ def add(connection: Connection, values: Mapping[str, Any]) -> int:
 def find(connection: Connection, task_id: int, owner_id: int | None, *, lock: bool = False) -> Row | None:
     """Return the row of a task, None where there is none. `lock` locks it until the transaction ends."""
     if owner_id is None:
-        found = rows(connection, _HELD if lock else _BY_ID, {"task_id": task_id})
+        result = rows(connection, _HELD if lock else _BY_ID, {"task_id": task_id})
     else:
         statement = _HELD_OF_OWNER if lock else _BY_ID_AND_OWNER
-        found = rows(connection, statement, {"task_id": task_id, "owner": owner_id})
-    return found[0] if found else None
+        result = rows(connection, statement, {"task_id": task_id, "owner": owner_id})
+    return result[0] if result else None
 
 
 def has_next(connection: Connection, task_id: int) -> bool:
@@ -132,12 +132,12 @@ def page(connection: Connection, shape: Shape, values: Mapping[str, Any], limit:
         searched = search.query(dialect, values["words"])
         values = {**values, **searched}
         shape = shape._replace(filters=shape.filters.union(searched))
-    found: list[Row] = []
+    result: list[Row] = []
     for begin in _begins(shape, values):
-        if len(found) < limit:
+        if len(result) < limit:
             statement = _page(dialect, shape._replace(begin=begin))
-            found += rows(connection, statement, {**values, "limit": limit - len(found)})
-    return found
+            result += rows(connection, statement, {**values, "limit": limit - len(result)})
+    return result
 
 
 def _begins(shape: Shape, values: Mapping[str, Any]) -> tuple[Literal["first", "tied", "beyond"], ...]:

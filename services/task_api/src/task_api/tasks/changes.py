@@ -79,12 +79,12 @@ def _existing(connection: Connection, scope: int | None, after: int, limit: int)
     values = {} if scope is None else {"owner_id": scope}
     values["after_id"] = after
     rows = tasks.page(connection, tasks.Shape(frozenset(values) - {"after_id"}, "id", False), values, limit + 1)
-    found = [versioned(row) for row in rows[:limit]]
+    tasks_of_page = [versioned(row) for row in rows[:limit]]
     changes = [
         Change("existing", one.task.id, one.version, one.task.updated_at, one.current(with_owner=scope is None))
-        for one in found
+        for one in tasks_of_page
     ]
-    return changes, found[-1].task.id if len(rows) > limit else None
+    return changes, tasks_of_page[-1].task.id if len(rows) > limit else None
 
 
 def _change(row: Row, scope: int | None) -> Change:

@@ -64,12 +64,12 @@ Priority = Literal["low", "normal", "high"]
 PRIORITIES: tuple[Priority, ...] = ("low", "normal", "high")
 Id = Annotated[int, Meta(ge=0, le=LARGEST_ID)]
 Version = Annotated[int, Meta(ge=1, le=2**31 - 1)]
-Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with a time zone; kept and given in UTC")]
+Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with a time zone; kept and returned in UTC")]
 ReadOnly = Annotated[Any, Meta(description="Ignored: the service sets it.", extra_json_schema={"readOnly": True})]
 
 
 def utc(moment: datetime) -> datetime:
-    """The same moment in UTC. Raises ValueError for one that UTC cannot tell (before year 1, after year 9999)."""
+    """The same moment in UTC. Raises ValueError for one that UTC cannot express (before year 1, after year 9999)."""
     try:
         return moment.astimezone(UTC)
     except OverflowError:
@@ -128,7 +128,7 @@ class Versioned(Struct, frozen=True):
 
 
 class NewTask(Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a client gives to create a task; a task read from this service can be given as it is."""
+    """What a client sends to create a task; a task read from this service can be sent as it is."""
 
     title: Title
     description: Description = ""
@@ -202,7 +202,7 @@ class TaskMergePatch(Struct, forbid_unknown_fields=True, kw_only=True, omit_defa
         self.changes()  # what breaks a rule is refused while the body is decoded
 
     def changes(self) -> TaskChanges:
-        """The changes that this patch asks for. Raises ValueError where a value breaks a rule of TaskChanges."""
+        """The changes that this patch requests. Raises ValueError where a value breaks a rule of TaskChanges."""
         given = {
             field.name: _default(field) if (value := getattr(self, field.name)) is None else value
             for field in _CHANGEABLE
@@ -264,7 +264,7 @@ class Create(Struct, tag="create", tag_field="op", forbid_unknown_fields=True):
 
 
 class Update(Struct, tag="update", tag_field="op", forbid_unknown_fields=True):
-    """Change fields of a task, where `version` is given only if the task's entity tag still has it."""
+    """Change fields of a task, where `version` is sent only if the task's entity tag still has it."""
 
     id: Id
     changes: TaskChanges
@@ -272,7 +272,7 @@ class Update(Struct, tag="update", tag_field="op", forbid_unknown_fields=True):
 
 
 class Delete(Struct, tag="delete", tag_field="op", forbid_unknown_fields=True):
-    """Delete a task, where `version` is given only if the task's entity tag still has it."""
+    """Delete a task, where `version` is sent only if the task's entity tag still has it."""
 
     id: Id
     version: Version | None = None
@@ -403,7 +403,7 @@ class Deleted(Struct, frozen=True):
 
 
 class TaskNotFound(Exception):
-    """The task does not exist, or belongs to another account: a client cannot tell which."""
+    """The task does not exist, or belongs to another account: a client cannot know which."""
 
     def __init__(self, task_id: int) -> None:
         super().__init__(f"there is no task {task_id}")
@@ -429,7 +429,7 @@ class BadRecurrence(Exception):
 
 
 class BadCursor(ValueError):
-    """The cursor was not given out by this service, or for another order."""
+    """The cursor is not one of this service, or for another order."""
 
     def __init__(self) -> None:
         super().__init__(

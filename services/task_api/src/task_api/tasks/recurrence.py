@@ -98,10 +98,10 @@ def _number(name: str, text: str, least: int, most: int) -> int:
 
 
 def _weekday(text: str) -> rrule.weekday:
-    found = _DAY.fullmatch(text)
-    if found is None:
+    match = _DAY.fullmatch(text)
+    if match is None:
         raise ValueError(f"BYDAY has to be of {', '.join(_DAYS)}, in a month also such as 1MO or -1FR")
-    number, day = found.groups()
+    number, day = match.groups()
     return rrule.weekday(_DAYS.index(day), int(number) if number else None)
 
 
@@ -148,21 +148,21 @@ def zone(name: str | None) -> ZoneInfo:
 
 def faults(text: str | None, zone_name: str | None, due_at: datetime | None) -> dict[str, str]:
     """Return what is wrong with a task's recurrence, by the names of its fields."""
-    found: dict[str, str] = {}
+    violations: dict[str, str] = {}
     rule, local = None, None
     try:
         rule = parse(text) if text is not None else None
     except ValueError as error:
-        found["recurrence"] = str(error)
+        violations["recurrence"] = str(error)
     try:
         local = zone(zone_name)
     except ValueError as error:
-        found["time_zone"] = str(error)
+        violations["time_zone"] = str(error)
     if text is not None and due_at is None:
-        found["due_at"] = "a task that recurs needs a due date: set `due_at`, or take `recurrence` away too"
+        violations["due_at"] = "a task that recurs needs a due date: set `due_at`, or take `recurrence` away too"
     elif rule and local and due_at and next(_occurrences(rule, local, due_at), None) is None:
-        found["recurrence"] = f"after `due_at`, nothing follows in the next {SEARCHED} periods of the rule"
-    return found
+        violations["recurrence"] = f"after `due_at`, nothing follows in the next {SEARCHED} periods of the rule"
+    return violations
 
 
 def following(text: str, zone_name: str | None, due_at: datetime) -> Occurrence | None:

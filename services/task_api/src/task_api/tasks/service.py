@@ -103,8 +103,8 @@ def _create(connection: Connection, owner_id: int, new: NewTask, next_id: int | 
             "version": 1,
         },
     )
-    given = {name: getattr(new, name) for name in CHANGEABLE}
-    return Versioned(Task(id=identity, **given, created_at=now, updated_at=now), 1, owner_id)
+    fields = {name: getattr(new, name) for name in CHANGEABLE}
+    return Versioned(Task(id=identity, **fields, created_at=now, updated_at=now), 1, owner_id)
 
 
 def get(connection: Connection, owner_id: int | None, task_id: int, *, lock: bool = False) -> Versioned:
@@ -120,8 +120,8 @@ def change(connection: Connection, held: Versioned, changes: TaskChanges, actor_
 
     Changing nothing leaves version and `updated_at` alone. Raises BadRecurrence.
     """
-    given = {name: value for name in CHANGEABLE if (value := getattr(changes, name)) is not UNSET}
-    changed = {name: value for name, value in given.items() if getattr(held.task, name) != value}
+    fields = {name: value for name in CHANGEABLE if (value := getattr(changes, name)) is not UNSET}
+    changed = {name: value for name, value in fields.items() if getattr(held.task, name) != value}
     if not changed:
         return held
     changed["updated_at"] = max(datetime.now(UTC), held.task.updated_at)
@@ -278,11 +278,11 @@ def bulk(connection: Connection, owner_id: int, scope: int | None, operations: B
 def recall(connection: Connection, scope: int | None, references: Sequence[tuple[str, int]]) -> list[BulkResult]:
     """Return the results of earlier operations, by operation and id: the tasks as they are now, None if deleted."""
     ids = {task_id for _, task_id in references}
-    found = {one.task.id: one for one in map(versioned, store.several(connection, ids, scope))}
-    versions = deleted_tasks.versions(connection, ids - found.keys(), scope)
+    existing = {one.task.id: one for one in map(versioned, store.several(connection, ids, scope))}
+    versions = deleted_tasks.versions(connection, ids - existing.keys(), scope)
 
     def result(op: str, task_id: int) -> BulkResult:
-        now = found.get(task_id)
+        now = existing.get(task_id)
         task, version = (now.task, now.version) if now else (None, versions.get(task_id))
         return BulkResult(cast("Any", op), task_id, task, version)
 
