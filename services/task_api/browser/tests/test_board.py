@@ -425,7 +425,8 @@ def test_labels_are_added_taken_off_and_filtered_by(service: Service, visit: Vis
     dialog = board.details("Paint the wall")
     dialog.get_by_role("checkbox", name="urgent").uncheck()
     dialog.get_by_role("button", name="Save").click()
-    page.get_by_label("Label", exact=True).select_option("flat")
+    page.get_by_text("Labels: any").click()
+    page.get_by_role("checkbox", name="flat", exact=True).check()
     expect(titles).to_have_text(["Pay the rent", "Paint the wall"])
     board.add("Buy paint")
     board.saved()
@@ -437,6 +438,37 @@ def test_labels_are_added_taken_off_and_filtered_by(service: Service, visit: Vis
     }
     other = visit(page.url)
     expect(other.page.locator("button.title")).to_have_text(["Buy paint", "Pay the rent", "Paint the wall"])
+
+
+def test_several_labels_narrow_to_the_tasks_that_have_all_by_keyboard_too(embedded: Service, visit: Visit) -> None:
+    embedded.create("Both", labels=["flat", "urgent"])
+    embedded.create("Flat", labels=["flat"])
+    embedded.create("Urgent", labels=["urgent"])
+    board = visit(f"{embedded.url}/?label=urgent&label=flat")
+    page = board.page
+    titles = page.locator("button.title")
+    expect(titles).to_have_text(["Both"])
+    chooser = page.get_by_text("Labels: flat, urgent")
+    chooser.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")  # to the list, which scrolls
+    page.get_by_role("checkbox", name="flat", exact=True).focus()
+    page.keyboard.press("Space")
+    expect(titles).to_have_text(["Urgent", "Both"])
+    expect(page.get_by_role("checkbox", name="flat", exact=True)).to_be_focused()
+    assert page.url.endswith("/?label=urgent")
+    embedded.create("Another", labels=["attic"])  # a label more does not take the focus away
+    expect(page.get_by_role("checkbox", name="attic", exact=True)).to_be_visible()
+    expect(page.get_by_role("checkbox", name="flat", exact=True)).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("checkbox", name="flat", exact=True)).to_be_hidden()
+    expect(page.get_by_text("Labels: urgent")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.get_by_role("searchbox").click()  # leaving closes it
+    expect(page.get_by_role("checkbox", name="flat", exact=True)).to_be_hidden()
+    page.get_by_role("button", name="Clear filters").click()
+    expect(page.get_by_text("Labels: any")).to_be_visible()
+    expect(titles).to_have_text(["Another", "Urgent", "Flat", "Both"])
 
 
 def test_labels_that_a_control_cannot_show_or_that_are_too_many_are_not_changed(

@@ -86,7 +86,7 @@ async function use(who) {
       tasks.renamed(new Map(data.made));
       tasks.apply(data.results);
     }
-    if (data.kind === "stream") tasks.follow(data.stream);
+    if (data.kind === "stream") tasks.observe(data.stream);
     if (data.kind === "signed-out") left({ ended: false });
   });
   on(window, "online", () => Promise.all([outbox.send(), tasks.poll()]));

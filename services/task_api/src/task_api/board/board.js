@@ -59,7 +59,7 @@ export class Board {
     this.controls = {
       q: element("input", { type: "search", value: q, autocomplete: "off", ...narrow("q") }),
       project: select([], "", narrow("project")),
-      label: select([], "", narrow("label")),
+      label: labels.chooser((label) => this.narrow({ label })),
       priority: select([["", texts.anyPriority], ...Object.entries(texts.priority).reverse()], priority, narrow("priority")),
       due: select([["", texts.anyDue], ...Object.entries(texts.due)], due, narrow("due")),
       sort: select(Object.entries(texts.sorts), sort, narrow("sort")),
@@ -70,8 +70,8 @@ export class Board {
       this.controls.q.focus();
     } }, texts.clearFilters);
     this.offered = {
-      project: { any: texts.anyProject, names: [], parts: [field(texts.filterProject, this.controls.project)] },
-      label: { any: texts.anyLabel, names: [], parts: [field(texts.filterLabel, this.controls.label), this.managing()] },
+      project: { names: [], parts: [field(texts.filterProject, this.controls.project)] },
+      label: { names: [], parts: [this.controls.label.part, this.managing()] },
     };
     const more = element(
       "div",
@@ -94,7 +94,8 @@ export class Board {
 
   managing() {
     const changed = (name, to) => {
-      if (this.filters.label === name) this.narrow({ label: to });
+      const { label } = this.filters;
+      if (label.includes(name)) this.narrow({ label: [...new Set(label.map((one) => (one === name ? to : one)).filter(Boolean))] });
       this.tasks.poll();
     };
     const manage = () => labels.manage(requestsOf(this.tasks.account), { sent: () => this.outbox.send(), changed });
@@ -221,14 +222,20 @@ export class Board {
   offer(kind, of) {
     const offered = this.offered[kind];
     const chosen = this.filters[kind];
-    const used = new Set(chosen ? [chosen] : []);
+    const used = new Set([chosen].flat().filter(Boolean));
     for (const task of this.tasks.shown.values()) [of(task)].flat().forEach((name) => used.add(name));
     const names = [...used].sort((a, b) => a.localeCompare(b));
     for (const part of offered.parts) part.hidden = !names.length;
-    if (JSON.stringify(offered.names) === JSON.stringify(names) && this.controls[kind].value === chosen) return;
+    const control = this.controls[kind];
+    const state = (list, values) => JSON.stringify([list, [values].flat().sort()]);
+    if (state(offered.names, control.value) === state(names, chosen)) return;
     offered.names = names;
-    choices(this.controls[kind], [["", offered.any], ...names.map((name) => [name, name])], chosen);
-    if (kind === "label") this.suggested.replaceChildren(...names.map((name) => element("option", { value: name })));
+    if (kind === "project") {
+      choices(control, [["", texts.anyProject], ...names.map((name) => [name, name])], chosen);
+    } else {
+      control.show(names, chosen);
+      this.suggested.replaceChildren(...names.map((name) => element("option", { value: name })));
+    }
   }
 
   explain(count) {
@@ -300,7 +307,7 @@ export class Board {
     }
     this.title.value = "";
     const { project, label } = this.filters;
-    const task = { title, description: "", status: "pending", priority: "normal", due_at: null, project: project || null, labels: label ? [label] : [] };
+    const task = { title, description: "", status: "pending", priority: "normal", due_at: null, project: project || null, labels: labels.sorted(label) };
     const kept = await this.keep([{ op: "create", id: `new-${Date.now()}-${Math.random().toString(36).slice(2)}`, task }]);
     if (kept) readOut(texts.added(title));
     else this.title.value ||= title;

@@ -1,19 +1,21 @@
 // Which tasks are shown and in which order. All of it is in the page's address, which can be shared.
-export const DEFAULTS = { q: "", project: "", label: "", priority: "", due: "", sort: "newest" };
+export const DEFAULTS = { q: "", project: "", label: [], priority: "", due: "", sort: "newest" };
 const DAY = 86_400_000;
 const PRIORITIES = ["high", "normal", "low"];
 
 export function fromAddress(search) {
   const parameters = new URLSearchParams(search);
-  return Object.fromEntries(Object.entries(DEFAULTS).map(([name, value]) => [name, parameters.get(name) ?? value]));
+  const values = Object.entries(DEFAULTS).map(([name, value]) => [name, parameters.get(name) ?? value]);
+  return { ...Object.fromEntries(values), label: [...new Set(parameters.getAll("label"))] };
 }
 
 export function toAddress(filters) {
-  const parameters = Object.entries(filters).filter(([name, value]) => value !== DEFAULTS[name]);
-  return parameters.length ? `?${new URLSearchParams(parameters)}` : "/";
+  const changed = Object.entries(filters).filter(([name, value]) => value !== DEFAULTS[name]);
+  const parameters = new URLSearchParams(changed.flatMap(([name, value]) => [value].flat().map((one) => [name, one])));
+  return String(parameters) ? `?${parameters}` : "/";
 }
 
-export const narrowed = ({ q, project, label, priority, due }) => Boolean(q.trim() || project || label || priority || due);
+export const narrowed = ({ q, project, label, priority, due }) => Boolean(q.trim() || project || label.length || priority || due);
 
 // Returns a function of a task: whether it is shown.
 export function matcher({ q, project, label, priority, due }, now = Date.now()) {
@@ -21,7 +23,7 @@ export function matcher({ q, project, label, priority, due }, now = Date.now()) 
   const midnight = new Date(now).setHours(24, 0, 0, 0);
   return (task) => {
     if (project && task.project !== project) return false;
-    if (label && !task.labels.includes(label)) return false;
+    if (!label.every((name) => task.labels.includes(name))) return false;
     if (priority && task.priority !== priority) return false;
     const at = task.due_at ? Date.parse(task.due_at) : null;
     if (due === "none" && at !== null) return false;

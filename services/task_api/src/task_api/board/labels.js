@@ -49,6 +49,46 @@ export function control(known) {
   };
 }
 
+// Returns a control that opens a list of labels; its value is those that are checked. `changed` gets them.
+export function chooser(changed) {
+  const checked = () => [...panel.querySelectorAll(":checked")].map((box) => box.value);
+  const panel = element("fieldset", { tabindex: -1, onchange: () => {
+    sum();
+    changed(checked());
+  } });
+  const summary = element("summary", {});
+  const sum = () => (summary.textContent = texts.filterLabels(checked()));
+  const part = element("details", {
+    class: "chooser",
+    onkeydown: (event) => {
+      if (event.key !== "Escape" || !part.open) return;
+      part.open = false;
+      summary.focus();
+    },
+    onfocusout: ({ relatedTarget }) => {
+      if (relatedTarget !== null && !part.contains(relatedTarget)) part.open = false;
+    },
+  }, summary, panel);
+  return {
+    part,
+    show(names, chosen) {
+      const focused = panel.contains(document.activeElement) && document.activeElement.value;
+      const box = (name) => element("input", { type: "checkbox", value: name, checked: chosen.includes(name) });
+      const rows = names.map((name) => element("label", { class: "version" }, box(name), name));
+      panel.replaceChildren(element("legend", { class: "unseen" }, texts.labels), ...rows);
+      sum();
+      if (focused !== false) ([...panel.querySelectorAll("input")].find(({ value }) => value === focused) ?? panel).focus();
+    },
+    get value() {
+      return checked();
+    },
+    set value(chosen) {
+      for (const box of panel.querySelectorAll("input")) box.checked = chosen.includes(box.value);
+      sum();
+    },
+  };
+}
+
 async function all(request) {
   const uses = [];
   for (let more = true; more; ) {

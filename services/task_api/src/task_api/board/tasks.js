@@ -45,7 +45,7 @@ export class Tasks extends EventTarget {
     }
     await this.poll();
     const report = (stream) => {
-      this.follow(stream);
+      this.observe(stream);
       this.announce({ kind: "stream", stream });
     };
     listen(this.account, () => this.since, {
@@ -56,7 +56,7 @@ export class Tasks extends EventTarget {
   }
 
   // Takes what the stream shows, which this tab or another one reads.
-  follow({ lives, news }) {
+  observe({ lives, news }) {
     this.receivedAt = lives ? Date.now() : -Infinity;
     if (news) this.poll();
   }
