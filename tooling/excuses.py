@@ -25,6 +25,7 @@ KINDS = {
     "unformatted": r"#\s*(?:fmt:\s*(?:off|skip)|yapf:\s*disable)",
     "shellcheck": r"#\s*shellcheck\s+disable",
     "zizmor": r"#\s*zizmor:\s*ignore",
+    "eslint": r"eslint-(?:disable|env)\b",
     "hadolint": r"#\s*hadolint\s+ignore",
     "gitleaks": r"gitleaks:allow",
     "trivy": r"trivy:ignore",
@@ -34,7 +35,7 @@ KINDS = {
 }
 """What a line can be excused with, by the field's name for it."""
 LINE = re.compile("|".join(f"(?P<k{number}>{pattern})" for number, pattern in enumerate(KINDS.values())))
-READ = {".py", ".pyi", ".yml", ".yaml", ".toml", ".sh", ".cfg", ".ini", ""}
+READ = {".py", ".pyi", ".js", ".cjs", ".mjs", ".yml", ".yaml", ".toml", ".sh", ".cfg", ".ini", ""}
 
 TABLES = ("ruff", "mypy", "pytest", "coverage", "importlinter", "bandit", "uv")
 """The tables `tool.NAME` of a pyproject.toml that configure a gate."""
@@ -60,6 +61,7 @@ SETTINGS = {
     "actionlint.yaml",
     "actionlint.yml",
     "bandit.yaml",
+    "eslint.config.cjs",
     "gitleaks.toml",
     "mypy.ini",
     "openapi-rules.yaml",

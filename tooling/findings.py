@@ -34,6 +34,7 @@ WAIVABLE = {
     "actionlint",
     "bandit",
     "compatibility",
+    "eslint",
     "gitleaks",
     "hadolint",
     "pip-audit",

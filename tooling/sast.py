@@ -33,6 +33,7 @@ REGISTRIES = {f"KSV-{number}" for number in ("0032", "0033", "0034", "0035", "01
 OSV = "https://api.osv.dev/v1/query"
 GITLEAKS_LOG = "--log-opts=--all --text --remerge-diff"
 """Every commit, whatever attributes call binary, and of a merge what neither parent has."""
+ESLINT_RULES = Path(__file__).with_name("eslint.config.cjs")
 GITLEAKS_RULES = Path(__file__).with_name("gitleaks.toml")
 
 
@@ -375,6 +376,32 @@ def shellcheck(root: Path, files: Sequence[str]) -> Scan:
     return Scan(tool="shellcheck", version=tools.version("shellcheck"), targets=tuple(files), findings=tuple(findings))
 
 
+def eslint(root: Path, files: Sequence[str]) -> Scan:
+    """Check JavaScript with ESLint, which lists what it passed over as a warning; comments excuse nothing."""
+    tools.require("node")
+    program = patterns.PACKAGES / "eslint" / "bin" / "eslint.js"
+    version = json.loads(program.parents[1].joinpath("package.json").read_text())["version"]
+    if not files:
+        return Scan(tool="eslint", version=version)
+    options = ("--no-inline-config", "--no-ignore", f"--config={ESLINT_RULES}", "--format=json")
+    files_of = report("node", program, *options, *files, expect=(0, 1), cwd=root, NODE_PATH=str(patterns.PACKAGES))
+    findings = [
+        Finding(
+            tool="eslint",
+            rule=result["ruleId"] or "unread",
+            severity=Severity.MEDIUM,
+            message=result["message"],
+            path=relative(file["filePath"], root),
+            line=result.get("line"),
+            subject=line_of(root, relative(file["filePath"], root), result.get("line")),
+            help=f"https://eslint.org/docs/latest/rules/{result['ruleId']}" if result["ruleId"] else "",
+        )
+        for file in files_of
+        for result in file["messages"]
+    ]
+    return Scan(tool="eslint", version=version, targets=tuple(files), findings=tuple(findings))
+
+
 def zizmor(root: Path, files: Sequence[str]) -> Scan:
     """Look for insecure workflows with zizmor; medium severities and above fail the stage."""
     if not files:
@@ -403,6 +430,7 @@ def zizmor(root: Path, files: Sequence[str]) -> Scan:
 
 
 PYTHON = ("*.py", "dev")
+JAVASCRIPT = ("*.js", "*.cjs", "*.mjs")
 SHELL = re.compile(rb"#!\s*(?:/\S+)?/(?:env\s+)?(?:ba|da|k)?sh\b")
 SERVED = [f"{folder.relative_to(ROOT)}/*.py" for one in services() for folder in (one.folder, *shared_by(one.folder))]
 """What meets a stranger's input."""
@@ -433,6 +461,7 @@ GATES: dict[str, Gate] = {
     "hadolint": lambda: hadolint(ROOT, tracked(ROOT, *DOCKERFILES)),
     "actionlint": lambda: actionlint(ROOT, tracked(ROOT, *WORKFLOWS)),
     "shellcheck": lambda: shellcheck(ROOT, scripts(ROOT)),
+    "eslint": lambda: eslint(ROOT, tracked(ROOT, *JAVASCRIPT)),
     "zizmor": lambda: zizmor(ROOT, tracked(ROOT, *ACTIONS)),
     "sql": lambda: sql.scan(ROOT, [name for name in tracked(ROOT, *STORES) if "migrations" not in Path(name).parts]),
     "locks": lambda: locks.scan(ROOT, tracked(ROOT, *DOCKERFILES)),

@@ -11,6 +11,7 @@ from tooling.baseline import Baseline
 from tooling.canaries import canary
 from tooling.canaries.fixtures import FLASK_0_12, PLANTED_ADVISORIES, answering, plant, safety_servers
 from tooling.findings import Scan, check_waivers, held
+from tooling.tools import tracked
 
 LOCK = "requirements.txt"
 CLOSED = "http://127.0.0.1:9/v1/query"  # the discard port: nothing listens
@@ -250,6 +251,29 @@ def shellcheck_any_name(folder: Path) -> Scan:
 @canary("sast/shellcheck", "no script at all", problem="looked at nothing")
 def shellcheck_nothing(folder: Path) -> Scan:
     return sast.shellcheck(folder, [])
+
+
+@canary("sast/eslint", "a method that replaces another of its name", rule="no-dupe-class-members", path="twice.js")
+def eslint_twice(folder: Path) -> Scan:
+    page = "// eslint" + "-disable no-dupe-class-members\nexport class A {\n  follow() {}\n  follow() {}\n}\n"
+    return sast.eslint(folder, [plant(folder, "twice.js", page)])
+
+
+@canary("sast/eslint", "a name that nothing declares", rule="no-undef", path="script.mjs")
+def eslint_undeclared(folder: Path) -> Scan:
+    plant(folder, "script.mjs", "export const shown = () => fnud;\n")
+    commit(folder, "add a script")
+    return sast.eslint(folder, tracked(folder, *sast.JAVASCRIPT))
+
+
+@canary("sast/eslint", "a script that cannot be parsed", rule="unread", path="broken.js")
+def eslint_unparsable(folder: Path) -> Scan:
+    return sast.eslint(folder, [plant(folder, "broken.js", "export {\n")])
+
+
+@canary("sast/eslint", "no script at all", problem="looked at nothing")
+def eslint_nothing(folder: Path) -> Scan:
+    return sast.eslint(folder, [])
 
 
 @canary("sast/zizmor", "an action that is not pinned", rule="unpinned-uses", path=".github/workflows/w.yml")

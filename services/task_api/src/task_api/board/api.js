@@ -73,26 +73,19 @@ async function attempt(method, path, more) {
   const busy = response.status === 429 && type.startsWith("application/problem+json");
   if (response.status >= 500 || (response.status === 429 && !busy)) throw wait(response);
   if (response.ok) {
-    let content = null;
-    if (response.status !== 204) {
-      try {
-        content = await response.json();
-      } catch {
-        throw new Unreachable(); // the connection was lost within the body
-      }
-    }
-    return { content, headers: response.headers };
+    return { content: response.status === 204 ? null : await content(response), headers: response.headers };
   }
-  let body = {};
-  try {
-    body = await response.json();
-  } catch {
-    throw new Unreachable(); // no problem document: something between us and the service answered
-  }
-  const problem = new Problem(response.status, body);
+  const problem = new Problem(response.status, await content(response));
   if (["rate-limited", "overloaded"].includes(problem.type)) throw wait(response);
   throw problem;
 }
+
+// Returns the JSON of a response. Raises Unreachable where the connection was lost within it, or something between us and
+// the service answered.
+const content = (response) =>
+  response.json().catch(() => {
+    throw new Unreachable();
+  });
 
 const wait = (response) => new Unreachable(Number(response.headers.get("Retry-After")) || 0);
 
