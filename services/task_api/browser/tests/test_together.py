@@ -561,6 +561,23 @@ def test_registering_signing_in_and_out(guarded: str, visit: Visit) -> None:
     expect(board.card("Mine alone")).to_be_visible()
 
 
+def test_signing_in_and_out_in_one_tab_does_it_in_the_others(guarded: str, visit: Visit) -> None:
+    first, email = visit(guarded), address()
+    registered(first, email)
+    second = visit(guarded, first.page.context)
+    for leaving, staying in ((first, second), (second, first)):
+        leaving.page.get_by_role("button", name="Account").click()
+        leaving.page.get_by_role("button", name="Sign out", exact=True).click()
+        expect(staying.page.get_by_role("heading", name="Sign in")).to_be_visible()
+        signed_in(staying, email)
+        expect(leaving.page.get_by_text("No tasks yet")).to_be_visible()
+        leaving.add("Written by " + ("the first" if leaving is first else "the second"))
+        expect(staying.page.locator("button.title")).to_have_count(1)
+        leaving.saved()
+        leaving.details("Written by").get_by_role("button", name="Delete").click()
+        expect(staying.page.get_by_text("No tasks yet")).to_be_visible()
+
+
 def test_sessions_and_the_password(guarded: str, visit: Visit) -> None:
     desk, train, email = visit(guarded), visit(guarded), address()
     registered(desk, email)

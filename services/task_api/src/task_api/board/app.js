@@ -113,6 +113,26 @@ async function use(who) {
   return how;
 }
 
+// Returns who signs in, in this tab or in another one.
+async function signedIn(how) {
+  const stop = new AbortController();
+  const elsewhere = new Promise((resolve) => {
+    const listen = async ({ data }) => {
+      const who = data.kind === "signed-in" && (await whose());
+      if (who) resolve(who);
+    };
+    tabs.addEventListener("message", listen, { signal: stop.signal });
+  });
+  const here = account.signIn(place, how).then((who) => {
+    tabs.postMessage({ kind: "signed-in" });
+    return who;
+  });
+  const who = await Promise.race([here, elsewhere]);
+  stop.abort();
+  localStorage.setItem(KNOWN, JSON.stringify(who));
+  return who;
+}
+
 async function start() {
   document.title = texts.title;
   document.body.replaceChildren(place, region);
@@ -123,10 +143,7 @@ async function start() {
   }
   let who = await whose();
   for (let how = {}, shown; ; ) {
-    if (!who) {
-      who = await account.signIn(place, how);
-      localStorage.setItem(KNOWN, JSON.stringify(who));
-    }
+    who ??= await signedIn(how);
     if (shown !== undefined && shown !== keyOf(who)) blank();
     shown = keyOf(who);
     how = await use(who);
