@@ -241,8 +241,15 @@ def clients_of_the_database(folder: str) -> Iterator[tuple[str, Object, Object]]
                     yield item["metadata"]["name"], spec, container
 
 
-@pytest.mark.parametrize("name", ["eks", "gke"])
-def test_every_client_of_a_managed_database_verifies_its_certificate(name: str) -> None:
+MANAGED = {"configMap": {"name": "database-ca"}}
+REPLICATED = {"secret": {"secretName": "postgres-ca", "items": [{"key": "ca.crt", "path": "ca.pem"}]}}
+
+
+@pytest.mark.parametrize(
+    ("name", "authority"),
+    [("eks", MANAGED), ("gke", MANAGED), ("eks-replicated", REPLICATED), ("gke-replicated", REPLICATED)],
+)
+def test_every_client_of_a_clouds_database_verifies_its_certificate(name: str, authority: Object) -> None:
     workloads = set()
     for workload, spec, container in clients_of_the_database(f"overlays/{name}"):
         settings = {setting["name"]: setting.get("value") for setting in container.get("env", [])}
@@ -251,7 +258,7 @@ def test_every_client_of_a_managed_database_verifies_its_certificate(name: str) 
                 settings |= one(f"overlays/{name}", "ConfigMap", source["configMapRef"]["name"])["data"]
         mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
         (volume,) = [one for one in spec["volumes"] if one["name"] == mounts["/etc/database-ca"]]
-        assert volume["configMap"] == {"name": "database-ca"}
+        assert volume == {"name": "database-ca", **authority}
         assert (settings["PGSSLMODE"], settings["PGSSLROOTCERT"]) == ("verify-full", "/etc/database-ca/ca.pem")
         workloads.add(workload)
     assert workloads == {"task-api", "task-api-migration", "task-api-backup", "task-api-restore"}
@@ -267,6 +274,17 @@ def test_backups_leave_the_cluster_by_an_identity_of_their_own(name: str) -> Non
         assert container["envFrom"] == [{"configMapRef": {"name": "backup-store"}}]
         assert spec["serviceAccountName"] == "task-api-backup"
     assert one(f"overlays/{name}", "Deployment")["spec"]["template"]["spec"]["serviceAccountName"] == "task-api"
+
+
+@pytest.mark.parametrize("name", ["eks-replicated", "gke-replicated"])
+def test_a_replicated_database_of_a_cloud_loses_a_zone_at_most(name: str) -> None:
+    spec = one(f"overlays/{name}", "Cluster", "postgres")["spec"]
+    (constraint,) = spec["topologySpreadConstraints"]
+    assert constraint["topologyKey"] == "topology.kubernetes.io/zone"
+    assert constraint["whenUnsatisfiable"] == "DoNotSchedule"
+    assert "postgres" in spec["certificates"]["serverAltDNSNames"]  # the host in DATABASE_URL
+    assert spec["storage"]["storageClass"]
+    assert not [item for item in objects(f"overlays/{name}") if item["metadata"]["name"] == "database-clients"]
 
 
 def test_the_machine_keeps_its_backups_in_a_folder() -> None:
@@ -296,7 +314,7 @@ def test_every_receiver_configuration_has_the_same_routes() -> None:
     assert [one["name"] for one in chat["receivers"]] == [one["name"] for one in webhooks["receivers"]]
 
 
-@pytest.mark.parametrize("name", ["kind", "kind/replicated"])
+@pytest.mark.parametrize("name", ["kind", "kind-replicated"])
 def test_each_database_has_the_same_service_and_secret(name: str) -> None:
     (port,) = one(f"overlays/{name}", "Service", "postgres")["spec"]["ports"]
     assert port["port"] == 5432
@@ -306,7 +324,7 @@ def test_each_database_has_the_same_service_and_secret(name: str) -> None:
 
 
 def test_an_acknowledged_commit_is_on_two_nodes() -> None:
-    spec = one("overlays/kind/replicated", "Cluster", "postgres")["spec"]
+    spec = one("overlays/kind-replicated", "Cluster", "postgres")["spec"]
     synchronous = spec["postgresql"]["synchronous"]
     assert synchronous == {"method": "any", "number": 1, "dataDurability": "required", "failoverQuorum": True}
     assert spec["instances"] == 3
@@ -316,7 +334,7 @@ def test_an_acknowledged_commit_is_on_two_nodes() -> None:
 
 def test_a_standby_keeps_its_connection_until_kubernetes_has_declared_the_primarys_node_gone() -> None:
     grace, period = 50, 5  # kube-controller-manager's defaults for node-monitor-grace-period and node-monitor-period
-    parameters = one("overlays/kind/replicated", "Cluster", "postgres")["spec"]["postgresql"]["parameters"]
+    parameters = one("overlays/kind-replicated", "Cluster", "postgres")["spec"]["postgresql"]["parameters"]
     assert int(parameters["wal_receiver_timeout"].removesuffix("s")) >= grace + period + 15
 
 
@@ -328,7 +346,7 @@ def rule(alert: str) -> str:
 
 
 def test_the_alert_on_standbys_expects_one_less_than_there_are_instances() -> None:
-    cluster = one("overlays/kind/replicated", "Cluster", "postgres")
+    cluster = one("overlays/kind-replicated", "Cluster", "postgres")
     assert rule("TaskApiStandbyMissing").endswith(
         f'{{cnpg_io_cluster="postgres"}}) < {cluster["spec"]["instances"] - 1}'
     )
@@ -343,9 +361,9 @@ def test_every_volume_is_watched_for_filling(claim: str) -> None:
 def test_only_the_service_its_jobs_and_the_operator_reach_the_instances() -> None:
     reached: dict[int, set[str]] = {}
     labels = {"cnpg.io/cluster": "postgres", "app.kubernetes.io/component": "database"}
-    inherited = one("overlays/kind/replicated", "Cluster", "postgres")["spec"]["inheritedMetadata"]["labels"]
+    inherited = one("overlays/kind-replicated", "Cluster", "postgres")["spec"]["inheritedMetadata"]["labels"]
     assert inherited.items() <= labels.items()
-    for policy in objects("overlays/kind/replicated"):
+    for policy in objects("overlays/kind-replicated"):
         selected = policy.get("spec", {}).get("podSelector", {}).get("matchLabels")
         if policy["kind"] == "NetworkPolicy" and selected and selected.items() <= labels.items():
             for rule in policy["spec"].get("ingress", []):

@@ -35,13 +35,15 @@ def overlay_folder(service: Service, name: str) -> Path:
 
 
 def with_database(overlay: Path, database: str) -> Path:
-    """Return the variant of an overlay that has `database`: single, replicated, or by default the overlay's own.
+    """Return the variant of an overlay that has `database`: its own (single or managed) by default, or replicated.
 
     Raises `DeployError` where the overlay has no such variant.
     """
+    components = yaml.safe_load((overlay / "kustomization.yaml").read_text()).get("components", [])
+    own = "single" if any(Path(one).parts[-2:] == ("database", "single") for one in components) else "managed"
     variants = {"": overlay}
-    if (overlay / "replicated").exists():
-        variants |= {"single": overlay, "replicated": overlay / "replicated"}
+    if (replicated := overlay.with_name(f"{overlay.name}-replicated")).exists():
+        variants |= {own: overlay, "replicated": replicated}
     if database not in variants:
         known = f"it has {', '.join(sorted(variants)[1:])}" if len(variants) > 1 else "leave --database out"
         raise DeployError(f"the overlay {overlay.name} has no database {database!r}: {known}")
@@ -151,7 +153,9 @@ def missing(kube: Kube, objects: Sequence[Object]) -> list[str]:
         if item["kind"] == "ExternalSecret"
     }
     needed = {reference for spec in pod_specs(list(objects)) for reference in _references(spec)}
-    needed |= {("Secret", item["spec"]["bootstrap"]["initdb"]["secret"]["name"]) for item in clusters(objects)}
+    for item in clusters(objects):
+        needed.add(("Secret", item["spec"]["bootstrap"]["initdb"]["secret"]["name"]))
+        made.add(("Secret", f"{item['metadata']['name']}-ca"))  # by the operator
     return [f"{kind.lower()}/{name}" for kind, name in sorted(needed - made) if kube.get(kind.lower(), name) is None]
 
 

@@ -663,6 +663,12 @@ def test_what_pods_need_and_nobody_has_made_is_named_before_anything_changes() -
     external = item("ExternalSecret", spec={"target": {"name": "task-api"}})
     assert manifests.missing(cluster, [pods, settings, external]) == ["configmap/database-ca"]
     assert manifests.missing(Recorded(objects=[item("ConfigMap", "database-ca")]), [pods, settings, external]) == []
+    volumes.append({"name": "ca", "secret": {"secretName": "postgres-ca"}})  # the operator makes it
+    database = item("Cluster", "postgres", spec={"bootstrap": {"initdb": {"secret": {"name": "postgres"}}}})
+    assert manifests.missing(cluster, [pods, settings, external, database]) == [
+        "configmap/database-ca",
+        "secret/postgres",
+    ]
 
 
 def test_a_deploy_waits_for_the_secret_store() -> None:
@@ -873,10 +879,11 @@ def test_news_is_printed_once_where_there_is_no_terminal(capsys: pytest.CaptureF
 def test_an_overlay_has_the_databases_of_its_variants() -> None:
     kind, eks = K8S / "overlays" / "kind", K8S / "overlays" / "eks"
     assert manifests.with_database(kind, "") == manifests.with_database(kind, "single") == kind
-    assert manifests.with_database(kind, "replicated") == kind / "replicated"
-    assert manifests.with_database(eks, "") == eks
-    with pytest.raises(DeployError, match="overlay eks has no database 'replicated'"):
-        manifests.with_database(eks, "replicated")
+    assert manifests.with_database(kind, "replicated") == kind.with_name("kind-replicated")
+    assert manifests.with_database(eks, "") == manifests.with_database(eks, "managed") == eks
+    assert manifests.with_database(eks, "replicated") == eks.with_name("eks-replicated")
+    with pytest.raises(DeployError, match="overlay eks has no database 'single': it has managed, replicated"):
+        manifests.with_database(eks, "single")
     with pytest.raises(DeployError, match="replicated, single"):
         manifests.with_database(kind, "sharded")
 
