@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -88,13 +88,13 @@ def fill(server: Server) -> None:
     in_parallel(work)
 
 
-def mixed(server: Server, requests: int, seed: int) -> None:
+def mixed(server: Server, requests: int, seed: int, mix: Mapping[str, int] = MIX) -> None:
     """Send about `requests` requests of the mix, the same ones for the same `seed`, over all connections at once."""
 
     def work(index: int) -> None:
         ids = server.owned[index]
         chance = random.Random(f"{seed}/{index}")
-        kinds = chance.choices(list(MIX), list(MIX.values()), k=requests // CONNECTIONS)
+        kinds = chance.choices(list(mix), list(mix.values()), k=requests // CONNECTIONS)
         with Client(server) as client:
             for number, kind in enumerate(kinds):
                 send(client, kind, number, ids, chance)

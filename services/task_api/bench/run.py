@@ -26,12 +26,26 @@ from typing import Any
 
 import httpx
 import psutil
+import psycopg
 
 from tooling.page import render
+from tooling.postgres import postgres
 from tooling.project import REPORTS
 from tooling.service import ServiceError, command_line, environment, free_port, listening
 
-from .load import TIMEOUT, Client, Server, UnexpectedResponseError, cost, cpu_seconds, fill, mixed, processes, repeated
+from .load import (
+    MIX,
+    TIMEOUT,
+    Client,
+    Server,
+    UnexpectedResponseError,
+    cost,
+    cpu_seconds,
+    fill,
+    mixed,
+    processes,
+    repeated,
+)
 from .rivals.equal import NotEqualError, check, check_limit
 
 HERE = Path(__file__).parent
@@ -47,6 +61,8 @@ PAGE_ROUNDS, PAGE_REQUESTS = 7, 400
 FEW, MANY = 1_000, 1_000_000
 LONG, SAMPLE, SETTLED = 100_000, 5_000, 20_000
 STARTS = 5
+SCALE_ROUNDS, SCALE_REQUESTS = 7, 600
+OF_SERVICE, WRITTEN, KEPT = 0.6, 3.0, 2.0
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
@@ -332,7 +348,58 @@ def measure_start(folder: Path) -> list[Measure]:
     ]
 
 
+def measure_scale(folder: Path) -> list[Measure]:
+    """Measure what each kind of request costs PostgreSQL, held against the service, and what it writes to disk.
+
+    docs/scale.md derives from these figures what one database carries.
+    """
+    with ExitStack() as stack:
+        database = stack.enter_context(postgres())
+        subprocess.run(command_line("migrate"), env=environment({"DATABASE_URL": database}), check=True)
+        server = stack.enter_context(service(folder / "ours", DATABASE_URL=database, DB_PATH=""))
+        connection = stack.enter_context(psycopg.connect(database, autocommit=True))
+
+        def number(query: str) -> float:
+            row = connection.execute(query.encode()).fetchone()
+            assert row is not None
+            return float(row[0])
+
+        postmaster = int(number("SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)"))
+        fill(server)
+        measures = []
+        for kind in MIX:
+            spent: dict[int, list[float]] = {server.pid: [], postmaster: []}
+            written, size = [], number("SELECT pg_database_size(current_database())")
+            for round_ in range(SCALE_ROUNDS + 1):
+                before = {pid: cpu_seconds(pid) for pid in spent}
+                position = number("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn")
+                mixed(server, SCALE_REQUESTS, round_, {kind: 1})
+                if round_:  # the first round warms the caches
+                    for pid, samples in spent.items():
+                        samples.append((cpu_seconds(pid) - before[pid]) / SCALE_REQUESTS * 1000)
+                    end = number("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn")
+                    written.append((end - position) / SCALE_REQUESTS / 1024)
+            ratios = [b / a for a, b in zip(*spent.values(), strict=True)]
+            ours, theirs = (statistics.median(samples) for samples in spent.values())
+            detail = f"{ours:.3f} ms CPU in the service, {theirs:.3f} ms in PostgreSQL"
+            measures.append(
+                Measure.median(
+                    f"CPU of PostgreSQL, held against the service: {kind}", ratios, OF_SERVICE, detail=detail
+                )
+            )
+            if kind in WRITES:
+                measures.append(Measure.median(f"Write-ahead log: {kind}", written, WRITTEN, unit="KiB"))
+            if kind == "create":
+                grown = number("SELECT pg_database_size(current_database())") - size
+                each = grown / SCALE_REQUESTS / (SCALE_ROUNDS + 1) / 1024
+                measures.append(Measure("Disk: create", each, KEPT, "KiB", [each], "the task, its indexes, its change"))
+            progress(f"{kind}: {detail}")
+    return measures
+
+
+WRITES = {"create", "update", "delete"}
 MEASURES = {
+    "scale": measure_scale,
     "cpu": measure_cpu,
     "rivals": measure_rivals,
     "pages": measure_pages,

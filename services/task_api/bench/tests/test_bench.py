@@ -137,3 +137,19 @@ def test_an_unknown_measure_is_refused_with_a_list_of_the_measures(capsys: pytes
     with pytest.raises(SystemExit):
         run.main(["cpus"])
     assert "unknown measure: cpus; the measures are cpu, rivals, pages, memory, start" in capsys.readouterr().err
+
+
+def test_the_scale_has_what_each_kind_of_request_costs_both_sides(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "SCALE_ROUNDS", 1)
+    monkeypatch.setattr(run, "SCALE_REQUESTS", 120)
+    measures = {measure.name: measure for measure in run.measure_scale(tmp_path)}
+    for kind in MIX:
+        assert f"CPU of PostgreSQL, held against the service: {kind}" in measures
+    assert measures["Write-ahead log: create"].value > 0.2  # KiB: at least the row
+    assert {name for name in measures if name.startswith("Write-ahead log")} == {
+        "Write-ahead log: create",
+        "Write-ahead log: update",
+        "Write-ahead log: delete",
+    }
