@@ -44,7 +44,7 @@ class Account(Struct, frozen=True):
         return None if self.role == "admin" else self.id
 
 
-Scope = Literal["tasks:read", "tasks:write"]
+Scope = Literal["calendar:read", "tasks:read", "tasks:write"]
 SentPassword = Annotated[str, Meta(max_length=1024)]
 """A password as somebody who logs in sends it: only its hash decides, not today's rules for new ones."""
 
@@ -188,7 +188,7 @@ class NewPersonalToken(Struct, forbid_unknown_fields=True):
     """What a personal token is for, what it may do, and for how many days."""
 
     name: Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^\x00]*$")]
-    scopes: Annotated[list[Scope], Meta(min_length=1, max_length=2)]
+    scopes: Annotated[list[Scope], Meta(min_length=1, max_length=3)]
     days: Annotated[int, Meta(ge=1, le=365)]
 
     def __post_init__(self) -> None:

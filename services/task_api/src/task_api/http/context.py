@@ -34,6 +34,12 @@ LOCAL = Account(LOCAL_ACCOUNT, "local", "user", datetime.fromtimestamp(0, UTC))
 SIGNING_IN = frozenset({"session.sign_in", "session.refresh_session", "session.sign_out"})
 """Endpoints that anybody may request, also with a token that is not valid any more."""
 
+CALENDAR = "calendar.calendar_feed"
+"""The endpoint to which a token may come in the address: calendar clients can send no headers."""
+
+CALENDAR_SCOPES = frozenset({"calendar:read"})
+"""The scopes that such a token has. Addresses are kept and shown in many places: what is in one may do nothing else."""
+
 FILES = ("board.board_file", "board.board_worker")
 """Endpoints that need neither an account nor the database: opening the page takes a score of them."""
 
@@ -95,7 +101,7 @@ class Services(Service):
         endpoint = context.request.endpoint
         if endpoint in PROBES or endpoint in FILES:
             return
-        refusal = _identify(context, self.accounts)
+        refusal = _identify_by_address(context, self.accounts) or _identify(context, self.accounts)
         if self.limiter:
             _limit(context, self.limiter)
         operation = declared(endpoint)
@@ -139,10 +145,31 @@ def check_account() -> None:
         account()
 
 
+def _identify_by_address(here: Any, accounts: Accounts | None) -> Exception | None:
+    """Set the account of a request for the calendar whose address holds a token; return why not, as `_identify`."""
+    token = here.request.args.get("token") if here.request.endpoint == CALENDAR else None
+    if accounts is None or not token or here.request.headers.get("Authorization"):
+        return None
+    try:
+        found = accounts.authenticate(token)
+    except BadToken as error:
+        return error
+    if found.scopes != CALENDAR_SCOPES:
+        return Refusal(
+            SCOPE_MISSING,
+            "an address may hold a personal token whose one scope is calendar:read, and this one may do more:"
+            " end it, as others may have seen the address",
+            bearer("insufficient_scope", scope=" ".join(CALENDAR_SCOPES)),
+        )
+    here.account, here.session_id, here.scopes = found
+    here.token = token
+    return None
+
+
 def _identify(here: Any, accounts: Accounts | None) -> Exception | None:
     """Set the request's account; return why not where there is a token that is not valid."""
-    if accounts is None:
-        here.account = LOCAL
+    if here.account or accounts is None:
+        here.account = here.account or LOCAL
         return None
     authorization = here.request.headers.get("Authorization")
     by_cookie = not authorization

@@ -26,7 +26,15 @@ from task_api.accounts.model import (
     WrongPassword,
 )
 from task_api.store import errors as store
-from task_api.tasks.model import BadCursor, BadFeedToken, BadRecurrence, FeedGone, TaskNotFound, VersionConflict
+from task_api.tasks.model import (
+    BadCursor,
+    BadFeedToken,
+    BadRecurrence,
+    CalendarTooLarge,
+    FeedGone,
+    TaskNotFound,
+    VersionConflict,
+)
 from task_api.tasks.quota import QuotaExceeded
 from task_api.tasks.service import BulkFailure
 
@@ -45,6 +53,9 @@ FEED_GONE = problem_type(
     410,
     "The feed cannot be continued",
     "Begin anew without `since`, with an empty copy.",
+)
+CALENDAR_TOO_LARGE = problem_type(
+    "calendar-too-large", 403, "Too much for a calendar", "Delete tasks that are done, or read them by GET /tasks."
 )
 RECURRENCE_INVALID = problem_type("recurrence-invalid", 422, "The task cannot recur so", "Change what `errors` lists.")
 ENTITY_TAG_MALFORMED = problem_type(
@@ -158,6 +169,7 @@ ANSWERS: dict[type[Exception], Callable[[Any], Response]] = {
     BadCursor: lambda error: respond(CURSOR_INVALID, str(error)),
     BadFeedToken: lambda error: respond(FEED_TOKEN_INVALID, str(error)),
     FeedGone: lambda error: respond(FEED_GONE, str(error)),
+    CalendarTooLarge: lambda error: respond(CALENDAR_TOO_LARGE, str(error)),
     TaskNotFound: lambda error: respond(TASK_NOT_FOUND, str(error)),
     VersionConflict: lambda error: respond(VERSION_CONFLICT, str(error), {"ETag": f'"{error.held.version}"'}),
     BadRecurrence: _bad_recurrence,

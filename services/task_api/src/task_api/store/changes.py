@@ -7,6 +7,8 @@ higher ids. So what is before the horizon is complete and stays as it is. SQLite
 numbers are in the order of the commits.
 """
 
+from collections.abc import Collection
+from datetime import datetime
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -101,6 +103,7 @@ _HISTORY = (
     .where(_changes.task_id == bindparam("task_id"))
     .order_by(_changes.version.desc(), _changes.id.desc())
 )
+_GENERATION_ALONE = select(change_feed.c.generation)
 _ATTRIBUTE = update(task_changes).where(
     _changes.task_id == bindparam("task"), _changes.version == bindparam("of_version")
 )
@@ -187,6 +190,18 @@ def _page(dialect: str, *, of_owner: bool) -> Select[Any]:
 def history(connection: Connection, task_id: int) -> list[Row]:
     """Return the changes of a task, the newest first: version, kind, time, actor, and the names of fields."""
     return rows(connection, _HISTORY, {"task_id": task_id})
+
+
+def generation(connection: Connection) -> str:
+    """Return the random name of the database, which stays with a dump of it."""
+    return str(rows(connection, _GENERATION_ALONE, {})[0][0])
+
+
+def status_changed(connection: Connection, task_ids: Collection[int]) -> dict[int, datetime]:
+    """Return when the status of tasks was changed last, by id; those that were created with theirs are left out."""
+    changed = (_changes.task_id.in_(task_ids), _changes.fields.contains("status"))
+    found = select(_changes.task_id, func.max(_changes.changed_at)).where(*changed).group_by(_changes.task_id)
+    return {row.task_id: row[1] for row in connection.execute(found)}
 
 
 def attribute(connection: Connection, task_id: int, version: int, actor_id: int) -> None:

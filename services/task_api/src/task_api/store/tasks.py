@@ -17,6 +17,7 @@ from sqlalchemy import (
     bindparam,
     cast,
     delete,
+    func,
     insert,
     select,
     text,
@@ -61,6 +62,9 @@ _BY_ID_AND_OWNER = _BY_ID.where(tasks.c.owner_id == bindparam("owner"))
 _HELD = _BY_ID.with_for_update()
 _HELD_OF_OWNER = _BY_ID_AND_OWNER.with_for_update()
 _NEXT = select(tasks.c.next_id).where(tasks.c.id == bindparam("task_id"))
+_STATE = select(func.count(), func.sum(tasks.c.id), func.sum(tasks.c.version), func.max(tasks.c.updated_at)).where(
+    tasks.c.owner_id == bindparam("owner")
+)
 _INSERT = insert(tasks).returning(tasks.c.id)
 _UPDATE = update(tasks).where(tasks.c.id == bindparam("task_id"))
 _DELETE = delete(tasks).where(tasks.c.id == bindparam("task_id"))
@@ -84,6 +88,11 @@ def find(connection: Connection, task_id: int, owner_id: int | None, *, lock: bo
 def has_next(connection: Connection, task_id: int) -> bool:
     """Return whether completing a task has created the next one, also where that is deleted since."""
     return rows(connection, _NEXT, {"task_id": task_id}) != [(None,)]
+
+
+def state(connection: Connection, owner_id: int) -> Row:
+    """Return a row that is another one after any change of an owner's tasks."""
+    return rows(connection, _STATE, {"owner": owner_id})[0]
 
 
 def several(connection: Connection, task_ids: Collection[int], owner_id: int | None) -> list[Row]:

@@ -355,6 +355,17 @@ class HistoryEntry(Struct, frozen=True):
     fields: Annotated[list[str], Meta(description="the names of what an update changed")]
 
 
+class CalendarQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a calendar client sends, which knows an address and no headers."""
+
+    token: (
+        Annotated[
+            str, Meta(max_length=128, description="a personal token whose one scope is `calendar:read`; no other token")
+        ]
+        | UnsetType
+    ) = UNSET
+
+
 class LabelUse(Struct, frozen=True):
     """A label, and how many tasks have it."""
 
@@ -435,6 +446,10 @@ class BadCursor(ValueError):
         super().__init__(
             "the cursor is not of this listing: take it from the Link header, with the same sort and filters"
         )
+
+
+class CalendarTooLarge(Exception):
+    """The account has more tasks than a calendar takes."""
 
 
 class BadFeedToken(ValueError):

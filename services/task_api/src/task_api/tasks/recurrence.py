@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from datetime import MAXYEAR, UTC, date, datetime, time
 from functools import cache
 from importlib.resources import files
+from itertools import takewhile
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -189,6 +190,33 @@ def following(text: str, zone_name: str | None, due_at: datetime) -> Occurrence 
         parts |= {"BYHOUR": str(wanted.hour), "BYMINUTE": str(wanted.minute)}
     following = ";".join(f"{name}={value}" for name, value in parts.items())
     return Occurrence(due_next, following if len(following) <= LONGEST_RULE else text)
+
+
+def for_calendars(text: str, zone_name: str | None, start: datetime) -> str:
+    """Return the rule as calendars read it beside DTSTART, `start` in the time zone; empty where nothing follows.
+
+    For them UNTIL is a moment, and COUNT counts `start` only where the rule names it. Raises ValueError as `parse`.
+    """
+    rule, local = parse(text), zone(zone_name)
+    parts, until, count = dict(rule.parts), rule.values.get("UNTIL"), rule.values.get("COUNT")
+    if until and until < (start if until.tzinfo else start.replace(tzinfo=None)):
+        return ""
+    if until and until.tzinfo is None:
+        try:
+            last = until.replace(tzinfo=local).astimezone(UTC)
+            parts["UNTIL"] = f"{last:%Y%m%dT%H%M%SZ}".zfill(len("YYYYMMDDTHHMMSSZ"))
+        except OverflowError:  # at the end of the years that datetime has
+            del parts["UNTIL"]
+    if count:
+        count -= not names(rule, start)
+        parts["COUNT"] = str(count)
+    return ";".join(f"{name}={value}" for name, value in parts.items()) if count != 0 else ""
+
+
+def names(rule: Rule, start: datetime) -> bool:
+    """Return whether a local time, from which the rule counts, is an occurrence of it too."""
+    start = start.replace(tzinfo=None, microsecond=0)
+    return start in takewhile(lambda one: one <= start, _from(rule, start))
 
 
 def _occurrences(rule: Rule, local: ZoneInfo, due_at: datetime) -> Iterator[datetime]:
