@@ -359,6 +359,57 @@ def test_one_request_is_one_trace_whose_id_is_in_the_log(
     assert re.fullmatch(r"[0-9a-f]{32}", listed["trace_id"])
 
 
+def test_the_token_in_a_calendars_address_is_in_no_log_trace_metric_or_response(
+    tmp_path: Path, log: Path, http: httpx.Client, collector: tuple[str, list[ExportTraceServiceRequest]]
+) -> None:
+    endpoint, received = collector
+    url, settings = serve(
+        tmp_path, LOG_LEVEL="debug", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, AUTH="on", JWT_KEYS=f"k1:{KEY.secret}"
+    )
+    credentials = {"email": "ada@example.org", "password": "a horse and its battery"}
+    with listening(command_line("serve"), settings, ready=f"{url}/readyz", log=log):
+        http.post(f"{url}/auth/register", json=credentials)
+        session = http.post(f"{url}/auth/login", json=credentials).json()["access_token"]
+        new = {"name": "calendar", "scopes": ["calendar:read"], "days": 1}
+        token = http.post(f"{url}/auth/tokens", json=new, headers={"Authorization": f"Bearer {session}"}).json()["token"]
+        address = f"{url}/tasks.ics?token={token}"
+        responses = [
+            http.get(address),
+            http.head(address),
+            http.get(f"{address}x"),
+            http.get(f"{address}&token={token}"),
+            http.get(f"{address}&other={token}"),
+            http.get(f"{url}/tasks.ics?tokens={token}", headers={"Authorization": f"Bearer {session}"}),
+            http.get(f"{url}/tasks.ics?token={token * 4}", headers={"Authorization": f"Bearer {session}"}),
+            http.get(f"{url}/tasks.ics?token={token * 200}"),
+            http.post(address),
+            http.options(address),
+            http.get(f"{url}/tasks?token={token}"),
+            http.get(f"{url}/nothing?token={token}"),
+            http.get(f"{address}%0A%ff"),
+        ]
+        with closing(socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=60)) as raw:
+            raw.sendall(f"GET /tasks.ics?token={token} HTTP/1.1\r\nHo st: x\r\n\r\n".encode())
+            malformed = raw.recv(1 << 16)
+        for kind in ("text/plain", "application/openmetrics-text"):
+            responses.append(http.get(f"{url}/metrics", headers={"Accept": kind}))
+        (tmp_path / "tasks.db").unlink()
+        responses.append(http.get(address))
+    statuses = [response.status_code for response in responses]
+    assert statuses == [200, 200, 401, 400, 400, 400, 400, 414, 405, 200, 401, 404, 401, 200, 200, 503]
+    places = {
+        "log": log.read_bytes(),
+        "traces": b"".join(request.SerializeToString() for request in received),
+        "metrics and responses": b"".join(repr((each.headers, each.content)).encode() for each in responses),
+        "response to what is malformed": malformed,
+    }
+    reached = {"log": b'"route":"/tasks.ics"', "traces": b"GET /tasks.ics", "metrics and responses": b"/tasks.ics"}
+    assert [place for place, mark in reached.items() if mark not in places[place]] == []
+    assert malformed.startswith(b"HTTP/1.1 400 ")
+    secret = token.removeprefix("taskapi_")[:20].encode()
+    assert [place for place, content in places.items() if secret in content] == []
+
+
 def test_an_idle_connection_is_kept_for_as_long_as_a_load_balancer_needs(tmp_path: Path) -> None:
     settings = Settings(db_path=str(tmp_path / "tasks.db"), idle_seconds=620)
     services = Services(settings, Database(settings))

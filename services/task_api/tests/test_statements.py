@@ -19,6 +19,7 @@ OPERATIONS: dict[str, Send] = {
     "a list with a search, filters and an order": lambda client, headers, _: client.get(
         "/tasks?limit=200&q=task&status=pending&label=label&sort=-due_at", headers=headers
     ),
+    "a calendar": lambda client, headers, _: client.get("/tasks.ics", headers=headers),
     "labels": lambda client, headers, _: client.get("/labels", headers=headers),
     "a renamed label": lambda client, headers, _: client.post(
         "/labels/rename", json={"name": "label", "to": "other"}, headers=headers
