@@ -371,7 +371,9 @@ def test_the_token_in_a_calendars_address_is_in_no_log_trace_metric_or_response(
         http.post(f"{url}/auth/register", json=credentials)
         session = http.post(f"{url}/auth/login", json=credentials).json()["access_token"]
         new = {"name": "calendar", "scopes": ["calendar:read"], "days": 1}
-        token = http.post(f"{url}/auth/tokens", json=new, headers={"Authorization": f"Bearer {session}"}).json()["token"]
+        token = http.post(f"{url}/auth/tokens", json=new, headers={"Authorization": f"Bearer {session}"}).json()[
+            "token"
+        ]
         address = f"{url}/tasks.ics?token={token}"
         responses = [
             http.get(address),
@@ -391,8 +393,8 @@ def test_the_token_in_a_calendars_address_is_in_no_log_trace_metric_or_response(
         with closing(socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=60)) as raw:
             raw.sendall(f"GET /tasks.ics?token={token} HTTP/1.1\r\nHo st: x\r\n\r\n".encode())
             malformed = raw.recv(1 << 16)
-        for kind in ("text/plain", "application/openmetrics-text"):
-            responses.append(http.get(f"{url}/metrics", headers={"Accept": kind}))
+        kinds = ("text/plain", "application/openmetrics-text")
+        responses += [http.get(f"{url}/metrics", headers={"Accept": kind}) for kind in kinds]
         (tmp_path / "tasks.db").unlink()
         responses.append(http.get(address))
     statuses = [response.status_code for response in responses]

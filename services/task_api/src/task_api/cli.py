@@ -96,6 +96,9 @@ def _application(settings: Settings) -> "Flask":
     return create_app(Services(settings, Database(settings)))
 
 
+MOST_FAULTS = 100
+"""How many faults of a calendar are printed."""
+
 main = CommandLine("task-api", __version__, Settings, _serve, "A task service over HTTP.", application=_application)
 
 
@@ -240,13 +243,17 @@ def audit_command(limit: int) -> None:
 
 @main.command("export")
 @click.argument("file", default="-")
-def export_command(file: str) -> None:
+@click.option("--calendar", "email", help="Write this account's tasks alone, as an iCalendar file (local: AUTH=off).")
+def export_command(file: str, email: str | None) -> None:
     """Write all accounts and tasks as JSON lines, to standard output by default; a file is its owner's alone."""
+    from task_api.tasks import calendar  # noqa: PLC0415
     from task_api.transfer import export  # noqa: PLC0415
 
     try:
-        with _database() as database, _output(file) as output:
-            output.writelines(export(database))
+        with _administered() if email else _database() as database:
+            lines = calendar.write(database, _owner(database, email)) if email else export(database)
+            with _output(file) as output:
+                output.writelines(lines)
     except OSError as error:
         main.fail(f"export: {error}")
 
@@ -269,10 +276,47 @@ def _private(path: str, flags: int) -> int:
     return descriptor
 
 
+def _owner(database: "Database", email: str) -> int:
+    """Return the account of an address, or that without one of AUTH=off. Raises AccountNotFound."""
+    from task_api.accounts import administration  # noqa: PLC0415
+    from task_api.store.schema import LOCAL_ACCOUNT  # noqa: PLC0415
+
+    return LOCAL_ACCOUNT if email == "local" else administration.find(database, email).id
+
+
 @main.command("import")
 @click.argument("file", type=click.File("rb"), default="-")
-def import_command(file: BinaryIO) -> None:
-    """Read what `export` wrote; all of it, or nothing."""
+@click.option("--calendar", "email", help="Read an iCalendar file's to-dos as this account's tasks (local: AUTH=off).")
+@click.option(
+    "--time-zone", help="Of the calendar's times that have none, such as Europe/Berlin; else its own, or UTC."
+)
+def import_command(file: BinaryIO, email: str | None, time_zone: str | None) -> None:
+    """Read what `export` wrote, or what another program did as a calendar; all of it, or nothing."""
+    if email:
+        _import_calendar(file, email, time_zone)
+    else:
+        _import_lines(file)
+
+
+def _import_calendar(file: BinaryIO, email: str, time_zone: str | None) -> None:
+    from task_api.tasks import calendar_import, recurrence  # noqa: PLC0415
+
+    with _administered() as database:
+        owner = _owner(database, email)
+        recurrence.zone(time_zone)
+        try:
+            to_dos = calendar_import.read(file.read(calendar_import.MOST_BYTES + 1), time_zone)
+        except calendar_import.CalendarFaults as error:
+            for fault in error.faults[:MOST_FAULTS]:
+                click.echo(fault, err=True)
+            main.fail(f"import: {len(error.faults)} faults: nothing was imported")
+        with database.write() as connection:
+            calendar_import.create(connection, owner, to_dos)
+    left_out = ", ".join(f"{number} {name}" for name, number in sorted(to_dos.left_out.items())) or "nothing"
+    click.echo(f"{len(to_dos.tasks)} tasks were imported; left out: {left_out}", err=True)
+
+
+def _import_lines(file: BinaryIO) -> None:
     from task_api.transfer import TransferError, import_lines  # noqa: PLC0415
 
     def progress(lines: int) -> None:
