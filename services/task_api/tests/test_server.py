@@ -426,6 +426,13 @@ def test_without_an_endpoint_opentelemetry_is_not_even_loaded(tmp_path: Path) ->
     assert done.stdout.strip() == "False"
 
 
+def test_what_reads_calendars_is_loaded_by_the_command_that_does_alone(tmp_path: Path) -> None:
+    code = "import sys, service_kit.server, task_api.http.app; print('icalendar' in sys.modules)"
+    command = [command_line()[0], "-c", code]
+    done = subprocess.run(command, env=environment({}), capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.strip() == "False"
+
+
 def test_a_slow_start_of_the_database_is_waited_for_by_the_migration(tmp_path: Path) -> None:
     port = free_port()
     settings = {"DATABASE_URL": f"postgresql://nobody@127.0.0.1:{port}/none"}

@@ -1,7 +1,7 @@
 """Clients that work offline and synchronise when they can, over connections that break: in the end all agree."""
 
 import uuid
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -30,6 +30,9 @@ Cut = Literal["", "request", "response"]
 
 clients, titles = st.integers(0, CLIENTS - 1), st.sampled_from(["a", "b", "c"])
 LABELS = ["l", "m"]
+COMPLETED = {"status": "completed"}
+SERIES = {"due_at": "2030-01-01T08:00:00Z", "recurrence": "FREQ=DAILY;COUNT=3"}
+"""What makes a task the first of three."""
 cuts = st.sampled_from(["", "", "request", "response"])
 picks = st.integers(0, 5)
 
@@ -70,6 +73,8 @@ class Sync(RuleBasedStateMachine):
         self.expected: dict[int, str] = {}
         self.trash: dict[int, str] = {}
         self.keys: dict[str, int] = {}
+        self.left: dict[int, int] = {}
+        """How many tasks of its series are left, by the id of each task that recurs and has not led to the next one."""
         self.slow: tuple[int, str, AbstractContextManager[Connection]] | None = None
 
     def exchange(self, cut: Cut, operation: Operation, query: dict[str, str] | None = None) -> Any:
@@ -102,14 +107,27 @@ class Sync(RuleBasedStateMachine):
         elif operation.method == "POST" and key in self.keys:
             assert self.keys[key] == task, "what was created once is not created again"
         else:
+            if operation.method == "POST" and answer.json["recurrence"]:
+                self.left[task] = 3
             self.keys.setdefault(key, task)
             self.expected[task] = answer.json["title"]
         assert answer.json.get("title") == self.expected.get(task)
+        if operation.json == COMPLETED:
+            self.follow(task)
 
-    @rule(number=clients, title=titles, labels=st.lists(st.sampled_from(LABELS), max_size=3))
-    def create(self, number: int, title: str, labels: list[str]) -> None:
+    def follow(self, completed: int) -> None:
+        """Expect the next task of one that is completed for the first time, and no other task ever."""
+        left = self.left.pop(completed, 0) - 1
+        made = shown(self.client).keys() - self.expected.keys()
+        assert len(made) == (left > 0), "completing a task makes the next one, exactly once"
+        for task in made:
+            self.expected[task] = self.expected[completed]
+            self.left[task] = left
+
+    @rule(number=clients, title=titles, labels=st.lists(st.sampled_from(LABELS), max_size=3), recurs=st.booleans())
+    def create(self, number: int, title: str, labels: list[str], recurs: bool) -> None:
         headers = {"Idempotency-Key": str(uuid.uuid4())}
-        task = {"title": title, "labels": labels}
+        task = {"title": title, "labels": labels, **(SERIES if recurs else {})}
         self.devices[number].sent_later.append(Operation("POST", "/tasks", task, headers))
 
     @rule(number=clients, pick=picks, title=titles)
@@ -117,6 +135,16 @@ class Sync(RuleBasedStateMachine):
         if task := self.picked(number, pick):
             headers = {"If-Match": f'"{task["version"]}"'}
             self.devices[number].sent_later.append(Operation("PUT", f"/tasks/{task['id']}", {"title": title}, headers))
+
+    @rule(
+        number=clients, pick=picks, status=st.sampled_from(["completed", "completed", "pending"]), blindly=st.booleans()
+    )
+    def set_status(self, number: int, pick: int, status: str, blindly: bool) -> None:
+        """Complete a task or open it again, `blindly` whatever others have done to it meanwhile."""
+        if task := self.picked(number, pick):
+            headers = {} if blindly else {"If-Match": f'"{task["version"]}"'}
+            change = Operation("PUT", f"/tasks/{task['id']}", {"status": status}, headers)
+            self.devices[number].sent_later.append(change)
 
     @rule(number=clients, pick=picks)
     def delete(self, number: int, pick: int) -> None:
@@ -237,3 +265,23 @@ def test_in_the_end_all_devices_have_what_the_service_has_and_nothing_acknowledg
         ),
     )
     assert Both.agreements > 0
+
+
+@pytest.mark.parametrize("planted", [False, True])
+def test_a_next_task_that_is_made_twice_is_noticed(
+    client: Client, database: Database, monkeypatch: pytest.MonkeyPatch, planted: bool
+) -> None:
+    machine = Sync(client, database)
+    machine.create(0, "a", [], recurs=True)
+    machine.send(0, "")
+    for number in (0, 1):
+        machine.read(number, "", 0, 3)
+        machine.set_status(number, 0, "completed", blindly=True)
+    machine.send(0, "response")
+    machine.set_status(0, 0, "pending", blindly=True)
+    machine.send(0, "")
+    if planted:
+        monkeypatch.setattr("task_api.store.tasks.has_next", lambda *_: False)
+    with pytest.raises(AssertionError, match="exactly once") if planted else nullcontext():
+        machine.send(1, "")
+        machine.teardown()
