@@ -13,6 +13,7 @@ from dateutil.tz import resolve_imaginary, tzical
 from hypothesis import HealthCheck, assume, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from task_api.config import Rate
 from task_api.store.database import Database
@@ -95,6 +96,24 @@ def test_another_program_reads_what_a_task_is(new: NewTask, version: int) -> Non
     assert (read["COMPLETED"].dt if "COMPLETED" in read else None) == (NOW if new.status == "completed" else None)
     assert read["SEQUENCE"] == version - 1
     assert read["CREATED"].dt == read["LAST-MODIFIED"].dt == read["DTSTAMP"].dt == NOW
+
+
+OTHER: dict[str, Any] = {
+    "title": "u",
+    "description": "d",
+    "status": "in_progress",
+    "priority": "high",
+    "due_at": utc("2026-03-28T08:00"),
+    "project": "p",
+    "labels": ["l"],
+    "recurrence": "FREQ=WEEKLY",
+    "time_zone": "Asia/Tokyo",
+}
+
+
+@pytest.mark.parametrize("field", CHANGEABLE)
+def test_each_field_of_a_task_is_in_its_to_do(field: str) -> None:
+    assert written(versioned(replace(TASK, **{field: OTHER[field]}))) != written(versioned(TASK))
 
 
 def occurrences(content: bytes, most: int) -> list[datetime]:
