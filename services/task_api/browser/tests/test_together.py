@@ -599,6 +599,28 @@ def test_sessions_and_the_password(guarded: str, visit: Visit) -> None:
     expect(train.page.get_by_text("No tasks yet")).to_be_visible()
 
 
+def test_an_address_for_calendars_is_made_copied_and_ended(guarded: str, visit: Visit) -> None:
+    board = visit(guarded)
+    registered(board, address())
+    board.add("In the calendar")
+    board.saved()
+    board.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    board.page.get_by_role("button", name="Account").click()
+    dialog = board.page.get_by_role("dialog")
+    expect(dialog.get_by_label("Address for your calendar")).to_be_hidden()
+    dialog.get_by_role("button", name="Make a calendar address").click()
+    expect(board.page.get_by_text("The address is copied").first).to_be_visible()
+    link = dialog.get_by_label("Address for your calendar").input_value()
+    assert board.page.evaluate("navigator.clipboard.readText()") == link
+    calendar = httpx.get(link)
+    assert (calendar.status_code, calendar.text.count("SUMMARY:In the calendar")) == (200, 1)
+
+    dialog.get_by_role("button", name="End the calendar address").click()
+    expect(dialog.get_by_label("Address for your calendar")).to_be_hidden()
+    expect(dialog.get_by_role("button", name="End the calendar address")).to_have_count(0)
+    assert httpx.get(link).status_code == 401
+
+
 def test_what_waits_when_a_session_ends_is_sent_after_the_next_sign_in(guarded: str, visit: Visit) -> None:
     board, email = visit(guarded), address()
     registered(board, email)

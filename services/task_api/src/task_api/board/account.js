@@ -4,6 +4,7 @@ import { dialog, element, field } from "./elements.js";
 import { moment, texts } from "./texts.js";
 
 const { registration } = document.documentElement.dataset;
+const SCOPE = "calendar:read";
 
 // Returns a form that runs `work` once at a time, and shows why it failed.
 function form(submit, work, ...contents) {
@@ -113,6 +114,7 @@ export async function manage(account, { signOut, notify }) {
     notify(texts.passwordChanged);
     await show();
   };
+  const calendars = calendarsOf(request, notify);
   const close = element("button", { type: "button", onclick: () => made.close() }, texts.close);
   const out = (everywhere) => () => {
     made.close();
@@ -130,6 +132,8 @@ export async function manage(account, { signOut, notify }) {
     ),
     element("h3", {}, texts.sessions),
     list,
+    element("h3", {}, texts.calendar),
+    ...calendars.parts,
     element("h3", {}, texts.changePassword),
     form(
       texts.changePassword,
@@ -157,5 +161,42 @@ export async function manage(account, { signOut, notify }) {
       }),
     );
   };
-  await show().catch((error) => list.replaceChildren(element("li", {}, describe(error))));
+  await Promise.all([
+    show().catch((error) => list.replaceChildren(element("li", {}, describe(error)))),
+    calendars.show().catch((error) => notify(describe(error))),
+  ]);
+}
+
+// Returns what makes, lists and ends addresses for calendar programs, and a function that shows those that there are.
+function calendarsOf(request, notify) {
+  const list = element("ul", { class: "sessions", "aria-live": "polite" });
+  const address = element("input", { readonly: true });
+  const made = field(texts.calendarAddress, address, texts.calendarHint);
+  made.hidden = true;
+  const show = async () => {
+    const { content } = await request("GET", "/auth/tokens");
+    const ours = content.filter(({ scopes }) => String(scopes) === SCOPE);
+    list.replaceChildren(
+      ...ours.map((token) => {
+        const end = async () => {
+          await request("DELETE", `/auth/tokens/${token.id}`).catch((error) => notify(describe(error)));
+          made.hidden = true;
+          await show();
+        };
+        const lasts = texts.lasts(moment(token.created_at), moment(token.expires_at));
+        const label = texts.endCalendar(moment(token.created_at));
+        return element("li", {}, element("span", {}, lasts), element("button", { type: "button", "aria-label": label, onclick: end }, texts.endSession));
+      }),
+    );
+  };
+  const make = async () => {
+    const body = { name: texts.calendar, scopes: [SCOPE], days: 365 };
+    const { content } = await request("POST", "/auth/tokens", { body });
+    address.value = `${location.origin}/tasks.ics?token=${content.token}`;
+    made.hidden = false;
+    address.select();
+    await show();
+    await navigator.clipboard?.writeText(address.value).then(() => notify(texts.calendarCopied), () => {}); // else it is selected
+  };
+  return { parts: [list, form(texts.makeCalendar, make, made)], show };
 }
