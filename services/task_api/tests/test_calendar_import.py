@@ -335,14 +335,13 @@ def test_one_fault_and_nothing_is_imported(lend: Lend, database: Database) -> No
 def test_an_import_that_fails_in_the_database_leaves_nothing(
     client: Client, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create = service.create
+    create = calendar_import.create
 
-    def failing(connection: Any, owner_id: int, new: NewTask) -> Any:
-        if new.title == "b":
-            raise ValueError("planted")
-        return create(connection, owner_id, new)
+    def failing(connection: Any, owner_id: int, found: ToDos) -> None:
+        create(connection, owner_id, found)
+        raise ValueError("planted")
 
-    monkeypatch.setattr(service, "create", failing)
+    monkeypatch.setattr(calendar_import, "create", failing)
     assert run(database, "import", "--calendar", "local", content=to_dos("SUMMARY:a", "SUMMARY:b")).exit_code == 1
     assert client.get("/tasks").json == []
 

@@ -24,7 +24,7 @@ from task_api.tasks.model import NewTask, Priority, Status
 
 icalendar.Todo.ignore_exceptions = True  # what cannot be read is in `errors` then, beside the other faults
 
-MOST_TO_DOS, MOST_BYTES = 10_000, 32 << 20
+MOST_TO_DOS, MOST_BYTES = 5_000, 32 << 20
 """How many to-dos, and how many bytes, are read at most."""
 
 LONGEST_DETAIL = 300
@@ -103,8 +103,7 @@ def _left_out(to_do: Any) -> Iterator[str]:
 
 def create(connection: Connection, owner_id: int, to_dos: ToDos) -> None:
     """Make the tasks for their owner."""
-    for task in to_dos.tasks:
-        service.create(connection, owner_id, task)
+    service.create_all(connection, owner_id, to_dos.tasks)
 
 
 def _calendars(content: bytes) -> list[Any]:

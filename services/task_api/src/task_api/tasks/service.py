@@ -84,27 +84,35 @@ def _following(task: NewTask | Task) -> NewTask | None:
 
 def _create(connection: Connection, owner_id: int, new: NewTask, next_id: int | None = None) -> Versioned:
     now = datetime.now(UTC)
-    identity = store.add(
-        connection,
-        {
-            "title": new.title,
-            "description": new.description,
-            "status": new.status,
-            "priority": PRIORITIES.index(new.priority),
-            "due_at": new.due_at,
-            "project": new.project,
-            "labels": new.labels,
-            "recurrence": new.recurrence,
-            "time_zone": new.time_zone,
-            "next_id": next_id,
-            "created_at": now,
-            "updated_at": now,
-            "owner_id": owner_id,
-            "version": 1,
-        },
-    )
+    identity = store.add(connection, _columns(owner_id, new, now, next_id))
     fields = {name: getattr(new, name) for name in CHANGEABLE}
     return Versioned(Task(id=identity, **fields, created_at=now, updated_at=now), 1, owner_id)
+
+
+def _columns(owner_id: int, new: NewTask, now: datetime, next_id: int | None = None) -> dict[str, Any]:
+    return {
+        "title": new.title,
+        "description": new.description,
+        "status": new.status,
+        "priority": PRIORITIES.index(new.priority),
+        "due_at": new.due_at,
+        "project": new.project,
+        "labels": new.labels,
+        "recurrence": new.recurrence,
+        "time_zone": new.time_zone,
+        "next_id": next_id,
+        "created_at": now,
+        "updated_at": now,
+        "owner_id": owner_id,
+        "version": 1,
+    }
+
+
+def create_all(connection: Connection, owner_id: int, tasks: Sequence[NewTask]) -> None:
+    """Make many tasks for their owner, whose rules have been checked and of which none is completed and recurs."""
+    now = datetime.now(UTC)
+    if tasks:
+        store.restore(connection, [_columns(owner_id, new, now) for new in tasks])
 
 
 def get(connection: Connection, owner_id: int | None, task_id: int, *, lock: bool = False) -> Versioned:
