@@ -44,7 +44,9 @@ def versioned(new: NewTask, version: int = 1) -> Versioned:
 
 def to_dos(content: bytes) -> list[Any]:
     """Return the to-dos of a calendar, in which nothing is wrong by the library's judgement."""
-    assert all(len(line) <= WIDTH for line in content.split(b"\r\n"))
+    for line in content.split(b"\r\n"):
+        assert len(line) <= WIDTH
+        line.decode()  # no character is divided
     assert content.count(b"\n") == content.count(b"\r\n")
     found = cast("Any", icalendar.Calendar.from_ical(content)).walk("VTODO")
     assert [one.errors for one in found] == [[]] * len(found)
@@ -156,6 +158,7 @@ ENDS = ["", ";COUNT=3", ";COUNT=1", ";UNTIL=20270401", ";UNTIL=20270401T003000Z"
 @example("FREQ=DAILY", "", BERLIN, utc("2026-03-27T01:30"))  # over the night in which 2:30 is left out
 @example("FREQ=DAILY;BYHOUR=2;BYMINUTE=30", ";COUNT=3", BERLIN, utc("2026-03-29T01:30"))  # its task of that day
 @example("FREQ=DAILY", "", BERLIN, utc("2026-10-24T00:30"))  # over the night in which 2:30 comes twice
+@example("FREQ=DAILY", ";UNTIL=20260603", BERLIN, utc("2026-06-01T22:30"))  # days end two hours earlier in UTC
 @example("FREQ=WEEKLY;BYDAY=MO,TH", ";COUNT=3", None, utc("2026-11-25T08:00"))  # a Wednesday
 def test_another_program_finds_the_occurrences_that_the_service_makes(
     rule: str, end: str, zone: str | None, due_at: datetime
