@@ -48,9 +48,9 @@ def to_dos(content: bytes) -> list[Any]:
         assert len(line) <= WIDTH
         line.decode()  # no character is divided
     assert content.count(b"\n") == content.count(b"\r\n")
-    found = cast("Any", icalendar.Calendar.from_ical(content)).walk("VTODO")
-    assert [one.errors for one in found] == [[]] * len(found)
-    return list(found)
+    every = cast("Any", icalendar.Calendar.from_ical(content)).walk("VTODO")
+    assert [one.errors for one in every] == [[]] * len(every)
+    return list(every)
 
 
 def feed(client: Client, **headers: str) -> list[Any]:

@@ -180,9 +180,9 @@ def test_a_rule_counts_from_when_the_task_is_due(body: str, rule: str | None, zo
 def test_what_would_become_another_task_is_a_fault_of_its_to_do(body: str, fault: str) -> None:
     with pytest.raises(CalendarFaults) as raised:
         read(to_dos("SUMMARY:fine", f"SUMMARY:wrong\n{body}", around=OWN_ZONE))
-    (found,) = raised.value.faults
-    assert found.startswith(f"to-do 2, 'wrong': {fault}" if "SUMMARY" not in body else "to-do 2, ")
-    assert fault in found
+    (reported,) = raised.value.faults
+    assert reported.startswith(f"to-do 2, 'wrong': {fault}" if "SUMMARY" not in body else "to-do 2, ")
+    assert fault in reported
 
 
 def test_all_faults_are_reported_at_once() -> None:
@@ -198,7 +198,7 @@ def test_all_faults_are_reported_at_once() -> None:
 def test_what_a_task_has_no_place_for_is_left_out_and_counted() -> None:
     alarm = "BEGIN:VALARM\nACTION:DISPLAY\nTRIGGER:-PT15M\nEND:VALARM"
     event = "BEGIN:VEVENT\nUID:e\nSUMMARY:e\nDTSTART:20260101T000000Z\nEND:VEVENT"
-    found = read(
+    everything = read(
         to_dos(
             f"SUMMARY:a\nLOCATION:here\nX-APPLE-SORT-ORDER:1\nDUE:20260601T100000Z\n{alarm}\n{alarm}",
             "SUMMARY:b\nDTSTART:20260601T100000Z\nDUE:20260601T110000Z\nRELATED-TO:0\nLOCATION:there",
@@ -207,8 +207,8 @@ def test_what_a_task_has_no_place_for_is_left_out_and_counted() -> None:
             around=event,
         )
     )
-    assert found.left_out == {"VALARM": 2, "VEVENT": 1, "LOCATION": 2, "RELATED-TO": 1, "DTSTART": 1, "RRULE": 1}
-    assert [one.title for one in found.tasks] == ["a", "b", "c", "d"]
+    assert everything.left_out == {"VALARM": 2, "VEVENT": 1, "LOCATION": 2, "RELATED-TO": 1, "DTSTART": 1, "RRULE": 1}
+    assert [one.title for one in everything.tasks] == ["a", "b", "c", "d"]
 
 
 @pytest.mark.parametrize(
@@ -337,8 +337,8 @@ def test_an_import_that_fails_in_the_database_leaves_nothing(
 ) -> None:
     create = calendar_import.create
 
-    def failing(connection: Any, owner_id: int, found: ToDos) -> None:
-        create(connection, owner_id, found)
+    def failing(connection: Any, owner_id: int, to_dos: ToDos) -> None:
+        create(connection, owner_id, to_dos)
         raise ValueError("planted")
 
     monkeypatch.setattr(calendar_import, "create", failing)
@@ -363,8 +363,8 @@ def test_what_one_database_exports_another_one_imports(client: Client, database:
     with database.write() as connection:
         for one in new:
             service.create(connection, LOCAL_ACCOUNT, one)
-    found = read(b"".join(calendar.write(database, LOCAL_ACCOUNT)))
+    exported = read(b"".join(calendar.write(database, LOCAL_ACCOUNT)))
     with database.write() as connection:
-        calendar_import.create(connection, LOCAL_ACCOUNT, found)
+        calendar_import.create(connection, LOCAL_ACCOUNT, exported)
     titles = [readable(one.title).strip() for one in new]
     assert [one["title"].strip() for one in client.get("/tasks").json][len(new) :] == titles

@@ -151,17 +151,17 @@ def _identify_by_address(here: Any, accounts: Accounts | None) -> Exception | No
     if accounts is None or not token or here.request.headers.get("Authorization"):
         return None
     try:
-        found = accounts.authenticate(token)
+        authenticated = accounts.authenticate(token)
     except BadToken as error:
         return error
-    if found.scopes != CALENDAR_SCOPES:
+    if authenticated.scopes != CALENDAR_SCOPES:
         return Refusal(
             SCOPE_MISSING,
             "an address may hold a personal token whose one scope is calendar:read, and this one may do more:"
             " end it, as others may have seen the address",
             bearer("insufficient_scope", scope=" ".join(CALENDAR_SCOPES)),
         )
-    here.account, here.session_id, here.scopes = found
+    here.account, here.session_id, here.scopes = authenticated
     here.token = token
     return None
 

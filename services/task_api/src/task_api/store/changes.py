@@ -200,8 +200,8 @@ def generation(connection: Connection) -> str:
 def status_changed(connection: Connection, task_ids: Collection[int]) -> dict[int, datetime]:
     """Return when the status of tasks was changed last, by id; those that were created with theirs are left out."""
     changed = (_changes.task_id.in_(task_ids), _changes.fields.contains("status"))
-    found = select(_changes.task_id, func.max(_changes.changed_at)).where(*changed).group_by(_changes.task_id)
-    return {row.task_id: row[1] for row in connection.execute(found)}
+    last = select(_changes.task_id, func.max(_changes.changed_at)).where(*changed).group_by(_changes.task_id)
+    return {row.task_id: row[1] for row in connection.execute(last)}
 
 
 def attribute(connection: Connection, task_id: int, version: int, actor_id: int) -> None:

@@ -3,7 +3,7 @@
 A recurring task is one to-do with its rule until it is completed: what follows is another task then. Its time is local,
 with the definition of its time zone in front; all other times are in UTC.
 
-The lines are written here, in a fifth of the time that a library needs. One reads those of other programs
+This module writes the lines itself, in a fifth of the time that a library needs. One reads those of other programs
 (`calendar_import`).
 """
 

@@ -31,7 +31,7 @@ LONGEST_DETAIL = 300
 _STATUS: dict[str, Status] = {name: status for status, name in STATUS.items()} | {"CANCELLED": "completed"}  # type: ignore[assignment]
 _TAKEN = {"SUMMARY", "DESCRIPTION", "STATUS", "PRIORITY", "DUE", "DURATION", "CATEGORIES"}
 _NOT_NEEDED = {"UID", "DTSTAMP", "CREATED", "LAST-MODIFIED", "SEQUENCE", "COMPLETED", "PERCENT-COMPLETE"}
-"""They say of the other program's copy what the service says of its own."""
+"""They describe the other program's copy; a task has its own of them."""
 
 _KNOWN = {"VCALENDAR", "VTODO", "VTIMEZONE", "STANDARD", "DAYLIGHT"}
 
@@ -70,13 +70,13 @@ def read(content: bytes, floating: str | None = None) -> ToDos:
 
     Times without a time zone are in `floating`, by default the one that the calendar names (X-WR-TIMEZONE), or UTC.
     """
-    found = [(calendar, to_do) for calendar in _calendars(content) for to_do in calendar.walk("VTODO")]
-    if len(found) > MOST_TO_DOS:
+    every = [(calendar, to_do) for calendar in _calendars(content) for to_do in calendar.walk("VTODO")]
+    if len(every) > MOST_TO_DOS:
         raise CalendarFaults(
-            f"a calendar has at most {MOST_TO_DOS} to-dos, and this one {len(found)}: import it in parts"
+            f"a calendar has at most {MOST_TO_DOS} to-dos, and this one {len(every)}: import it in parts"
         )
     tasks, faults, left_out = [], [], Counter[str]()
-    for number, (calendar, to_do) in enumerate(found, 1):
+    for number, (calendar, to_do) in enumerate(every, 1):
         try:
             tasks.append(_task(to_do, floating or str(calendar.get("X-WR-TIMEZONE", "")) or None))
         except (ValueError, OverflowError) as error:
@@ -84,8 +84,8 @@ def read(content: bytes, floating: str | None = None) -> ToDos:
             faults.append(f"to-do {number}, {name[:60]!r}: {str(error)[:LONGEST_DETAIL]}")
     if faults:
         raise CalendarFaults(*faults)
-    left_out.update(name for _, to_do in found for name in _left_out(to_do))
-    parts = {id(calendar): calendar for calendar, _ in found}.values()
+    left_out.update(name for _, to_do in every for name in _left_out(to_do))
+    parts = {id(calendar): calendar for calendar, _ in every}.values()
     left_out.update(one.name for calendar in parts for one in calendar.walk() if one.name not in _KNOWN)
     return ToDos(tasks, left_out)
 
@@ -115,13 +115,13 @@ def _calendars(content: bytes) -> list[Any]:
         raise CalendarFaults("a calendar is a text in UTF-8 (RFC 5545, section 3.1.4)") from None
     try:
         with warnings.catch_warnings(action="ignore", category=GloballyUniqueTZIDGuessed):
-            found = cast("list[Any]", icalendar.Calendar.from_ical(text, multiple=True))
+            calendars = cast("list[Any]", icalendar.Calendar.from_ical(text, multiple=True))
     except (ValueError, TypeError) as error:
         raise CalendarFaults(f"this is no calendar: {str(error)[:LONGEST_DETAIL]}") from None
     begun = len(re.findall(r"(?im)^BEGIN:VCALENDAR\s*$", text))
-    if not found or begun != len(found) or any(one.name != "VCALENDAR" for one in found):
+    if not calendars or begun != len(calendars) or any(one.name != "VCALENDAR" for one in calendars):
         raise CalendarFaults("this is no whole calendar: BEGIN:VCALENDAR has to be first, and END:VCALENDAR last")
-    return found
+    return calendars
 
 
 def _task(to_do: Any, floating: str | None) -> NewTask:
@@ -163,19 +163,19 @@ def _one(to_do: Any, name: str, kind: type) -> Any:
 
 
 def _labels(to_do: Any) -> list[str]:
-    given = to_do.get("CATEGORIES", [])
-    lists = given if isinstance(given, list) else [given]
+    categories = to_do.get("CATEGORIES", [])
+    lists = categories if isinstance(categories, list) else [categories]
     if not all(isinstance(each, icalendar.vCategory) for each in lists):
         raise ValueError("CATEGORIES cannot be read with a type of value (VALUE): leave that out")
     return sorted({label for each in lists for one in each.cats if (label := str(one).strip())})
 
 
 def _status(to_do: Any) -> Status:
-    given = str(_one(to_do, "STATUS", str) or "").upper()
-    if given:
-        if given not in _STATUS:
+    status = str(_one(to_do, "STATUS", str) or "").upper()
+    if status:
+        if status not in _STATUS:
             raise ValueError(f"STATUS has to be one of {', '.join(_STATUS)}")
-        return _STATUS[given]
+        return _STATUS[status]
     done = int(_one(to_do, "PERCENT-COMPLETE", int) or 0)
     if "COMPLETED" in to_do or done >= 100:  # noqa: PLR2004 - per cent
         return "completed"
@@ -234,8 +234,8 @@ def _moment(value: Any, floating: str | None, whole_day: time = time(23, 59, 59)
 
 def _zone(name: str) -> ZoneInfo | None:
     """Return the time zone of a name, also as Evolution (a path before it) and Outlook write it."""
-    found = re.search(r"[^/]+(/[^/]+){0,2}$", name)
-    for known in (name, WINDOWS_TO_OLSON.get(name, ""), *_ends(found[0] if found else "")):
+    path = re.search(r"[^/]+(/[^/]+){0,2}$", name)
+    for known in (name, WINDOWS_TO_OLSON.get(name, ""), *_ends(path[0] if path else "")):
         try:
             return recurrence.zone(known)
         except ValueError:
