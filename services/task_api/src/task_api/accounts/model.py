@@ -44,6 +44,8 @@ class Account(Struct, frozen=True):
         return None if self.role == "admin" else self.id
 
 
+TaskScope = Literal["tasks:read", "tasks:write"]
+CALENDAR_SCOPE = "calendar:read"
 Scope = Literal["calendar:read", "tasks:read", "tasks:write"]
 SentPassword = Annotated[str, Meta(max_length=1024)]
 """A password as somebody who logs in sends it: only its hash decides, not today's rules for new ones."""
@@ -200,7 +202,8 @@ class PersonalToken(Struct, frozen=True, kw_only=True):
 
     id: int
     name: str
-    scopes: list[Scope]
+    scopes: Annotated[list[TaskScope], Meta(description="those of tasks: all that clients of the first version know")]
+    calendar: Annotated[bool, Meta(description="whether it has the scope `calendar:read`")]
     created_at: datetime
     expires_at: datetime
 

@@ -3,9 +3,11 @@
 import secrets
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from typing import Any
 
 from task_api.accounts.administration import actor
 from task_api.accounts.model import (
+    CALENDAR_SCOPE,
     Account,
     CreatedPersonalToken,
     NewPersonalToken,
@@ -43,7 +45,7 @@ def create(database: Database, account: Account, new: NewPersonalToken) -> Creat
         identity = store.add_personal_token(connection, values)
         audit.record(connection, actor(account), "token created", account.id, f"{identity}: {values['scopes']}")
     return CreatedPersonalToken(
-        id=identity, name=new.name, scopes=new.scopes, created_at=now, expires_at=expires_at, token=token
+        id=identity, name=new.name, created_at=now, expires_at=expires_at, token=token, **_shown(new.scopes)
     )
 
 
@@ -53,10 +55,19 @@ def listed(database: Database, account: Account) -> list[PersonalToken]:
         rows = store.personal_tokens_of(connection, account.id, datetime.now(UTC))
     return [
         PersonalToken(
-            id=row.id, name=row.name, scopes=row.scopes.split(), created_at=row.created_at, expires_at=row.expires_at
+            id=row.id,
+            name=row.name,
+            created_at=row.created_at,
+            expires_at=row.expires_at,
+            **_shown(row.scopes.split()),
         )
         for row in rows
     ]
+
+
+def _shown(scopes: list[Any]) -> dict[str, Any]:
+    """Return the scopes as responses have them: a further value of `scopes` would break clients that know two."""
+    return {"scopes": [one for one in scopes if one != CALENDAR_SCOPE], "calendar": CALENDAR_SCOPE in scopes}
 
 
 def remove(database: Database, account: Account, token_id: int) -> None:

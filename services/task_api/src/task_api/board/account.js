@@ -4,7 +4,6 @@ import { dialog, element, field } from "./elements.js";
 import { moment, texts } from "./texts.js";
 
 const { registration } = document.documentElement.dataset;
-const SCOPE = "calendar:read";
 
 // Returns a form that runs `work` once at a time, and shows why it failed.
 function form(submit, work, ...contents) {
@@ -175,7 +174,7 @@ function calendarsOf(request, notify) {
   made.hidden = true;
   const show = async () => {
     const { content } = await request("GET", "/auth/tokens");
-    const ours = content.filter(({ scopes }) => String(scopes) === SCOPE);
+    const ours = content.filter(({ calendar, scopes }) => calendar && !scopes.length);
     list.replaceChildren(
       ...ours.map((token) => {
         const end = async () => {
@@ -190,7 +189,7 @@ function calendarsOf(request, notify) {
     );
   };
   const make = async () => {
-    const body = { name: texts.calendar, scopes: [SCOPE], days: 365 };
+    const body = { name: texts.calendar, scopes: ["calendar:read"], days: 365 };
     const { content } = await request("POST", "/auth/tokens", { body });
     address.value = `${location.origin}/tasks.ics?token=${content.token}`;
     made.hidden = false;

@@ -4,6 +4,7 @@ from flask import Blueprint, Response
 
 from service_kit.http.messages import query
 from service_kit.http.openapi import Answers, documented
+from task_api.accounts.model import CALENDAR_SCOPE
 from task_api.http.context import account, check_account, database
 from task_api.http.preconditions import conditional
 from task_api.tasks import calendar
@@ -17,7 +18,7 @@ blueprint.before_request(check_account)
 
 
 @blueprint.get("/tasks.ics")
-@documented(query=CalendarQuery, answers=FEED, scopes=("calendar:read",), personal=True)
+@documented(query=CalendarQuery, answers=FEED, scopes=(CALENDAR_SCOPE,), personal=True)
 def calendar_feed() -> Response:
     """Return one's own tasks as a calendar of to-dos (RFC 5545), for programs that subscribe to its address.
 

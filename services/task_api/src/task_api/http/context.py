@@ -13,7 +13,7 @@ from service_kit.http.requests import PROBES
 from service_kit.service import NotReady, Service
 from service_kit.telemetry.traces import Tracer
 from task_api import __version__, telemetry
-from task_api.accounts.model import Account, AnothersToken, BadToken
+from task_api.accounts.model import CALENDAR_SCOPE, Account, AnothersToken, BadToken
 from task_api.accounts.service import Accounts
 from task_api.accounts.throttle import network
 from task_api.config import Settings
@@ -37,7 +37,7 @@ SIGNING_IN = frozenset({"session.sign_in", "session.refresh_session", "session.s
 CALENDAR = "calendar.calendar_feed"
 """The endpoint to which a token may come in the address: calendar clients can send no headers."""
 
-CALENDAR_SCOPES = frozenset({"calendar:read"})
+CALENDAR_SCOPES = frozenset({CALENDAR_SCOPE})
 """The scopes that such a token has. Addresses are kept and shown in many places: what is in one may do nothing else."""
 
 FILES = ("board.board_file", "board.board_worker")
@@ -159,7 +159,7 @@ def _identify_by_address(here: Any, accounts: Accounts | None) -> Exception | No
             SCOPE_MISSING,
             "an address may hold a personal token whose one scope is calendar:read, and this one may do more:"
             " end it, as others may have seen the address",
-            bearer("insufficient_scope", scope=" ".join(CALENDAR_SCOPES)),
+            bearer("insufficient_scope", scope=CALENDAR_SCOPE),
         )
     here.account, here.session_id, here.scopes = authenticated
     here.token = token
