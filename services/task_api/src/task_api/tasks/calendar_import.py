@@ -118,7 +118,7 @@ def _calendars(content: bytes) -> list[Any]:
             calendars = cast("list[Any]", icalendar.Calendar.from_ical(text, multiple=True))
     except (ValueError, TypeError) as error:
         raise CalendarFaults(f"this is no calendar: {str(error)[:LONGEST_DETAIL]}") from None
-    begun = len(re.findall(r"(?im)^BEGIN:VCALENDAR\s*$", text))
+    begun = sum(line.strip().upper() == "BEGIN:VCALENDAR" for line in text.split("\n"))
     if not calendars or begun != len(calendars) or any(one.name != "VCALENDAR" for one in calendars):
         raise CalendarFaults("this is no whole calendar: BEGIN:VCALENDAR has to be first, and END:VCALENDAR last")
     return calendars
@@ -234,8 +234,7 @@ def _moment(value: Any, floating: str | None, whole_day: time = time(23, 59, 59)
 
 def _zone(name: str) -> ZoneInfo | None:
     """Return the time zone of a name, also as Evolution (a path before it) and Outlook write it."""
-    path = re.search(r"[^/]+(/[^/]+){0,2}$", name)
-    for known in (name, WINDOWS_TO_OLSON.get(name, ""), *_ends(path[0] if path else "")):
+    for known in (name, WINDOWS_TO_OLSON.get(name, ""), *_ends(name)):
         try:
             return recurrence.zone(known)
         except ValueError:
@@ -244,8 +243,9 @@ def _zone(name: str) -> ZoneInfo | None:
 
 
 def _ends(path: str) -> Iterator[str]:
+    """Yield the last three and the last two parts of a path: America/Argentina/Ushuaia, Europe/Berlin."""
     parts = path.split("/")
-    return ("/".join(parts[number:]) for number in range(len(parts) - 1))
+    return ("/".join(parts[-count:]) for count in (3, 2) if len(parts) > count)
 
 
 def _rule(rule: Any, begin: datetime, end: datetime) -> str:
