@@ -121,6 +121,8 @@ NOT_EXPORTED = {
     "change_floors": "they belong to the feed",
     "account_usage": "triggers count it",
     "idempotency_keys": "they end within a day",
+    "webhooks": "their receivers are told by the service that was left, and have its secrets",
+    "webhook_dead_letters": "they belong to webhooks",
     "rate_windows": "they end within minutes",
 }
 

@@ -156,8 +156,11 @@ class Sender:
         """
         target = parse(url, insecure=self._insecure)
         addresses = [target.address] if target.address else self._resolver(target.host, target.port)
-        for address in addresses:  # one that is forbidden forbids all: nobody has such a name by accident
-            check_address(address, insecure=self._insecure)
+        try:
+            for address in addresses:  # one that is forbidden forbids all: nobody has such a name by accident
+                check_address(address, insecure=self._insecure)
+        except Refused:  # which address an internal name has is not for strangers to know
+            raise Refused("the host has an address that is not an address of the public internet") from None
         return self._send(target, self._connect(addresses, target.port), body, headers)
 
     def _connect(self, addresses: list[str], port: int) -> socket.socket:

@@ -129,6 +129,10 @@ class Settings(config.Settings, frozen=True, kw_only=True):
     ] = ""
     mail_from: Annotated[str, Meta(description="sender of mails, such as tasks@example.org")] = ""
     mail_link: Annotated[str, Meta(description="page that mails lead to, with the token after #; optional")] = ""
+    webhooks: Annotated[
+        Literal["off", "on", "insecure"],
+        Meta(description="deliver changes to addresses that accounts name; insecure is for tests: any address, no TLS"),
+    ] = "off"
     cors_origins: Annotated[tuple[str, ...], Meta(description="origins that browsers may call from"), ORIGINS_TEXT] = ()
 
     @property
@@ -152,6 +156,8 @@ class Settings(config.Settings, frozen=True, kw_only=True):
             notes.append("REGISTRATION_LIMIT=off: one client can register any number of accounts")
         if self.smtp_url.startswith("smtp+insecure:"):
             notes.append("SMTP_URL=smtp+insecure://…: mails with tokens, and the password, are sent without TLS")
+        if self.webhooks == "insecure":
+            notes.append("WEBHOOKS=insecure: whoever registers a webhook has requests sent to any address from here")
         return notes
 
     @property

@@ -33,6 +33,15 @@ _key_created = Gauge(
     multiprocess_mode="livemax",
 )
 
+_deliveries = Counter("webhook_deliveries_total", "Attempts to deliver a change to a webhook.", ("result",))
+_undelivered = Gauge(
+    "webhook_oldest_undelivered_seconds",
+    "How old the oldest change is that is to be delivered to an active webhook; 0 where none is.",
+    multiprocess_mode="livemostrecent",
+)
+_waiting = Gauge("webhooks_waiting", "Active webhooks with something to deliver.", multiprocess_mode="livemostrecent")
+_disabled = Gauge("webhooks_disabled", "Webhooks that are disabled.", multiprocess_mode="livemostrecent")
+
 auth_failed: Callable[[str], None] = lambda reason: _auth_failures.labels(reason).inc()  # noqa: E731
 rate_limited = _rate_limited.inc
 
@@ -63,3 +72,15 @@ def signing_key(kid: str) -> None:
     except ValueError:
         return
     _key_created.labels(kid).set(created.timestamp())
+
+
+def delivered(result: str) -> None:
+    """Count an attempt to deliver a change."""
+    _deliveries.labels(result).inc()
+
+
+def undelivered(seconds: float, waiting: int, disabled: int) -> None:
+    """Publish what is to be delivered: the age of the oldest change, and how many webhooks wait or are disabled."""
+    _undelivered.set(seconds)
+    _waiting.set(waiting)
+    _disabled.set(disabled)

@@ -10,6 +10,7 @@ from service_kit.http import requests
 from service_kit.http.openapi import Operation, declared
 from service_kit.http.problems import Refusal
 from service_kit.http.requests import PROBES
+from service_kit.outbound import Sender
 from service_kit.service import NotReady, Service
 from service_kit.telemetry.traces import Tracer
 from task_api import __version__, telemetry
@@ -29,6 +30,7 @@ from task_api.store.rates import DatabaseWindows
 from task_api.store.schema import LOCAL_ACCOUNT
 from task_api.store.shared_windows import SharedWindows
 from task_api.tasks.quota import Quota
+from task_api.webhooks.delivery import Deliverer
 
 LOCAL = Account(LOCAL_ACCOUNT, "local", "user", datetime.fromtimestamp(0, UTC))
 SIGNING_IN = frozenset({"session.sign_in", "session.refresh_session", "session.sign_out"})
@@ -79,6 +81,9 @@ class Services(Service):
     def start_worker(self) -> None:
         self.database.close()
         Clearer(self.database, Most(*self.quota), telemetry.cleared).start()
+        if self.settings.webhooks != "off":
+            sender = Sender(insecure=self.settings.webhooks == "insecure")
+            Deliverer(self.database, sender, telemetry.delivered, telemetry.undelivered).start()
         for key in self.settings.jwt_keys[:1]:
             telemetry.signing_key(key.kid)
 

@@ -7,6 +7,7 @@ from flask import Response
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from service_kit.http.problems import RETRY_SECONDS, UNAVAILABLE, Violation, problem_type, respond, unforeseen
+from service_kit.outbound import Refused
 from service_kit.telemetry.logs import log
 from task_api.accounts.model import (
     AccountNotFound,
@@ -29,6 +30,7 @@ from task_api.store import errors as store
 from task_api.tasks.model import BadCursor, BadFeedToken, BadRecurrence, FeedGone, TaskNotFound, VersionConflict
 from task_api.tasks.quota import QuotaExceeded
 from task_api.tasks.service import BulkFailure
+from task_api.webhooks.model import WebhookNotFound
 
 TASK_NOT_FOUND = problem_type("task-not-found", 404, "No such task", "List the tasks: this one is gone or another's.")
 VERSION_CONFLICT = problem_type(
@@ -100,6 +102,10 @@ ACCOUNT_NOT_FOUND = problem_type("account-not-found", 404, "No such account", "L
 SESSION_NOT_FOUND = problem_type("session-not-found", 404, "No such session", "List the sessions: it has ended.")
 PERSONAL_TOKEN_NOT_FOUND = problem_type(
     "personal-token-not-found", 404, "No such personal token", "List the personal tokens: it is gone."
+)
+WEBHOOK_NOT_FOUND = problem_type("webhook-not-found", 404, "No such webhook", "List the webhooks: it is gone.")
+WEBHOOK_REFUSED = problem_type(
+    "webhook-refused", 400, "The address is not allowed", "Use an https address of the public internet."
 )
 TOKEN_PROBLEMS = {
     "invalid": problem_type("token-invalid", 401, "The token is invalid", "Log in again."),
@@ -176,6 +182,8 @@ ANSWERS: dict[type[Exception], Callable[[Any], Response]] = {
     AccountNotFound: lambda error: respond(ACCOUNT_NOT_FOUND, str(error)),
     SessionNotFound: lambda error: respond(SESSION_NOT_FOUND, str(error)),
     PersonalTokenNotFound: lambda error: respond(PERSONAL_TOKEN_NOT_FOUND, str(error)),
+    WebhookNotFound: lambda error: respond(WEBHOOK_NOT_FOUND, str(error)),
+    Refused: lambda error: respond(WEBHOOK_REFUSED, str(error)),
     BadToken: _bad_token,
     AnothersToken: lambda error: respond(TOKEN_PROBLEMS["invalid"], str(error), bearer()),
     **dict.fromkeys((*store.UNAVAILABLE, store.SchemaBehind), _unavailable),

@@ -53,7 +53,7 @@ def page(connection: Connection, scope: int | None, query: ChangesQuery) -> Chan
     else:
         rows = store.page(connection, scope, position, horizon, query.limit + 1)
         more = len(rows) > query.limit
-        changes = [_change(row, scope) for row in rows[: query.limit]]
+        changes = [change_of(row, scope) for row in rows[: query.limit]]
         position = Position(*rows[query.limit - 1][:3]) if more else store.last(connection, scope, horizon)
     # Checked after the changes were read: what is cleared until then is missing from them.
     feed = store.feed(connection, scope, token.position if token else position)
@@ -87,7 +87,8 @@ def _existing(connection: Connection, scope: int | None, after: int, limit: int)
     return changes, tasks_of_page[-1].task.id if len(rows) > limit else None
 
 
-def _change(row: Row, scope: int | None) -> Change:
+def change_of(row: Row, scope: int | None) -> Change:
+    """Return the change of a row of `store.changes.page`."""
     _, _, _, kind, task_id, version, changed_at, *task = row
     current = None if task[0] is None else versioned(tuple(task)).current(with_owner=scope is None)
     return Change(kind, task_id, version, changed_at, current)
