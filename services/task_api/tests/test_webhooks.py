@@ -11,6 +11,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from service_kit.outbound import Refused, Sender
 from task_api.config import Settings
 from task_api.store.database import Database
+from task_api.store.migrations import migrate
 from task_api.store.schema import task_changes, webhook_dead_letters, webhooks
 from task_api.webhooks import service
 from task_api.webhooks.delivery import FIRST_DELAY, LONGEST_DELAY, Deliverer, Patience, delay
@@ -327,6 +328,24 @@ def test_changes_that_were_removed_before_delivery_disable_the_webhook_and_say_s
     drain(Deliverer(database, receiver))
     assert [task for _, task in receiver.kinds] == [later]
     assert after < later
+
+
+def test_a_dump_from_a_server_with_higher_transaction_ids_keeps_no_change_from_a_webhook(
+    client: Client, database: Database
+) -> None:
+    if database.dialect == "sqlite":
+        pytest.skip("it has no transaction ids")
+    register(client)
+    receiver = Receiver()
+    create(client)
+    drain(Deliverer(database, receiver))
+    with database.write() as connection:
+        for table in (task_changes, webhooks):
+            connection.execute(update(table).values(transaction_id=2**62))
+    migrate(database)
+    task = create(client)
+    drain(Deliverer(database, receiver))
+    assert receiver.kinds[1:] == [("task.created", task)]
 
 
 def test_the_backlog_is_reported(client: Client, database: Database) -> None:
