@@ -154,9 +154,11 @@ def server(answer: Callable[[socket.socket], None], context: ssl.SSLContext | No
 
         thread = threading.Thread(target=run)
         thread.start()
-        yield listening.getsockname()[1]
-        listening.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def received(connection: socket.socket) -> bytes:

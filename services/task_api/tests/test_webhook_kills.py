@@ -80,10 +80,12 @@ def listening(receiver: Receiver) -> Iterator[str]:
     server.handle_error = lambda *_: None  # type: ignore[method-assign] # whoever sent was killed
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @pytest.fixture
