@@ -13,8 +13,6 @@ from sqlalchemy.exc import OperationalError
 
 from task_api import transfer
 from task_api.config import Settings
-from task_api.store.database import Database, SchemaBehind
-from task_api.store.schema import metadata
 from task_api.transfer import (
     LARGEST_IMPORTED_ID,
     LARGEST_IMPORTED_VERSION,
@@ -23,6 +21,8 @@ from task_api.transfer import (
     export,
     import_lines,
 )
+from task_core.database import Database, SchemaBehind
+from task_core.schema import metadata
 
 from .conftest import KEY, Client, client_of, log_in
 

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from task_api.config import Settings
-from task_api.store.database import Database
 from task_api.store.migrations import migrate
 from task_api.tasks import service as tasks
 from task_api.tasks.model import NewTask, TaskChanges
 from task_api.webhooks import service
+from task_core.database import Database
 from tooling.postgres import postgres_server
 
 CHANGES, KILLS, RESTARTS = 60, 4, 2
@@ -29,7 +29,7 @@ from datetime import timedelta
 from threading import Event
 from service_kit.outbound import Sender
 from task_api.config import Settings
-from task_api.store.database import Database
+from task_core.database import Database
 from task_api.webhooks import delivery
 delivery.POLL_SECONDS, delivery.FIRST_DELAY, delivery.LONGEST_DELAY = 0.05, 0.05, 0.2
 patience = delivery.Patience(lease=timedelta(seconds=1))

@@ -10,11 +10,11 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from service_kit.outbound import Refused, Sender
 from task_api.config import Settings
-from task_api.store.database import Database
 from task_api.store.migrations import migrate
-from task_api.store.schema import task_changes, webhook_dead_letters, webhooks
 from task_api.webhooks import service
-from task_api.webhooks.delivery import FIRST_DELAY, LONGEST_DELAY, Deliverer, Patience, delay
+from task_core.database import Database
+from task_core.delivery import FIRST_DELAY, LONGEST_DELAY, Deliverer, Patience, delay
+from task_core.schema import task_changes, webhook_dead_letters, webhooks
 
 from .conftest import KEY, Client, Serve, log_in
 
@@ -280,7 +280,7 @@ def test_a_server_that_answers_410_is_not_asked_again(client: Client, database: 
 
 
 def test_dead_letters_are_bounded(client: Client, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("task_api.webhooks.delivery.MOST_LETTERS", 2)
+    monkeypatch.setattr("task_core.delivery.MOST_LETTERS", 2)
     one = f"/webhooks/{register(client)['id']}"
     ids = [create(client) for _ in range(4)]
     drain(Deliverer(database, Receiver(lambda _: 500), patience=Patience(give_up=NOW, letters=10)))

@@ -10,9 +10,9 @@ from sqlalchemy import Row, Table
 from task_api.accounts.model import Account
 from task_api.store import accounts as store
 from task_api.store import audit
-from task_api.store.database import Database
-from task_api.store.schema import deleted_tasks, task_changes, tasks, webhooks
 from task_api.store.tasks import of_owner
+from task_core.database import Database
+from task_core.schema import deleted_tasks, task_changes, tasks, webhooks
 
 PAGE = 500
 UNTOLD = {

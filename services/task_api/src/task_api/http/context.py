@@ -23,14 +23,14 @@ from task_api.http.errors import RATE_LIMITED, ROLE_MISSING, SCOPE_MISSING, TOKE
 from task_api.http.rate_limit import RateLimiter, Windows
 from task_api.http.streams import Follower
 from task_api.store.clearing import Clearer
-from task_api.store.database import Database, SchemaBehind
-from task_api.store.errors import UNAVAILABLE, down
 from task_api.store.pruning import Most
 from task_api.store.rates import DatabaseWindows
-from task_api.store.schema import LOCAL_ACCOUNT
 from task_api.store.shared_windows import SharedWindows
 from task_api.tasks.quota import Quota
-from task_api.webhooks.delivery import Deliverer
+from task_core.database import Database, SchemaBehind
+from task_core.delivery import Deliverer
+from task_core.errors import UNAVAILABLE, down
+from task_core.schema import LOCAL_ACCOUNT
 
 LOCAL = Account(LOCAL_ACCOUNT, "local", "user", datetime.fromtimestamp(0, UTC))
 SIGNING_IN = frozenset({"session.sign_in", "session.refresh_session", "session.sign_out"})

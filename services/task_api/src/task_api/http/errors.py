@@ -7,6 +7,7 @@ from flask import Response
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from service_kit.http.problems import RETRY_SECONDS, UNAVAILABLE, Violation, problem_type, respond, unforeseen
+from service_kit.mail import QueueFull
 from service_kit.outbound import Refused
 from service_kit.telemetry.logs import log
 from task_api.accounts.model import (
@@ -26,11 +27,11 @@ from task_api.accounts.model import (
     WrongCode,
     WrongPassword,
 )
-from task_api.store import errors as store
 from task_api.tasks.model import BadCursor, BadFeedToken, BadRecurrence, FeedGone, TaskNotFound, VersionConflict
 from task_api.tasks.quota import QuotaExceeded
 from task_api.tasks.service import BulkFailure
 from task_api.webhooks.model import WebhookNotFound
+from task_core import errors as store
 
 TASK_NOT_FOUND = problem_type("task-not-found", 404, "No such task", "List the tasks: this one is gone or another's.")
 VERSION_CONFLICT = problem_type(
@@ -173,6 +174,7 @@ ANSWERS: dict[type[Exception], Callable[[Any], Response]] = {
     LoginFailed: lambda error: respond(LOGIN_FAILED, str(error), bearer()),
     Throttled: lambda error: respond(LOGIN_THROTTLED, str(error), {"Retry-After": str(error.retry_after)}),
     Overloaded: lambda error: respond(OVERLOADED, str(error), {"Retry-After": str(error.retry_after)}),
+    QueueFull: lambda error: respond(OVERLOADED, str(error), {"Retry-After": str(error.retry_after)}),
     BadMailToken: lambda error: respond(MAIL_TOKEN_INVALID, str(error)),
     BadPassword: lambda error: respond(PASSWORD_REFUSED, str(error)),
     WrongPassword: lambda error: respond(PASSWORD_WRONG, str(error)),

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service_kit.outbound import LONGEST_URL
-from task_api.tasks.model import Change, Id, Version
+from task_core.model import Id, Version
 
 Url = Annotated[
     str,
@@ -74,14 +74,6 @@ class Replay(Struct, frozen=True):
     """How many dead letters are sent again."""
 
     letters: Annotated[int, Meta(ge=0)]
-
-
-class Message(Struct, frozen=True):
-    """What is delivered (Standard Webhooks): its type is `task.` and the kind of the change."""
-
-    type: str
-    timestamp: datetime
-    data: Change
 
 
 class WebhookNotFound(Exception):

@@ -8,10 +8,12 @@ from sqlalchemy import Connection, Row
 
 from service_kit import outbound, signatures
 from task_api.accounts.model import NotAllowed
-from task_api.store import accounts, changes
-from task_api.store import webhooks as store
-from task_api.store.database import Database
+from task_api.store import accounts
 from task_api.webhooks.model import CreatedWebhook, DeadLetter, Webhook, WebhookChanges, WebhookNotFound
+from task_core import changes
+from task_core import webhooks as store
+from task_core.database import Database
+from task_core.delivery import message_id
 
 MOST = 10
 PREVIOUS_SECRET_KEPT = timedelta(days=1)
@@ -139,8 +141,3 @@ def replay(database: Database, owner_id: int, webhook_id: int) -> int:
     with database.write() as connection:
         find(connection, owner_id, webhook_id)
         return store.request(connection, webhook_id, datetime.now(UTC))
-
-
-def message_id(webhook_id: int, transaction: int, change: int, mark: int) -> str:
-    """Return the id of a message, which is the same for each attempt."""
-    return f"msg_{webhook_id}_{transaction}_{change}_{mark}"

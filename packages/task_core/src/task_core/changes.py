@@ -25,9 +25,10 @@ from sqlalchemy import (
     update,
 )
 
-from task_api.store.prepared import Row, rows
-from task_api.store.schema import Key, change_feed, change_floors, task_changes, tasks, webhooks
-from task_api.store.tasks import LISTED
+from task_core.model import Change
+from task_core.prepared import Row, rows
+from task_core.schema import Key, change_feed, change_floors, task_changes, tasks, webhooks
+from task_core.tasks import LISTED, versioned
 
 
 class Position(NamedTuple):
@@ -187,6 +188,13 @@ def _page(dialect: str, *, of_owner: bool) -> Select[Any]:
         .order_by(*_ORDER)
         .limit(bindparam("limit", type_=Integer))
     )
+
+
+def change_of(row: Row, scope: int | None) -> Change:
+    """Return the change of a row of `page`."""
+    _, _, _, kind, task_id, version, changed_at, *task = row
+    current = None if task[0] is None else versioned(tuple(task)).current(with_owner=scope is None)
+    return Change(kind, task_id, version, changed_at, current)
 
 
 def history(connection: Connection, task_id: int) -> list[Row]:

@@ -14,9 +14,9 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 
-from task_api.config import Settings
-from task_api.store.errors import Unanswered, Unusable, down
-from task_api.store.prepared import command
+from task_core.config import Settings
+from task_core.errors import Unanswered, Unusable, down
+from task_core.prepared import command
 
 RETRY_SECONDS = 2.0
 """How long no request is sent to a database that did not answer."""

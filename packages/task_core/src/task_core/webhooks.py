@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, func, insert, or_, select, tuple_, update
 
-from task_api.store.changes import BEFORE_HORIZON, horizon
-from task_api.store.schema import task_changes, webhook_dead_letters, webhooks
+from task_core.changes import BEFORE_HORIZON, horizon
+from task_core.schema import task_changes, webhook_dead_letters, webhooks
 
 hooks, letters = webhooks.c, webhook_dead_letters.c
 

@@ -22,15 +22,12 @@ from sqlalchemy import Row
 from service_kit.outbound import Refused, Sender
 from service_kit.signatures import signed
 from service_kit.telemetry.logs import log
-from task_api.store import changes as feed
-from task_api.store import webhooks as store
-from task_api.store.changes import Position
-from task_api.store.database import Database
-from task_api.tasks import service as tasks
-from task_api.tasks.changes import change_of
-from task_api.tasks.model import Change, TaskNotFound
-from task_api.webhooks.model import Message
-from task_api.webhooks.service import message_id
+from task_core import changes as feed
+from task_core import tasks
+from task_core import webhooks as store
+from task_core.changes import Position
+from task_core.database import Database
+from task_core.model import Change
 
 THREADS = 4
 POLL_SECONDS = 1.0
@@ -54,12 +51,25 @@ class Patience(NamedTuple):
     """How many dead letters in a row disable the webhook."""
 
 
+class Message(msgspec.Struct, frozen=True):
+    """What is delivered (Standard Webhooks): its type is `task.` and the kind of the change."""
+
+    type: str
+    timestamp: datetime
+    data: Change
+
+
 class Parcel(NamedTuple):
     """A change to deliver: its place in the feed, and the dead letter that it is, if it is one."""
 
     position: Position
     change: Change
     letter: int | None = None
+
+
+def message_id(webhook_id: int, transaction: int, change: int, mark: int) -> str:
+    """Return the id of a message, which is the same for each attempt."""
+    return f"msg_{webhook_id}_{transaction}_{change}_{mark}"
 
 
 def delay(failures: int) -> float:
@@ -159,14 +169,11 @@ class Deliverer:
             self._disable(hook, "changes were removed before they were delivered: read the feed, and switch it on")
             return
         for row in rows:
-            yield Parcel(Position(*row[:3]), change_of(row, hook.owner_id))
+            yield Parcel(Position(*row[:3]), feed.change_of(row, hook.owner_id))
 
     def _again(self, hook: SimpleNamespace, letter: Row[Any]) -> Change:
-        try:
-            with self._database.read() as connection:
-                task = tasks.get(connection, hook.owner_id, letter.task_id).current(with_owner=False)
-        except TaskNotFound:
-            task = None
+        with self._database.read() as connection:
+            task = tasks.current(connection, hook.owner_id, letter.task_id)
         return Change(letter.kind, letter.task_id, letter.version, letter.changed_at, task)
 
     def _deliver(self, hook: SimpleNamespace, parcel: Parcel) -> bool:
