@@ -283,10 +283,13 @@ class Target:
 
 
 def database(service: Service, stack: ExitStack, folder: Path, *, embedded: bool) -> dict[str, str]:
-    """Return the settings of an empty database: PostgreSQL until `stack` closes, or SQLite in `folder`."""
+    """Return the settings of an empty database: PostgreSQL until `stack` closes, or SQLite in `folder`.
+
+    A service that another one migrates the database of has PostgreSQL alone.
+    """
     if not service.database:
         return {}
-    if not embedded:
+    if not embedded or not service.migrations:
         with suppress(MissingTool):
             return {"DATABASE_URL": stack.enter_context(postgres())}
     return {"DB_PATH": str(folder / "sqlite.db")}

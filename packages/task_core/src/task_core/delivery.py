@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Row
 
+from service_kit.mail import Post, QueueFull
 from service_kit.outbound import Refused, Sender
 from service_kit.signatures import signed
 from service_kit.telemetry.logs import log
@@ -28,12 +29,24 @@ from task_core import webhooks as store
 from task_core.changes import Position
 from task_core.database import Database
 from task_core.model import Change
+from task_core.postgresql import notifications
 
 THREADS = 4
 POLL_SECONDS = 1.0
+LISTENING_POLL_SECONDS = 5.0
+"""How often those look who are woken: for what is tried again, and for changes that wait for an older transaction."""
+
 SAMPLE_SECONDS = 15.0
 PAGE = 20
 """Changes that are delivered to one webhook before others have their turn."""
+
+DISABLED = "A webhook of yours is disabled"
+DISABLED_TEXT = """\
+Nothing is delivered to {url} any more: {reason}.
+
+What has changed since is in the feed of changes. When the address works again, switch the webhook on:
+PATCH /webhooks/{id} with {{"active": true}}.
+"""
 
 MOST_LETTERS = 1000
 FIRST_DELAY, LONGEST_DELAY = 5.0, 3600.0
@@ -59,6 +72,14 @@ class Message(msgspec.Struct, frozen=True):
     data: Change
 
 
+class Backlog(NamedTuple):
+    """What is to be delivered: the age of the oldest change, and how many webhooks wait or are disabled."""
+
+    oldest_seconds: float = 0.0
+    waiting: int = 0
+    disabled: int = 0
+
+
 class Parcel(NamedTuple):
     """A change to deliver: its place in the feed, and the dead letter that it is, if it is one."""
 
@@ -81,7 +102,8 @@ class Deliverer:
     """Delivers in threads of its own. `report` is called with the result of each attempt, `sample` with the backlog.
 
     `sample` has the age of the oldest change to deliver in seconds, and the numbers of webhooks that wait and that
-    are disabled.
+    are disabled. `post` sends a mail to the owner of a webhook that is disabled. With `listens`, PostgreSQL's
+    notifications wake the threads, over a connection of its own.
     """
 
     def __init__(
@@ -91,10 +113,15 @@ class Deliverer:
         report: Callable[[str], None] = lambda _: None,
         sample: Callable[[float, int, int], None] = lambda *_: None,
         patience: Patience = Patience(),  # noqa: B008 - it is constant
+        post: Post | None = None,
+        listens: bool = False,
     ) -> None:
         self._database, self._sender, self._patience = database, sender, patience
-        self._report, self._sample = report, sample
-        self._ended = threading.Event()
+        self._report, self._sample, self._post = report, sample, post
+        self.backlog = Backlog()
+        self._listens = listens
+        self._poll_seconds = LISTENING_POLL_SECONDS if listens else POLL_SECONDS
+        self._ended, self._woken = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -103,26 +130,49 @@ class Deliverer:
             threading.Thread(target=self._run, args=(number == 0,), name=f"webhooks-{number}", daemon=True)
             for number in range(THREADS)
         ]
+        if self._listens:
+            self._threads.append(threading.Thread(target=self._listen, name="webhooks-listener", daemon=True))
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> None:
-        """End the threads after what they deliver now."""
+    def wake(self) -> None:
+        """Have the threads look now."""
+        self._woken.set()
+
+    def end(self) -> None:
+        """Begin nothing more."""
         self._ended.set()
+        self.wake()
+
+    def stop(self) -> None:
+        """End the threads after what they deliver now; the leases that they hold end with them."""
+        self.end()
         for thread in self._threads:
             thread.join()
 
     def _run(self, samples: bool) -> None:
-        wait, next_sample = random.uniform(0, POLL_SECONDS), 0.0
-        while not self._ended.wait(wait):
+        next_sample = 0.0
+        while not self._ended.is_set():
+            self._woken.clear()  # before looking: what comes from now on wakes again
             try:
                 if samples and monotonic() >= next_sample:
                     next_sample = monotonic() + SAMPLE_SECONDS
                     self.sample()
-                wait = 0.0 if self.deliver() else random.uniform(0.5, 1.5) * POLL_SECONDS
+                if self.deliver():
+                    continue
             except Exception:  # noqa: BLE001 - whatever the database does, the thread goes on
                 log.warning("webhooks could not be delivered to", exc_info=True)
-                wait = random.uniform(0.5, 1.5) * POLL_SECONDS
+            if not self._ended.is_set():  # `clear` may have come after `end`
+                self._woken.wait(random.uniform(0.5, 1.5) * self._poll_seconds)
+
+    def _listen(self) -> None:
+        while not self._ended.is_set():
+            try:
+                for _ in notifications(self._database.engine, feed.CHANNEL, self._ended):
+                    self.wake()
+            except Exception as error:  # noqa: BLE001 - until it listens again, the threads look by themselves
+                log.warning("changes do not wake deliveries", error=type(error).__name__)
+                self._ended.wait(random.uniform(0.5, 1.5) * POLL_SECONDS)
 
     def sample(self) -> None:
         """Report the backlog."""
@@ -130,7 +180,8 @@ class Deliverer:
             oldest, waiting = store.oldest(connection)
             disabled = store.disabled(connection)
         age = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0.0
-        self._sample(max(0.0, age), waiting, disabled)
+        self.backlog = Backlog(max(0.0, age), waiting, disabled)
+        self._sample(*self.backlog)
 
     def deliver(self) -> bool:
         """Deliver to one webhook what it waits for, a page at most; return False where none waits.
@@ -231,14 +282,28 @@ class Deliverer:
 
     def _disable(self, hook: SimpleNamespace, reason: str) -> None:
         if self._settle(hook, disabled_at=datetime.now(UTC), disabled_reason=reason, lease=None):
-            log.warning("a webhook is disabled", webhook=hook.id, reason=reason)
+            self._tell_owner(hook, reason)
+
+    def _tell_owner(self, hook: SimpleNamespace, reason: str) -> None:
+        """Log that a webhook is disabled, and send its owner a mail; one that is not sent is logged."""
+        log.warning("a webhook is disabled", webhook=hook.id, reason=reason)
+        if not self._post:
+            return
+        with self._database.read() as connection:
+            email = store.email(connection, hook.owner_id)
+        if email and "@" in email:  # the account of AUTH=off has no address
+            try:
+                self._post.send(email, DISABLED, DISABLED_TEXT.format(url=hook.url, reason=reason, id=hook.id))
+            except QueueFull as error:
+                log.error("a mail was not sent", error=str(error))
 
     def _bury(self, hook: SimpleNamespace, parcel: Parcel, error: str, moved: dict[str, Any]) -> None:
         """Make the change a dead letter and go on behind it; disable a webhook that takes none."""
         now, dead = datetime.now(UTC), hook.dead_in_a_row + 1
         values = {**moved, "dead_in_a_row": dead, "last_error": error, "next_attempt_at": now, "lease": None}
+        reason = f"{dead} changes in a row could not be delivered"
         if disabled := dead >= self._patience.letters:
-            values |= {"disabled_at": now, "disabled_reason": f"{dead} changes in a row could not be delivered"}
+            values |= {"disabled_at": now, "disabled_reason": reason}
         change = parcel.change
         letter = {
             "webhook_id": hook.id,
@@ -257,4 +322,6 @@ class Deliverer:
                 return
             store.add_letter(connection, letter, MOST_LETTERS)
         self._report("dead")
-        log.warning("a change is a dead letter", webhook=hook.id, disabled=disabled)
+        log.warning("a change is a dead letter", webhook=hook.id)
+        if disabled:
+            self._tell_owner(hook, f"{reason}, the last one because: {error}")

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, func, insert, or_, select, tuple_, update
 
 from task_core.changes import BEFORE_HORIZON, horizon
-from task_core.schema import task_changes, webhook_dead_letters, webhooks
+from task_core.schema import accounts, task_changes, webhook_dead_letters, webhooks
 
 hooks, letters = webhooks.c, webhook_dead_letters.c
 
@@ -81,6 +81,12 @@ def oldest(connection: Connection) -> tuple[datetime | None, int]:
 def disabled(connection: Connection) -> int:
     """Return how many webhooks are disabled."""
     return connection.scalar(select(func.count()).where(hooks.disabled_at.is_not(None))) or 0
+
+
+def email(connection: Connection, account_id: int) -> str | None:
+    """Return the address of an account, None where it is gone."""
+    found: str | None = connection.scalar(select(accounts.c.email).where(accounts.c.id == account_id))
+    return found
 
 
 def add_letter(connection: Connection, values: Mapping[str, Any], most: int) -> None:

@@ -119,6 +119,10 @@ class Settings(config.Settings, frozen=True, kw_only=True):
         Literal["off", "on", "insecure"],
         Meta(description="deliver changes to addresses that accounts name; insecure is for tests: any address, no TLS"),
     ] = "off"
+    webhook_delivery: Annotated[
+        Literal["workers", "notifier"],
+        Meta(description="who delivers: this service's workers, or the service notifier, which needs PostgreSQL"),
+    ] = "workers"
     cors_origins: Annotated[tuple[str, ...], Meta(description="origins that browsers may call from"), ORIGINS_TEXT] = ()
 
     @property
@@ -162,6 +166,8 @@ class Settings(config.Settings, frozen=True, kw_only=True):
             )
         if self.mail_link and not re.fullmatch(r"https?://[^/\s#][^\s#]*", self.mail_link):
             problems.append("MAIL_LINK: expected a page without #, such as https://app.example/account")
+        if not self.database_url and self.webhook_delivery == "notifier":
+            problems.append("WEBHOOK_DELIVERY: the notifier reads PostgreSQL: set DATABASE_URL, or workers")
         if not self.database_url and self.db_path == ":memory:":
             problems.append("DB_PATH: each process would have a ':memory:' of its own: name a file")
         if not self.database_url and Path(self.db_path).is_dir():

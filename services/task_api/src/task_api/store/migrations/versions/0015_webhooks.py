@@ -9,6 +9,20 @@ revision = "0015"
 down_revision = "0014"
 
 
+NOTIFY = (
+    """CREATE OR REPLACE FUNCTION notify_task_changes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    -- Commits that notify take turns: those of accounts without a webhook do not.
+    IF EXISTS (SELECT FROM webhooks WHERE owner_id = NEW.owner_id AND disabled_at IS NULL) THEN
+        PERFORM pg_notify('task_changes', '');
+    END IF;
+    RETURN NULL;
+END $$""",
+    """CREATE TRIGGER task_changes_notify AFTER INSERT ON task_changes
+    FOR EACH ROW EXECUTE FUNCTION notify_task_changes()""",
+)
+
+
 def upgrade() -> None:
     op.create_table(
         "webhooks",
@@ -56,3 +70,6 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_webhook_dead_letters_webhook_id_id", "webhook_dead_letters", ["webhook_id", "id"])
+    if op.get_bind().dialect.name == "postgresql":
+        for statement in NOTIFY:
+            op.get_bind().exec_driver_sql(statement, execution_options={"no_parameters": True})
