@@ -86,14 +86,15 @@ def render(
             password = secret_files.read(files["postgres"])["POSTGRES_PASSWORD"]
             # The service's name carries a hash of its content, so that a rotated key makes a rollout; the database's
             # password is fixed when the database is made.
-            kustomization["secretGenerator"] = [
-                {"name": service.name, "envs": [files[service.package].name]},
-                {
-                    "name": "postgres",
-                    "literals": [f"username={service.package}", f"password={password}"],
-                    "options": {"disableNameSuffixHash": True},
-                },
-            ]
+            kustomization["secretGenerator"] = [{"name": service.name, "envs": [files[service.package].name]}]
+            if service.migrations:  # else the database is another service's
+                kustomization["secretGenerator"].append(
+                    {
+                        "name": "postgres",
+                        "literals": [f"username={service.package}", f"password={password}"],
+                        "options": {"disableNameSuffixHash": True},
+                    }
+                )
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         objects = [item for item in yaml.safe_load_all(kube.run("kustomize", name)) if item]
     others = {*images(objects), *in_use} - {image}

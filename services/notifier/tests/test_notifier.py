@@ -89,7 +89,7 @@ def test_it_is_not_ready_before_the_task_api_has_migrated_the_database(empty_url
 
 
 def test_the_backlog_is_empty_before_it_was_read(client: FlaskClient) -> None:
-    assert client.get("/backlog").json == {"oldest_seconds": 0.0, "waiting": 0, "disabled": 0}
+    assert client.get("/backlog").json == {"due_seconds": 0.0, "oldest_seconds": 0.0, "waiting": 0, "disabled": 0}
 
 
 def test_the_settings_are_shown_and_what_is_missing_is_named() -> None:

@@ -4,17 +4,23 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import delete, select, update
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
+from service_kit.http.requests import EXTENSION
+from service_kit.mail import QueueFull
 from service_kit.outbound import Refused, Sender
 from task_api.config import Settings
 from task_api.store.migrations import migrate
+from task_api.tasks import service as tasks
+from task_api.tasks.model import NewTask
 from task_api.webhooks import service
+from task_core import delivery
 from task_core.database import Database
-from task_core.delivery import FIRST_DELAY, LONGEST_DELAY, Deliverer, Patience, delay
-from task_core.schema import task_changes, webhook_dead_letters, webhooks
+from task_core.delivery import FIRST_DELAY, LONGEST_DELAY, Backlog, Deliverer, Patience, delay
+from task_core.schema import accounts, task_changes, webhook_dead_letters, webhooks
 
 from .conftest import KEY, Client, Serve, log_in
 
@@ -349,20 +355,125 @@ def test_a_dump_from_a_server_with_higher_transaction_ids_keeps_no_change_from_a
 
 
 def test_the_backlog_is_reported(client: Client, database: Database) -> None:
-    samples: list[tuple[float, int, int]] = []
-    deliverer = Deliverer(database, Receiver(), sample=lambda *sample: samples.append(sample))
+    samples: list[Backlog] = []
+    deliverer = Deliverer(database, Receiver(lambda _: 503), sample=samples.append)
     one = f"/webhooks/{register(client)['id']}"
     register(client)
     deliverer.sample()
     create(client)
+    earlier = datetime.now(UTC) - timedelta(hours=1)
     with database.write() as connection:
-        connection.execute(update(task_changes).values(changed_at=datetime.now(UTC) - timedelta(hours=1)))
+        connection.execute(update(task_changes).values(changed_at=earlier))
+        connection.execute(update(webhooks).values(next_attempt_at=earlier + timedelta(minutes=20)))
     deliverer.sample()
     client.patch(one, json={"active": False})
     deliverer.sample()
-    assert samples[0] == (0.0, 0, 0)
-    assert [sample[1:] for sample in samples[1:]] == [(2, 0), (1, 1)]
-    assert all(3600 <= sample[0] < 7200 for sample in samples[1:])
+    drain(deliverer)
+    with database.write() as connection:
+        connection.execute(update(webhooks).values(next_attempt_at=datetime.now(UTC) + timedelta(hours=1)))
+    deliverer.sample()
+    assert samples[0] == (0.0, 0.0, 0, 0)
+    assert [sample[2:] for sample in samples[1:]] == [(2, 0), (1, 1), (1, 1)]
+    assert all(3600 <= sample.oldest_seconds < 7200 for sample in samples[1:])
+    assert [2400 <= sample.due_seconds < 3600 for sample in samples[1:]] == [True, True, False]
+    assert samples[3].due_seconds == 0  # it waits for its next attempt, nobody is late
+
+
+@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
+def test_a_commit_wakes_who_listens(client: Client, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "LISTENING_POLL_SECONDS", 3600.0)
+    register(client)
+    arrived = threading.Semaphore(0)
+
+    def answer(_: dict[str, Any]) -> int:
+        arrived.release()
+        return 204
+
+    deliverer = Deliverer(database, Receiver(answer), listens=True)
+    deliverer.start()
+    try:
+        for _ in range(10):
+            create(client)
+            assert arrived.acquire(timeout=60)
+    finally:
+        deliverer.stop()
+
+
+@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
+def test_a_listener_whose_connection_ends_listens_anew(
+    client: Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "POLL_SECONDS", 0.01)
+    register(client)
+    woken = threading.Semaphore(0)
+    deliverer = Deliverer(database, Receiver(), listens=True)
+    monkeypatch.setattr(deliverer, "wake", woken.release)
+    thread = threading.Thread(target=deliverer._listen)
+    thread.start()
+    try:
+        for _ in range(2):
+            assert woken.acquire(timeout=60)
+            create(client)
+            assert woken.acquire(timeout=60)
+            with database.read() as connection:
+                connection.exec_driver_sql(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE starts_with(query, 'LISTEN')"
+                )
+    finally:
+        deliverer.end()
+        thread.join()
+
+
+@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
+def test_a_transaction_notifies_once_and_only_for_an_account_with_an_active_webhook(
+    client: Client, database: Database
+) -> None:
+    one = f"/webhooks/{register(client)['id']}"
+    client.patch(one, json={"active": False})
+    with psycopg.connect(client.application.extensions[EXTENSION].settings.database_url, autocommit=True) as listener:
+        listener.execute("LISTEN task_changes")
+        create(client)
+        client.patch(one, json={"active": True})
+        with database.write() as connection:
+            for title in "abc":
+                tasks.create(connection, 0, NewTask(title=title))
+        listener.execute("NOTIFY task_changes, 'end'")
+        heard = [notification.payload for notification in listener.notifies(timeout=60, stop_after=2)]
+    assert heard == ["", "end"]
+
+
+def test_the_owner_of_a_webhook_that_is_disabled_gets_a_mail(serve: Serve, database: Database) -> None:
+    mails: list[tuple[str, str, str]] = []
+
+    class Letterbox:
+        def send(self, to: str, subject: str, text: str) -> None:
+            mails.append((to, subject, text))
+
+    client = serve(webhooks="on", auth="on", jwt_keys=(KEY,))
+    ada = log_in(client)
+    gone, own = register(client, f"{URL}/gone", headers=ada), register(client, headers=ada)
+    client.patch(f"/webhooks/{own['id']}", json={"active": False}, headers=ada)
+    create(client, headers=ada)
+    results: list[str] = []
+    drain(Deliverer(database, Receiver(lambda _: 410), results.append, post=Letterbox()))
+    ((to, subject, text),) = mails
+    assert (to, subject) == ("ada@example.org", "A webhook of yours is disabled")
+    assert f"{URL}/gone any more: its server answered 410 Gone." in text
+    assert f"PATCH /webhooks/{gone['id']} " in text
+    assert results == ["failed", "disabled"]
+
+
+def test_a_mail_that_cannot_wait_leaves_the_webhook_disabled(client: Client, database: Database) -> None:
+    class Full:
+        def send(self, to: str, subject: str, text: str) -> None:  # noqa: ARG002
+            raise QueueFull
+
+    created = register(client)
+    create(client)
+    with database.write() as connection:
+        connection.execute(update(accounts).values(email="ada@example.org"))
+    drain(Deliverer(database, Receiver(lambda _: 410), post=Full()))
+    assert client.get(f"/webhooks/{created['id']}").json["active"] is False
 
 
 def test_the_threads_deliver_what_comes_while_they_run_and_end(client: Client, database: Database) -> None:

@@ -72,9 +72,14 @@ class Message(msgspec.Struct, frozen=True):
     data: Change
 
 
-class Backlog(NamedTuple):
-    """What is to be delivered: the age of the oldest change, and how many webhooks wait or are disabled."""
+RESULTS = ("delivered", "failed", "dead", "disabled")
+"""Of an attempt that was taken or not, of a change that is a dead letter, of a webhook that is disabled."""
 
+
+class Backlog(NamedTuple):
+    """What is to be delivered, and how many webhooks are active and wait, or are disabled."""
+
+    due_seconds: float = 0.0
     oldest_seconds: float = 0.0
     waiting: int = 0
     disabled: int = 0
@@ -99,10 +104,9 @@ def delay(failures: int) -> float:
 
 
 class Deliverer:
-    """Delivers in threads of its own. `report` is called with the result of each attempt, `sample` with the backlog.
+    """Delivers in threads of its own. `report` is called with each of RESULTS, `sample` with the backlog.
 
-    `sample` has the age of the oldest change to deliver in seconds, and the numbers of webhooks that wait and that
-    are disabled. `post` sends a mail to the owner of a webhook that is disabled. With `listens`, PostgreSQL's
+    `post` sends a mail to the owner of a webhook that is disabled. With `listens`, PostgreSQL's
     notifications wake the threads, over a connection of its own.
     """
 
@@ -111,7 +115,7 @@ class Deliverer:
         database: Database,
         sender: Sender,
         report: Callable[[str], None] = lambda _: None,
-        sample: Callable[[float, int, int], None] = lambda *_: None,
+        sample: Callable[[Backlog], None] = lambda _: None,
         patience: Patience = Patience(),  # noqa: B008 - it is constant
         post: Post | None = None,
         listens: bool = False,
@@ -176,12 +180,13 @@ class Deliverer:
 
     def sample(self) -> None:
         """Report the backlog."""
+        now = datetime.now(UTC)
         with self._database.read() as connection:
-            oldest, waiting = store.oldest(connection)
+            oldest, due, waiting = store.backlog(connection, now)
             disabled = store.disabled(connection)
-        age = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0.0
-        self.backlog = Backlog(max(0.0, age), waiting, disabled)
-        self._sample(*self.backlog)
+        due_seconds, oldest_seconds = (max(0.0, (now - at).total_seconds()) if at else 0.0 for at in (due, oldest))
+        self.backlog = Backlog(due_seconds, oldest_seconds, waiting, disabled)
+        self._sample(self.backlog)
 
     def deliver(self) -> bool:
         """Deliver to one webhook what it waits for, a page at most; return False where none waits.
@@ -286,6 +291,7 @@ class Deliverer:
 
     def _tell_owner(self, hook: SimpleNamespace, reason: str) -> None:
         """Log that a webhook is disabled, and send its owner a mail; one that is not sent is logged."""
+        self._report("disabled")
         log.warning("a webhook is disabled", webhook=hook.id, reason=reason)
         if not self._post:
             return

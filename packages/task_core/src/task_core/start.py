@@ -7,7 +7,7 @@ from service_kit.outbound import Sender
 from task_core import telemetry
 from task_core.config import Settings
 from task_core.database import Database
-from task_core.delivery import Deliverer
+from task_core.delivery import RESULTS, Deliverer
 
 
 def start_delivery(settings: Settings, database: Database, *, insecure: bool, listens: bool = False) -> Deliverer:
@@ -18,6 +18,8 @@ def start_delivery(settings: Settings, database: Database, *, insecure: bool, li
     post = Mailer(settings.smtp_url, settings.mail_from) if settings.smtp_url else None
     sender = Sender(insecure=insecure)
     deliverer = Deliverer(database, sender, telemetry.delivered, telemetry.undelivered, post=post, listens=listens)
+    for result in RESULTS:  # else the first of each would be no increase of anything
+        telemetry.delivered(result, 0)
     deliverer.start()
     atexit.register(deliverer.stop)
     return deliverer

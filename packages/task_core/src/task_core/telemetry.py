@@ -5,6 +5,7 @@ from typing import Any
 from prometheus_client import Counter, Gauge
 
 import service_kit.telemetry.metrics  # noqa: F401 - sets the folder that prometheus-client reads at its import
+from task_core.delivery import Backlog
 
 _connections = Gauge("db_pool_connections", "Database connections.", ("state",), multiprocess_mode="livesum")
 _pool_size = Gauge("db_pool_size", "Database connections at most.", multiprocess_mode="livesum")
@@ -14,7 +15,16 @@ _up = Gauge(
     ("dialect",),  # a gauge without labels would be 0 before the first check
     multiprocess_mode="livemostrecent",
 )
-_deliveries = Counter("webhook_deliveries_total", "Attempts to deliver a change to a webhook.", ("result",))
+_deliveries = Counter(
+    "webhook_deliveries_total",
+    "Attempts to deliver a change, dead letters, and webhooks that were disabled.",
+    ("result",),
+)
+_due = Gauge(
+    "webhook_due_seconds",
+    "For how long an attempt to deliver has been due; 0 where none is.",
+    multiprocess_mode="livemostrecent",
+)
 _undelivered = Gauge(
     "webhook_oldest_undelivered_seconds",
     "How old the oldest change is that is to be delivered to an active webhook; 0 where none is.",
@@ -36,13 +46,14 @@ def database_answers(dialect: str, answers: bool) -> None:
     _up.labels(dialect).set(answers)
 
 
-def delivered(result: str) -> None:
-    """Count an attempt to deliver a change."""
-    _deliveries.labels(result).inc()
+def delivered(result: str, count: int = 1) -> None:
+    """Count what became of a delivery."""
+    _deliveries.labels(result).inc(count)
 
 
-def undelivered(seconds: float, waiting: int, disabled: int) -> None:
-    """Publish what is to be delivered: the age of the oldest change, and how many webhooks wait or are disabled."""
-    _undelivered.set(seconds)
-    _waiting.set(waiting)
-    _disabled.set(disabled)
+def undelivered(backlog: Backlog) -> None:
+    """Publish what is to be delivered."""
+    _due.set(backlog.due_seconds)
+    _undelivered.set(backlog.oldest_seconds)
+    _waiting.set(backlog.waiting)
+    _disabled.set(backlog.disabled)

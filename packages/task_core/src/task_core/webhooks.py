@@ -4,7 +4,21 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, func, insert, or_, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from task_core.changes import BEFORE_HORIZON, horizon
 from task_core.schema import accounts, task_changes, webhook_dead_letters, webhooks
@@ -66,16 +80,21 @@ def _waiting(connection: Connection) -> ColumnElement[bool]:
     return or_(changed.correlate(webhooks), requested.correlate(webhooks))
 
 
-def oldest(connection: Connection) -> tuple[datetime | None, int]:
-    """Return when the oldest change was made that is to be delivered, and how many active webhooks wait."""
+def backlog(connection: Connection, now: datetime) -> tuple[datetime | None, datetime | None, int]:
+    """Return what active webhooks wait for: since when the oldest change, since when an attempt is due, and how many.
+
+    An attempt is due from when the change was made, or the pause after a failure was over; not while it is made.
+    """
     change = task_changes.c
     behind = tuple_(change.transaction_id, change.id) > tuple_(hooks.transaction_id, hooks.change_id)
     first = select(change.changed_at).where(change.owner_id == hooks.owner_id, behind)
     first = first.order_by(change.transaction_id, change.id).limit(1).correlate(webhooks)
-    waiting = select(first.scalar_subquery().label("at")).where(hooks.disabled_at.is_(None))
-    each = waiting.subquery().c
-    found = connection.execute(select(func.min(each.at), func.count(each.at))).one()
-    return found[0], found[1]
+    columns = (first.scalar_subquery().label("made_at"), hooks.next_attempt_at)
+    each = select(*columns).where(hooks.disabled_at.is_(None)).subquery().c
+    due = case((each.next_attempt_at > each.made_at, each.next_attempt_at), else_=each.made_at)
+    since = func.min(case((and_(each.made_at.is_not(None), each.next_attempt_at <= now), due)))
+    found = connection.execute(select(func.min(each.made_at), since, func.count(each.made_at))).one()
+    return found[0], found[1], found[2]
 
 
 def disabled(connection: Connection) -> int:

@@ -72,6 +72,7 @@ class Application(Service):
 class Undelivered(Struct, frozen=True):
     """What is to be delivered, at most some seconds ago."""
 
+    due_seconds: Annotated[float, Meta(ge=0, description="for how long an attempt has been due; 0 where none is")]
     oldest_seconds: Annotated[float, Meta(ge=0, description="the age of the oldest change; 0 where none waits")]
     waiting: Annotated[int, Meta(ge=0, description="active webhooks with something to deliver")]
     disabled: Annotated[int, Meta(ge=0, description="webhooks that are disabled")]

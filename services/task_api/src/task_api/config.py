@@ -166,7 +166,7 @@ class Settings(config.Settings, frozen=True, kw_only=True):
             )
         if self.mail_link and not re.fullmatch(r"https?://[^/\s#][^\s#]*", self.mail_link):
             problems.append("MAIL_LINK: expected a page without #, such as https://app.example/account")
-        if not self.database_url and self.webhook_delivery == "notifier":
+        if self.webhooks != "off" and self.webhook_delivery == "notifier" and not self.database_url:
             problems.append("WEBHOOK_DELIVERY: the notifier reads PostgreSQL: set DATABASE_URL, or workers")
         if not self.database_url and self.db_path == ":memory:":
             problems.append("DB_PATH: each process would have a ':memory:' of its own: name a file")
