@@ -16,7 +16,6 @@ from task_api.config import Settings
 from task_api.store.migrations import migrate
 from task_api.tasks import service as tasks
 from task_api.tasks.model import NewTask
-from task_api.webhooks import service
 from task_core import delivery
 from task_core.database import Database
 from task_core.delivery import FIRST_DELAY, LONGEST_DELAY, Backlog, Deliverer, Patience, delay
@@ -125,8 +124,9 @@ def test_an_address_that_is_not_allowed_is_refused(client: Client, url: str) -> 
     assert client.get(one).json["url"] == URL
 
 
-def test_an_account_has_a_bounded_number_of_webhooks(client: Client) -> None:
-    for _ in range(service.MOST):
+def test_an_account_has_a_bounded_number_of_webhooks(serve: Serve) -> None:
+    client = serve(webhooks="on", quota_webhooks=2)
+    for _ in range(2):
         register(client)
     assert client.post("/webhooks", json={"url": URL}).status_code == 409
 

@@ -50,7 +50,9 @@ def create_webhook() -> Response:
 
     Each is a POST by the convention Standard Webhooks, at least once and in order; any status from 200 to 299 takes it.
     """
-    created = service.create(database(), account().id, body(NewWebhook).url, insecure=_insecure())
+    created = service.create(
+        database(), account().id, body(NewWebhook).url, insecure=_insecure(), most=services().settings.quota_webhooks
+    )
     return respond(created, 201, {"Location": f"/webhooks/{created.id}"})
 
 

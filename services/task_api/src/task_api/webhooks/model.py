@@ -15,6 +15,7 @@ Url = Annotated[
         max_length=LONGEST_URL,
         pattern="^[!-~]+$",
         description="an https address of the public internet, without user, password and fragment",
+        examples=["https://hooks.example/tasks"],
     ),
 ]
 

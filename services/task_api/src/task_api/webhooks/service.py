@@ -15,7 +15,6 @@ from task_core import webhooks as store
 from task_core.database import Database
 from task_core.delivery import message_id
 
-MOST = 10
 PREVIOUS_SECRET_KEPT = timedelta(days=1)
 """For how long messages are also signed with the secret before."""
 
@@ -31,14 +30,14 @@ REPAIRED: dict[str, Any] = {
 """The columns of a webhook that is about to be tried as if it had never failed."""
 
 
-def create(database: Database, owner_id: int, url: str, *, insecure: bool) -> CreatedWebhook:
-    """Register a webhook for the changes from now on. Raises Refused for its address, NotAllowed beyond `MOST`."""
+def create(database: Database, owner_id: int, url: str, *, insecure: bool, most: int = 10) -> CreatedWebhook:
+    """Register a webhook for the changes from now on. Raises Refused for its address, NotAllowed beyond `most`."""
     outbound.parse(url, insecure=insecure)
     now, secret = datetime.now(UTC), signatures.new_secret()
     with database.write() as connection:
         accounts.by_id(connection, owner_id, lock=True)
-        if len(store.of_owner(connection, owner_id)) >= MOST:
-            raise NotAllowed(f"an account has at most {MOST} webhooks: delete one first")
+        if len(store.of_owner(connection, owner_id)) >= most:
+            raise NotAllowed(f"an account has at most {most} webhooks: delete one first")
         values = {"owner_id": owner_id, "url": url, "secret": secret, "created_at": now, "next_attempt_at": now}
         webhook_id = store.add(connection, {**values, **_newest(connection, owner_id)})
         created = _shown(find(connection, owner_id, webhook_id))
