@@ -115,6 +115,12 @@ def test_a_webhook_that_is_gone_or_anothers_is_not_found(serve: Serve, path: str
         assert client.patch(one, json={"active": False}, headers=bob).status_code == 404
 
 
+def test_an_id_that_no_database_can_keep_is_not_found(client: Client) -> None:
+    one = f"/webhooks/{2**63}"
+    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/dead-letters"), ("POST", "/replay")):
+        assert client.open(one + path, method=method).status_code == 404
+
+
 @pytest.mark.parametrize("url", ["http://hooks.example.org/", "https://10.0.0.1/", "https://user@hooks.example.org/"])
 def test_an_address_that_is_not_allowed_is_refused(client: Client, url: str) -> None:
     refused = client.post("/webhooks", json={"url": url})

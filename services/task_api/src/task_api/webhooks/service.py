@@ -14,6 +14,7 @@ from task_core import changes
 from task_core import webhooks as store
 from task_core.database import Database
 from task_core.delivery import message_id
+from task_core.schema import LARGEST_KEY
 
 PREVIOUS_SECRET_KEPT = timedelta(days=1)
 """For how long messages are also signed with the secret before."""
@@ -51,7 +52,7 @@ def _newest(connection: Connection, owner_id: int) -> dict[str, int]:
 
 def find(connection: Connection, owner_id: int, webhook_id: int) -> Row[Any]:
     """Return the row of a webhook of an account. Raises WebhookNotFound."""
-    found = store.of_owner(connection, owner_id, webhook_id)
+    found = store.of_owner(connection, owner_id, webhook_id) if webhook_id <= LARGEST_KEY else ()
     if not found:
         raise WebhookNotFound(webhook_id)
     return found[0]
