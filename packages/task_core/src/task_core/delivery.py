@@ -211,7 +211,7 @@ class Deliverer:
         return True
 
     def _parcels(self, hook: SimpleNamespace) -> Iterator[Parcel]:
-        """Yield the dead letters that were asked for, and then the changes that are next."""
+        """Yield the dead letters that were requested, and then the changes that are next."""
         position = Position(hook.transaction_id, hook.change_id)
         with self._database.read() as connection:
             letters = store.letters_of(connection, hook.id, requested=True)
@@ -287,9 +287,9 @@ class Deliverer:
 
     def _disable(self, hook: SimpleNamespace, reason: str) -> None:
         if self._settle(hook, disabled_at=datetime.now(UTC), disabled_reason=reason, lease=None):
-            self._tell_owner(hook, reason)
+            self._notify_owner(hook, reason)
 
-    def _tell_owner(self, hook: SimpleNamespace, reason: str) -> None:
+    def _notify_owner(self, hook: SimpleNamespace, reason: str) -> None:
         """Log that a webhook is disabled, and send its owner a mail; one that is not sent is logged."""
         self._report("disabled")
         log.warning("a webhook is disabled", webhook=hook.id, reason=reason)
@@ -330,4 +330,4 @@ class Deliverer:
         self._report("dead")
         log.warning("a change is a dead letter", webhook=hook.id)
         if disabled:
-            self._tell_owner(hook, f"{reason}, the last one because: {error}")
+            self._notify_owner(hook, f"{reason}, the last one because: {error}")

@@ -312,7 +312,7 @@ webhook_dead_letters = Table(
     Column("requested_at", Instant),
     sqlite_autoincrement=True,
 )
-"""Changes that could not be delivered, without what tasks say. `requested_at` is when a replay was asked for."""
+"""Changes that could not be delivered, without the tasks' content. `requested_at` is when a replay was requested."""
 
 Index(None, webhook_dead_letters.c.webhook_id, webhook_dead_letters.c.id)
 

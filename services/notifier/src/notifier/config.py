@@ -22,7 +22,7 @@ class Settings(config.Settings, frozen=True, kw_only=True):
         """What these settings make less safe than it could be, one line each; logged at start."""
         notes = super().weaker
         if self.webhooks == "insecure":
-            notes.append("WEBHOOKS=insecure: whoever registers a webhook has requests sent to any address from here")
+            notes.append("WEBHOOKS=insecure: whoever registers a webhook has this service send to any address")
         if self.host not in LOOPBACK:
             notes.append("HOST: without accounts, anybody who reaches this port may read how much is to be delivered")
         return notes

@@ -148,7 +148,7 @@ class Settings(config.Settings, frozen=True, kw_only=True):
         if self.smtp_url.startswith("smtp+insecure:"):
             notes.append("SMTP_URL=smtp+insecure://…: mails with tokens, and the password, are sent without TLS")
         if self.webhooks == "insecure":
-            notes.append("WEBHOOKS=insecure: whoever registers a webhook has requests sent to any address from here")
+            notes.append("WEBHOOKS=insecure: whoever registers a webhook has this service send to any address")
         return notes
 
     @property
