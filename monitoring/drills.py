@@ -403,12 +403,15 @@ def notifier_queue_old() -> float:
 
 def failing(alert: str, dead_in_a_row: int) -> float:
     """Have changes fail for more than a day, and wait for the alert."""
-    given_up = "disabled_at = NULL, failing_since = now() - interval '2 days', next_attempt_at = now()"
+    given_up = (
+        "UPDATE webhooks SET disabled_at = NULL, failing_since = now() - interval '2 days', next_attempt_at = now(),"
+        " dead_in_a_row = %s"
+    )
     with delivering() as (_, url, connection, stack):
 
         def fail() -> None:
             change(url)
-            connection.execute(f"UPDATE webhooks SET {given_up}, dead_in_a_row = {dead_in_a_row}")
+            connection.execute(given_up, (dead_in_a_row,))
 
         return arrival(stack, alert, meanwhile=fail)
 

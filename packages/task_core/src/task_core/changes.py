@@ -51,9 +51,6 @@ class Feed(NamedTuple):
     """The mark of the change at the position of the request; None where there is no such change."""
 
 
-CHANNEL = "task_changes"
-"""The channel of PostgreSQL on which a transaction notifies that it has changed what a webhook waits for."""
-
 _changes = task_changes.c
 _ORDER = (_changes.transaction_id, _changes.id)
 

@@ -172,7 +172,7 @@ class Deliverer:
     def _listen(self) -> None:
         while not self._ended.is_set():
             try:
-                for _ in notifications(self._database.engine, feed.CHANNEL, self._ended):
+                for _ in notifications(self._database.engine, self._ended):
                     self.wake()
             except Exception as error:  # noqa: BLE001 - until it listens again, the threads look by themselves
                 log.warning("changes do not wake deliveries", error=type(error).__name__)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg.rows import TupleRow
-from psycopg.sql import SQL, Identifier
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError
@@ -224,14 +223,15 @@ def _defaults(url: URL) -> dict[str, Any]:
     return {name: value for name, value in defaults.items() if name not in url.query}
 
 
-def notifications(engine: Engine, channel: str, ended: Event) -> Iterator[None]:
-    """Yield once the channel is listened to, and at each notification, until `ended` is set. Raises psycopg's errors.
+def notifications(engine: Engine, ended: Event) -> Iterator[None]:
+    """Yield once the channel `task_changes` is listened to, and at each notification, until `ended` is set.
 
-    It has a connection of its own. A pooler that assigns transactions to connections loses notifications.
+    It has a connection of its own. A pooler that assigns transactions to connections loses notifications. Raises
+    psycopg's errors.
     """
     arguments, parameters = engine.dialect.create_connect_args(engine.url)
     with psycopg.connect(*arguments, **{**parameters, **_defaults(engine.url)}) as connection:
-        connection.execute(SQL("LISTEN {}").format(Identifier(channel)))
+        connection.execute("LISTEN task_changes")
         yield
         while not ended.is_set():
             for _ in connection.notifies(timeout=LISTEN_SECONDS, stop_after=1):
