@@ -124,9 +124,9 @@ def test_an_id_that_no_database_can_keep_is_not_found(client: Client) -> None:
 @pytest.mark.parametrize("url", ["http://hooks.example.org/", "https://10.0.0.1/", "https://user@hooks.example.org/"])
 def test_an_address_that_is_not_allowed_is_refused(client: Client, url: str) -> None:
     refused = client.post("/webhooks", json={"url": url})
-    assert (refused.status_code, refused.json["type"]) == (400, "/problems#webhook-refused")
+    assert (refused.status_code, refused.json["type"]) == (422, "/problems#webhook-refused")
     one = f"/webhooks/{register(client)['id']}"
-    assert client.patch(one, json={"url": url}).status_code == 400
+    assert client.patch(one, json={"url": url}).status_code == 422
     assert client.get(one).json["url"] == URL
 
 

@@ -106,7 +106,7 @@ PERSONAL_TOKEN_NOT_FOUND = problem_type(
 )
 WEBHOOK_NOT_FOUND = problem_type("webhook-not-found", 404, "No such webhook", "List the webhooks: it is gone.")
 WEBHOOK_REFUSED = problem_type(
-    "webhook-refused", 400, "The address is not allowed", "Use an https address of the public internet."
+    "webhook-refused", 422, "The address is not allowed", "Use an https address of the public internet."
 )
 TOKEN_PROBLEMS = {
     "invalid": problem_type("token-invalid", 401, "The token is invalid", "Log in again."),

@@ -42,7 +42,7 @@ def list_webhooks() -> Response:
 @blueprint.post("")
 @documented(
     json=NewWebhook,
-    answers=Answers(created=CreatedWebhook, problems=(400, 409, 413, 415), links=LINKS),
+    answers=Answers(created=CreatedWebhook, problems=(400, 409, 413, 415, 422), links=LINKS),
     personal=True,
 )
 def create_webhook() -> Response:
@@ -67,7 +67,7 @@ def get_webhook(webhook_id: int) -> Response:
 @blueprint.patch(ONE)
 @documented(
     json=WebhookChanges,
-    answers=Answers(ok=Webhook, problems=(400, 404, 413, 415)),
+    answers=Answers(ok=Webhook, problems=(400, 404, 413, 415, 422)),
     path=WEBHOOK_ID,
     personal=True,
 )
