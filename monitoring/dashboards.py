@@ -43,6 +43,9 @@ SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 MAIN = project.service().name
 """The service whose dashboards lie in `FOLDER`, beside those of the cluster and of the monitoring itself."""
 
+DELIVERS = "notifier"
+"""The service whose dashboard shows the delivery to webhooks."""
+
 HPA = f'horizontalpodautoscaler="{MAIN}"'
 BURN_WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 NO_PROBES = 'endpoint!~"/(health|livez|readyz|metrics)"'
@@ -208,6 +211,8 @@ def overview(service: Service) -> Dashboard:
         ("Errors", errors(service)),
         ("Saturation", saturation(service)),
     ]
+    if service.name == DELIVERS:
+        rows.insert(1, ("Webhooks", webhooks(service)))
     about = "Rate, errors, duration and saturation of the service."
     return page(service.name, title, about, rows, instances=service.name)
 
@@ -257,6 +262,37 @@ def now(service: Service) -> list[PanelBuilder]:
             "How many versions are running: more than one means a rollout is under way, or stuck.",
             (None, "green"),
             (2, "orange"),
+        ),
+    ]
+
+
+def webhooks(service: Service) -> list[PanelBuilder]:
+    """Build the row of what is delivered to webhooks, and of what waits."""
+    mine = selector(service.name)
+    return [
+        limited(
+            chart(
+                "Late",
+                "s",
+                "For how long an attempt has been due. The line is where NotifierQueueOld begins.",
+                query(f"max(webhook_due_seconds{{{mine}}})", "due"),
+                query(f"max(webhook_oldest_undelivered_seconds{{{mine}}})", "oldest, with those that fail"),
+            ),
+            (None, "transparent"),
+            (60, "red"),
+        ),
+        chart(
+            "Deliveries",
+            "ops",
+            "Attempts that were taken or failed, dead letters, and webhooks that were disabled.",
+            query(f"sum by (result) (rate(webhook_deliveries_total{{{mine}}}[$__rate_interval]))", "{{result}}"),
+        ),
+        chart(
+            "Webhooks",
+            "none",
+            "Those with something to deliver, and those that are disabled.",
+            query(f"max(webhooks_waiting{{{mine}}})", "waiting"),
+            query(f"max(webhooks_disabled{{{mine}}})", "disabled"),
         ),
     ]
 

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import httpx
 import psycopg
@@ -28,16 +29,18 @@ import yaml
 from rich.console import Console
 
 from monitoring.operator_rules import repository
-from monitoring.stack import HOUR, RULES, NotSeen, Page, Stack, cluster_metrics, running, serving, wait
+from monitoring.stack import HOUR, RULES, NotSeen, Page, Stack, cluster_metrics, rules_of, running, serving, wait
 from tooling import service
 from tooling.page import render
 from tooling.postgres import postgres
-from tooling.project import REPORTS
+from tooling.project import REPORTS, ROOT, services
+from tooling.project import service as project_service
 from tooling.tools import MissingTool, version
 
 AT_ONCE = 4  # a drill mostly waits
 WATCHDOG = "Watchdog"
 QUIET_SECONDS = 20
+TEMPLATES = ROOT / "templates/service/files/monitoring/runbooks"
 DRILLS: dict[str, Callable[[], float]] = {}
 
 
@@ -59,13 +62,27 @@ def drill(function: Callable[[], float]) -> Callable[[], float]:
 
 
 @functools.cache
-def expected() -> dict[str, str]:
-    """Return each alert of the rules and the receiver of its severity."""
+def alerts() -> dict[str, dict[str, Any]]:
+    """Return each alert's rule by its name: those of the rules, and what further services add to their template's."""
     groups = [group for path in sorted(RULES.glob("*.yml")) for group in yaml.safe_load(path.read_text())["groups"]]
-    severities = {
-        rule["alert"]: rule["labels"]["severity"] for group in groups for rule in group["rules"] if "alert" in rule
-    }
-    return {alert: "deadman" if alert == WATCHDOG else severity for alert, severity in severities.items()}
+    found = {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
+    usual = tuple(page.name.removesuffix(".md.jinja").rpartition("}")[2] for page in TEMPLATES.iterdir())
+    for one in services():
+        if not one.default:
+            (group,) = yaml.safe_load(rules_of(one).read_text())["groups"]
+            found |= {rule["alert"]: rule for rule in group["rules"] if not rule["alert"].endswith(usual)}
+    return found
+
+
+def expected() -> dict[str, str]:
+    """Return each alert that needs a drill, and the receiver of its severity."""
+    return {name: "deadman" if name == WATCHDOG else rule["labels"]["severity"] for name, rule in alerts().items()}
+
+
+def runbook(alert: str) -> str:
+    """Return the full address of an alert's runbook."""
+    address: str = alerts()[alert]["annotations"]["runbook_url"]
+    return address.replace("{{ $externalLabels.repository }}", repository())
 
 
 def arrival(stack: Stack, alert: str, *, meanwhile: Callable[[], object] = lambda: None) -> float:
@@ -80,7 +97,7 @@ def arrival(stack: Stack, alert: str, *, meanwhile: Callable[[], object] = lambd
         places = {one["receiver"] for one in seen}
         if places - {receiver}:
             raise NotSeen(f"it arrived at {', '.join(places)} instead of {receiver}")
-        if wrong := {one["runbook_url"] for one in seen} - {f"{repository()}docs/runbooks/{alert}.md"}:
+        if wrong := {one["runbook_url"] for one in seen} - {runbook(alert)}:
             raise NotSeen(f"its runbook is {', '.join(wrong)}, which is not below {repository()}")
         return bool(seen)
 
@@ -350,6 +367,65 @@ def task_api_signing_key_old() -> float:
     """The signing key of the tokens is years old."""
     with with_accounts("20200101-4f2a1c") as url, watched(url) as stack:
         return arrival(stack, "TaskApiSigningKeyOld")
+
+
+@contextmanager
+def delivering() -> Iterator[tuple[str, str, psycopg.Connection, Stack]]:
+    """Run the service and notifier on one PostgreSQL, with a webhook whose address refuses connections.
+
+    Yield the database's and the service's address, a connection to the database, and the stack, which scrapes notifier.
+    """
+    closed = f"http://127.0.0.1:{service.free_port()}/"
+    with ExitStack() as running:
+        database = {"DATABASE_URL": running.enter_context(postgres()), "WEBHOOKS": "insecure"}
+        url = running.enter_context(service.running({**database, "WEBHOOK_DELIVERY": "notifier"}))
+        httpx.post(f"{url}/webhooks", json={"url": closed}).raise_for_status()
+        connection = running.enter_context(psycopg.connect(database["DATABASE_URL"], autocommit=True))
+        notifier = running.enter_context(service.running(database, service=project_service("notifier"), workers=1))
+        yield database["DATABASE_URL"], url, connection, running.enter_context(watched(notifier=notifier))
+
+
+def change(url: str) -> None:
+    """Make a change that is to be delivered."""
+    httpx.post(f"{url}/tasks", json={"title": "a task"}).raise_for_status()
+
+
+@drill
+def notifier_queue_old() -> float:
+    """A session holds a lock on the webhook, whose next change was made ten minutes ago."""
+    with delivering() as (database, url, connection, stack), psycopg.connect(database) as holder:
+        connection.execute("UPDATE webhooks SET next_attempt_at = now() - interval '10 minutes'")
+        holder.execute("SELECT FROM webhooks FOR UPDATE")
+        change(url)
+        connection.execute("UPDATE task_changes SET changed_at = now() - interval '10 minutes'")
+        return arrival(stack, "NotifierQueueOld")
+
+
+def failing(alert: str, dead_in_a_row: int) -> float:
+    """Have changes fail for more than a day, and wait for the alert."""
+    given_up = (
+        "UPDATE webhooks SET disabled_at = NULL, failing_since = now() - interval '2 days', next_attempt_at = now(),"
+        " dead_in_a_row = %s"
+    )
+    with delivering() as (_, url, connection, stack):
+
+        def fail() -> None:
+            change(url)
+            connection.execute(given_up, (dead_in_a_row,))
+
+        return arrival(stack, alert, meanwhile=fail)
+
+
+@drill
+def notifier_dead_letters() -> float:
+    """The address of a webhook refuses connections, and has done so for two days."""
+    return failing("NotifierDeadLetters", 0)
+
+
+@drill
+def notifier_webhooks_disabled() -> float:
+    """The address of a webhook refuses connections, and the two changes before are dead letters."""
+    return failing("NotifierWebhooksDisabled", 2)
 
 
 def in_cluster(alert: str, before: str, after: str) -> float:

@@ -21,6 +21,7 @@ import httpx
 import yaml
 
 from monitoring.receiver import Receiver
+from tooling.project import Service, services
 from tooling.service import free_port, listening
 from tooling.tools import require
 
@@ -78,9 +79,20 @@ def wait(
     return seen
 
 
+def rules_of(one: Service) -> Path:
+    """Return the file with the rules of a service that is not the default one."""
+    return one.folder / "monitoring" / "rules.yml"
+
+
 def configure(folder: Path, jobs: Mapping[str, str], alertmanager: str, receiver: str, *, hurry: bool) -> None:
-    """Write copies of the configuration into `folder`: scrape `jobs` (name: address), send alerts to `receiver`."""
+    """Write copies of the configuration into `folder`: scrape `jobs` (name: address), send alerts to `receiver`.
+
+    The rules of a further service are among them where it is scraped.
+    """
     shutil.copytree(RULES, folder / "rules")
+    for one in services():
+        if one.name in jobs and not one.default:
+            shutil.copy(rules_of(one), folder / "rules" / f"{one.package}.yml")
     prometheus = yaml.safe_load((FOLDER / "prometheus" / "prometheus.yml").read_text())
     prometheus["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alertmanager]
     scrapes = [{"job_name": job, "static_configs": [{"targets": [address]}]} for job, address in jobs.items()]

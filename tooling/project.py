@@ -173,6 +173,14 @@ def service(name: str = "", root: Path = ROOT) -> Service:
     )
 
 
+def migrating(one: Service) -> Service:
+    """Return the service that migrates the database of another, or its own. Raises `UnknownServiceError`."""
+    for candidate in (one, *services(one.folder.parent.parent)):
+        if candidate.database == one.database and candidate.migrations:
+            return candidate
+    raise UnknownServiceError(f"{one.name}: no service migrates its database, {one.database}")
+
+
 def _read(file: Path) -> Service:
     document: dict[str, Any] = tomllib.loads(file.read_text())
     record: dict[str, Any] = {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from tooling.project import Service, ToolingError
+from tooling.project import Service, ToolingError, migrating
 from tooling.project import service as default_service
 
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -131,12 +131,12 @@ def running(
         }
         if "DATABASE_URL" in settings:
             del settings["DB_PATH"]
-            migrated = subprocess.run(
-                [*program, "migrate"], env=environment(settings), capture_output=True, text=True, check=False
-            )
+            owner = migrating(service)
+            migrate = [*(program if owner == service else command_line(service=owner)), "migrate"]
+            migrated = subprocess.run(migrate, env=environment(settings), capture_output=True, text=True, check=False)
             if migrated.returncode:
                 raise ServiceError(
-                    f"{service.name} migrate ended with status {migrated.returncode}:\n{migrated.stderr[-4000:]}"
+                    f"{owner.name} migrate ended with status {migrated.returncode}:\n{migrated.stderr[-4000:]}"
                 )
         url = f"http://127.0.0.1:{port}"
         with listening([*program, "serve"], settings, ready=f"{url}/readyz", log=log or Path(folder, "log")):

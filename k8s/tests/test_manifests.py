@@ -1,5 +1,6 @@
 """What every overlay must be, rendered as a deploy renders it."""
 
+import base64
 import json
 import re
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ import pytest
 import yaml
 
 from monitoring import operator_rules
-from tooling.deploy import cluster
+from tooling import secret_files
+from tooling.deploy import cluster, manifests
+from tooling.deploy.kube import Kube
 from tooling.kubernetes import quantity
-from tooling.project import service, services
+from tooling.project import Service, migrating, service, services
 from tooling.tools import call
 
 K8S = Path(__file__).parent.parent
@@ -374,3 +377,31 @@ def test_only_the_service_its_jobs_and_the_operator_reach_the_instances() -> Non
         "cnpg" in peer or "prometheus" in peer or "component" in peer for peers in reached.values() for peer in peers
     )
     assert not any("component" in peer for peer in reached[8000])
+
+
+SHARERS = [one for one in services() if one.database and not one.migrations]
+
+
+@pytest.mark.parametrize("sharer", SHARERS, ids=lambda one: one.name)
+def test_a_service_reaches_the_database_in_the_namespace_of_who_migrates_it(
+    sharer: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = secret_files.ensure(tmp_path)
+    monkeypatch.setattr(secret_files, "ensure", lambda: files)
+    rendered = manifests.render(
+        sharer, Kube("no-cluster", sharer.name), sharer.overlays[0], f"{sharer.name}:latest", generate_secrets=True
+    )
+    (secret,) = [item for item in rendered if item["kind"] == "Secret"]
+    url = base64.b64decode(secret["data"]["DATABASE_URL"]).decode()
+    owner = migrating(sharer)
+    assert url.endswith(f"@postgres.{owner.name}/{owner.database}")
+    policies = objects("overlays/kind")
+    peers = [
+        peer["namespaceSelector"]["matchLabels"].get("kubernetes.io/metadata.name")
+        for policy in policies
+        if policy["kind"] == "NetworkPolicy" and policy["metadata"]["name"] == "postgres"
+        for rule in policy["spec"]["ingress"]
+        for peer in rule["from"]
+        if "namespaceSelector" in peer
+    ]
+    assert sharer.name in peers

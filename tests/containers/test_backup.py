@@ -9,9 +9,9 @@ import psycopg
 import pytest
 
 from task_api.config import Settings
-from task_api.store.database import Database
 from task_api.store.migrations import migrate
-from task_api.store.schema import REVISIONS
+from task_core.database import Database
+from task_core.schema import REVISIONS
 from tooling.project import ROOT
 
 pytestmark = pytest.mark.docker

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from task_api.store.schema import REVISIONS
+from task_core.schema import REVISIONS
 from tooling import compose
 from tooling.project import ROOT
 
@@ -183,7 +183,7 @@ def test_a_backup_of_an_older_schema_is_migrated(stack: dict[str, str], tmp_path
     psql("CREATE SCHEMA public", "tasks")
     program = (
         "from service_kit.config import load; from task_api.config import Settings;"
-        " from task_api.store.database import Database; from task_api.store.migrations import migrate;"
+        " from task_core.database import Database; from task_api.store.migrations import migrate;"
         f" migrate(Database(load(Settings)), {older!r})"
     )
     docker_compose("run", "--rm", "--no-deps", "--entrypoint", "/usr/bin/python3", "migrate", "-c", program)

@@ -62,15 +62,14 @@ def strained(target: Target) -> Iterator[tuple[str, httpx.Response]]:
     Raises `NotAssessed` where the document has 429 or 503, and no response is it.
     """
     documented = {status for operation in target.operations for status in operation.declared["responses"]}
-    common = {name: value for name, value in target.settings.items() if name not in {"DATABASE_URL", "DB_PATH"}}
     login = {"email": "nobody@example.com", "password": "a horse and its battery"}
     if "429" in documented:
-        with running({**common, "RATE_LIMIT": "1/minute"}, program=target.program, service=target.service) as url:
+        with running({**target.copy, "RATE_LIMIT": "1/minute"}, program=target.program, service=target.service) as url:
             yield "/", expected(HTTPStatus.TOO_MANY_REQUESTS, [httpx.get(url, timeout=30) for _ in range(4)])
-    if "503" in documented and target.service.database:
+    if "503" in documented and target.service.migrations:  # whose database is a file that can be taken away
         with TemporaryDirectory(prefix="headers-") as folder:
             file = Path(folder, "gone.db")
-            settings = {**common, "DB_PATH": str(file)}
+            settings = {**target.copy, "DB_PATH": str(file)}
             with running(settings, program=target.program, service=target.service) as url:
                 for part in Path(folder).iterdir():
                     part.unlink()

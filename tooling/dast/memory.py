@@ -81,9 +81,10 @@ def growth(target: Target, service: set[psutil.Process]) -> list[int]:
 def scan(target: Target) -> Scan:
     """Return a finding where each measured round leaves more than `MOST` bytes of each of its requests."""
     version = str(target.document["info"]["version"])
-    common = {name: value for name, value in target.settings.items() if name not in {"DATABASE_URL", "DB_PATH"}}
     try:
-        with running({**common, "LOG_LEVEL": "info"}, workers=1, program=target.program, service=target.service) as url:
+        with running(
+            {**target.copy, "LOG_LEVEL": "info"}, workers=1, program=target.program, service=target.service
+        ) as url:
             grown = growth(replace(target, url=url), processes(url))
     except (ServiceError, httpx.HTTPError) as error:
         raise NotAssessed(f"the service cannot be measured: {error}") from error

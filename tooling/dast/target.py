@@ -120,6 +120,12 @@ class Target:
     sources: tuple[Path, ...] = ()
     """The files and folders that hold the service's code."""
 
+    @property
+    def copy(self) -> dict[str, str]:
+        """The settings of another copy, which has a database of its own where it migrates one."""
+        own = {"DATABASE_URL", "DB_PATH", "WEBHOOK_DELIVERY"} if self.service.migrations else set()
+        return {name: value for name, value in self.settings.items() if name not in own}
+
     def command(self, *arguments: str, environment: Mapping[str, str]) -> str:
         """Run a command of the service's and return its output. Raises `NotAssessed` where it fails."""
         ran = run_program([*self.program, *arguments], environment)
@@ -283,10 +289,13 @@ class Target:
 
 
 def database(service: Service, stack: ExitStack, folder: Path, *, embedded: bool) -> dict[str, str]:
-    """Return the settings of an empty database: PostgreSQL until `stack` closes, or SQLite in `folder`."""
+    """Return the settings of an empty database: PostgreSQL until `stack` closes, or SQLite in `folder`.
+
+    A service that another one migrates the database of has PostgreSQL alone.
+    """
     if not service.database:
         return {}
-    if not embedded:
+    if not embedded or not service.migrations:
         with suppress(MissingTool):
             return {"DATABASE_URL": stack.enter_context(postgres())}
     return {"DB_PATH": str(folder / "sqlite.db")}
@@ -304,6 +313,7 @@ def attacked(
     key, log = secrets.token_urlsafe(32) if service.accounts else "", folder / f"{service.name}.log"
     program = program or command_line(service=service)
     settings = {"RATE_LIMIT": "100000000/minute", "LOG_LEVEL": "debug"}  # what any level logs is looked at
+    settings |= {"WEBHOOKS": "on", "QUOTA_WEBHOOKS": "1000"}
     if service.accounts:
         # threads for the scanners' logins: the service has few of them wait for a password hash, and refuses the others
         settings |= {"AUTH": "on", "JWT_KEYS": f"dast:{key}", "THREADS": "32"}
@@ -311,6 +321,8 @@ def attacked(
     with ExitStack() as stack:
         try:
             settings |= database(service, stack, folder, embedded=embedded)
+            if "DATABASE_URL" in settings:
+                settings["WEBHOOK_DELIVERY"] = "notifier"  # no request goes to an address that a gate has made up
             url = stack.enter_context(running(settings, log=log, program=program, service=service))
         except ServiceError as error:
             raise NotAssessed(str(error)) from error

@@ -11,7 +11,7 @@ import yaml
 from tooling import secret_files
 from tooling.deploy import DeployError, admission, operator
 from tooling.deploy.kube import Kube, Object
-from tooling.project import ROOT, Service
+from tooling.project import ROOT, Service, migrating
 
 WORKLOADS = ("Deployment", "StatefulSet", "Cluster", "Job", "HorizontalPodAutoscaler", "CronJob", "Ingress")
 
@@ -86,14 +86,19 @@ def render(
             password = secret_files.read(files["postgres"])["POSTGRES_PASSWORD"]
             # The service's name carries a hash of its content, so that a rotated key makes a rollout; the database's
             # password is fixed when the database is made.
-            kustomization["secretGenerator"] = [
-                {"name": service.name, "envs": [files[service.package].name]},
-                {
-                    "name": "postgres",
-                    "literals": [f"username={service.package}", f"password={password}"],
-                    "options": {"disableNameSuffixHash": True},
-                },
-            ]
+            own = folder / files[service.package].name
+            owner = migrating(service)
+            if owner != service:  # whose namespace has the database
+                own.write_text(own.read_text().replace("@postgres/", f"@postgres.{owner.name}/"))
+            kustomization["secretGenerator"] = [{"name": service.name, "envs": [own.name]}]
+            if owner == service:
+                kustomization["secretGenerator"].append(
+                    {
+                        "name": "postgres",
+                        "literals": [f"username={service.package}", f"password={password}"],
+                        "options": {"disableNameSuffixHash": True},
+                    }
+                )
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         objects = [item for item in yaml.safe_load_all(kube.run("kustomize", name)) if item]
     others = {*images(objects), *in_use} - {image}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from task_api.config import Settings, SigningKey
 from task_api.http.app import create_app
 from task_api.http.context import Services
-from task_api.store.database import Database
+from task_core.database import Database
 from tooling.dast import headers, log, raw_http, schemathesis, source, wapiti
 from tooling.dast.authorization import CALLERS, WORTHLESS, due
 from tooling.dast.isolation import Values, shape

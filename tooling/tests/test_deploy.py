@@ -21,7 +21,7 @@ from rich.console import Console
 from task_api.config import Settings, SigningKey
 from task_api.http.app import create_app
 from task_api.http.context import Services
-from task_api.store.database import Database
+from task_core.database import Database
 from tooling.canaries.fixtures import serving
 from tooling.deploy import (
     K8S,

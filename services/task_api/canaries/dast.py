@@ -246,7 +246,7 @@ def bulk_with_version(folder: Path) -> Scan:
 LABELS_OF_ALL = """
 from sqlalchemy import select
 from task_api.store import labels
-from task_api.store.schema import tasks
+from task_core.schema import tasks
 def held(connection, owner_id, label, after, limit):
     rows = connection.execute(select(tasks.c.id, tasks.c.labels).where(tasks.c.id > after))
     return {row.id: row.labels for row in rows if label in row.labels}

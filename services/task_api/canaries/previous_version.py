@@ -4,7 +4,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from task_api.store.schema import REVISIONS
+from task_core.schema import REVISIONS
 from tooling import previous_version, tools
 from tooling.canaries import canary
 from tooling.canaries.fixtures import plant

@@ -20,9 +20,9 @@ from task_api.accounts import passwords
 from task_api.config import Settings, SigningKey
 from task_api.http.app import create_app
 from task_api.http.context import Services
-from task_api.store.database import Database
 from task_api.store.migrations import migrate
-from task_api.store.schema import LOCAL_ACCOUNT, accounts, change_feed, deleted_tasks, metadata, task_changes, tasks
+from task_core.database import Database
+from task_core.schema import LOCAL_ACCOUNT, accounts, change_feed, deleted_tasks, metadata, task_changes, tasks
 from tooling.postgres import postgres
 
 KEY = SigningKey("k1", "nF7wqz0TzY5cVxk2L9bR4mJ8sH1dGpQe")

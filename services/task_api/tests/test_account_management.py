@@ -18,9 +18,9 @@ from task_api.accounts.model import Registration
 from task_api.accounts.password_policy import check_password
 from task_api.accounts.service import register
 from task_api.config import Rate, Settings
-from task_api.store.database import Database
-from task_api.store.schema import accounts, metadata, tasks
-from task_api.store.schema import personal_tokens as tokens_table
+from task_core.database import Database
+from task_core.schema import accounts, metadata, tasks
+from task_core.schema import personal_tokens as tokens_table
 
 from .conftest import KEY, PASSWORD, Client, Serve, log_in, log_in_tokens
 

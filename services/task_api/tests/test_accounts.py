@@ -25,9 +25,9 @@ from task_api.accounts.throttle import network
 from task_api.accounts.tokens import TokenIssuer
 from task_api.config import Rate, Settings, SigningKey
 from task_api.store import rates
-from task_api.store.database import Database
-from task_api.store.schema import accounts as accounts_table
-from task_api.store.schema import refresh_tokens
+from task_core.database import Database
+from task_core.schema import accounts as accounts_table
+from task_core.schema import refresh_tokens
 
 from .conftest import KEY, PASSWORD, Client, Serve, log_in, log_in_tokens
 

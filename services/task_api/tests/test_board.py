@@ -8,7 +8,7 @@ from sqlalchemy.exc import OperationalError
 from task_api.config import Rate
 from task_api.http import board, cookies
 from task_api.http.errors import NOT_THE_PAGE, TOKEN_PROBLEMS
-from task_api.store.database import Database
+from task_core.database import Database
 from tooling.project import ROOT
 
 from .conftest import KEY, PASSWORD, Client, Lend, Serve, log_in

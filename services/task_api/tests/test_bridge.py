@@ -18,10 +18,10 @@ from sqlalchemy.exc import OperationalError
 
 from task_api.config import Settings
 from task_api.store import idempotency
-from task_api.store.database import Database
-from task_api.store.errors import Unanswered, Unusable
 from task_api.store.migrations import migrate
-from task_api.store.schema import LOCAL_ACCOUNT
+from task_core.database import Database
+from task_core.errors import Unanswered, Unusable
+from task_core.schema import LOCAL_ACCOUNT
 from tooling.postgres import Server, postgres_server
 from tooling.service import NO_AUTHORITIES, running
 

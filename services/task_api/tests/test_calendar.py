@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from task_api.config import Rate
-from task_api.store.database import Database
-from task_api.store.schema import LOCAL_ACCOUNT
 from task_api.tasks import calendar, recurrence, service
 from task_api.tasks.model import CHANGEABLE, NewTask, Task, Versioned
+from task_core.database import Database
+from task_core.schema import LOCAL_ACCOUNT
 
 from .conftest import KEY, Client, Lend, empty, log_in
 from .test_recurrence import series, utc

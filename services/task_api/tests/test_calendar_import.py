@@ -12,11 +12,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from task_api import cli
-from task_api.store.database import Database
-from task_api.store.schema import LOCAL_ACCOUNT
 from task_api.tasks import calendar, calendar_import, recurrence, service
 from task_api.tasks.calendar_import import CalendarFaults, ToDos, read
 from task_api.tasks.model import CHANGEABLE, NewTask
+from task_core.database import Database
+from task_core.schema import LOCAL_ACCOUNT
 
 from .conftest import KEY, Client, Lend, empty, log_in
 from .test_calendar import BERLIN, RULES, ZONES, new_tasks, readable, versioned, written
@@ -299,7 +299,7 @@ def test_a_task_that_recurs_comes_in_the_same(rule: str, end: str, zone: str | N
 
 def run(database: Database, *arguments: str, content: bytes = b"") -> Result:
     settings = database._settings
-    environment = {"DB_PATH": settings.db_path, "DATABASE_URL": settings.database_url}
+    environment = {"DATABASE_URL": settings.database_url} if settings.postgresql else {"DB_PATH": settings.sqlite_path}
     environment |= {"AUTH": "on", "JWT_KEYS": f"k1:{KEY.secret}"}
     return CliRunner().invoke(cli.main, arguments, env=environment, input=content)
 

@@ -13,14 +13,14 @@ from sqlalchemy import Connection, delete, insert, select, text, update
 
 from task_api import transfer
 from task_api.config import Settings
-from task_api.store import changes as store
 from task_api.store.clearing import clear
-from task_api.store.database import Database
 from task_api.store.migrations import migrate
 from task_api.store.pruning import Most, Pruner
-from task_api.store.schema import LOCAL_ACCOUNT, change_feed, change_floors, deleted_tasks, task_changes, tasks
 from task_api.tasks import changes, service
 from task_api.tasks.model import BadFeedToken, Changes, ChangesQuery, FeedGone, NewTask, TaskChanges
+from task_core import changes as store
+from task_core.database import Database
+from task_core.schema import LOCAL_ACCOUNT, change_feed, change_floors, deleted_tasks, task_changes, tasks
 
 from .conftest import KEY, Client, Lend, log_in
 

@@ -13,8 +13,8 @@ from task_api import telemetry
 from task_api.config import Settings
 from task_api.store import clearing, pruning, rates
 from task_api.store.clearing import EXPIRING, Backlog, Clearer, clear
-from task_api.store.database import Database
-from task_api.store.schema import LOCAL_ACCOUNT, idempotency_keys, metadata, refresh_tokens, sessions
+from task_core.database import Database
+from task_core.schema import LOCAL_ACCOUNT, idempotency_keys, metadata, refresh_tokens, sessions
 
 from .conftest import Client, log_in
 

@@ -13,7 +13,7 @@ from werkzeug.wrappers import Request, Response
 
 from task_api import cli
 from task_api.config import Settings
-from task_api.store.schema import REVISIONS
+from task_core.schema import REVISIONS
 
 from .conftest import KEY
 

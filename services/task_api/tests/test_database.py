@@ -24,12 +24,12 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
 from task_api.config import Settings
-from task_api.store import database as database_module
-from task_api.store import postgresql, prepared, sqlite
-from task_api.store.database import Database, Unusable
-from task_api.store.errors import down
 from task_api.store.migrations import migrate
-from task_api.store.postgresql import REQUEST
+from task_core import database as database_module
+from task_core import postgresql, prepared, sqlite
+from task_core.database import Database, Unusable
+from task_core.errors import down
+from task_core.postgresql import REQUEST
 from tooling.service import free_port
 
 from .conftest import Client, Serve, client_of

@@ -7,9 +7,9 @@ from sqlalchemy import func, select
 
 from task_api.store import deleted_tasks as store
 from task_api.store.clearing import clear
-from task_api.store.database import Database
-from task_api.store.schema import deleted_tasks, task_changes, tasks
 from task_api.tasks.model import CHANGEABLE
+from task_core.database import Database
+from task_core.schema import deleted_tasks, task_changes, tasks
 
 from .conftest import KEY, PASSWORD, Client, Lend, log_in
 from .test_changes import DAY, age

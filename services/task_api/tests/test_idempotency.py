@@ -17,9 +17,9 @@ from sqlalchemy import delete, select, update
 from service_kit.http.messages import respond
 from service_kit.http.requests import EXTENSION
 from task_api.store import idempotency as store
-from task_api.store.database import Database
-from task_api.store.schema import deleted_tasks, idempotency_keys
 from task_api.tasks import service
+from task_core.database import Database
+from task_core.schema import deleted_tasks, idempotency_keys
 
 from .conftest import Client, log_in
 

@@ -10,11 +10,11 @@ from sqlalchemy import text
 
 from task_api.config import Settings
 from task_api.store import labels as store
-from task_api.store.database import Database
-from task_api.store.schema import LOCAL_ACCOUNT
 from task_api.tasks import labels, service
 from task_api.tasks.model import LabelChange, LabelQuery, NewTask, TaskQuery, distinct
 from task_api.tasks.quota import Quota
+from task_core.database import Database
+from task_core.schema import LOCAL_ACCOUNT
 
 from .conftest import KEY, Client, Lend, log_in
 from .test_changes import apply, shown, sync

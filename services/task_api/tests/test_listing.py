@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 from sqlalchemy import text
 
-from task_api.store.database import Database
 from task_api.tasks import service
 from task_api.tasks.model import NewTask, TaskQuery
+from task_core.database import Database
 
 from .conftest import Client
 

@@ -16,12 +16,11 @@ from aiosmtpd.smtp import SMTP
 from sqlalchemy import select, update
 
 from service_kit.config import ConfigurationError, load
+from service_kit.mail import Mailer, QueueFull
 from task_api.accounts.by_mail import MAILS_TO_AN_ADDRESS
-from task_api.accounts.mail import Mailer
-from task_api.accounts.model import Overloaded
 from task_api.config import Rate, Settings
-from task_api.store.database import Database
-from task_api.store.schema import accounts, mail_tokens
+from task_core.database import Database
+from task_core.schema import accounts, mail_tokens
 from tooling.service import free_port
 
 from .conftest import KEY, PASSWORD, Client, Serve
@@ -232,8 +231,8 @@ def test_a_server_that_is_gone_fails_no_request_and_frees_its_place() -> None:
 
 
 def test_mails_that_wait_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("task_api.accounts.mail.WAITING", 0)
-    with pytest.raises(Overloaded):
+    monkeypatch.setattr("service_kit.mail.WAITING", 0)
+    with pytest.raises(QueueFull):
         Mailer("smtp://127.0.0.1", "t@example.org").send(ADA, "s", "t")
 
 

@@ -11,12 +11,12 @@ from sqlalchemy import inspect, text
 
 from task_api.config import Settings
 from task_api.store import migrations, usage
-from task_api.store.database import Database, SchemaBehind, TableInUse
 from task_api.store.migrations import configuration, migrate
 from task_api.store.migrations import online as operations
-from task_api.store.schema import REVISIONS, metadata
 from task_api.tasks import service
 from task_api.tasks.model import TaskQuery
+from task_core.database import Database, SchemaBehind, TableInUse
+from task_core.schema import REVISIONS, metadata
 
 BY_HAND = ("tasks_search", "search_tasks_", "alembic_version")
 """Made by migrations, not part of the metadata: full-text search, indexes of expressions, Alembic's own table."""

@@ -14,9 +14,9 @@ from sqlalchemy import Connection, event
 from sqlalchemy.engine import Engine
 
 from task_api.config import Settings
-from task_api.store.database import Database
 from task_api.store.migrations import migrate
-from task_api.store.schema import REVISIONS
+from task_core.database import Database
+from task_core.schema import REVISIONS
 
 SQUAWK = Path(sys.executable).with_name("squawk")
 TASTE = (

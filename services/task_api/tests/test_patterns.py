@@ -17,8 +17,8 @@ from task_api import transfer
 from task_api.accounts import model as accounts
 from task_api.http.app import create_app
 from task_api.http.context import Services
-from task_api.store.database import Database
 from task_api.tasks import model as tasks
+from task_core.database import Database
 
 from .conftest import Migrated
 

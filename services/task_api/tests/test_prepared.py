@@ -8,11 +8,11 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from task_api.config import Settings
 from task_api.store import tasks as store
-from task_api.store.database import UNAVAILABLE, Database
-from task_api.store.prepared import rows
-from task_api.store.schema import tasks
 from task_api.tasks import service
 from task_api.tasks.model import TaskQuery
+from task_core.database import UNAVAILABLE, Database
+from task_core.prepared import rows
+from task_core.schema import tasks
 
 MOMENT = datetime(2026, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
 

@@ -8,8 +8,8 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 from service_kit.http.problems import TYPES
 from service_kit.http.requests import EXTENSION
 from task_api.config import Settings
-from task_api.store.database import Database
 from task_api.tasks import service
+from task_core.database import Database
 
 from .conftest import KEY, PASSWORD, Client, Serve, client_of
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from sqlalchemy import Text, cast, delete, func, insert, select
 
 from task_api.store import usage
-from task_api.store.database import Database
-from task_api.store.schema import account_usage, accounts, tasks
 from task_api.store.usage import Usage
 from task_api.tasks.quota import Quota
+from task_core.database import Database
+from task_core.schema import account_usage, accounts, tasks
 
 from .conftest import KEY, Client, Lend, log_in
 

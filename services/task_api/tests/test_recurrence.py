@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from task_api.store.database import Database
 from task_api.tasks import recurrence
 from task_api.tasks.recurrence import Occurrence, faults, following
+from task_core.database import Database
 
 from .conftest import KEY, Client, Lend, log_in
 from .test_changes import shown, sync

@@ -14,9 +14,9 @@ from task_api import cli
 from task_api.accounts import second_factor
 from task_api.accounts.model import WrongCode
 from task_api.config import Rate, Settings
-from task_api.store.database import Database
-from task_api.store.schema import accounts
 from task_api.transfer import export, import_lines
+from task_core.database import Database
+from task_core.schema import accounts
 
 from .conftest import KEY, PASSWORD, Client, Serve, log_in
 

@@ -27,7 +27,7 @@ from service_kit import server
 from task_api.config import Settings
 from task_api.http.app import create_app
 from task_api.http.context import Services
-from task_api.store.database import Database
+from task_core.database import Database
 from tooling.service import NO_AUTHORITIES, command_line, environment, free_port, listening, running
 
 from .conftest import KEY, Migrated

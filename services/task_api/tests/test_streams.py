@@ -17,10 +17,10 @@ from task_api.config import Rate
 from task_api.http import streams
 from task_api.http.context import Services
 from task_api.http.errors import FEED_GONE, TOO_MANY_STREAMS
-from task_api.store import changes as store
-from task_api.store.database import Database
-from task_api.store.schema import change_floors, personal_tokens
 from task_api.tasks import changes
+from task_core import changes as store
+from task_core.database import Database
+from task_core.schema import change_floors, personal_tokens
 
 from .conftest import KEY, PASSWORD, Client, Lend, Serve, log_in, log_in_tokens
 

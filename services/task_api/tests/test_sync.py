@@ -14,10 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from sqlalchemy import Connection
 
 from task_api.store.clearing import clear
-from task_api.store.database import Database
-from task_api.store.schema import LOCAL_ACCOUNT
 from task_api.tasks import service
 from task_api.tasks.model import TaskChanges
+from task_core.database import Database
+from task_core.schema import LOCAL_ACCOUNT
 
 from .conftest import Client, empty
 from .test_changes import age, apply, shown

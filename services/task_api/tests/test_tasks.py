@@ -14,8 +14,8 @@ from msgspec import UNSET, ValidationError
 from msgspec.json import decode, encode
 
 from task_api.store import tasks as store
-from task_api.store.database import Database
 from task_api.tasks.model import CHANGEABLE, LONGEST_TITLE, PRIORITIES, NewTask, TaskChanges, TaskMergePatch
+from task_core.database import Database
 
 from .conftest import Client, log_in
 

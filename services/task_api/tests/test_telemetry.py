@@ -17,7 +17,7 @@ from service_kit.telemetry import logs, metrics
 from service_kit.telemetry.traces import incoming_trace_id
 from task_api import telemetry
 from task_api.config import Settings
-from task_api.store.database import Database
+from task_core.database import Database
 
 from .conftest import KEY, PASSWORD, Client, client_of, log_in
 

@@ -18,7 +18,7 @@ from task_api.config import Settings
 if TYPE_CHECKING:
     from flask import Flask
 
-    from task_api.store.database import Database
+    from task_core.database import Database
 
 
 @contextmanager
@@ -26,8 +26,8 @@ def _database() -> Iterator["Database"]:
     """Yield the database, with limits for a command. Ends the program with one line where the database fails."""
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
-    from task_api.store.database import Database, SchemaBehind, TableInUse, Unusable  # noqa: PLC0415
-    from task_api.store.postgresql import COMMAND  # noqa: PLC0415
+    from task_core.database import Database, SchemaBehind, TableInUse, Unusable  # noqa: PLC0415
+    from task_core.postgresql import COMMAND  # noqa: PLC0415
 
     settings = main.settings()
     try:
@@ -50,7 +50,7 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     from service_kit.server import serve  # noqa: PLC0415
     from task_api.http.app import create_app  # noqa: PLC0415
     from task_api.http.context import Services  # noqa: PLC0415
-    from task_api.store.database import Database  # noqa: PLC0415
+    from task_core.database import Database  # noqa: PLC0415
 
     if not settings.postgresql:
         _prepare_sqlite()
@@ -62,7 +62,7 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
 
 def _prepare_sqlite() -> None:
     from service_kit.telemetry.logs import log  # noqa: PLC0415
-    from task_api.store.database import SchemaBehind  # noqa: PLC0415
+    from task_core.database import SchemaBehind  # noqa: PLC0415
 
     with _database() as database:
         try:
@@ -77,7 +77,7 @@ def _prepare_sqlite() -> None:
 def _report(database: "Database") -> None:
     """Log what requests will meet. The service starts all the same: a database may come later than its service."""
     from service_kit.telemetry.logs import log  # noqa: PLC0415
-    from task_api.store.database import UNAVAILABLE, SchemaBehind  # noqa: PLC0415
+    from task_core.database import UNAVAILABLE, SchemaBehind  # noqa: PLC0415
 
     try:
         database.check()
@@ -91,7 +91,7 @@ def _report(database: "Database") -> None:
 def _application(settings: Settings) -> "Flask":
     from task_api.http.app import create_app  # noqa: PLC0415
     from task_api.http.context import Services  # noqa: PLC0415
-    from task_api.store.database import Database  # noqa: PLC0415
+    from task_core.database import Database  # noqa: PLC0415
 
     return create_app(Services(settings, Database(settings)))
 
@@ -106,8 +106,8 @@ main = CommandLine("task-api", __version__, Settings, _serve, "A task service ov
 @click.option("--wait", type=click.FloatRange(0, 600), default=0, help="Seconds to wait for the database server.")
 def migrate(wait: float) -> None:
     """Bring the database to the newest schema."""
-    from task_api.store.database import await_database  # noqa: PLC0415
     from task_api.store.migrations import migrate as run  # noqa: PLC0415
+    from task_core.database import await_database  # noqa: PLC0415
 
     with _database() as database:
         await_database(database, wait)
@@ -279,7 +279,7 @@ def _private(path: str, flags: int) -> int:
 def _owner(database: "Database", email: str) -> int:
     """Return the account of an address, or that without one of AUTH=off. Raises AccountNotFound."""
     from task_api.accounts import administration  # noqa: PLC0415
-    from task_api.store.schema import LOCAL_ACCOUNT  # noqa: PLC0415
+    from task_core.schema import LOCAL_ACCOUNT  # noqa: PLC0415
 
     return LOCAL_ACCOUNT if email == "local" else administration.find(database, email).id
 

@@ -3,13 +3,12 @@
 import re
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
-from service_kit import config
-from service_kit.config import LOOPBACK, custom, masked_url
+from service_kit.config import LOOPBACK, custom
+from task_core import config
 
 SHORTEST_SECRET = 32
 EXAMPLE_WORDS = re.compile(
@@ -83,19 +82,12 @@ def _show_rate(rate: Rate) -> str:
 RATE_TEXT = custom(parse=parse_rate, show=_show_rate)
 KEYS_TEXT = custom(parse=parse_keys, show=lambda keys: ",".join(f"{key.kid}:…" for key in keys), secret=True)
 ORIGINS_TEXT = custom(parse=parse_origins, show=",".join)
-URL_TEXT = custom(show=masked_url, secret=True)
 
 
 class Settings(config.Settings, frozen=True, kw_only=True):
     """Every setting of the service."""
 
-    db_path: Annotated[str, Meta(min_length=1, description="SQLite file, made if missing")] = "data/tasks.db"
-    database_url: Annotated[str, Meta(description="postgresql://… instead of SQLite"), URL_TEXT] = ""
-    db_pool_size: Annotated[int, Meta(ge=1, le=100, description="database connections of each process")] = 5
-    db_wait_seconds: Annotated[
-        float,
-        Meta(ge=0, le=30, description="how long a request waits for a database that changes hands; 0: not at all"),
-    ] = 5.0
+    db_path: Annotated[str, Meta(min_length=1, description="SQLite file, without DATABASE_URL")] = "data/tasks.db"
     auth: Annotated[Literal["on", "off"], Meta(description="accounts; off listens on loopback alone")] = "off"
     registration: Annotated[Literal["open", "closed"], Meta(description="whether anybody may register")] = "open"
     jwt_keys: Annotated[
@@ -119,22 +111,25 @@ class Settings(config.Settings, frozen=True, kw_only=True):
     quota_bytes: Annotated[
         int, Meta(ge=0, description="bytes of titles, descriptions and labels that one account may keep; 0: no limit")
     ] = 100 << 20
+    quota_webhooks: Annotated[int, Meta(ge=1, le=1000, description="webhooks that one account may have")] = 10
     streams: Annotated[int, Meta(ge=0, le=1000, description="open streams of one account in each process; 0: none")] = (
         20
     )
-    smtp_url: Annotated[
-        str,
-        Meta(description="smtp[s]://user:password@host:port, to verify addresses and reset passwords; none if unset"),
-        URL_TEXT,
-    ] = ""
-    mail_from: Annotated[str, Meta(description="sender of mails, such as tasks@example.org")] = ""
     mail_link: Annotated[str, Meta(description="page that mails lead to, with the token after #; optional")] = ""
+    webhooks: Annotated[
+        Literal["off", "on", "insecure"],
+        Meta(description="deliver changes to addresses that accounts name; insecure is for tests: any address, no TLS"),
+    ] = "off"
+    webhook_delivery: Annotated[
+        Literal["workers", "notifier"],
+        Meta(description="who delivers: this service's workers, or the service notifier, which needs PostgreSQL"),
+    ] = "workers"
     cors_origins: Annotated[tuple[str, ...], Meta(description="origins that browsers may call from"), ORIGINS_TEXT] = ()
 
     @property
-    def postgresql(self) -> bool:
-        """Whether the data is in PostgreSQL, else in SQLite."""
-        return bool(self.database_url)
+    def sqlite_path(self) -> str:
+        """The file of the database without DATABASE_URL."""
+        return self.db_path
 
     @property
     def weaker(self) -> list[str]:
@@ -152,6 +147,8 @@ class Settings(config.Settings, frozen=True, kw_only=True):
             notes.append("REGISTRATION_LIMIT=off: one client can register any number of accounts")
         if self.smtp_url.startswith("smtp+insecure:"):
             notes.append("SMTP_URL=smtp+insecure://…: mails with tokens, and the password, are sent without TLS")
+        if self.webhooks == "insecure":
+            notes.append("WEBHOOKS=insecure: whoever registers a webhook has this service send to any address")
         return notes
 
     @property
@@ -168,17 +165,10 @@ class Settings(config.Settings, frozen=True, kw_only=True):
                 "JWT_KEYS: AUTH=on needs a signing key;"
                 " make one with: python3 -c 'import secrets; print(\"k1:\" + secrets.token_urlsafe(32))'"
             )
-        if self.smtp_url and not _smtp_url(self.smtp_url):
-            problems.append("SMTP_URL: expected smtp://user:password@host:port (STARTTLS) or smtps://…, or unset it")
-        if self.smtp_url and not re.fullmatch(r"[^@\s]+@[^@\s]+", self.mail_from):
-            problems.append("MAIL_FROM: SMTP_URL needs the address that mails come from, such as tasks@example.org")
         if self.mail_link and not re.fullmatch(r"https?://[^/\s#][^\s#]*", self.mail_link):
             problems.append("MAIL_LINK: expected a page without #, such as https://app.example/account")
-        if self.database_url and not _database_url(self.database_url):
-            problems.append(
-                "DATABASE_URL: expected postgresql://user:password@host:port/database with the password's special"
-                " characters escaped (such as %2F for /), or unset it to use SQLite"
-            )
+        if self.webhooks != "off" and self.webhook_delivery == "notifier" and not self.database_url:
+            problems.append("WEBHOOK_DELIVERY: the notifier reads PostgreSQL: set DATABASE_URL, or workers")
         if not self.database_url and self.db_path == ":memory:":
             problems.append("DB_PATH: each process would have a ':memory:' of its own: name a file")
         if not self.database_url and Path(self.db_path).is_dir():
@@ -187,27 +177,3 @@ class Settings(config.Settings, frozen=True, kw_only=True):
         if folder and not self.database_url and Path(folder).resolve() == Path(self.db_path).parent.resolve():
             problems.append("PROMETHEUS_MULTIPROC_DIR: name a folder of its own: this one holds the database, DB_PATH")
         return problems
-
-
-def _smtp_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018 - reading it checks it
-    except ValueError:
-        return False
-    plain = not (parts.path.strip("/") or parts.query or parts.fragment)
-    return parts.scheme in {"smtp", "smtps", "smtp+insecure"} and bool(parts.hostname) and plain
-
-
-def _database_url(url: str) -> bool:
-    """Return whether `url` is a PostgreSQL URL in which no special character of the password is left unescaped.
-
-    The fault is not named further: any part of the URL may be one of the password.
-    """
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018 - reading it checks it
-    except ValueError:
-        return False
-    scheme = parts.scheme in {"postgresql", "postgres", "postgresql+psycopg", "postgres+psycopg"}
-    return scheme and parts.path.strip("/") != "" and "@" not in f"{parts.path}{parts.query}{parts.fragment}"

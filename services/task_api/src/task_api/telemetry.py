@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
 
 from prometheus_client import Counter, Gauge
 
@@ -11,20 +10,12 @@ from task_api.store.clearing import Backlog
 
 _auth_failures = Counter("api_auth_failures_total", "Requests refused for who sent them.", ("reason",))
 _rate_limited = Counter("api_rate_limited_total", "Requests refused by the rate limit.")
-_connections = Gauge("db_pool_connections", "Database connections.", ("state",), multiprocess_mode="livesum")
-_pool_size = Gauge("db_pool_size", "Database connections at most.", multiprocess_mode="livesum")
 _expired = Counter("db_expired_rows_deleted_total", "Rows deleted that had expired, or were too many.", ("table",))
 _backlog = Gauge(
     "db_expired_rows_oldest_seconds",
     "For how long the oldest row has been expired that the last round of clearing could not delete.",
     ("table",),
     multiprocess_mode="livemax",
-)
-_up = Gauge(
-    "db_up",
-    "Whether the database answered the last check of readiness.",
-    ("dialect",),  # a gauge without labels would be 0 before the first check
-    multiprocess_mode="livemostrecent",
 )
 _key_created = Gauge(
     "api_signing_key_created_timestamp_seconds",
@@ -37,23 +28,11 @@ auth_failed: Callable[[str], None] = lambda reason: _auth_failures.labels(reason
 rate_limited = _rate_limited.inc
 
 
-def sample_pool(pool: Any) -> None:
-    """Publish how many connections of a pool (SQLAlchemy's QueuePool) are in use."""
-    _pool_size.set(pool.size())
-    _connections.labels("in_use").set(pool.checkedout())
-    _connections.labels("idle").set(pool.checkedin())
-
-
 def cleared(backlogs: Iterable[Backlog]) -> None:
     """Publish what a round of clearing did."""
     for backlog in backlogs:
         _expired.labels(backlog.table).inc(backlog.deleted)
         _backlog.labels(backlog.table).set(backlog.seconds)
-
-
-def database_answers(dialect: str, answers: bool) -> None:
-    """Publish whether the database answered the last check of readiness."""
-    _up.labels(dialect).set(answers)
 
 
 def signing_key(kid: str) -> None:

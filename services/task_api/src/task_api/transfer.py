@@ -18,8 +18,6 @@ from task_api.accounts.model import Email, Role
 from task_api.accounts.passwords import check_cost
 from task_api.store import accounts as account_store
 from task_api.store import tasks as task_store
-from task_api.store.database import UNAVAILABLE, Database
-from task_api.store.schema import LOCAL_ACCOUNT, accounts, deleted_tasks, tasks
 from task_api.tasks import recurrence
 from task_api.tasks.model import (
     Description,
@@ -35,6 +33,8 @@ from task_api.tasks.model import (
     trimmed,
     utc,
 )
+from task_core.database import UNAVAILABLE, Database
+from task_core.schema import LOCAL_ACCOUNT, accounts, deleted_tasks, tasks
 
 BATCH = 500
 SNAPSHOT = {"sqlite": "BEGIN", "postgresql": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}

@@ -12,15 +12,15 @@ from typing import Literal
 
 from sqlalchemy.exc import IntegrityError
 
+from service_kit.mail import Post
 from task_api.accounts import administration
-from task_api.accounts.mail import Post
 from task_api.accounts.model import Account, BadMailToken, BadPassword, EmailTaken, TokenAndPassword
 from task_api.accounts.password_policy import check_password
 from task_api.accounts.throttle import Throttle
 from task_api.config import Rate
 from task_api.store import accounts as store
 from task_api.store import audit, mail_tokens
-from task_api.store.database import Database
+from task_core.database import Database
 
 VALID = timedelta(hours=1)
 MAILS_TO_AN_ADDRESS = Rate(5, 3600)

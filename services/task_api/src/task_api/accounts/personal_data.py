@@ -10,12 +10,21 @@ from sqlalchemy import Row, Table
 from task_api.accounts.model import Account
 from task_api.store import accounts as store
 from task_api.store import audit
-from task_api.store.database import Database
-from task_api.store.schema import deleted_tasks, task_changes, tasks
 from task_api.store.tasks import of_owner
+from task_core.database import Database
+from task_core.schema import deleted_tasks, task_changes, tasks, webhooks
 
 PAGE = 500
-UNTOLD = {"password_hash", "totp_secret", "recovery_codes", "digest", "account_id"}
+UNTOLD = {
+    "password_hash",
+    "totp_secret",
+    "recovery_codes",
+    "digest",
+    "account_id",
+    "secret",
+    "previous_secret",
+    "lease",
+}
 """Columns that are secrets, or are the same in every line."""
 
 _encode = msgspec.json.Encoder().encode
@@ -40,7 +49,12 @@ def lines(database: Database, account: Account) -> Iterator[bytes]:
     for kind, rows in (("account", [row] if row else []), ("session", sessions), ("token", tokens)):
         for each in rows:
             yield line(kind, each._mapping)  # noqa: SLF001 - SQLAlchemy's public name for a row's columns
-    for kind, table in (("task", tasks), ("deleted_task", deleted_tasks), ("change", task_changes)):
+    for kind, table in (
+        ("task", tasks),
+        ("deleted_task", deleted_tasks),
+        ("change", task_changes),
+        ("webhook", webhooks),
+    ):
         for each in _pages(database, table, account.id):
             yield line(kind, each._mapping)  # noqa: SLF001
     before: int | None = None

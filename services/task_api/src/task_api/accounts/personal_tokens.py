@@ -17,7 +17,7 @@ from task_api.accounts.model import (
 )
 from task_api.store import accounts as store
 from task_api.store import audit
-from task_api.store.database import Database
+from task_core.database import Database
 
 PREFIX = "taskapi_"
 """By this, scanners find a token that was published by mistake, and the service distinguishes it from a JWT."""

@@ -27,7 +27,7 @@ from task_api.accounts.model import (
 from task_api.accounts.throttle import Throttle
 from task_api.store import accounts as store
 from task_api.store import audit
-from task_api.store.database import Database
+from task_core.database import Database
 
 T = TypeVar("T")
 ISSUER = "Task API"

@@ -13,10 +13,10 @@ from typing import Any, Literal, NamedTuple, cast
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
+from service_kit.mail import Mailer, Post
 from task_api.accounts import administration, passwords, personal_tokens, second_factor
 from task_api.accounts.administration import actor
 from task_api.accounts.by_mail import ByMail
-from task_api.accounts.mail import Mailer, Post
 from task_api.accounts.model import (
     Account,
     AccountChanges,
@@ -51,7 +51,7 @@ from task_api.accounts.tokens import TokenIssuer
 from task_api.config import Settings
 from task_api.store import accounts as store
 from task_api.store import audit
-from task_api.store.database import Database
+from task_core.database import Database
 
 LONGEST_USER_AGENT, LONGEST_ADDRESS = 200, 64
 REMEMBERED_SECONDS = 1.0

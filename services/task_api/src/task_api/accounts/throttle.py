@@ -9,7 +9,7 @@ from ipaddress import IPv6Address, IPv6Network, ip_address
 from task_api.accounts.model import Throttled
 from task_api.config import Rate
 from task_api.store import rates
-from task_api.store.database import Database
+from task_core.database import Database
 
 ATTEMPTS_OF_A_NETWORK = 5
 """How many times the login limit a network may fail, over all accounts: many people may share an address."""

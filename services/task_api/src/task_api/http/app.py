@@ -6,7 +6,7 @@ from flask import Flask
 
 from service_kit.config import LOOPBACK
 from service_kit.http.app import create_app as create_common_app
-from task_api.http import admin, auth, board, calendar, errors, labels, mail, second_factor, session, tasks
+from task_api.http import admin, auth, board, calendar, errors, labels, mail, second_factor, session, tasks, webhooks
 from task_api.http.context import Services
 
 
@@ -21,6 +21,8 @@ def create_app(services: Services) -> Flask:
     app.register_blueprint(tasks.blueprint)
     app.register_blueprint(labels.blueprint)
     app.register_blueprint(calendar.blueprint)
+    if settings.webhooks != "off":
+        app.register_blueprint(webhooks.blueprint)
     if settings.auth == "on":
         app.register_blueprint(auth.blueprint)
         app.register_blueprint(session.blueprint)

@@ -22,13 +22,15 @@ from task_api.http.errors import RATE_LIMITED, ROLE_MISSING, SCOPE_MISSING, TOKE
 from task_api.http.rate_limit import RateLimiter, Windows
 from task_api.http.streams import Follower
 from task_api.store.clearing import Clearer
-from task_api.store.database import Database, SchemaBehind
-from task_api.store.errors import UNAVAILABLE, down
 from task_api.store.pruning import Most
 from task_api.store.rates import DatabaseWindows
-from task_api.store.schema import LOCAL_ACCOUNT
 from task_api.store.shared_windows import SharedWindows
 from task_api.tasks.quota import Quota
+from task_core import telemetry as shared
+from task_core.database import Database, SchemaBehind
+from task_core.errors import UNAVAILABLE, down
+from task_core.schema import LOCAL_ACCOUNT
+from task_core.start import start_delivery
 
 LOCAL = Account(LOCAL_ACCOUNT, "local", "user", datetime.fromtimestamp(0, UTC))
 SIGNING_IN = frozenset({"session.sign_in", "session.refresh_session", "session.sign_out"})
@@ -80,16 +82,18 @@ class Services(Service):
             answers = not down(error)
             raise
         finally:
-            telemetry.database_answers(self.database.dialect, answers)
+            shared.database_answers(self.database.dialect, answers)
 
     def start_worker(self) -> None:
         self.database.close()
         Clearer(self.database, Most(*self.quota), telemetry.cleared).start()
+        if self.settings.webhooks != "off" and self.settings.webhook_delivery == "workers":
+            start_delivery(self.settings, self.database, insecure=self.settings.webhooks == "insecure")
         for key in self.settings.jwt_keys[:1]:
             telemetry.signing_key(key.kid)
 
     def sample(self) -> None:
-        telemetry.sample_pool(self.database.engine.pool)
+        shared.sample_pool(self.database.engine.pool)
 
     def start_tracer(self) -> Tracer:
         tracer = super().start_tracer()

@@ -7,6 +7,8 @@ from flask import Response
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from service_kit.http.problems import RETRY_SECONDS, UNAVAILABLE, Violation, problem_type, respond, unforeseen
+from service_kit.mail import QueueFull
+from service_kit.outbound import Refused
 from service_kit.telemetry.logs import log
 from task_api.accounts.model import (
     AccountNotFound,
@@ -25,7 +27,6 @@ from task_api.accounts.model import (
     WrongCode,
     WrongPassword,
 )
-from task_api.store import errors as store
 from task_api.tasks.model import (
     BadCursor,
     BadFeedToken,
@@ -37,6 +38,8 @@ from task_api.tasks.model import (
 )
 from task_api.tasks.quota import QuotaExceeded
 from task_api.tasks.service import BulkFailure
+from task_api.webhooks.model import WebhookNotFound
+from task_core import errors as store
 
 TASK_NOT_FOUND = problem_type("task-not-found", 404, "No such task", "List the tasks: this one is gone or another's.")
 VERSION_CONFLICT = problem_type(
@@ -112,6 +115,10 @@ SESSION_NOT_FOUND = problem_type("session-not-found", 404, "No such session", "L
 PERSONAL_TOKEN_NOT_FOUND = problem_type(
     "personal-token-not-found", 404, "No such personal token", "List the personal tokens: it is gone."
 )
+WEBHOOK_NOT_FOUND = problem_type("webhook-not-found", 404, "No such webhook", "List the webhooks: it is gone.")
+WEBHOOK_REFUSED = problem_type(
+    "webhook-refused", 422, "The address is not allowed", "Use an https address of the public internet."
+)
 TOKEN_PROBLEMS = {
     "invalid": problem_type("token-invalid", 401, "The token is invalid", "Log in again."),
     "expired": problem_type("token-expired", 401, "The token has expired", "Refresh it, or log in again."),
@@ -179,6 +186,7 @@ ANSWERS: dict[type[Exception], Callable[[Any], Response]] = {
     LoginFailed: lambda error: respond(LOGIN_FAILED, str(error), bearer()),
     Throttled: lambda error: respond(LOGIN_THROTTLED, str(error), {"Retry-After": str(error.retry_after)}),
     Overloaded: lambda error: respond(OVERLOADED, str(error), {"Retry-After": str(error.retry_after)}),
+    QueueFull: lambda error: respond(OVERLOADED, str(error), {"Retry-After": str(error.retry_after)}),
     BadMailToken: lambda error: respond(MAIL_TOKEN_INVALID, str(error)),
     BadPassword: lambda error: respond(PASSWORD_REFUSED, str(error)),
     WrongPassword: lambda error: respond(PASSWORD_WRONG, str(error)),
@@ -188,6 +196,8 @@ ANSWERS: dict[type[Exception], Callable[[Any], Response]] = {
     AccountNotFound: lambda error: respond(ACCOUNT_NOT_FOUND, str(error)),
     SessionNotFound: lambda error: respond(SESSION_NOT_FOUND, str(error)),
     PersonalTokenNotFound: lambda error: respond(PERSONAL_TOKEN_NOT_FOUND, str(error)),
+    WebhookNotFound: lambda error: respond(WEBHOOK_NOT_FOUND, str(error)),
+    Refused: lambda error: respond(WEBHOOK_REFUSED, str(error)),
     BadToken: _bad_token,
     AnothersToken: lambda error: respond(TOKEN_PROBLEMS["invalid"], str(error), bearer()),
     **dict.fromkeys((*store.UNAVAILABLE, store.SchemaBehind), _unavailable),

@@ -18,7 +18,7 @@ from service_kit.telemetry.logs import log
 from task_api.http.context import account, database
 from task_api.http.errors import KEY_IN_FLIGHT, KEY_MALFORMED, KEY_REUSED
 from task_api.store import idempotency as store
-from task_api.store.database import UNAVAILABLE
+from task_core.database import UNAVAILABLE
 
 LONGEST_KEY = 255
 

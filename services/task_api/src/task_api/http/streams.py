@@ -18,10 +18,10 @@ from service_kit.telemetry.logs import log
 from task_api.accounts.model import Account, BadToken
 from task_api.accounts.service import Accounts
 from task_api.http.errors import FEED_GONE, TOO_MANY_STREAMS
-from task_api.store import changes as store
-from task_api.store.database import UNAVAILABLE, Database
 from task_api.tasks import changes
 from task_api.tasks.model import Changes, ChangesQuery, FeedGone
+from task_core import changes as store
+from task_core.database import UNAVAILABLE, Database
 
 LOOK_SECONDS = 1.0
 """How often the thread looks for changes."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
-from task_api.store.schema import (
+from task_core.schema import (
     LARGEST_KEY,
     LOCAL_ACCOUNT,
     accounts,

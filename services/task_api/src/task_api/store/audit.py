@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select
 
-from task_api.store.schema import audit_log
+from task_core.schema import audit_log
 
 
 def record(connection: Connection, actor: str, action: str, account_id: int, details: str = "") -> None:

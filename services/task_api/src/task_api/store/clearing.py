@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from sqlalchemy import Column, Table, delete, select, tuple_
 
 from service_kit.telemetry.logs import log
-from task_api.store.database import Database
 from task_api.store.deleted_tasks import KEPT as DELETED_TASKS_KEPT
 from task_api.store.idempotency import KEPT as KEYS_KEPT
 from task_api.store.pruning import Most, Pruner
-from task_api.store.schema import (
+from task_core.database import Database
+from task_core.schema import (
     audit_log,
     deleted_tasks,
     idempotency_keys,

@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, bindparam, insert, literal_column, select
 
-from task_api.store.prepared import Row, rows
-from task_api.store.schema import Instant, deleted_tasks, tasks
-from task_api.store.tasks import LISTED
+from task_core.prepared import Row, rows
+from task_core.schema import Instant, deleted_tasks, tasks
+from task_core.tasks import LISTED
 
 KEPT = timedelta(days=30)
 """How long a deleted task can be restored."""

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from task_api.store.schema import idempotency_keys as keys
+from task_core.schema import idempotency_keys as keys
 
 KEPT = timedelta(hours=24)
 CLAIM_LASTS = timedelta(seconds=60)

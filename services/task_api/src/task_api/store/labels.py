@@ -18,8 +18,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from task_api.store.schema import Instant, Key, Labels, labelled, tasks
 from task_api.store.tasks import HAS_LABELS
+from task_core.schema import Instant, Key, Labels, labelled, tasks
 
 _NAME: dict[str, ColumnElement[str]] = {
     "sqlite": func.json_each(tasks.c.labels).table_valued("value", joins_implicitly=True).c.value,

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, delete, insert, select
 
-from task_api.store.schema import mail_tokens
+from task_core.schema import mail_tokens
 
 
 def add(connection: Connection, digest: bytes, purpose: str, email: str, expires_at: datetime) -> None:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, LargeBinary, Select, cast, delete, func, or_, select
 
-from task_api.store.changes import BEFORE_HORIZON, horizon
-from task_api.store.database import Database
-from task_api.store.schema import NO_LABELS, deleted_tasks, task_changes
+from task_core.changes import BEFORE_HORIZON, horizon
+from task_core.database import Database
+from task_core.schema import NO_LABELS, deleted_tasks, task_changes
 
 PIECE = 1_000
 """Rows deleted in one transaction."""

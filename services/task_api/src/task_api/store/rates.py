@@ -6,8 +6,8 @@ from sqlalchemy import Connection, case, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from task_api.config import Rate
-from task_api.store.database import Database
-from task_api.store.schema import rate_windows
+from task_core.database import Database
+from task_core.schema import rate_windows
 
 
 def window_end(rate: Rate, now: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Integer, String, bindparam, column, func, literal_column, or_, table
 
-from task_api.store.schema import tasks
+from task_core.schema import tasks
 
 _TEXT = "title || ' ' || description"
 _NO_WORD = "'[^[:alnum:]]+', ' ', 'g'"

@@ -27,26 +27,9 @@ from sqlalchemy import Row as AnyRow
 from sqlalchemy.dialects.postgresql import JSONB
 
 from task_api.store import search
-from task_api.store.prepared import Row, rows
-from task_api.store.schema import Instant, Labels, due_order, labelled, tasks
-
-LISTED = (
-    tasks.c.id,
-    tasks.c.title,
-    tasks.c.description,
-    tasks.c.status,
-    tasks.c.priority,
-    tasks.c.due_at,
-    tasks.c.project,
-    tasks.c.labels,
-    tasks.c.recurrence,
-    tasks.c.time_zone,
-    tasks.c.created_at,
-    tasks.c.updated_at,
-    tasks.c.version,
-    tasks.c.owner_id,
-)
-"""The columns of the rows that these functions return, in this order."""
+from task_core.prepared import Row, rows
+from task_core.schema import Instant, Labels, due_order, labelled, tasks
+from task_core.tasks import LISTED
 
 HAS_LABELS: dict[str, ColumnElement[bool] | TextClause] = {
     "sqlite": text(

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, select
 
-from task_api.store.prepared import rows
-from task_api.store.schema import account_usage
+from task_core.prepared import rows
+from task_core.schema import account_usage
 
 _OF_OWNER = select(account_usage.c.tasks, account_usage.c.bytes).where(account_usage.c.owner_id == bindparam("owner"))
 

@@ -19,11 +19,12 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
-from task_api.store import changes, usage
 from task_api.store import tasks as store
-from task_api.store.database import Database
+from task_api.store import usage
 from task_api.tasks import recurrence, service
 from task_api.tasks.model import LARGEST_PAGE, CalendarTooLarge, Task, TaskQuery, Versioned
+from task_core import changes
+from task_core.database import Database
 
 MOST_TASKS, MOST_BYTES = 20_000, 8 << 20
 """How many tasks, and how many bytes of titles, descriptions and labels, are in a calendar at most.

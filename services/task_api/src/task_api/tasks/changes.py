@@ -13,12 +13,11 @@ import msgspec
 from msgspec import UNSET
 from sqlalchemy import Connection
 
-from task_api.store import changes as store
 from task_api.store import tasks
-from task_api.store.changes import Position
-from task_api.store.prepared import Row
 from task_api.tasks.model import BadFeedToken, Change, Changes, ChangesQuery, FeedGone
-from task_api.tasks.service import versioned
+from task_core import changes as store
+from task_core.changes import Position
+from task_core.tasks import versioned
 
 _NUMBERS = range(2**63)
 
@@ -53,7 +52,7 @@ def page(connection: Connection, scope: int | None, query: ChangesQuery) -> Chan
     else:
         rows = store.page(connection, scope, position, horizon, query.limit + 1)
         more = len(rows) > query.limit
-        changes = [_change(row, scope) for row in rows[: query.limit]]
+        changes = [store.change_of(row, scope) for row in rows[: query.limit]]
         position = Position(*rows[query.limit - 1][:3]) if more else store.last(connection, scope, horizon)
     # Checked after the changes were read: what is cleared until then is missing from them.
     feed = store.feed(connection, scope, token.position if token else position)
@@ -85,12 +84,6 @@ def _existing(connection: Connection, scope: int | None, after: int, limit: int)
         for one in tasks_of_page
     ]
     return changes, tasks_of_page[-1].task.id if len(rows) > limit else None
-
-
-def _change(row: Row, scope: int | None) -> Change:
-    _, _, _, kind, task_id, version, changed_at, *task = row
-    current = None if task[0] is None else versioned(tuple(task)).current(with_owner=scope is None)
-    return Change(kind, task_id, version, changed_at, current)
 
 
 def _encode(token: Token) -> str:

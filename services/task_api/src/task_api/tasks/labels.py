@@ -8,9 +8,9 @@ from msgspec import UNSET
 from sqlalchemy import Connection
 
 from task_api.store import labels as store
-from task_api.store.database import Database
 from task_api.tasks.model import LabelChange, LabelQuery, LabelUse, distinct
 from task_api.tasks.quota import Quota
+from task_core.database import Database
 
 PIECE = 500
 """Tasks changed in one transaction."""

@@ -8,9 +8,33 @@ import msgspec
 from msgspec import NODEFAULT, UNSET, Meta, Struct, UnsetType
 
 from task_api.tasks.recurrence import LONGEST_RULE
+from task_core.model import (
+    LARGEST_ID,
+    PRIORITIES,
+    Change,
+    CurrentTask,
+    Id,
+    Priority,
+    Status,
+    Task,
+    Version,
+    Versioned,
+)
+
+__all__ = [
+    "LARGEST_ID",
+    "PRIORITIES",
+    "Change",
+    "CurrentTask",
+    "Id",
+    "Priority",
+    "Status",
+    "Task",
+    "Version",
+    "Versioned",
+]
 
 LONGEST_TITLE = 200
-LARGEST_ID = 2**53 - 1  # every JSON parser reads it exactly (RFC 8259, section 6)
 LARGEST_PAGE = 200
 LARGEST_BULK = 1000
 
@@ -59,11 +83,6 @@ TimeZone = Annotated[
     ),
 ]
 Description = Annotated[str, Meta(max_length=10_000, pattern=r"^[^\x00]*$")]
-Status = Literal["pending", "in_progress", "completed"]
-Priority = Literal["low", "normal", "high"]
-PRIORITIES: tuple[Priority, ...] = ("low", "normal", "high")
-Id = Annotated[int, Meta(ge=0, le=LARGEST_ID)]
-Version = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with a time zone; kept and returned in UTC")]
 ReadOnly = Annotated[Any, Meta(description="Ignored: the service sets it.", extra_json_schema={"readOnly": True})]
 
@@ -87,44 +106,6 @@ def trimmed(title: str) -> str:
 def distinct(labels: list[str]) -> list[str]:
     """The labels without the space around each, each once, in the order of their code points."""
     return sorted({label.strip() for label in labels})
-
-
-class Task(Struct, frozen=True):
-    """A task as the service returns it."""
-
-    id: Id
-    title: str
-    description: str
-    status: Status
-    priority: Priority
-    due_at: datetime | None
-    project: str | None
-    labels: Annotated[list[str], Meta(description="in the order of their code points")]
-    recurrence: str | None
-    time_zone: str | None
-    created_at: datetime
-    updated_at: datetime
-    owner_id: Annotated[Id, Meta(description="the account that owns it; returned to administrators")] | UnsetType = (
-        UNSET
-    )
-
-
-class Versioned(Struct, frozen=True):
-    """A task with the version that its entity tag is made of, and its owner."""
-
-    task: Task
-    version: int
-    owner_id: int
-
-    def current(self, *, with_owner: bool) -> "CurrentTask":
-        """The task with its version, and with its owner for who sees those of all."""
-        shown = self.with_owner if with_owner else self.task
-        return CurrentTask(**msgspec.structs.asdict(shown), version=self.version)
-
-    @property
-    def with_owner(self) -> Task:
-        """The task with its owner."""
-        return msgspec.structs.replace(self.task, owner_id=self.owner_id)
 
 
 class NewTask(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -302,30 +283,11 @@ class BulkResults(Struct, frozen=True):
     results: list[BulkResult]
 
 
-class CurrentTask(Task, frozen=True, kw_only=True):
-    """A task with its version, which a write names in If-Match."""
-
-    version: Version
-
-
 class TaskPage(Struct, frozen=True):
     """A page of tasks, each with the version that a write names in If-Match."""
 
     items: list[CurrentTask]
     next: Annotated[str | None, Meta(description="the next page, as in the Link header; null on the last one")]
-
-
-class Change(Struct, frozen=True):
-    """One change of a task, and what the task is now; applied in order, they lead to what the service has."""
-
-    kind: Annotated[
-        Literal["existing", "created", "updated", "deleted", "restored"],
-        Meta(description="`existing`: a task that was there when the feed was begun"),
-    ]
-    id: Id
-    version: Annotated[Version, Meta(description="the version that the change led to")]
-    changed_at: datetime
-    task: Annotated[CurrentTask | None, Meta(description="the task as it is now, null while it is deleted")]
 
 
 class Changes(Struct, frozen=True):

@@ -10,11 +10,8 @@ import msgspec
 from msgspec import UNSET
 from sqlalchemy import Connection
 
-from task_api.store import changes as log
 from task_api.store import deleted_tasks
 from task_api.store import tasks as store
-from task_api.store.prepared import Row
-from task_api.store.schema import LAST_INSTANT
 from task_api.tasks import recurrence
 from task_api.tasks.model import (
     CHANGEABLE,
@@ -39,6 +36,9 @@ from task_api.tasks.model import (
     utc,
 )
 from task_api.tasks.quota import Quota
+from task_core import changes as log
+from task_core.schema import LAST_INSTANT
+from task_core.tasks import versioned
 
 _LAST = datetime.fromisoformat(LAST_INSTANT.strip("'"))
 
@@ -49,13 +49,6 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
     sort: str
     value: datetime | int | None
     id: int
-
-
-def versioned(row: Row) -> Versioned:
-    """Return the task of a row of the store."""
-    identity, title, description, status, priority, due_at, *others, version, owner_id = row
-    task = Task(identity, title, description, status, PRIORITIES[priority], due_at, *others)
-    return Versioned(task, version, owner_id)
 
 
 def create(connection: Connection, owner_id: int, new: NewTask) -> Versioned:

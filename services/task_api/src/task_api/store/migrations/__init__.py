@@ -11,10 +11,10 @@ from alembic.config import Config
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
-from task_api.store import changes
-from task_api.store.database import Database
-from task_api.store.errors import TableInUse
-from task_api.store.postgresql import driver
+from task_core import changes
+from task_core.database import Database
+from task_core.errors import TableInUse
+from task_core.postgresql import driver
 
 MIGRATION_LOCK = 7_216_301_554
 LOCK_MILLISECONDS = 2_000

@@ -1,6 +1,6 @@
 from alembic import context
 
-from task_api.store.schema import metadata
+from task_core.schema import metadata
 
 connection = context.config.attributes["connection"]
 one_each = connection.dialect.name == "postgresql"  # SQLite's are all in the transaction of the caller

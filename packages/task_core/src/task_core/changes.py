@@ -27,9 +27,10 @@ from sqlalchemy import (
     update,
 )
 
-from task_api.store.prepared import Row, rows
-from task_api.store.schema import Key, change_feed, change_floors, task_changes, tasks
-from task_api.store.tasks import LISTED
+from task_core.model import Change
+from task_core.prepared import Row, rows
+from task_core.schema import Key, change_feed, change_floors, task_changes, tasks, webhooks
+from task_core.tasks import LISTED, versioned
 
 
 class Position(NamedTuple):
@@ -146,6 +147,11 @@ def _floor(connection: Connection, owner_id: int | None) -> tuple[int, int]:
     return (result[0][0], result[0][1]) if result else (0, 0)
 
 
+def floor(connection: Connection, owner_id: int) -> tuple[int, int]:
+    """Return the last change of an account that is missing; (0, 0) where none is."""
+    return _floor(connection, owner_id)
+
+
 def feed(connection: Connection, owner_id: int | None, position: Position) -> Feed:
     """Return what shows whether the position is valid, in the feed of an account or (None) of all."""
     values = {"change": position.change, "transaction": position.transaction}
@@ -187,6 +193,13 @@ def _page(dialect: str, *, of_owner: bool) -> Select[Any]:
     )
 
 
+def change_of(row: Row, scope: int | None) -> Change:
+    """Return the change of a row of `page`."""
+    _, _, _, kind, task_id, version, changed_at, *task = row
+    current = None if task[0] is None else versioned(tuple(task)).current(with_owner=scope is None)
+    return Change(kind, task_id, version, changed_at, current)
+
+
 def history(connection: Connection, task_id: int) -> list[Row]:
     """Return the changes of a task, the newest first: version, kind, time, actor, and the names of fields."""
     return rows(connection, _HISTORY, {"task_id": task_id})
@@ -215,9 +228,9 @@ def adopt(connection: Connection) -> None:
     That server's transaction ids may be above this one's, where they would hide each new change. Those of no server, 0,
     keep the order: no token from before the dump is valid on this server.
     """
-    own, floor = _changes.transaction_id, change_floors.c.transaction_id
+    columns = (_changes.transaction_id, change_floors.c.transaction_id, webhooks.c.transaction_id)
     unused = literal_column("pg_snapshot_xmax(pg_current_snapshot())::text::bigint", type_=Key)
-    highest = func.greatest(select(func.max(own)).scalar_subquery(), select(func.max(floor)).scalar_subquery(), 0)
+    highest = func.greatest(*(select(func.max(one)).scalar_subquery() for one in columns), 0)
     if connection.scalar(select(highest >= unused)):
-        for one in (own, floor):
+        for one in columns:
             connection.execute(update(one.table).where(one != 0).values(transaction_id=0))

@@ -2,21 +2,21 @@
 
 import select
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from threading import BoundedSemaphore, Lock
+from threading import BoundedSemaphore, Event, Lock
 from time import monotonic, sleep
 from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg.rows import TupleRow
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 
-from task_api.config import Settings
-from task_api.store.errors import Unanswered, Unusable, down
-from task_api.store.prepared import command
+from task_core.config import Settings
+from task_core.errors import Unanswered, Unusable, down
+from task_core.prepared import command
 
 RETRY_SECONDS = 2.0
 """How long no request is sent to a database that did not answer."""
@@ -27,6 +27,9 @@ CONNECT_SECONDS = 3
 
 AGAIN_SECONDS = 0.2
 """How long a request that waits for a database leaves it alone before it tries again."""
+
+LISTEN_SECONDS = 0.5
+"""How soon who listens for notifications ends, once it is to."""
 
 WARNING = "01000"
 """The SQLSTATE of a warning that has none of its own."""
@@ -176,19 +179,11 @@ def engine(settings: Settings, limits: Limits, breaker: Breaker) -> Engine:
     url = make_url(settings.database_url).set(drivername="postgresql+psycopg")
     wanted = url.query.get("options", "")
     their_options = wanted if isinstance(wanted, str) else " ".join(wanted)
-    defaults = {
-        "connect_timeout": CONNECT_SECONDS,
-        "tcp_user_timeout": 10_000,  # milliseconds; a server that has vanished is not waited for
-        "keepalives_idle": 10,
-        "keepalives_interval": 2,
-        "keepalives_count": 3,
-        "application_name": "task-api",
-    }
     made = create_engine(
         url.difference_update_query(["options"]),
         hide_parameters=True,
         isolation_level="AUTOCOMMIT",
-        connect_args={"autocommit": True, **{name: value for name, value in defaults.items() if name not in url.query}},
+        connect_args=_defaults(url),
         pool_size=settings.db_pool_size,
         max_overflow=0,
         pool_timeout=CONNECT_SECONDS,
@@ -213,6 +208,34 @@ def engine(settings: Settings, limits: Limits, breaker: Breaker) -> Engine:
             raise DisconnectionError("the server has ended the connection")
 
     return made
+
+
+def _defaults(url: URL) -> dict[str, Any]:
+    defaults = {
+        "autocommit": True,
+        "connect_timeout": CONNECT_SECONDS,
+        "tcp_user_timeout": 10_000,  # milliseconds; a server that has vanished is not waited for
+        "keepalives_idle": 10,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "application_name": "task-api",
+    }
+    return {name: value for name, value in defaults.items() if name not in url.query}
+
+
+def notifications(engine: Engine, ended: Event) -> Iterator[None]:
+    """Yield once the channel `task_changes` is listened to, and at each notification, until `ended` is set.
+
+    It has a connection of its own. A pooler that assigns transactions to connections loses notifications. Raises
+    psycopg's errors.
+    """
+    arguments, parameters = engine.dialect.create_connect_args(engine.url)
+    with psycopg.connect(*arguments, **{**parameters, **_defaults(engine.url)}) as connection:
+        connection.execute("LISTEN task_changes")
+        yield
+        while not ended.is_set():
+            for _ in connection.notifies(timeout=LISTEN_SECONDS, stop_after=1):
+                yield
 
 
 def _has_input(connection: PatientConnection) -> bool:

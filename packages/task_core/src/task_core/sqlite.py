@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL
 
-from task_api.config import Settings
-from task_api.store.errors import Unusable
+from task_core.config import Settings
+from task_core.errors import Unusable
 
 BUSY_SECONDS = 10
 """How long a write waits for the writers before it, those of this process and of others together."""
@@ -73,7 +73,7 @@ _REMEDY = "put it back, or restart the service to go on with what is there now"
 def engine(settings: Settings, file: DatabaseFile) -> Engine:
     """Return an engine for the file that DB_PATH names."""
     made = create_engine(
-        URL.create("sqlite+pysqlite", database=settings.db_path),
+        URL.create("sqlite+pysqlite", database=settings.sqlite_path),
         hide_parameters=True,  # errors are logged, and hold what people wrote
         paramstyle="named",
         connect_args={

@@ -11,7 +11,6 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from service_kit.telemetry.logs import log
-from task_api.accounts.model import Overloaded
 
 WAITING = 100
 """How many mails a worker holds that are not sent yet."""
@@ -20,11 +19,20 @@ SMTP_SECONDS = 20
 PORTS = {"smtp": 587, "smtps": 465, "smtp+insecure": 25}
 
 
+class QueueFull(Exception):
+    """Too many mails wait to be sent; `retry_after` in seconds."""
+
+    retry_after = 10
+
+    def __init__(self) -> None:
+        super().__init__(f"too many mails wait to be sent: try again in {self.retry_after} seconds")
+
+
 class Post(Protocol):
     """Sends mail."""
 
     def send(self, to: str, subject: str, text: str) -> None:
-        """Send a mail some time soon. Raises Overloaded where too many wait."""
+        """Send a mail some time soon. Raises QueueFull where too many wait."""
 
 
 class Mailer:
@@ -41,9 +49,9 @@ class Mailer:
         self._executor = ThreadPoolExecutor(1, "mail")  # its thread starts with the first mail
 
     def send(self, to: str, subject: str, text: str) -> None:
-        """Send a mail some time soon. Raises Overloaded where too many wait."""
+        """Send a mail some time soon. Raises QueueFull where too many wait."""
         if not self._places.acquire(blocking=False):
-            raise Overloaded
+            raise QueueFull
         message = EmailMessage()
         message["From"], message["To"], message["Subject"] = self._sender, to, subject
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation notice comes back

@@ -9,12 +9,12 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
-from task_api.config import Settings
-from task_api.store import postgresql, sqlite
-from task_api.store.errors import UNAVAILABLE, SchemaBehind, TableInUse, Unusable
-from task_api.store.postgresql import REQUEST, Limits
-from task_api.store.prepared import WATCHED, command
-from task_api.store.schema import REVISIONS
+from task_core import postgresql, sqlite
+from task_core.config import Settings
+from task_core.errors import UNAVAILABLE, SchemaBehind, TableInUse, Unusable
+from task_core.postgresql import REQUEST, Limits
+from task_core.prepared import WATCHED, command
+from task_core.schema import REVISIONS
 
 __all__ = ["UNAVAILABLE", "Database", "SchemaBehind", "TableInUse", "Unusable", "await_database"]
 
@@ -35,7 +35,7 @@ class Database:
 
     def __init__(self, settings: Settings, limits: Limits = REQUEST) -> None:
         self._settings = settings
-        self._file = None if settings.postgresql else sqlite.DatabaseFile(settings.db_path)
+        self._file = None if settings.postgresql else sqlite.DatabaseFile(settings.sqlite_path)
         self._breaker = postgresql.Breaker()
         self._bridge = postgresql.Bridge(settings.db_wait_seconds if limits is REQUEST else 0, settings.threads)
         if self._file is None:

@@ -41,6 +41,7 @@ REVISIONS = (
     "0012",
     "0013",
     "0014",
+    "0015",
 )
 """Every migration, oldest first. The service is ready at the last one, and at any that it does not know."""
 
@@ -265,6 +266,55 @@ change_floors = Table(
 )
 """The last change of each account behind which one is missing: the last one of its task was deleted. A trigger writes
 it."""
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("owner_id", Key, ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("url", String(2000), nullable=False),
+    Column("secret", String(100), nullable=False),
+    Column("previous_secret", String(100)),
+    Column("previous_until", Instant),
+    Column("created_at", Instant, nullable=False),
+    Column("disabled_at", Instant),
+    Column("disabled_reason", String(300)),
+    Column("transaction_id", BigInteger, nullable=False),
+    Column("change_id", BigInteger, nullable=False),
+    Column("next_attempt_at", Instant, nullable=False, index=True),
+    Column("lease", String(32)),
+    Column("failures", Integer, nullable=False, server_default=text("0")),
+    Column("failing_since", Instant),
+    Column("last_error", String(300)),
+    Column("dead_in_a_row", Integer, nullable=False, server_default=text("0")),
+    sqlite_autoincrement=True,
+)
+"""Where an account has its changes delivered to.
+
+`transaction_id` and `change_id` are the position in the order of changes: what is behind it is not delivered yet. Who
+delivers holds `lease`, until `next_attempt_at`. `failures` and `failing_since` are of the change that is next.
+"""
+
+webhook_dead_letters = Table(
+    "webhook_dead_letters",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("webhook_id", Key, ForeignKey("webhooks.id", ondelete="CASCADE"), nullable=False),
+    Column("transaction_id", BigInteger, nullable=False),
+    Column("change_id", BigInteger, nullable=False),
+    Column("mark", Integer, nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("task_id", Key, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("changed_at", Instant, nullable=False),
+    Column("failed_at", Instant, nullable=False),
+    Column("error", String(300), nullable=False),
+    Column("requested_at", Instant),
+    sqlite_autoincrement=True,
+)
+"""Changes that could not be delivered, without the tasks' content. `requested_at` is when a replay was requested."""
+
+Index(None, webhook_dead_letters.c.webhook_id, webhook_dead_letters.c.id)
 
 LAST_INSTANT = "'9999-12-31 23:59:59.999999+00:00'"
 due_order: dict[str, ColumnElement[datetime]] = {

@@ -1,0 +1,286 @@
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+from service_kit import outbound, signatures
+from service_kit.outbound import Limits, Refused, Sender
+
+PUBLIC = "93.184.215.14"
+SCHEME, PORT, USER, FRAGMENT = "scheme has to be https", "port has to be", "user or a password", "fragment"
+HOST, FORM, TEXT, INSIDE = "host has to be a name", "usual form", "printable ASCII", "not an address of the public"
+ZONE = "zone id|usual form|expected a URL"
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://hooks.example.org/", SCHEME),
+        ("file:///etc/passwd", SCHEME),
+        ("gopher://hooks.example.org/", SCHEME),
+        ("//hooks.example.org/", SCHEME),
+        ("https://user:password@hooks.example.org/", USER),
+        ("https://@hooks.example.org/", USER),
+        ("https://hooks.example.org@10.0.0.1/", USER),
+        ("https://hooks.example.org/#there", FRAGMENT),
+        ("https://hooks.example.org\\@10.0.0.1/", TEXT),
+        ("https://hooks.example.org/a b", TEXT),
+        ("https://hooks.example.org/\r\nHost: other", TEXT),
+        ("https://\uff11\uff12\uff17.0.0.1/", TEXT),
+        ("https://hooks.example.org/" + "a" * 2000, TEXT),
+        ("https://hooks.example.org:22/", PORT),
+        ("https://hooks.example.org:0/", PORT),
+        ("https://hooks.example.org:80/", PORT),
+        ("https://hooks.example.org:99999/", "expected a URL"),
+        ("https:///path", HOST),
+        ("https://%6cocalhost/", HOST),
+        ("https://%31%32%37.0.0.1/", FORM),
+        ("https://hooks..example.org/", HOST),
+        ("https://2130706433/", FORM),
+        ("https://0x7f000001/", FORM),
+        ("https://0x7f.1/", FORM),
+        ("https://0177.0.0.1/", FORM),
+        ("https://127.1/", FORM),
+        ("https://127.0.0.0x1/", FORM),
+        ("https://[fe80::1%25eth0]/", ZONE),
+        ("https://[2606:2800:21f::1%25lo]/", ZONE),
+        ("https://127.0.0.1/", INSIDE),
+        ("https://0.0.0.0/", INSIDE),
+        ("https://10.0.0.1/", INSIDE),
+        ("https://172.16.0.1/", INSIDE),
+        ("https://192.168.0.1/", INSIDE),
+        ("https://100.64.0.1/", INSIDE),
+        ("https://100.100.100.200/", INSIDE),
+        ("https://169.254.169.254/latest/meta-data/", INSIDE),
+        ("https://168.63.129.16/", INSIDE),
+        ("https://192.0.0.192/", INSIDE),
+        ("https://192.88.99.1/", INSIDE),
+        ("https://192.0.2.1/", INSIDE),
+        ("https://198.18.0.1/", INSIDE),
+        ("https://224.0.0.1/", INSIDE),
+        ("https://239.1.2.3/", INSIDE),
+        ("https://240.0.0.1/", INSIDE),
+        ("https://255.255.255.255/", INSIDE),
+        ("https://[::1]/", INSIDE),
+        ("https://[::]/", INSIDE),
+        ("https://[fe80::1]/", INSIDE),
+        ("https://[fec0::1]/", INSIDE),
+        ("https://[fc00::1]/", INSIDE),
+        ("https://[fd00:ec2::254]/", INSIDE),
+        ("https://[ff02::1]/", INSIDE),
+        ("https://[ff0e::1]/", INSIDE),
+        ("https://[::ffff:127.0.0.1]/", INSIDE),
+        ("https://[::ffff:a9fe:a9fe]/", INSIDE),
+        ("https://[::127.0.0.1]/", INSIDE),
+        ("https://[64:ff9b::7f00:1]/", INSIDE),
+        ("https://[64:ff9b:1::1]/", INSIDE),
+        ("https://[2002:7f00:1::]/", INSIDE),
+        ("https://[2001:0:7f00:1::]/", INSIDE),
+        ("https://[2001:db8::1]/", INSIDE),
+        ("https://[3fff::1]/", INSIDE),
+        ("https://[4000::1]/", INSIDE),
+    ],
+)
+def test_a_url_that_leads_where_none_may_is_refused(url: str, reason: str) -> None:
+    with pytest.raises(Refused, match=reason):
+        Sender(resolver=lambda *_: pytest.fail("it was resolved")).post(url, b"", {})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://hooks.example.org",
+        "https://hooks.example.org:8443/tasks?a=b",
+        "https://xn--bcher-kva.example/",
+        f"https://{PUBLIC}/",
+        "https://[2606:2800:21f:cb07:6820:80da:af6b:8b2c]/",
+    ],
+)
+def test_a_url_of_the_public_internet_is_accepted(url: str) -> None:
+    outbound.parse(url)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:10.0.0.1", "fe80::1%2"])
+def test_a_name_is_refused_by_each_of_its_addresses(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "create_connection", lambda *_: pytest.fail("it connected"))
+    with pytest.raises(Refused):
+        Sender(resolver=lambda *_: [PUBLIC, address]).post("https://hooks.example.org/", b"", {})
+
+
+def test_a_name_that_means_another_address_a_moment_later_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([[PUBLIC], ["127.0.0.1"]])
+    connected: list[Any] = []
+
+    def connect(address: Any, _timeout: float) -> socket.socket:
+        connected.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    sender = Sender(resolver=lambda *_: next(answers))
+    with pytest.raises(ConnectionRefusedError):
+        sender.post("https://hooks.example.org/", b"", {})
+    assert connected == [(PUBLIC, 443)]
+    with pytest.raises(Refused, match=INSIDE):
+        sender.post("https://hooks.example.org/", b"", {})
+
+
+@contextmanager
+def server(answer: Callable[[socket.socket], None], context: ssl.SSLContext | None = None) -> Iterator[int]:
+    """Accept connections one after the other, each answered by the function; yields the port."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def run() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                try:
+                    with context.wrap_socket(connection, server_side=True) if context else connection as wrapped:
+                        answer(wrapped)
+                except OSError:
+                    pass  # the client has ended the connection
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def received(connection: socket.socket) -> bytes:
+    """Read a request whose body is `body`."""
+    request = b""
+    while not request.endswith(b"\r\n\r\nbody"):
+        request += connection.recv(4096) or pytest.fail("the request ended early")
+    return request
+
+
+def test_the_request_names_the_host_and_nothing_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    requests, names = [], []
+    context, trusting = certified("hooks.example.org", tmp_path)
+    context.sni_callback = lambda _socket, name, _context: names.append(name)
+
+    def answer(connection: socket.socket) -> None:
+        requests.append(received(connection))
+        connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    with server(answer, context) as port:
+        sender = Sender(insecure=True, resolver=lambda *_: ["127.0.0.1"], context=trusting)
+        assert sender.post(f"https://hooks.example.org:{port}/tasks?a=b", b"body", {"X-A": "b"}) == 204
+        with pytest.raises(ssl.SSLCertVerificationError):
+            sender.post(f"https://other.example.org:{port}/", b"body", {})
+    head, _, body = requests[0].partition(b"\r\n\r\n")
+    line, *headers = head.decode().split("\r\n")
+    assert (line, body) == ("POST /tasks?a=b HTTP/1.1", b"body")
+    assert sorted(headers) == [
+        "Accept-Encoding: identity",
+        "Connection: close",
+        "Content-Length: 4",
+        f"Host: hooks.example.org:{port}",
+        "X-A: b",
+    ]
+    assert names == ["hooks.example.org", "other.example.org"]
+
+
+def certified(name: str, folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's context with a certificate for the name, and a client's that trusts it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject, now = x509.Name([]), datetime.now(UTC)
+    builder = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=True)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    pem = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "pem").write_bytes(private + pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "pem")
+    return context, ssl.create_default_context(cadata=pem.decode())
+
+
+def test_a_redirect_is_an_answer_like_any_other() -> None:
+    seen = []
+
+    def answer(connection: socket.socket) -> None:
+        seen.append(received(connection))
+        connection.sendall(b"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1/\r\n\r\n")
+
+    with server(answer) as port:
+        assert Sender(insecure=True).post(f"http://127.0.0.1:{port}/", b"body", {}) == 307
+    assert len(seen) == 1
+
+
+def endless(connection: socket.socket) -> None:
+    received(connection)
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        connection.sendall(b"a" * 4096)
+
+
+def test_a_body_without_end_is_not_read() -> None:
+    with server(endless) as port:
+        assert Sender(insecure=True).post(f"http://127.0.0.1:{port}/", b"body", {}) == 200
+
+
+def nothing(connection: socket.socket) -> None:
+    while connection.recv(4096):
+        pass
+
+
+def no_end_of_headers(connection: socket.socket) -> None:
+    received(connection)
+    connection.sendall(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        connection.sendall(b"A: b\r\n")
+
+
+def interim_without_end(connection: socket.socket) -> None:
+    received(connection)
+    while True:
+        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def garbage(connection: socket.socket) -> None:
+    received(connection)
+    connection.sendall(b"\x00\xff garbage\r\n\r\n")
+
+
+@pytest.mark.parametrize("answer", [nothing, no_end_of_headers, interim_without_end, garbage])
+@pytest.mark.parametrize("limits", [Limits(5, 60, 0.2), Limits(5, 0.2, 60)], ids=["total", "read"])
+def test_who_does_not_answer_in_time_or_not_in_http_is_given_up(
+    answer: Callable[[socket.socket], None], limits: Limits
+) -> None:
+    if answer is interim_without_end and limits.read < 1:
+        pytest.skip("it never pauses: the limit of the whole ends it")
+    with server(answer) as port, pytest.raises((OSError, HTTPException)):
+        Sender(limits, insecure=True).post(f"http://127.0.0.1:{port}/", b"body", {})
+
+
+def test_a_signature_is_what_the_conventions_own_library_verifies() -> None:
+    old, new, other = (signatures.new_secret() for _ in range(3))
+    headers = signatures.signed([new, old], "msg_1", int(datetime.now(UTC).timestamp()), b'{"a": 1}')
+    for secret in (old, new):
+        assert Webhook(secret).verify('{"a": 1}', headers) == {"a": 1}
+    with pytest.raises(WebhookVerificationError):
+        Webhook(other).verify('{"a": 1}', headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(new).verify('{"a": 2}', headers)

@@ -1,0 +1,25 @@
+"""How a worker process of a service delivers to webhooks."""
+
+import atexit
+
+from service_kit.mail import Mailer
+from service_kit.outbound import Sender
+from task_core import telemetry
+from task_core.config import Settings
+from task_core.database import Database
+from task_core.delivery import RESULTS, Deliverer
+
+
+def start_delivery(settings: Settings, database: Database, *, insecure: bool, listens: bool = False) -> Deliverer:
+    """Start to deliver in threads, which end with the process after what they deliver then. Return who delivers.
+
+    `insecure` is for tests: any address, also without TLS. `listens`: PostgreSQL's notifications wake it.
+    """
+    post = Mailer(settings.smtp_url, settings.mail_from) if settings.smtp_url else None
+    sender = Sender(insecure=insecure)
+    deliverer = Deliverer(database, sender, telemetry.delivered, telemetry.undelivered, post=post, listens=listens)
+    for result in RESULTS:  # else the first of each would be no increase of anything
+        telemetry.delivered(result, 0)
+    deliverer.start()
+    atexit.register(deliverer.stop)
+    return deliverer

@@ -1,0 +1,59 @@
+"""The metrics of the services that share the database: of their connections, and of the delivery to webhooks."""
+
+from typing import Any
+
+from prometheus_client import Counter, Gauge
+
+import service_kit.telemetry.metrics  # noqa: F401 - sets the folder that prometheus-client reads at its import
+from task_core.delivery import Backlog
+
+_connections = Gauge("db_pool_connections", "Database connections.", ("state",), multiprocess_mode="livesum")
+_pool_size = Gauge("db_pool_size", "Database connections at most.", multiprocess_mode="livesum")
+_up = Gauge(
+    "db_up",
+    "Whether the database answered the last check of readiness.",
+    ("dialect",),  # a gauge without labels would be 0 before the first check
+    multiprocess_mode="livemostrecent",
+)
+_deliveries = Counter(
+    "webhook_deliveries_total",
+    "Attempts to deliver a change, dead letters, and webhooks that were disabled.",
+    ("result",),
+)
+_due = Gauge(
+    "webhook_due_seconds",
+    "For how long an attempt to deliver has been due; 0 where none is.",
+    multiprocess_mode="livemostrecent",
+)
+_undelivered = Gauge(
+    "webhook_oldest_undelivered_seconds",
+    "How old the oldest change is that is to be delivered to an active webhook; 0 where none is.",
+    multiprocess_mode="livemostrecent",
+)
+_waiting = Gauge("webhooks_waiting", "Active webhooks with something to deliver.", multiprocess_mode="livemostrecent")
+_disabled = Gauge("webhooks_disabled", "Webhooks that are disabled.", multiprocess_mode="livemostrecent")
+
+
+def sample_pool(pool: Any) -> None:
+    """Publish how many connections of a pool (SQLAlchemy's QueuePool) are in use."""
+    _pool_size.set(pool.size())
+    _connections.labels("in_use").set(pool.checkedout())
+    _connections.labels("idle").set(pool.checkedin())
+
+
+def database_answers(dialect: str, answers: bool) -> None:
+    """Publish whether the database answered the last check of readiness."""
+    _up.labels(dialect).set(answers)
+
+
+def delivered(result: str, count: int = 1) -> None:
+    """Count what became of a delivery."""
+    _deliveries.labels(result).inc(count)
+
+
+def undelivered(backlog: Backlog) -> None:
+    """Publish what is to be delivered."""
+    _due.set(backlog.due_seconds)
+    _undelivered.set(backlog.oldest_seconds)
+    _waiting.set(backlog.waiting)
+    _disabled.set(backlog.disabled)

@@ -1,0 +1,5 @@
+"""Notifier."""
+
+from importlib.metadata import version
+
+__version__ = version("notifier")
