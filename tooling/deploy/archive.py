@@ -1,6 +1,7 @@
 """Continuous archiving of the replicated database, by CloudNativePG's barman-cloud plugin: its release, and a place."""
 
 import base64
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -178,12 +179,7 @@ def first_backup(kube: Kube, cluster: str, log: Log) -> None:
         if made and status.get("phase") != "failed":
             return f"the first base backup: {status.get('phase', 'begins')}"
         if len(made) == ATTEMPTS:
-            raise DeployError(
-                f"no base backup reaches {place_of(kube)}: {status['error']}; look into `kubectl --namespace "
-                f"{kube.namespace} logs {status['instanceID']['podName']} --container={CONTAINER}`"
-                if "instanceID" in status
-                else f"no base backup reaches {place_of(kube)}: {status['error']}"
-            )
+            raise DeployError(f"no base backup reaches {place_of(kube)}: {status.get('error', '')}")
         made.append(f"{cluster}-first-{datetime.now(UTC):%Y%m%dt%H%M%S}")
         kube.apply([base_backup(kube, cluster, made[-1])])
         return "the first base backup begins"
@@ -230,9 +226,21 @@ def windows(kube: Kube) -> dict[str, str]:
 
 
 def refusal(kube: Kube, cluster: str) -> str:
-    """Return why the archive does not take what the primary sends, by the operator's condition; else empty."""
-    item = kube.get(CLUSTER, cluster) or {}
-    for condition in item.get("status", {}).get("conditions", []):
+    """Return why the archive does not take what the primary sends, as barman reports it; else empty."""
+    status = (kube.get(CLUSTER, cluster) or {}).get("status", {})
+    for condition in status.get("conditions", []):
         if condition["type"] == "ContinuousArchiving" and condition["status"] != "True":
-            return f"the archive takes no segment: {condition.get('message', '')}"
+            log = kube.run("logs", status["currentPrimary"], f"--container={CONTAINER}", "--tail=200")
+            return f"the archive takes no segment: {complaint(log) or condition.get('message', '')}"
     return ""
+
+
+def complaint(log: str) -> str:
+    """Return the last error that one of barman's programs has written into the plugin's log; empty without one."""
+    entries = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    errors = [
+        entry["msg"].partition("ERROR: ")[2]
+        for entry in entries
+        if entry.get("logger", "").startswith("barman-cloud") and "ERROR: " in entry["msg"]
+    ]
+    return str(errors[-1]) if errors else ""

@@ -196,9 +196,11 @@ def started(kube: Kube, name: str, log: Log) -> None:
 
 
 def reason(kube: Kube, pod: Object) -> str:
-    """Return the last error that a failed pod of a recovery has logged."""
-    lines = kube.run("logs", pod["metadata"]["name"], "--all-containers", "--tail=200").splitlines()
-    entries = [json.loads(line) for line in lines if line.startswith("{")]
+    """Return the last error that a failed pod of a recovery has logged, barman's before others."""
+    log = kube.run("logs", pod["metadata"]["name"], "--all-containers", "--tail=200")
+    if complaint := archive.complaint(log):
+        return complaint
+    entries = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
     errors = [entry.get("error") or entry["msg"] for entry in entries if entry.get("level") == "error"]
     return str(errors[-1]) if errors else "see the log"
 

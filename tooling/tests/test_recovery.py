@@ -274,6 +274,14 @@ def test_a_recovery_that_fails_is_removed_with_its_reason(monkeypatch: pytest.Mo
         recovery.started(cluster, "postgres-new", silent)
 
 
+def test_what_the_object_storage_responds_is_reported() -> None:
+    message = "2026-11-27 18:38:02,407 [201] ERROR: Barman cloud WAL archiver exception: Could not connect"
+    entries = [{"logger": "barman-cloud-wal-archive", "msg": message}, {"level": "error", "msg": "exit status 4"}]
+    log = "\n".join(["Defaulted container", *(json.dumps(entry) for entry in entries)])
+    assert archive.complaint(log) == "Barman cloud WAL archiver exception: Could not connect"
+    assert archive.complaint(json.dumps(entries[1])) == ""
+
+
 def test_base_backups_are_made_of_the_database_in_place_alone() -> None:
     schedule = item(recovery.SCHEDULE, "postgres", spec={"cluster": {"name": "postgres"}}, status={})
     cluster = Recorded(objects=[schedule])
