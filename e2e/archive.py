@@ -78,6 +78,10 @@ def recovering(bench: Bench, proof: Proof) -> None:
             proof.check("the archive catches up", f"{left} waiting {time.monotonic() - began:.0f} s later", left <= 1)
             verify.until(lambda: f"{ALERT} fires" if firing(kube) else "", log, timeout=120)
     proof.check("the service goes on without the archive: requests failed or refused: 0", *undisturbed(load))
+    proof.ledger(load)
+    load = Load(bench.target.url(), proof.recorder)  # whose access tokens outlive the recovery
+    with load.running(STEADY), proof.phase("tasks are written", load, settle=15):
+        pass
     at = datetime.now(UTC)
     time.sleep(1.5)
     with proof.phase("the table emptied by mistake, and written to", settle=1):
