@@ -81,7 +81,7 @@ def recover(kube: Kube, at: datetime, steps: Steps) -> str:
     """Recover the database as it was at `at`, check it, and put it in place; return the name of its cluster.
 
     The present one is stopped then, and kept. What was written to it after `at` is in it alone.
-    Raises `DeployError` where the recovery fails; then the present one goes on, and the other is removed.
+    Raises `DeployError` where that fails; then the present one goes on, unless it has been stopped already.
     """
     present = manifests.cluster_in_place(kube)
     name = f"{manifests.DATABASE}-{datetime.now(UTC):%Y%m%dt%H%M%S}"
@@ -100,12 +100,10 @@ def recover(kube: Kube, at: datetime, steps: Steps) -> str:
             kube.run("delete", CLUSTER, name, "--wait=false")
             raise
     with steps.step("check what was recovered") as log:
-        after = content(kube, name)
+        after = checked(kube, name, at)
         if before:
             steps.log(f"    {present}: {before}")
         steps.log(f"    {name}: {after}")
-        if after.last_change and after.last_change > at + LAG:
-            raise DeployError(f"{name} has a change of {after.last_change}, after {at}: it is left as it is for a look")
         log(f"{sum(after.rows.values())} rows")
     with steps.step("put it in place") as log:
         put_in_place(kube, present, name, log)
@@ -137,6 +135,21 @@ def content(kube: Kube, cluster: str) -> Content:
     held = json.loads(psql(kube, cluster, DESCRIPTION))
     changed = datetime.fromisoformat(held["last_change"]).astimezone(UTC) if held["last_change"] else None
     return Content(held["revision"], held["rows"], changed)
+
+
+def checked(kube: Kube, cluster: str, at: datetime) -> Content:
+    """Return what a recovered cluster holds. Raises `DeployError` where that cannot be read, or is of after `at`."""
+    left = (
+        f"the present database goes on, and {cluster} is left for a look: `kubectl --namespace {kube.namespace} delete "
+        f"{CLUSTER} {cluster}` removes it"
+    )
+    try:
+        held = content(kube, cluster)
+    except DeployError as error:
+        raise DeployError(f"{cluster} cannot be read; {left}", str(error)) from error
+    if held.last_change and held.last_change > at + LAG:
+        raise DeployError(f"{cluster} has a change of {held.last_change}, after {at}; {left}")
+    return held
 
 
 def flush(kube: Kube, cluster: str, log: Log) -> None:

@@ -250,6 +250,23 @@ def test_the_recovered_database_is_like_the_present_one_and_ends_at_the_moment()
     assert set(next_one["spec"]["bootstrap"]) == {"recovery"}  # never two ways at once
 
 
+def test_what_was_recovered_is_checked_before_it_is_put_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = datetime(2026, 11, 27, 12, tzinfo=UTC)
+    held = {"revision": "0014", "rows": {"tasks": 2}, "last_change": "2026-11-27T13:00:00+01:00"}
+    monkeypatch.setattr(recovery, "psql", lambda *_arguments: json.dumps(held))
+    assert str(recovery.checked(Recorded(), "postgres-new", at)).endswith("rows: tasks 2")
+    held["last_change"] = "2026-11-27T12:00:02+00:00"
+    with pytest.raises(DeployError, match=r"after 2026-11-27 12:00:00.*goes on, and postgres-new is left for a look"):
+        recovery.checked(Recorded(), "postgres-new", at)
+
+    def refuse(*_arguments: object) -> str:
+        raise DeployError("the database system is shutting down")
+
+    monkeypatch.setattr(recovery, "psql", refuse)
+    with pytest.raises(DeployError, match="cannot be read; the present database goes on"):
+        recovery.checked(Recorded(), "postgres-new", at)
+
+
 def test_the_old_database_has_stopped_before_the_service_is_led_to_the_new_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
