@@ -180,7 +180,7 @@ WHERE = {
         "image": "REPOSITORY@sha256:DIGEST, whose provenance is verified; by default this checkout, built and scanned",
         "url": "the service's base URL, where it is not the host of the Ingress",
         "database": "single (one pod) or replicated (three instances by CloudNativePG); the overlay's by default",
-        "archive": "s3://BUCKET/PATH, where the replicated database is archived; AWS_* in the environment say how",
+        "archive": "s3://BUCKET/PATH, where the replicated database is archived; with AWS_* of the environment",
         "accept_unassessed": "deploy although no vulnerability database could be had to scan the image with",
     }
 )
