@@ -110,7 +110,7 @@ def manifest() -> list[Object]:
 def certificate(name: str) -> dict[str, str]:
     """Return a self-signed certificate for `name` with its key, PEM as in a Secret of the type kubernetes.io/tls.
 
-    Operator and plugin trust exactly each other's: nobody else is asked, so that it may be valid for long.
+    Operator and plugin trust exactly each other's: no authority is involved, so that it may be valid for long.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     subject, now = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]), datetime.now(UTC)

@@ -42,7 +42,7 @@ CRD = item("customresourcedefinition", archive.CRD)
 
 @dataclass(frozen=True)
 class Recorded(kube.Kube):
-    """A cluster with `objects`, which records what is done to it; `pods` says which pods it has each time."""
+    """A cluster with `objects`, which records what is done to it; `pods` are those that it has each time."""
 
     context: str = "nowhere"
     namespace: str = "task-api"
