@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tooling import compose, secret_files
 from tooling.compose import ComposeError
-from tooling.deploy import DeployError, cluster, rollout, view
+from tooling.deploy import DeployError, cluster, recovery, rollout, view
 from tooling.deploy import backup as backups
 from tooling.deploy.release import Target, migrate
 from tooling.deploy.release import deploy as release
@@ -180,6 +180,7 @@ WHERE = {
         "image": "REPOSITORY@sha256:DIGEST, whose provenance is verified; by default this checkout, built and scanned",
         "url": "the service's base URL, where it is not the host of the Ingress",
         "database": "single (one pod) or replicated (three instances by CloudNativePG); the overlay's by default",
+        "archive": "s3://BUCKET/PATH, where the replicated database is archived; with AWS_* of the environment",
         "accept_unassessed": "deploy although no vulnerability database could be had to scan the image with",
     }
 )
@@ -191,11 +192,12 @@ def deploy(
     image: str = "",
     url: str = "",
     database: str = "",
+    archive: str = "",
     accept_unassessed: bool = False,
 ) -> None:
     """Bring a cluster, made where there is none, to a scaled and verified service, or roll back."""
     with deploying("deploy") as steps:
-        target = Target.of(overlay, context, name, url, database=database)
+        target = Target.of(overlay, context, name, url, database=database, place=archive)
         problem = ""
         try:
             if target.local:
@@ -251,15 +253,26 @@ def cluster_backup(_context: Context, overlay: str = "kind", context: str = "", 
         log(backups.run_now(target.kube, f"{target.service.name}-backup", log))
 
 
-@task(help={**WHERE, "file": "name of a backup in the cluster's volume; the newest by default"})
+@task(
+    help={
+        **WHERE,
+        "file": "name of a backup in the cluster's volume; the newest by default",
+        "at": "instead, the moment to which the archived database is recovered: 2026-11-26T12:00:00Z",
+    }
+)
 def cluster_restore(
-    _context: Context, overlay: str = "kind", context: str = "", name: str = "", file: str = ""
+    _context: Context, overlay: str = "kind", context: str = "", name: str = "", file: str = "", at: str = ""
 ) -> None:
-    """Put a backup in the place of the cluster's database, and migrate it."""
+    """Put a backup, or the database as it was at a moment, in the place of the cluster's database, and migrate it."""
     with deploying("restore") as steps:
+        if file and at:
+            raise DeployError("--file names a dump and --at a moment of the archive: leave one out")
         target = Target.of(overlay, context, name)
-        with steps.step("restore") as log:
-            log(backups.restore(target.kube, target.service.name, log, file))
+        if at:
+            recovery.recover(target.kube, recovery.moment(at), steps)
+        else:
+            with steps.step("restore") as log:
+                log(backups.restore(target.kube, target.service.name, log, file))
         with steps.step("migration") as log:
             migrate(target, log)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 
 from e2e import proofs
+from e2e.archive import recovering, storage
 from e2e.clouds import clouds
 from e2e.database import outliving
 from e2e.page import staying_open
@@ -26,9 +27,9 @@ from tooling.deploy.steps import Steps
 from tooling.images import trust
 from tooling.project import ToolingError, service
 
-LONG = {"database": outliving, "page": staying_open, "versions": replacing, "cloud": clouds}
+LONG = {"archive": recovering, "database": outliving, "page": staying_open, "versions": replacing, "cloud": clouds}
 
-REPLICATED = {"database"}
+REPLICATED = {"archive", "database"}
 """Proofs of a deploy with the replicated database; the others have the single one."""
 
 PROOFS = proofs.PROOFS | {name: (title, LONG[name]) for name, title in NIGHTLY.items()}
@@ -57,8 +58,11 @@ def run(name: str, bench: Bench) -> bool:
     return proven
 
 
-def prepare(steps: Steps, *, database: str, accept_unassessed: bool) -> Bench:
-    """Deploy to the local cluster, which is made where there is none; its timeline is part of the record."""
+def prepare(steps: Steps, *, database: str, archived: bool, accept_unassessed: bool) -> Bench:
+    """Deploy to the local cluster, which is made where there is none; its timeline is part of the record.
+
+    With `archived` the database has an archive, in an object storage of the cluster.
+    """
     error = ""
     try:
         cluster.check()
@@ -66,7 +70,8 @@ def prepare(steps: Steps, *, database: str, accept_unassessed: bool) -> Bench:
         with steps.step("image") as log:
             image = trust.built_here(service(), log, accept_unassessed=accept_unassessed)
         began = steps.seconds
-        target = Target.of("kind", database=database)
+        place = storage(steps) if archived else ""
+        target = Target.of("kind", database=database, place=place)
         deploy(target, image, steps)
         if from_nothing:
             steps.marks["first 200 from having the image and no cluster"] = steps.marks["first 200"] - began
@@ -96,7 +101,8 @@ def main(arguments: list[str] | None = None) -> int:
     began, keep = time.time(), options.keep
     try:
         keep = keep or cluster.exists()
-        bench = prepare(Steps("deploy"), database=database, accept_unassessed=options.accept_unassessed)
+        archived, accept = "archive" in names, options.accept_unassessed
+        bench = prepare(Steps("deploy"), database=database, archived=archived, accept_unassessed=accept)
         proven = {name: run(name, bench) for name in names}
     except VerdictError as error:
         print(f"e2e: {error}", file=sys.stderr)

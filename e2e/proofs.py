@@ -432,6 +432,7 @@ PROOFS: dict[str, tuple[str, Callable[[Bench, Proof], None]]] = {
     "refusal": ("A deploy that cannot work leaves the old version serving", refusing),
 }
 NIGHTLY = {
+    "archive": "The archive may be away for a while, and the database comes back as it was at a moment",
     "database": "The replicated database outlives its node, its primary and its operator",
     "page": "The page that stays open over a rolling update and a rollback loses no change",
     "versions": "The last release is replaced, rolled back to and replaced again, and no request is lost",

@@ -10,6 +10,7 @@ recorded on a cluster. Waits are shortened as in `monitoring.stack`; expressions
 import argparse
 import functools
 import json
+import re
 import secrets
 import sys
 import threading
@@ -493,6 +494,24 @@ def task_api_standby_missing() -> float:
     """One of two standbys follows the primary no more (CloudNativePG: sample)."""
     series = 'cnpg_pg_replication_streaming_replicas{cnpg_io_cluster="postgres",pod="postgres-1"}'
     return in_cluster("TaskApiStandbyMissing", f"{series} 2", f"{series} 1")
+
+
+@drill
+def task_api_archive_stale() -> float:
+    """The archive has taken no segment for ten minutes, and three wait (CloudNativePG: sample)."""
+    labels = 'cnpg_io_cluster="postgres",pod="postgres-1"'
+    age = f"cnpg_pg_stat_archiver_seconds_since_last_archival{{{labels}}}"
+    waiting = f'cnpg_collector_pg_wal_archive_status{{{labels},value="ready"}}'
+    before = cluster_metrics()
+    after = re.sub(rf"(?m)^{re.escape(age)} .*$", f"{age} 600", before.replace(f"{waiting} 0", f"{waiting} 3"))
+    return becoming("TaskApiArchiveStale", before, after)
+
+
+@drill
+def task_api_base_backup_stale() -> float:
+    """The last base backup was an hour ago, then 27 hours (barman-cloud plugin: sample)."""
+    fresh, stale = cluster_metrics(), cluster_metrics(base_backup_age=27 * HOUR)
+    return becoming("TaskApiBaseBackupStale", fresh, stale)
 
 
 @drill

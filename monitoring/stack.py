@@ -165,11 +165,15 @@ def serving(server: ThreadingHTTPServer) -> Iterator[str]:
         thread.join()
 
 
-def cluster_metrics(backup_age: float = HOUR) -> str:
-    """Return the samples of what a cluster's exporters measure, the last backup `backup_age` seconds ago."""
-    succeeded = r"(?m)^(kube_cronjob_status_last_successful_time{.*}) .*$"
-    cluster = re.sub(succeeded, rf"\1 {time.time() - backup_age:.0f}", SAMPLE.read_text())
-    return cluster + KUBELET.read_text() + BLACKBOX.read_text() + CLOUDNATIVEPG.read_text()
+def cluster_metrics(backup_age: float = HOUR, base_backup_age: float = HOUR) -> str:
+    """Return the samples of what a cluster's exporters measure, the last backups so many seconds ago."""
+    samples = SAMPLE.read_text() + KUBELET.read_text() + BLACKBOX.read_text() + CLOUDNATIVEPG.read_text()
+    for metric, age in (
+        ("kube_cronjob_status_last_successful_time", backup_age),
+        ("barman_cloud_cloudnative_pg_io_last_available_backup_timestamp", base_backup_age),
+    ):
+        samples = re.sub(rf"(?m)^({metric}{{.*}}) .*$", rf"\1 {time.time() - age:.0f}", samples)
+    return samples
 
 
 class Page(ThreadingHTTPServer):

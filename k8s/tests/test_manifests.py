@@ -351,7 +351,7 @@ def rule(alert: str) -> str:
 def test_the_alert_on_standbys_expects_one_less_than_there_are_instances() -> None:
     cluster = one("overlays/kind-replicated", "Cluster", "postgres")
     assert rule("TaskApiStandbyMissing").endswith(
-        f'{{cnpg_io_cluster="postgres"}}) < {cluster["spec"]["instances"] - 1}'
+        f'{{cnpg_io_cluster=~"postgres.*"}}) < {cluster["spec"]["instances"] - 1}'
     )
 
 
@@ -361,14 +361,22 @@ def test_every_volume_is_watched_for_filling(claim: str) -> None:
     assert re.fullmatch(pattern, claim)  # PromQL anchors at both ends
 
 
+def selects(selector: Object, labels: dict[str, str]) -> bool:
+    """Return whether a selector that is not empty selects what has the labels."""
+    expressions = selector.get("matchExpressions", [])
+    there = all(
+        one["key"] in labels and labels[one["key"]] in one.get("values", [labels[one["key"]]]) for one in expressions
+    )
+    return bool(selector) and there and selector.get("matchLabels", {}).items() <= labels.items()
+
+
 def test_only_the_service_its_jobs_and_the_operator_reach_the_instances() -> None:
     reached: dict[int, set[str]] = {}
     labels = {"cnpg.io/cluster": "postgres", "app.kubernetes.io/component": "database"}
     inherited = one("overlays/kind-replicated", "Cluster", "postgres")["spec"]["inheritedMetadata"]["labels"]
     assert inherited.items() <= labels.items()
     for policy in objects("overlays/kind-replicated"):
-        selected = policy.get("spec", {}).get("podSelector", {}).get("matchLabels")
-        if policy["kind"] == "NetworkPolicy" and selected and selected.items() <= labels.items():
+        if policy["kind"] == "NetworkPolicy" and selects(policy["spec"]["podSelector"], labels):
             for rule in policy["spec"].get("ingress", []):
                 for port in rule["ports"]:
                     reached.setdefault(port["port"], set()).update(json.dumps(peer) for peer in rule["from"])

@@ -9,11 +9,23 @@ from pathlib import Path
 import yaml
 
 from tooling import secret_files
-from tooling.deploy import DeployError, admission, operator
+from tooling.deploy import DeployError, admission, archive, operator
 from tooling.deploy.kube import Kube, Object
 from tooling.project import ROOT, Service, migrating
 
-WORKLOADS = ("Deployment", "StatefulSet", "Cluster", "Job", "HorizontalPodAutoscaler", "CronJob", "Ingress")
+WORKLOADS = (
+    "Deployment",
+    "StatefulSet",
+    "Cluster",
+    "ScheduledBackup",
+    "Job",
+    "HorizontalPodAutoscaler",
+    "CronJob",
+    "Ingress",
+)
+STAGES = ("database", "archive", "monitoring", "migration")
+DATABASE = "postgres"
+"""The database's Service, and its cluster of PostgreSQL until a recovery has put another one in the place."""
 
 
 REFERENCES = {
@@ -34,10 +46,10 @@ def overlay_folder(service: Service, name: str) -> Path:
     raise DeployError(f"there is no overlay {name}: name one of {known}, or a folder that has a kustomization.yaml")
 
 
-def with_database(overlay: Path, database: str) -> Path:
+def with_database(overlay: Path, database: str, *, archived: bool = False) -> Path:
     """Return the variant of an overlay that has `database`: its own (single or managed) by default, or replicated.
 
-    Raises `DeployError` where the overlay has no such variant.
+    Raises `DeployError` where the overlay has no such variant, or no archive of it.
     """
     components = yaml.safe_load((overlay / "kustomization.yaml").read_text()).get("components", [])
     own = "single" if any(Path(one).parts[-2:] == ("database", "single") for one in components) else "managed"
@@ -47,7 +59,13 @@ def with_database(overlay: Path, database: str) -> Path:
     if database not in variants:
         known = f"it has {', '.join(sorted(variants)[1:])}" if len(variants) > 1 else "leave --database out"
         raise DeployError(f"the overlay {overlay.name} has no database {database!r}: {known}")
-    return variants[database]
+    if not archived:
+        return variants[database]
+    variant = overlay.with_name(f"{overlay.name}-archived")
+    if database != "replicated" or not variant.exists():
+        way = "add --database replicated" if variant.exists() else "leave --archive out"
+        raise DeployError(f"the overlay {overlay.name} has no archive of this database: {way}")
+    return variant
 
 
 def render(
@@ -58,11 +76,13 @@ def render(
     *,
     generate_secrets: bool,
     in_use: Collection[str] = (),
+    place: archive.Place | None = None,
 ) -> list[Object]:
     """Render an overlay with `image` (`name:tag` or `name@sha256:…`) in place of the service's own.
 
     With `generate_secrets` the Secrets of a service with a database are part of it, from the files that
     `tooling.secret_files` makes once. The admission policy allows the images of the overlay, and those `in_use`.
+    With `place` the database is archived there.
     """
     cache = ROOT / ".cache"
     cache.mkdir(exist_ok=True)
@@ -89,31 +109,55 @@ def render(
             own = folder / files[service.package].name
             owner = migrating(service)
             if owner != service:  # whose namespace has the database
-                own.write_text(own.read_text().replace("@postgres/", f"@postgres.{owner.name}/"))
+                own.write_text(own.read_text().replace(f"@{DATABASE}/", f"@{DATABASE}.{owner.name}/"))
             kustomization["secretGenerator"] = [{"name": service.name, "envs": [own.name]}]
             if owner == service:
-                kustomization["secretGenerator"].append(
-                    {
-                        "name": "postgres",
-                        "literals": [f"username={service.package}", f"password={password}"],
-                        "options": {"disableNameSuffixHash": True},
-                    }
-                )
+                credentials = {"username": service.package, "password": password}
+                kustomization["secretGenerator"].append(_secret(DATABASE, credentials))
+        if place:
+            kustomization.setdefault("secretGenerator", []).append(_secret(archive.NAME, place.credentials))
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         objects = [item for item in yaml.safe_load_all(kube.run("kustomize", name)) if item]
     others = {*images(objects), *in_use} - {image}
     if clusters(objects):  # whose pods begin with the operator's own program
         others.add(operator.IMAGE)
+        rename_cluster(objects, cluster_in_place(kube))
+    if place:
+        place.enter(objects)
+        others.add(archive.SIDECAR)
     admission.fill(objects, image, others, kube.namespace)
     return objects
 
 
+def _secret(name: str, values: dict[str, str]) -> Object:
+    """Describe a Secret that keeps its name whatever is in it."""
+    literals = [f"{key}={value}" for key, value in values.items()]
+    return {"name": name, "literals": literals, "options": {"disableNameSuffixHash": True}}
+
+
+def cluster_in_place(kube: Kube) -> str:
+    """Return the name of the cluster of PostgreSQL that the database's Service leads to, or would after a deploy."""
+    service = kube.get("service", DATABASE) or {"spec": {}}
+    return str(service["spec"].get("selector", {}).get("cnpg.io/cluster", DATABASE))
+
+
+def rename_cluster(objects: Sequence[Object], name: str) -> None:
+    """Have the objects describe the cluster of PostgreSQL that a recovery has put in the place of the first one."""
+    for item in objects:
+        if item["kind"] in ("Cluster", "ScheduledBackup"):
+            item["metadata"]["name"] = name
+        if item["kind"] == "ScheduledBackup":
+            item["spec"]["cluster"]["name"] = name
+        if item["kind"] == "Service" and "cnpg.io/cluster" in item["spec"].get("selector", {}):
+            item["spec"]["selector"]["cnpg.io/cluster"] = name
+
+
 def stage(item: Object) -> str:
-    """Return the step of a deploy that applies an object: foundation, database, monitoring, migration or service."""
+    """Return the step of a deploy that applies an object: foundation, service, or one of `STAGES`."""
     if item["kind"] not in WORKLOADS:
         return "foundation"
     component = item["metadata"].get("labels", {}).get("app.kubernetes.io/component")
-    return component if component in ("database", "monitoring", "migration") else "service"
+    return component if component in STAGES else "service"
 
 
 def of_stage(objects: Sequence[Object], name: str) -> list[Object]:

@@ -27,36 +27,41 @@ REPLICAS = 2
 
 
 def manifest() -> list[Object]:
-    """Return the objects of the operator's release, from `CNPG_MANIFEST`, or from its address, once.
-
-    Raises `DeployError` where it cannot be had, and where it is not the release whose hash is known.
-    """
-    named = os.environ.get(SETTING, "")
-    file = Path(named) if named else CACHE / f"cnpg-{VERSION}.yaml"
-    if not named and not file.exists():
-        try:
-            download(URL, file)
-        except httpx.HTTPError as error:
-            file.unlink(missing_ok=True)
-            raise DeployError(
-                f"the operator's manifest cannot be had ({error!r}): get {URL} and set {SETTING} to the copy's path"
-            ) from error
-    if not file.is_file():
-        raise DeployError(f"{SETTING} names {file}, which is no file")
-    if (actual := digest(file)) != SHA256:
-        if not named:
-            file.unlink()
-        raise DeployError(f"{file} has the SHA-256 {actual}; CloudNativePG {VERSION} has {SHA256}")
-    objects: list[Object] = [item for item in yaml.safe_load_all(file.read_text()) if item]
+    """Return the objects of the operator's release. Raises `DeployError` where it cannot be had."""
+    objects = released("CloudNativePG", VERSION, URL, SHA256, SETTING)
     for item in objects:
         if item["kind"] == "Deployment":
-            _spread(item)
+            spread(item)
             for container in item["spec"]["template"]["spec"]["containers"]:
                 container["imagePullPolicy"] = "IfNotPresent"  # a release's image never changes
     return objects
 
 
-def _spread(deployment: Object) -> None:
+def released(name: str, version: str, url: str, sha256: str, setting: str) -> list[Object]:
+    """Return the objects of a release's manifest, from the copy that `setting` names, or from its address, once.
+
+    Raises `DeployError` where it cannot be had, and where it is not the release whose hash is known.
+    """
+    named = os.environ.get(setting, "")
+    file = Path(named) if named else CACHE / f"{name.lower()}-{version}.yaml"
+    if not named and not file.exists():
+        try:
+            download(url, file)
+        except httpx.HTTPError as error:
+            file.unlink(missing_ok=True)
+            raise DeployError(
+                f"the manifest of {name} cannot be had ({error!r}): get {url} and set {setting} to the copy's path"
+            ) from error
+    if not file.is_file():
+        raise DeployError(f"{setting} names {file}, which is no file")
+    if (actual := digest(file)) != sha256:
+        if not named:
+            file.unlink()
+        raise DeployError(f"{file} has the SHA-256 {actual}; {name} {version} has {sha256}")
+    return [item for item in yaml.safe_load_all(file.read_text()) if item]
+
+
+def spread(deployment: Object) -> None:
     """Run the operator twice, on two nodes.
 
     One that is on the node of the primary goes away with it, and nobody replaces the primary until Kubernetes has moved

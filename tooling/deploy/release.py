@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tooling.deploy import DeployError, cluster, manifests, operator, rollout, verify
+from tooling.deploy import DeployError, archive, cluster, manifests, operator, recovery, rollout, verify
 from tooling.deploy.kube import Change, Kube, Object
 from tooling.deploy.steps import Log, Steps
 from tooling.project import Service, service
@@ -24,8 +24,20 @@ class Target:
     address: str = ""
     """The service's base URL; by default the node port of the local cluster, elsewhere the host of the Ingress."""
 
+    place: archive.Place | None = None
+    """Where the database is archived."""
+
     @classmethod
-    def of(cls, overlay: str, context: str = "", name: str = "", address: str = "", *, database: str = "") -> "Target":
+    def of(
+        cls,
+        overlay: str,
+        context: str = "",
+        name: str = "",
+        address: str = "",
+        *,
+        database: str = "",
+        place: str = "",
+    ) -> "Target":
         """Read the command line; without `context` the local cluster is meant. Raises `DeployError`."""
         one = service(name)
         folder = manifests.overlay_folder(one, overlay)
@@ -34,7 +46,14 @@ class Target:
                 f"the overlay {overlay} needs a cluster: name its kubectl context (`kubectl config get-contexts`)"
             )
         kube = Kube(context or cluster.CONTEXT, one.name)
-        return cls(manifests.with_database(folder, database), kube, local=not context, service=one, address=address)
+        return cls(
+            manifests.with_database(folder, database, archived=bool(place)),
+            kube,
+            local=not context,
+            service=one,
+            address=address,
+            place=archive.Place.of(place) if place else None,
+        )
 
     def url(self) -> str:
         """Return the service's base URL. Raises `DeployError` where no Ingress has a host."""
@@ -57,8 +76,15 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
             cluster.create(log)
     in_use = images_in_use(kube)
     objects = manifests.render(
-        target.service, kube, target.overlay, image, generate_secrets=target.local, in_use=in_use
+        target.service,
+        kube,
+        target.overlay,
+        image,
+        generate_secrets=target.local,
+        in_use=in_use,
+        place=target.place,
     )
+    check_archive(target, objects)
     monitoring = manifests.of_stage(objects, "monitoring")
     if target.local:
         with steps.step("copy images into the cluster") as log:
@@ -83,6 +109,8 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
         with steps.step("PostgreSQL") as log:
             show(steps, kube.apply(database))
             wait_for(kube, database, log)
+    if manifests.clusters(objects):
+        begin_archive(kube, manifests.of_stage(objects, "archive"), steps)
     for job in manifests.of_stage(objects, "migration"):
         with steps.step("migration") as log:
             run_migration(kube, job, log)
@@ -97,6 +125,21 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
         log(f"{len(removed)} removed")
 
 
+def begin_archive(kube: Kube, backups: Sequence[Object], steps: Steps) -> None:
+    """Prove that segments reach the archive, and a first base backup; or report that there is none."""
+    if not backups:
+        steps.log(
+            "    WARNING: the database has no archive, so that no moment of it can be recovered: --archive s3://…"
+        )
+        return
+    with steps.step("archive") as log:
+        show(steps, kube.apply(backups))
+        name = manifests.cluster_in_place(kube)
+        verify.until(lambda: archive.unequipped(kube, name), log, timeout=archive.EQUIPPED_SECONDS)
+        recovery.flush(kube, name, log)
+        archive.first_backup(kube, name, log)
+
+
 def check_references(kube: Kube, objects: Sequence[Object]) -> None:
     """Raise `DeployError` where pods need settings or secrets that nobody has made."""
     if lacking := manifests.missing(kube, objects):
@@ -109,23 +152,45 @@ def check_references(kube: Kube, objects: Sequence[Object]) -> None:
 def load_images(objects: Sequence[Object], log: Log) -> None:
     """Bring the images of the objects' pods into the local cluster."""
     if databases := manifests.clusters(objects):
-        cluster.load({operator.IMAGE, *manifests.images(databases)}, log, everywhere=True)
+        plugin = {archive.IMAGE, archive.SIDECAR} if manifests.of_stage(objects, "archive") else set()
+        cluster.load({operator.IMAGE, *plugin, *manifests.images(databases)}, log, everywhere=True)
     cluster.load(manifests.images(objects), log)
 
 
 def provide_operator(target: Target, log: Log) -> None:
-    """Install CloudNativePG in the local cluster. Raises `DeployError` where another one does not have it."""
+    """Install CloudNativePG in the local cluster, and its plugin where the database is archived.
+
+    Raises `DeployError` where another cluster does not have them.
+    """
     if target.local:
         operator.install(target.kube.context, log)
-    elif not operator.installed(target.kube):
+        if target.place:
+            archive.install(target.kube.context, log)
+        return
+    if not operator.installed(target.kube):
         raise DeployError(f"{target.kube.context} has no CloudNativePG: install it first, from {operator.URL}")
+    if target.place and not archive.installed(target.kube):
+        raise DeployError(
+            f"{target.kube.context} has no barman-cloud plugin: install {archive.VERSION} first, beside CloudNativePG"
+        )
+
+
+def check_archive(target: Target, objects: Sequence[Object]) -> None:
+    """Raise `DeployError` where the deploy would end the archive of a database, or move it."""
+    place = archive.place_of(target.kube)
+    if place and manifests.clusters(objects) and place != (target.place.url if target.place else ""):
+        raise DeployError(
+            f"the database is archived in {place}: add --archive {place}; or end that with `kubectl --namespace "
+            f"{target.kube.namespace} delete {archive.STORE} {archive.NAME}`; nothing was changed"
+        )
 
 
 def check_database(kube: Kube, objects: Sequence[Object]) -> None:
     """Raise `DeployError` where the namespace has the other database: nobody would move its content."""
-    replicated = operator.installed(kube) and kube.get(rollout.CLUSTER, "postgres") is not None
-    single = kube.get("statefulset", "postgres") is not None
-    choices = {item["kind"] for item in objects if item["metadata"]["name"] == "postgres"}
+    replicated = operator.installed(kube) and bool(kube.find(rollout.CLUSTER))
+    single = kube.get("statefulset", manifests.DATABASE) is not None
+    in_place = manifests.cluster_in_place(kube)
+    choices = {item["kind"] for item in objects if item["metadata"]["name"] in (manifests.DATABASE, in_place)}
     if (replicated and "StatefulSet" in choices) or (single and "Cluster" in choices):
         there, way = ("replicated", "add --database replicated") if replicated else ("single", "leave --database out")
         raise DeployError(

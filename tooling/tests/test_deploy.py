@@ -628,7 +628,7 @@ def test_a_pushed_image_needs_a_digest() -> None:
 
 
 def test_an_unknown_overlay_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(DeployError, match="eks, eks-replicated, gke, gke-replicated, kind"):
+    with pytest.raises(DeployError, match=r"eks, .*gke, .*kind, "):
         release.Target.of("nowhere")
 
 
