@@ -12,6 +12,9 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from service_kit.http.requests import EXTENSION
 from service_kit.mail import QueueFull
 from service_kit.outbound import Refused, Sender
+from task_api.accounts import administration
+from task_api.accounts.model import AccountChanges
+from task_api.accounts.passwords import digest
 from task_api.config import Settings
 from task_api.store.migrations import migrate
 from task_api.tasks import service as tasks
@@ -21,7 +24,7 @@ from task_core.database import Database
 from task_core.delivery import FIRST_DELAY, LONGEST_DELAY, Backlog, Deliverer, Patience, delay
 from task_core.schema import accounts, task_changes, webhook_dead_letters, webhooks
 
-from .conftest import KEY, Client, Serve, log_in
+from .conftest import KEY, PASSWORD, Client, Serve, log_in
 
 URL = "https://hooks.example.org/tasks"
 NOW = timedelta()
@@ -532,3 +535,94 @@ def test_the_document_has_the_operations_of_webhooks(client: Client) -> None:
 def test_insecure_is_announced() -> None:
     assert any("WEBHOOKS=insecure" in note for note in Settings(webhooks="insecure").weaker)
     assert not any("WEBHOOKS" in note for note in Settings(webhooks="on").weaker)
+
+
+def test_a_slow_receiver_has_its_turn_and_then_others_have_theirs(
+    client: Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "TURN_SECONDS", 0.0)
+    register(client, f"{URL}/first")
+    register(client, f"{URL}/second")
+    tasks = [create(client), create(client)]
+    receiver = Receiver()
+    drain(Deliverer(database, receiver))
+    got = [(url.rpartition("/")[2], message["data"]["id"]) for url, message in receiver.taken]
+    assert got == [("first", tasks[0]), ("second", tasks[0]), ("first", tasks[1]), ("second", tasks[1])]
+
+
+def test_the_webhooks_of_one_account_take_one_thread_whatever_it_does_to_them(serve: Serve, database: Database) -> None:
+    client = serve(webhooks="on", auth="on", jwt_keys=(KEY,))
+    ada, bob = log_in(client), log_in(client, "bob@example.org")
+    slow = [f"/webhooks/{register(client, f'{URL}/slow', headers=ada)['id']}" for _ in range(2)]
+    register(client, f"{URL}/bob", headers=bob)
+    create(client, headers=ada)
+    create(client, headers=bob)
+    receiver = Receiver()
+    post = receiver.post
+    others: list[bool] = []
+
+    def posted(url: str, *rest: Any) -> int:
+        if url.endswith("slow") and not others:
+            for one in slow:
+                client.patch(one, json={"active": True}, headers=ada)  # ends the lease
+            others.extend([deliverer.deliver(), deliverer.deliver()])  # as further threads do meanwhile
+        return post(url, *rest)
+
+    receiver.post = posted  # type: ignore[method-assign]
+    deliverer = Deliverer(database, receiver)
+    deliverer.deliver()
+    assert others == [True, False]
+    assert [url for url, _ in receiver.taken] == [f"{URL}/bob", f"{URL}/slow"]
+    drain(deliverer)
+    assert {url for url, _ in receiver.taken} == {f"{URL}/bob", f"{URL}/slow"}
+
+
+@pytest.mark.parametrize("path", ["", "/rotate-secret"])
+def test_a_new_address_or_secret_is_used_from_the_next_message_on(
+    client: Client, database: Database, path: str
+) -> None:
+    one = f"/webhooks/{register(client, f'{URL}/old')['id']}"
+    for _ in range(3):
+        create(client)
+    new = ""
+
+    def answer(_: dict[str, Any]) -> int:
+        nonlocal new
+        if not new and path:
+            new = client.post(one + path).json["secret"]
+        elif not new:
+            new = client.patch(one, json={"url": URL}).json["url"]
+        return 204
+
+    receiver = Receiver(answer)
+    drain(Deliverer(database, receiver))
+    if path:
+        for headers, body in receiver.attempts[1:]:
+            Webhook(new).verify(body.decode(), headers)
+    assert len(receiver.taken) == 4  # the first one again: at least once
+    assert [url for url, _ in receiver.taken[1:]] == [f"{URL}/old" if path else URL] * 3
+
+
+@pytest.mark.parametrize("how", ["disabled", "password"])
+def test_whoever_was_in_an_account_gets_nothing_once_it_is_disabled_or_has_another_password(
+    serve: Serve, database: Database, how: str
+) -> None:
+    client = serve(webhooks="on", auth="on", jwt_keys=(KEY,))
+    ada, bob = log_in(client), log_in(client, "bob@example.org")
+    for who in (ada, bob):
+        register(client, headers=who)
+    create(client, "behind", headers=ada)
+    account = administration.find(database, "ada@example.org").id
+    if how == "disabled":
+        for disabled in (True, False):
+            administration.change(database, "test", account, AccountChanges(disabled=disabled))
+    else:
+        administration.replace_password(database, "test", account, digest(PASSWORD))
+    kept = create(client, headers=bob)
+    ada = log_in(client)
+    create(client, headers=ada)
+    receiver = Receiver()
+    drain(Deliverer(database, receiver))
+    assert receiver.kinds == [("task.created", kept)]
+    (shown,) = client.get("/webhooks", headers=ada).json
+    assert (shown["active"], shown["disabled_reason"]) == (False, administration.WEBHOOKS_ENDED)

@@ -87,7 +87,7 @@ def change(database: Database, owner_id: int, webhook_id: int, wanted: WebhookCh
     values: dict[str, Any] = {}
     if isinstance(wanted.url, str):
         outbound.parse(wanted.url, insecure=insecure)
-        values["url"] = wanted.url
+        values |= {"url": wanted.url, "next_attempt_at": now, "lease": None}
     with database.write() as connection:
         held = find(connection, owner_id, webhook_id)
         if wanted.active is False:
@@ -109,12 +109,15 @@ def remove(database: Database, owner_id: int, webhook_id: int) -> None:
 
 
 def rotate_secret(database: Database, owner_id: int, webhook_id: int) -> str:
-    """Return a new secret; for a day messages are signed with the one before, too. Raises WebhookNotFound."""
+    """Return a new secret; for a day messages are signed with the one before, too. Raises WebhookNotFound.
+
+    The lease ends: who holds it has read the secret before, and what it sends now is sent once more.
+    """
     now, secret = datetime.now(UTC), signatures.new_secret()
     with database.write() as connection:
         before = find(connection, owner_id, webhook_id).secret
         previous = {"previous_secret": before, "previous_until": now + PREVIOUS_SECRET_KEPT}
-        store.change(connection, webhook_id, {"secret": secret, **previous})
+        store.change(connection, webhook_id, {"secret": secret, **previous, "next_attempt_at": now, "lease": None})
     return secret
 
 
