@@ -626,3 +626,30 @@ def test_whoever_was_in_an_account_gets_nothing_once_it_is_disabled_or_has_anoth
     assert receiver.kinds == [("task.created", kept)]
     (shown,) = client.get("/webhooks", headers=ada).json
     assert (shown["active"], shown["disabled_reason"]) == (False, administration.WEBHOOKS_ENDED)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "sent"),
+    [
+        ("POST", "/webhooks", {"url": URL}),
+        ("PATCH", "/webhooks/1", {"active": True}),
+        ("POST", "/webhooks/1/rotate-secret", None),
+        ("POST", "/auth/tokens", {"name": "t", "scopes": ["tasks:read"], "days": 1}),
+    ],
+)
+def test_a_session_that_another_replica_has_just_ended_makes_no_way_in_that_outlasts_it(
+    serve: Serve, database: Database, method: str, path: str, sent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("task_api.accounts.service.REMEMBERED_SECONDS", 3600.0)
+    client = serve(webhooks="on", auth="on", jwt_keys=(KEY,))
+    ada = log_in(client)
+    assert register(client, headers=ada)["id"] == 1
+    account = administration.find(database, "ada@example.org").id
+    administration.replace_password(database, "another replica", account, digest(PASSWORD))
+    assert client.get("/webhooks", headers=ada).status_code == 200  # the session is remembered
+    refused = client.open(path, method=method, json=sent, headers=ada)
+    assert (refused.status_code, refused.json["type"]) == (401, "/problems#token-revoked")
+    ada = log_in(client)
+    assert [hook["active"] for hook in client.get("/webhooks", headers=ada).json] == [False]
+    assert client.get("/auth/tokens", headers=ada).json == []
+    assert client.open(path, method=method, json=sent, headers=ada).status_code in {200, 201}
