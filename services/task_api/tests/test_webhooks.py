@@ -561,12 +561,12 @@ def test_the_webhooks_of_one_account_take_one_thread_whatever_it_does_to_them(se
     post = receiver.post
     others: list[bool] = []
 
-    def posted(url: str, *rest: Any) -> int:
+    def posted(url: str, body: bytes, headers: Any) -> int:
         if url.endswith("slow") and not others:
             for one in slow:
                 client.patch(one, json={"active": True}, headers=ada)  # ends the lease
             others.extend([deliverer.deliver(), deliverer.deliver()])  # as further threads do meanwhile
-        return post(url, *rest)
+        return post(url, body, headers)
 
     receiver.post = posted  # type: ignore[method-assign]
     deliverer = Deliverer(database, receiver)
