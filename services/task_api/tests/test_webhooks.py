@@ -653,3 +653,27 @@ def test_a_session_that_another_replica_has_just_ended_makes_no_way_in_that_outl
     assert [hook["active"] for hook in client.get("/webhooks", headers=ada).json] == [False]
     assert client.get("/auth/tokens", headers=ada).json == []
     assert client.open(path, method=method, json=sent, headers=ada).status_code in {200, 201}
+
+
+def test_a_webhook_that_is_switched_on_and_gone_again_and_again_sends_few_mails(
+    serve: Serve, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "MAILS", 2)
+    mails: list[str] = []
+
+    class Letterbox:
+        def send(self, to: str, subject: str, text: str) -> None:  # noqa: ARG002
+            mails.append(to)
+
+    client = serve(webhooks="on", auth="on", jwt_keys=(KEY,))
+    ada, bob = log_in(client), log_in(client, "bob@example.org")
+    one = f"/webhooks/{register(client, headers=ada)['id']}"
+    register(client, headers=bob)
+    create(client, headers=ada)
+    deliverer = Deliverer(database, Receiver(lambda _: 410), post=Letterbox())
+    for _ in range(4):
+        assert client.patch(one, json={"active": True}, headers=ada).status_code == 200
+        drain(deliverer)
+    create(client, headers=bob)
+    drain(deliverer)
+    assert mails == ["ada@example.org"] * 2 + ["bob@example.org"]

@@ -51,6 +51,10 @@ What has changed since is in the feed of changes. When the address works again, 
 PATCH /webhooks/{id} with {{"active": true}}.
 """
 
+MAILS, MAILS_SECONDS = 5, 3600.0
+"""How many mails a process sends an account in that time, however often its webhooks are switched on and fail."""
+
+OWNERS_REMEMBERED = 10_000
 MOST_LETTERS = 1000
 FIRST_DELAY, LONGEST_DELAY = 5.0, 3600.0
 LARGEST_EXPONENT = 20
@@ -132,6 +136,7 @@ class Deliverer:
         self._threads: list[threading.Thread] = []
         self._busy: set[int] = set()
         self._claiming = threading.Lock()
+        self._mailed: dict[int, list[float]] = {}
 
     def start(self) -> None:
         """Start the threads, which do not keep the process alive."""
@@ -320,7 +325,7 @@ class Deliverer:
         """Log that a webhook is disabled, and send its owner a mail; one that is not sent is logged."""
         self._report("disabled")
         log.warning("a webhook is disabled", webhook=hook.id, reason=reason)
-        if not self._post:
+        if not self._post or not self._may_mail(hook.owner_id):
             return
         with self._database.read() as connection:
             email = store.email(connection, hook.owner_id)
@@ -329,6 +334,17 @@ class Deliverer:
                 self._post.send(email, DISABLED, DISABLED_TEXT.format(url=hook.url, reason=reason, id=hook.id))
             except QueueFull as error:
                 log.error("a mail was not sent", error=str(error))
+
+    def _may_mail(self, owner_id: int) -> bool:
+        """Count a mail to an account, and return whether it has not had too many."""
+        now = monotonic()
+        with self._claiming:
+            if len(self._mailed) >= OWNERS_REMEMBERED:
+                self._mailed.clear()
+            sent = [at for at in self._mailed.get(owner_id, ()) if now - at < MAILS_SECONDS]
+            allowed = len(sent) < MAILS
+            self._mailed[owner_id] = [*sent, now] if allowed else sent
+        return allowed
 
     def _bury(self, hook: SimpleNamespace, parcel: Parcel, error: str, moved: dict[str, Any]) -> None:
         """Make the change a dead letter and go on behind it; disable a webhook that takes none."""
