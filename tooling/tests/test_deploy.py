@@ -568,7 +568,7 @@ def test_a_deploy_that_changed_no_pod_is_not_taken_back() -> None:
 
 
 def test_the_ingress_leads_to_every_route_but_the_metrics_and_the_administration() -> None:
-    settings = Settings(auth="on", jwt_keys=(SigningKey("k1", "s" * 32),))
+    settings = Settings(auth="on", jwt_keys=(SigningKey("k1", "s" * 32),), webhooks="on")
     routes = {rule.rule for rule in create_app(Services(settings, Database(settings))).url_map.iter_rules()}
     (rule,) = yaml.safe_load((K8S / "components" / "cloud" / "ingress.yaml").read_text())["spec"]["rules"]
     reached = {
