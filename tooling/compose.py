@@ -23,6 +23,9 @@ BACKUPS = ROOT / "backups"
 SERVICE = service()
 """The service whose database is backed up and restored."""
 USER, DATABASE = SERVICE.package, SERVICE.database
+USERS = [one.name for one in services() if one.database == DATABASE]
+"""The services that connect to it: a restore stops them, and starts them again."""
+
 START_SECONDS = 300
 LOGS = f"`docker compose logs migrate {SERVICE.name}`"
 FILES = [ROOT / "compose.yaml", *(file for one in services() if (file := one.folder / "compose.yaml").exists())]
@@ -137,7 +140,7 @@ def restore(file: Path) -> None:
             raise ComposeError(f"{file} could not be restored: see above; the present database is untouched")
     _sql(f"DROP DATABASE IF EXISTS {DATABASE}_replaced WITH (FORCE)")
     try:
-        if _run("stop", SERVICE.name):
+        if _run("stop", *USERS):
             raise ComposeError("the service could not be stopped: see above")
         _sql(
             "BEGIN",
@@ -157,8 +160,8 @@ def restore(file: Path) -> None:
 
 
 def _start() -> bool:
-    """Start the service, the migration first, and return whether it is healthy."""
-    return not _run("up", "--no-recreate", "--detach", "--wait", f"--wait-timeout={START_SECONDS}", SERVICE.name)
+    """Start what uses the database, the migration first, and return whether it is healthy."""
+    return not _run("up", "--no-recreate", "--detach", "--wait", f"--wait-timeout={START_SECONDS}", *USERS)
 
 
 def _in_postgres(program: str) -> list[str]:

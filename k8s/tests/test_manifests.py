@@ -1,6 +1,7 @@
 """What every overlay must be, rendered as a deploy renders it."""
 
 import base64
+import fnmatch
 import json
 import re
 from collections.abc import Iterator
@@ -413,3 +414,36 @@ def test_a_service_reaches_the_database_in_the_namespace_of_who_migrates_it(
         if "namespaceSelector" in peer
     ]
     assert sharer.name in peers
+
+
+def test_with_webhooks_prometheus_watches_notifier_and_may_find_its_pods() -> None:
+    folder = "overlays/kind-webhooks"
+    volumes = one(folder, "StatefulSet", "prometheus")["spec"]["template"]["spec"]["volumes"]
+    (mounted,) = [volume["configMap"] for volume in volumes if volume["name"] == "services"]
+    files = one(folder, "ConfigMap", mounted["name"])["data"]
+    (read,) = yaml.safe_load((ROOT / "monitoring" / "prometheus" / "prometheus.yml").read_text())[
+        "scrape_config_files"
+    ][1:]
+    paths = {f"/etc/services/{entry['path']}": entry["key"] for entry in mounted["items"]}
+    (path,) = fnmatch.filter(paths, read)
+    (job,) = yaml.safe_load(files[paths[path]])["scrape_configs"]
+    (namespace,) = job["kubernetes_sd_configs"][0]["namespaces"]["names"]
+    sharer = service(job["job_name"])
+    assert namespace == sharer.name
+    (further,) = [f"../{overlay.relative_to(ROOT)}" for overlay in sharer.overlays]
+    granted = {
+        (subject["namespace"], subject["name"])
+        for item in objects(further)
+        if item["kind"] == "RoleBinding"
+        for subject in item["subjects"]
+    }
+    watching = {("task-api", "prometheus"), ("task-api", "kube-state-metrics")}
+    assert granted == watching
+    (arguments,) = [
+        container["args"]
+        for spec in pod_specs(one(folder, "Deployment", "kube-state-metrics"))
+        for container in spec["containers"]
+    ]
+    assert f"--namespaces=$(NAMESPACE),{namespace}" in arguments
+    alerts = {entry.get("alert") for group in yaml.safe_load(files["rules.yml"])["groups"] for entry in group["rules"]}
+    assert "NotifierQueueOld" in alerts

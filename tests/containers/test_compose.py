@@ -17,8 +17,8 @@ from tooling.project import ROOT
 
 pytestmark = pytest.mark.docker
 
-PORTS = ["TASK_API_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT"]
-LONG_RUNNING = {"task-api", "postgres", "prometheus", "alertmanager", "alert-receiver"}
+PORTS = ["TASK_API_PORT", "NOTIFIER_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT"]
+LONG_RUNNING = {"task-api", "notifier", "postgres", "prometheus", "alertmanager", "alert-receiver"}
 
 
 def docker_compose(*arguments: str) -> str:
@@ -108,7 +108,7 @@ def test_prometheus_scrapes_every_target_each_ten_seconds_and_keeps_fifteen_days
     assert prometheus("/status/flags")["storage.tsdb.retention.time"] == "15d"
     assert wait_for(lambda: {one["health"] for one in prometheus("/targets")["activeTargets"]} == {"up"}, 30)
     targets = prometheus("/targets")["activeTargets"]
-    assert {one["labels"]["job"] for one in targets} == {"task-api", "prometheus", "alertmanager"}
+    assert {one["labels"]["job"] for one in targets} == {"task-api", "notifier", "prometheus", "alertmanager"}
     assert {one["scrapeInterval"] for one in targets} == {"10s"}
 
 
@@ -175,6 +175,28 @@ def test_a_restore_ends_the_sessions_that_are_open(
     tasks = log_in(stack["task-api"], account).get("/tasks").raise_for_status().json()
     assert [task["title"] for task in tasks] == ["saved"]
     assert psql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "0"
+
+
+def test_no_service_uses_the_database_while_a_restore_replaces_it(
+    stack: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = compose.backup(tmp_path / "tasks.dump")
+    connected: list[str] = []
+    sql = compose._sql
+
+    def watched(*statements: str) -> None:
+        if "BEGIN" in statements:
+            sessions = (
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = 'tasks' AND backend_type = 'client backend'"
+            )
+            connected.append(psql(sessions))
+        sql(*statements)
+
+    monkeypatch.setattr(compose, "_sql", watched)
+    compose.restore(saved)
+    stack.update(compose.addresses())
+    assert connected == ["0"]
+    assert all(containers()[name]["State"]["Health"]["Status"] == "healthy" for name in LONG_RUNNING)
 
 
 def test_a_backup_of_an_older_schema_is_migrated(stack: dict[str, str], tmp_path: Path) -> None:

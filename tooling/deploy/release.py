@@ -1,13 +1,13 @@
 """The order of a deploy's steps, and its way back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tooling.deploy import DeployError, archive, cluster, manifests, operator, recovery, rollout, verify
 from tooling.deploy.kube import Change, Kube, Object
 from tooling.deploy.steps import Log, Steps
-from tooling.project import Service, service
+from tooling.project import Service, migrating, service
 
 KNOWN_SECONDS, NEW_SECONDS = 60, 900
 """How long an address may take to answer that has answered before, and one that has not."""
@@ -95,6 +95,7 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
         cluster.free_backup_volume(kube, target.service.name)
     check_references(kube, objects)
     check_database(kube, objects)
+    check_owner(target)
     if manifests.clusters(objects):
         with steps.step("CloudNativePG") as log:
             provide_operator(target, log)
@@ -197,6 +198,18 @@ def check_database(kube: Kube, objects: Sequence[Object]) -> None:
             f"the database in {kube.namespace} is {there}: {way}; or move to the other one: `./dev cluster-backup`, "
             f"`kubectl delete namespace {kube.namespace}`, deploy with the other, `./dev cluster-restore`; "
             "nothing was changed"
+        )
+
+
+def check_owner(target: Target) -> None:
+    """Raise `DeployError` where a local service uses the database of another one that is not there yet."""
+    one = target.service
+    if not (target.local and one.database) or (owner := migrating(one)) == one:
+        return
+    if replace(target.kube, namespace=owner.name).get("deployment", owner.name) is None:
+        raise DeployError(
+            f"{one.name} uses the database of {owner.name}, which is not deployed: `./dev deploy --name {owner.name}` "
+            "first; nothing was changed"
         )
 
 

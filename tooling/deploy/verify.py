@@ -124,14 +124,13 @@ def scraped(kube: Kube, name: str, log: Log, *, timeout: float = 60) -> None:
     """Wait until Prometheus has metrics of every pod of the service."""
     # by the kubelet: network policies let no client but the monitoring itself in, hence not the API server's proxy
     query = ["promtool", "query", "instant", "--format=json", "http://localhost:9090"]
+    pods = f'count(count by (pod) (api_requests_total{{job="{name}"}}))'  # it may scrape other services too
 
     def problem() -> str:
         deployment = kube.get("deployment", name)
         wanted = deployment["status"].get("readyReplicas", 0) if deployment else 0
         try:
-            result = json.loads(
-                kube.run("exec", "statefulset/prometheus", "--", *query, "count(count by (pod) (api_requests_total))")
-            )
+            result = json.loads(kube.run("exec", "statefulset/prometheus", "--", *query, pods))
         except DeployError as error:
             return f"Prometheus does not answer: {error}"
         up = int(result[0]["value"][1]) if result else 0

@@ -41,7 +41,7 @@ from tooling.deploy.steps import Log, Steps
 from tooling.findings import Finding, Report, Scan, Severity
 from tooling.images import trust
 from tooling.images.provenance import Untrusted
-from tooling.project import service
+from tooling.project import Service, service, services
 from tooling.service import running
 from tooling.tools import digest
 
@@ -568,7 +568,7 @@ def test_a_deploy_that_changed_no_pod_is_not_taken_back() -> None:
 
 
 def test_the_ingress_leads_to_every_route_but_the_metrics_and_the_administration() -> None:
-    settings = Settings(auth="on", jwt_keys=(SigningKey("k1", "s" * 32),))
+    settings = Settings(auth="on", jwt_keys=(SigningKey("k1", "s" * 32),), webhooks="on")
     routes = {rule.rule for rule in create_app(Services(settings, Database(settings))).url_map.iter_rules()}
     (rule,) = yaml.safe_load((K8S / "components" / "cloud" / "ingress.yaml").read_text())["spec"]["rules"]
     reached = {
@@ -834,6 +834,7 @@ def test_prometheus_is_asked_in_its_own_pod(answer: str, problem: str) -> None:
     with pytest.raises(DeployError, match=problem) if problem else nullcontext():
         verify.scraped(cluster, "task-api", silent, timeout=0)
     assert cluster.commands[0][:4] == ("exec", "statefulset/prometheus", "--", "promtool")
+    assert '{job="task-api"}' in cluster.commands[0][-1], "pods of another service are none of this one"
 
 
 def test_a_service_that_does_not_answer_is_named() -> None:
@@ -900,6 +901,18 @@ def test_a_deploy_never_puts_an_empty_database_in_the_place_of_another(current: 
         release.check_database(cluster, [item(deployed, "postgres")])
     release.check_database(cluster, [item(current, "postgres")])
     release.check_database(Recorded(), [item(deployed, "postgres")])
+
+
+def test_a_service_is_not_deployed_before_the_one_whose_database_it_uses() -> None:
+    def target(one: Service, *there: Object, local: bool = True) -> release.Target:
+        return release.Target(Path(), Recorded(objects=list(there)), local, one)
+
+    sharer = next(one for one in services() if one.database and not one.migrations)
+    with pytest.raises(DeployError, match=r"database of task-api.*deploy --name task-api.*nothing was changed"):
+        release.check_owner(target(sharer))
+    release.check_owner(target(sharer, item("Deployment")))
+    release.check_owner(target(sharer, local=False))  # whose DATABASE_URL may name any
+    release.check_owner(target(service()))
 
 
 @pytest.mark.parametrize(
