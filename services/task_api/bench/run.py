@@ -399,12 +399,12 @@ def measure_scale(folder: Path) -> list[Measure]:
 
 WRITES = {"create", "update", "delete"}
 MEASURES = {
-    "scale": measure_scale,
     "cpu": measure_cpu,
     "rivals": measure_rivals,
     "pages": measure_pages,
     "memory": measure_memory,
     "start": measure_start,
+    "scale": measure_scale,
 }
 
 
