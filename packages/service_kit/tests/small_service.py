@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections.abc import Iterator
 
 from flask import Flask, Response, request
 
@@ -51,8 +52,38 @@ def application(service: Service) -> Flask:
     def unreadable() -> Response:
         return Response("", headers={"X-Bad": "\N{SNOWMAN}"})
 
+    add_long(app)
     add_streams(app)
     return app
+
+
+PART = bytes(64 * 1024)
+made = {"parts": 0, "ended": 0}
+
+
+def parts(number: int, breaks: bool) -> Iterator[bytes]:
+    """Yield parts of a long response, and note how many were made, and that it has ended."""
+    try:
+        for _ in range(number):
+            made["parts"] += 1
+            yield PART
+        if breaks:
+            raise ValueError("no further")
+    finally:
+        made["ended"] += 1
+
+
+def add_long(app: Flask) -> None:
+    """The routes of a response of many parts, and of what was made of it."""
+
+    @app.get("/long/<int:number>")
+    def long(number: int) -> Response:
+        made["parts"] = 0
+        return Response(parts(number, "breaks" in request.args))
+
+    @app.get("/made")
+    def show() -> Response:
+        return Response(f"{made['parts']} {made['ended']}")
 
 
 streams: list[Stream] = []

@@ -439,3 +439,67 @@ def test_what_the_client_of_a_stream_sends_is_read_by_nobody(service: Running) -
         read_until(client, FIRST)
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             client.sendall(bytes(2 * DISCARDED_BYTES))
+
+
+def made(service: Running) -> tuple[int, int]:
+    """Return how many parts of the long response are made, and how many such responses have ended."""
+    answer = service.send(b"GET /made HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
+    parts, ended = answer.rpartition(b"\n")[2].split()
+    return int(parts), int(ended)
+
+
+def settled(service: Running) -> int:
+    """Return how many parts are made once no more are made."""
+    parts = -1
+    while (now := made(service)[0]) != parts:
+        parts = now
+        time.sleep(0.2)
+    return parts
+
+
+LONG = b"GET /long/1600 HTTP/1.1\r\n" + HOST
+
+
+def test_a_long_response_is_made_as_its_client_takes_it_and_holds_no_thread(tmp_path: Path) -> None:
+    with serving(tmp_path, threads=1) as service, service.connect() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.sendall(LONG + b"\r\n")
+        first = client.recv(1000)
+        assert first.startswith(b"HTTP/1.1 200")
+        begun = settled(service)  # its only thread answers this
+        assert begun < 400  # what the system's buffers take, and a little more: not 100 MB
+        body = first + read_until(client, b"0\r\n\r\n")
+        assert body.count(b"\x00") == 1600 * 65536
+        assert made(service)[0] == 1600
+        client.sendall(LIVEZ)  # the connection stays open for the next request
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_a_long_response_that_nobody_takes_to_its_end_is_let_go(tmp_path: Path) -> None:
+    with serving(tmp_path) as service:
+        for _ in range(3):
+            with service.connect() as client:
+                client.sendall(LONG + b"\r\n")
+                assert client.recv(1000)
+        while made(service)[1] < 3:
+            time.sleep(0.1)
+        assert made(service)[0] < 1600
+
+
+def test_a_long_response_that_breaks_off_has_no_end(tmp_path: Path) -> None:
+    with serving(tmp_path) as service:
+        answer = service.send(LONG.replace(b"1600", b"160?breaks") + b"\r\n")
+        assert answer.count(b"\x00") == 160 * 65536
+        assert not answer.endswith(b"0\r\n\r\n")
+        assert made(service) == (160, 1)
+        assert "a response broke off" in service.log.read_text()
+
+
+def test_a_long_response_that_is_taken_slowly_is_whole_although_the_service_ends(tmp_path: Path) -> None:
+    with serving(tmp_path) as service, service.connect() as client:
+        client.sendall(LONG + b"\r\n")
+        first = client.recv(1000)
+        os.kill(service.pid, signal.SIGTERM)
+        time.sleep(1)
+        body = first + read_until(client, b"0\r\n\r\n")
+        assert body.count(b"\x00") == 1600 * 65536

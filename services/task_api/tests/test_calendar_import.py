@@ -368,3 +368,10 @@ def test_what_one_database_exports_another_one_imports(client: Client, database:
         calendar_import.create(connection, LOCAL_ACCOUNT, exported)
     titles = [readable(one.title).strip() for one in new]
     assert [one["title"].strip() for one in client.get("/tasks").json][len(new) :] == titles
+
+
+@pytest.mark.parametrize("name", ["America", "a/" * 5_000], ids=["folder", "long path"])
+def test_a_time_zone_that_no_file_can_have_is_a_fault(name: str) -> None:
+    to_do = f"BEGIN:VTODO\r\nSUMMARY:t\r\nDUE;TZID={name}:20260101T000000\r\nEND:VTODO\r\n"
+    with pytest.raises(CalendarFaults):
+        read(f"BEGIN:VCALENDAR\r\nVERSION:2.0\r\n{to_do}END:VCALENDAR\r\n".encode())

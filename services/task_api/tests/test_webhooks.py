@@ -12,6 +12,9 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from service_kit.http.requests import EXTENSION
 from service_kit.mail import QueueFull
 from service_kit.outbound import Refused, Sender
+from task_api.accounts import administration
+from task_api.accounts.model import AccountChanges
+from task_api.accounts.passwords import digest
 from task_api.config import Settings
 from task_api.store.migrations import migrate
 from task_api.tasks import service as tasks
@@ -21,7 +24,7 @@ from task_core.database import Database
 from task_core.delivery import FIRST_DELAY, LONGEST_DELAY, Backlog, Deliverer, Patience, delay
 from task_core.schema import accounts, task_changes, webhook_dead_letters, webhooks
 
-from .conftest import KEY, Client, Serve, log_in
+from .conftest import KEY, PASSWORD, Client, Serve, log_in
 
 URL = "https://hooks.example.org/tasks"
 NOW = timedelta()
@@ -532,3 +535,145 @@ def test_the_document_has_the_operations_of_webhooks(client: Client) -> None:
 def test_insecure_is_announced() -> None:
     assert any("WEBHOOKS=insecure" in note for note in Settings(webhooks="insecure").weaker)
     assert not any("WEBHOOKS" in note for note in Settings(webhooks="on").weaker)
+
+
+def test_a_slow_receiver_has_its_turn_and_then_others_have_theirs(
+    client: Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "TURN_SECONDS", 0.0)
+    register(client, f"{URL}/first")
+    register(client, f"{URL}/second")
+    tasks = [create(client), create(client)]
+    receiver = Receiver()
+    drain(Deliverer(database, receiver))
+    got = [(url.rpartition("/")[2], message["data"]["id"]) for url, message in receiver.taken]
+    assert got == [("first", tasks[0]), ("second", tasks[0]), ("first", tasks[1]), ("second", tasks[1])]
+
+
+def test_the_webhooks_of_one_account_take_one_thread_whatever_it_does_to_them(serve: Serve, database: Database) -> None:
+    client = serve(webhooks="on", auth="on", jwt_keys=(KEY,))
+    ada, bob = log_in(client), log_in(client, "bob@example.org")
+    slow = [f"/webhooks/{register(client, f'{URL}/slow', headers=ada)['id']}" for _ in range(2)]
+    register(client, f"{URL}/bob", headers=bob)
+    create(client, headers=ada)
+    create(client, headers=bob)
+    receiver = Receiver()
+    post = receiver.post
+    others: list[bool] = []
+
+    def posted(url: str, body: bytes, headers: Any) -> int:
+        if url.endswith("slow") and not others:
+            for one in slow:
+                client.patch(one, json={"active": True}, headers=ada)  # ends the lease
+            others.extend([deliverer.deliver(), deliverer.deliver()])  # as further threads do meanwhile
+        return post(url, body, headers)
+
+    receiver.post = posted  # type: ignore[method-assign]
+    deliverer = Deliverer(database, receiver)
+    deliverer.deliver()
+    assert others == [True, False]
+    assert [url for url, _ in receiver.taken] == [f"{URL}/bob", f"{URL}/slow"]
+    drain(deliverer)
+    assert {url for url, _ in receiver.taken} == {f"{URL}/bob", f"{URL}/slow"}
+
+
+@pytest.mark.parametrize("path", ["", "/rotate-secret"])
+def test_a_new_address_or_secret_is_used_from_the_next_message_on(
+    client: Client, database: Database, path: str
+) -> None:
+    one = f"/webhooks/{register(client, f'{URL}/old')['id']}"
+    for _ in range(3):
+        create(client)
+    new = ""
+
+    def answer(_: dict[str, Any]) -> int:
+        nonlocal new
+        if not new and path:
+            new = client.post(one + path).json["secret"]
+        elif not new:
+            new = client.patch(one, json={"url": URL}).json["url"]
+        return 204
+
+    receiver = Receiver(answer)
+    drain(Deliverer(database, receiver))
+    if path:
+        for headers, body in receiver.attempts[1:]:
+            Webhook(new).verify(body.decode(), headers)
+    assert len(receiver.taken) == 4  # the first one again: at least once
+    assert [url for url, _ in receiver.taken[1:]] == [f"{URL}/old" if path else URL] * 3
+
+
+@pytest.mark.parametrize("how", ["disabled", "password"])
+def test_whoever_was_in_an_account_gets_nothing_once_it_is_disabled_or_has_another_password(
+    serve: Serve, database: Database, how: str
+) -> None:
+    client = serve(webhooks="on", auth="on", jwt_keys=(KEY,))
+    ada, bob = log_in(client), log_in(client, "bob@example.org")
+    for who in (ada, bob):
+        register(client, headers=who)
+    create(client, "behind", headers=ada)
+    account = administration.find(database, "ada@example.org").id
+    if how == "disabled":
+        for disabled in (True, False):
+            administration.change(database, "test", account, AccountChanges(disabled=disabled))
+    else:
+        administration.replace_password(database, "test", account, digest(PASSWORD))
+    kept = create(client, headers=bob)
+    ada = log_in(client)
+    create(client, headers=ada)
+    receiver = Receiver()
+    drain(Deliverer(database, receiver))
+    assert receiver.kinds == [("task.created", kept)]
+    (shown,) = client.get("/webhooks", headers=ada).json
+    assert (shown["active"], shown["disabled_reason"]) == (False, administration.WEBHOOKS_ENDED)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "sent"),
+    [
+        ("POST", "/webhooks", {"url": URL}),
+        ("PATCH", "/webhooks/1", {"active": True}),
+        ("POST", "/webhooks/1/rotate-secret", None),
+        ("POST", "/auth/tokens", {"name": "t", "scopes": ["tasks:read"], "days": 1}),
+    ],
+)
+def test_a_session_that_another_replica_has_just_ended_makes_no_way_in_that_outlasts_it(
+    serve: Serve, database: Database, method: str, path: str, sent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("task_api.accounts.service.REMEMBERED_SECONDS", 3600.0)
+    client = serve(webhooks="on", auth="on", jwt_keys=(KEY,))
+    ada = log_in(client)
+    assert register(client, headers=ada)["id"] == 1
+    account = administration.find(database, "ada@example.org").id
+    administration.replace_password(database, "another replica", account, digest(PASSWORD))
+    assert client.get("/webhooks", headers=ada).status_code == 200  # the session is remembered
+    refused = client.open(path, method=method, json=sent, headers=ada)
+    assert (refused.status_code, refused.json["type"]) == (401, "/problems#token-revoked")
+    ada = log_in(client)
+    assert [hook["active"] for hook in client.get("/webhooks", headers=ada).json] == [False]
+    assert client.get("/auth/tokens", headers=ada).json == []
+    assert client.open(path, method=method, json=sent, headers=ada).status_code in {200, 201}
+
+
+def test_a_webhook_that_is_switched_on_and_gone_again_and_again_sends_few_mails(
+    serve: Serve, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "MAILS", 2)
+    mails: list[str] = []
+
+    class Letterbox:
+        def send(self, to: str, subject: str, text: str) -> None:  # noqa: ARG002
+            mails.append(to)
+
+    client = serve(webhooks="on", auth="on", jwt_keys=(KEY,))
+    ada, bob = log_in(client), log_in(client, "bob@example.org")
+    one = f"/webhooks/{register(client, headers=ada)['id']}"
+    register(client, headers=bob)
+    create(client, headers=ada)
+    deliverer = Deliverer(database, Receiver(lambda _: 410), post=Letterbox())
+    for _ in range(4):
+        assert client.patch(one, json={"active": True}, headers=ada).status_code == 200
+        drain(deliverer)
+    create(client, headers=bob)
+    drain(deliverer)
+    assert mails == ["ada@example.org"] * 2 + ["bob@example.org"]

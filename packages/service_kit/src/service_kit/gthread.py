@@ -16,7 +16,7 @@ import signal
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum, auto
 from functools import partial
@@ -45,6 +45,8 @@ PLACES = 4096
 HEAD_BYTES = 32 * 1024
 """The request line and the header fields together at most."""
 
+AHEAD_BYTES = 256 * 1024
+"""So much of a response is made before its client has taken any of it."""
 HELD_BYTES = 32 * 2**20
 """What a worker keeps at most of requests that are not in yet and of responses that are not taken yet."""
 
@@ -117,12 +119,17 @@ class Socket(socket.socket):
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
         self.setblocking(False)
         self.unsent: deque[memoryview] = deque()
+        self.kept = 0
+        """The bytes in `unsent`."""
         self.stream: Stream | None = None
         """What goes on once the response is sent."""
+        self.rest: Parts | None = None
+        """What is made of the response once its client has taken what there is."""
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Send what the client takes now and keep the rest. Raises OSError where the client has gone."""
         self.unsent.append(memoryview(data))
+        self.kept += len(data)
         if len(self.unsent) == 1:
             self.flush(flags)
 
@@ -134,10 +141,16 @@ class Socket(socket.socket):
                 sent = self.send(data, flags)
             except BlockingIOError:
                 return
+            self.kept -= sent
             if sent < len(data):
                 self.unsent[0] = data[sent:]
             else:
                 self.unsent.popleft()
+
+    def forget(self) -> None:
+        """Forget what is kept: the client has gone."""
+        self.unsent.clear()
+        self.kept = 0
 
 
 class _Oversized(io.RawIOBase):
@@ -311,11 +324,55 @@ class Response(wsgi.Response):  # type: ignore[misc]
                 self.sock.sendall(head)
             util.write(self.sock, data, self.chunked)
 
+    def ahead(self) -> bool:
+        """Return whether the client has to take something before more of the body is made."""
+        complete = self.response_length is not None and self.sent >= self.response_length
+        return self.sock.kept > AHEAD_BYTES and self.sock.stream is None and not complete
+
     def close(self) -> None:
+        if self.sock.rest:
+            return
         self.send_headers()
         if self._head:
             self.sock.sendall(self._head)
         super().close()
+
+
+class Parts:
+    """The body of a response, made only a little further than its client has taken it."""
+
+    def __init__(self, parts: Any, response: Response) -> None:
+        self._parts, self._response = parts, response
+        self._left = iter(parts)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield parts until there is enough for the client to take."""
+        for part in self._left:
+            yield part
+            if self._response.ahead():
+                self._response.sock.rest = self
+                return
+
+    def go_on(self) -> None:
+        """Send more parts, and the end of the response after the last one."""
+        self._response.sock.rest = None
+        for part in self:
+            self._response.write(part)
+        self._response.close()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of what makes the parts, unless more of them follow later."""
+        if self._response.sock.rest is not self and hasattr(self._parts, "close"):
+            self._parts.close()
+
+    def abandon(self) -> None:
+        """Let go of what makes the parts: nobody takes them."""
+        self._response.sock.rest = None
+        try:
+            self.close()
+        except Exception:  # noqa: BLE001 - the application's
+            log.exception("the end of a response failed")
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -342,14 +399,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         super().init_process()
 
     def load_wsgi(self) -> None:
-        """Offer the application to hold a connection, while streams have less than half of the places."""
+        """Offer the application to hold a connection, while streams have less than half of the places.
+
+        What it makes of a body waits for the client, without a thread.
+        """
         super().load_wsgi()
         application = self.wsgi
 
         def offering(environ: Any, start_response: Any) -> Any:
             if len(self.streams) < self.worker_connections // 2:
                 environ[HOLD] = start_response.__self__.hold
-            return application(environ, start_response)
+            return Parts(application(environ, start_response), start_response.__self__)
 
         self.wsgi = offering
 
@@ -426,6 +486,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """Decide who has the connection now: the poller, in one of its phases, or a thread."""
         if conn.sock.unsent:
             self._wait(conn, Phase.SENDING)
+        elif conn.sock.rest:
+            self._leave(conn)
+            self._submit(conn, self.tpool, self.go_on)
         elif conn in self.streams:
             self._rest(conn)
         elif conn.closing:
@@ -476,6 +539,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _drop(self, conn: Connection, reason: str = "client") -> None:
         """Close at once; `reason` is why, where it has a stream."""
         self._end(conn, reason)
+        if conn.sock.rest:
+            conn.sock.rest.abandon()
         self._leave(conn)
         self.nr_conns -= 1
         self._count(conn, {})
@@ -550,9 +615,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             conn.closing = True
             self._settle(conn)
             return
-        self.active += 1
         pool = self.probes if conn.request is None and conn.received.startswith(LIVENESS) else self.tpool
-        future = pool.submit(self.handle, conn, pool is self.tpool)
+        self._submit(conn, pool, partial(self.handle, lingers=pool is self.tpool))
+
+    def _submit(self, conn: Connection, pool: ThreadPoolExecutor, work: Callable[[Connection], bool]) -> None:
+        self.active += 1
+        future = pool.submit(work, conn)
         future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 
     def finish_request(self, conn: Connection, done: Any) -> None:
@@ -624,12 +692,28 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._refuse(conn, *next(known for kind, known in PARSE_PROBLEMS.items() if isinstance(error, kind)))
         except OSError as error:
             log.debug("the client has gone", error=type(error).__name__)
-            conn.sock.unsent.clear()
+            conn.sock.forget()
         except Exception:  # noqa: BLE001 - the application answers its own
             self._fail(conn)
         if stream := conn.sock.stream:
             conn.sock.stream = None
             stream.closed()
+        return False
+
+    def go_on(self, conn: Connection) -> bool:
+        """Send more of a response; return whether the connection stays open."""
+        rest = conn.sock.rest
+        assert rest is not None  # the poller has looked
+        try:
+            rest.go_on()
+        except OSError as error:
+            log.debug("the client has gone", error=type(error).__name__)
+            conn.sock.forget()
+        except Exception:  # noqa: BLE001 - the response has begun: its client sees that it breaks off
+            log.exception("a response broke off")
+        else:
+            return not conn.closing
+        rest.abandon()
         return False
 
     def _serve(self, conn: Connection, lingers: bool) -> bool:
@@ -680,7 +764,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         try:
             conn.sock.sendall(f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{lines}\r\n".encode() + body)
         except OSError:
-            conn.sock.unsent.clear()
+            conn.sock.forget()
 
 
 class Logger(glogging.Logger):  # type: ignore[misc]

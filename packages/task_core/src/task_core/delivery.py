@@ -40,6 +40,9 @@ SAMPLE_SECONDS = 15.0
 PAGE = 20
 """Changes that are delivered to one webhook before others have their turn."""
 
+TURN_SECONDS = 10.0
+"""For how long one webhook is delivered to before others have their turn, however slowly its receiver answers."""
+
 DISABLED = "A webhook of yours is disabled"
 DISABLED_TEXT = """\
 Nothing is delivered to {url} any more: {reason}.
@@ -48,6 +51,10 @@ What has changed since is in the feed of changes. When the address works again, 
 PATCH /webhooks/{id} with {{"active": true}}.
 """
 
+MAILS, MAILS_SECONDS = 5, 3600.0
+"""How many mails a process sends an account in that time, however often its webhooks are switched on and fail."""
+
+OWNERS_REMEMBERED = 10_000
 MOST_LETTERS = 1000
 FIRST_DELAY, LONGEST_DELAY = 5.0, 3600.0
 LARGEST_EXPONENT = 20
@@ -127,6 +134,9 @@ class Deliverer:
         self._poll_seconds = LISTENING_POLL_SECONDS if listens else POLL_SECONDS
         self._ended, self._woken = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
+        self._busy: set[int] = set()
+        self._claiming = threading.Lock()
+        self._mailed: dict[int, list[float]] = {}
 
     def start(self) -> None:
         """Start the threads, which do not keep the process alive."""
@@ -193,22 +203,44 @@ class Deliverer:
 
         Raises one of UNAVAILABLE.
         """
-        now, lease = datetime.now(UTC), secrets.token_hex(8)
-        with self._database.read() as connection:
-            if not store.due(connection, now):
-                return False
-        with self._database.write() as connection:
-            found = store.claim(connection, lease, now, now + self._patience.lease)
-        if found is None:
+        hook = self._claim()
+        if hook is None:
             return False
-        hook = SimpleNamespace(**found._mapping)  # noqa: SLF001 - SQLAlchemy's public name for a row's columns
+        try:
+            self._take_turn(hook)
+        finally:
+            with self._claiming:
+                self._busy.discard(hook.owner_id)
+        return True
+
+    def _claim(self) -> SimpleNamespace | None:
+        """Lease a webhook that is due, of an account that no other thread here delivers to; None where there is none.
+
+        Otherwise the slow receivers of one account would take all threads from everybody.
+        """
+        with self._claiming:
+            now, lease = datetime.now(UTC), secrets.token_hex(8)
+            with self._database.read() as connection:
+                if not store.due(connection, now, self._busy):
+                    return None
+            with self._database.write() as connection:
+                found = store.claim(connection, lease, now, now + self._patience.lease, self._busy)
+            if found is None:
+                return None
+            self._busy.add(found.owner_id)
+            return SimpleNamespace(**found._mapping)  # noqa: SLF001 - SQLAlchemy's public name for a row's columns
+
+    def _take_turn(self, hook: SimpleNamespace) -> None:
+        """Deliver a page, or for TURN_SECONDS, and end the lease."""
+        over = monotonic() + TURN_SECONDS
         for parcel in self._parcels(hook):
             if self._ended.is_set():
                 break
             if not self._deliver(hook, parcel):
-                return True
+                return
+            if monotonic() >= over:
+                break
         self._settle(hook, next_attempt_at=datetime.now(UTC), lease=None)
-        return True
 
     def _parcels(self, hook: SimpleNamespace) -> Iterator[Parcel]:
         """Yield the dead letters that were requested, and then the changes that are next."""
@@ -293,7 +325,7 @@ class Deliverer:
         """Log that a webhook is disabled, and send its owner a mail; one that is not sent is logged."""
         self._report("disabled")
         log.warning("a webhook is disabled", webhook=hook.id, reason=reason)
-        if not self._post:
+        if not self._post or not self._may_mail(hook.owner_id):
             return
         with self._database.read() as connection:
             email = store.email(connection, hook.owner_id)
@@ -302,6 +334,17 @@ class Deliverer:
                 self._post.send(email, DISABLED, DISABLED_TEXT.format(url=hook.url, reason=reason, id=hook.id))
             except QueueFull as error:
                 log.error("a mail was not sent", error=str(error))
+
+    def _may_mail(self, owner_id: int) -> bool:
+        """Count a mail to an account, and return whether it has not had too many."""
+        now = monotonic()
+        with self._claiming:
+            if len(self._mailed) >= OWNERS_REMEMBERED:
+                self._mailed.clear()
+            sent = [at for at in self._mailed.get(owner_id, ()) if now - at < MAILS_SECONDS]
+            allowed = len(sent) < MAILS
+            self._mailed[owner_id] = [*sent, now] if allowed else sent
+        return allowed
 
     def _bury(self, hook: SimpleNamespace, parcel: Parcel, error: str, moved: dict[str, Any]) -> None:
         """Make the change a dead letter and go on behind it; disable a webhook that takes none."""

@@ -1,6 +1,6 @@
 """Webhooks and what could not be delivered to them, as rows. Every function works in the caller's transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -42,6 +42,13 @@ def change(connection: Connection, webhook_id: int, values: Mapping[str, Any]) -
     connection.execute(update(webhooks).where(hooks.id == webhook_id).values(**values))
 
 
+def disable_all(connection: Connection, owner_id: int, now: datetime, reason: str) -> int:
+    """Disable the active webhooks of an account, end their leases, and return how many there were."""
+    active = (hooks.owner_id == owner_id, hooks.disabled_at.is_(None))
+    values = {"disabled_at": now, "disabled_reason": reason, "lease": None}
+    return connection.execute(update(webhooks).where(*active).values(**values)).rowcount
+
+
 def change_leased(connection: Connection, webhook_id: int, lease: str, values: Mapping[str, Any]) -> bool:
     """Set columns of a webhook; return False where somebody else has the lease by now, or it is gone or disabled."""
     held = (hooks.id == webhook_id, hooks.lease == lease, hooks.disabled_at.is_(None))
@@ -53,9 +60,14 @@ def remove(connection: Connection, webhook_id: int) -> None:
     connection.execute(delete(webhooks).where(hooks.id == webhook_id))
 
 
-def claim(connection: Connection, lease: str, now: datetime, until: datetime) -> Row[Any] | None:
-    """Lease a webhook that is due and has something to deliver, and return it; None where there is none."""
-    due = select(hooks.id).where(hooks.disabled_at.is_(None), hooks.next_attempt_at <= now, _waiting(connection))
+def claim(
+    connection: Connection, lease: str, now: datetime, until: datetime, busy: Collection[int] = ()
+) -> Row[Any] | None:
+    """Lease a webhook that is due and has something to deliver, and return it; None where there is none.
+
+    Those of the accounts in `busy` wait.
+    """
+    due = select(hooks.id).where(_due(connection, now, busy))
     due = due.order_by(hooks.next_attempt_at).limit(1).with_for_update(skip_locked=True, of=webhooks)
     found = connection.scalar(due, {"horizon": horizon(connection)})
     if found is None:
@@ -64,10 +76,19 @@ def claim(connection: Connection, lease: str, now: datetime, until: datetime) ->
     return connection.execute(leased.returning(webhooks)).one()
 
 
-def due(connection: Connection, now: datetime) -> bool:
+def due(connection: Connection, now: datetime, busy: Collection[int] = ()) -> bool:
     """Return whether there is something to claim, without taking SQLite's writer for it."""
-    which = and_(hooks.disabled_at.is_(None), hooks.next_attempt_at <= now, _waiting(connection))
-    return bool(connection.scalar(select(exists().where(which)), {"horizon": horizon(connection)}))
+    which = select(exists().where(_due(connection, now, busy)))
+    return bool(connection.scalar(which, {"horizon": horizon(connection)}))
+
+
+def _due(connection: Connection, now: datetime, busy: Collection[int]) -> ColumnElement[bool]:
+    return and_(
+        hooks.disabled_at.is_(None),
+        hooks.next_attempt_at <= now,
+        hooks.owner_id.not_in(busy),
+        _waiting(connection),
+    )
 
 
 def _waiting(connection: Connection) -> ColumnElement[bool]:

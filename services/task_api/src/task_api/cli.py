@@ -177,7 +177,7 @@ def _change(email: str, **changes: Any) -> None:
 @accounts.command()
 @click.argument("email")
 def disable(email: str) -> None:
-    """Refuse an account's logins, and end its sessions and personal tokens; its tasks stay."""
+    """Refuse an account's logins, end its sessions and personal tokens, switch its webhooks off; its tasks stay."""
     _change(email, disabled=True)
 
 
@@ -206,7 +206,7 @@ def demote(email: str) -> None:
 @click.argument("email")
 @click.password_option(envvar="NEW_PASSWORD", help="Prompted for unless given; safer by NEW_PASSWORD.")
 def set_password(email: str, password: str) -> None:
-    """Replace an account's password; all its sessions and personal tokens end."""
+    """Replace an account's password; its sessions and personal tokens end, and its webhooks are switched off."""
     from task_api.accounts import administration, passwords  # noqa: PLC0415
     from task_api.accounts.model import Registration  # noqa: PLC0415
 

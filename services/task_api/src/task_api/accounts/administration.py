@@ -17,10 +17,12 @@ from task_api.accounts.model import (
 )
 from task_api.store import accounts as store
 from task_api.store import audit
+from task_core import webhooks
 from task_core.database import Database
 
 OPERATOR = "command line"
 PAGE = 200
+WEBHOOKS_ENDED = "the account was disabled, or its password was replaced: check the address, and switch it on"
 
 
 def actor(account: Account) -> str:
@@ -54,7 +56,8 @@ def find(database: Database, email: str) -> ManagedAccount:
 def change(database: Database, by: str, account_id: int, changes: AccountChanges) -> ManagedAccount:
     """Disable or enable an account, or change its role. Raises AccountNotFound, and NotAllowed for the last admin.
 
-    A disabled account cannot log in, and its sessions and personal tokens end; its tasks stay.
+    A disabled account cannot log in, its sessions and personal tokens end, and its webhooks are switched off; its
+    tasks stay.
     """
     with database.write() as connection:
         row = _held(connection, account_id)
@@ -77,14 +80,18 @@ def change(database: Database, by: str, account_id: int, changes: AccountChanges
 
 
 def end_all(connection: Connection, account_id: int, now: datetime) -> str:
-    """End all sessions and personal tokens of an account, and return how many as text for the audit log."""
+    """End all ways to an account's tasks, and return how many as text for the audit log.
+
+    Sessions and personal tokens end; webhooks are switched off: whoever was in the account may have added one.
+    """
     sessions = store.revoke_sessions_of(connection, account_id, now)
     tokens = store.remove_personal_tokens(connection, account_id)
-    return f"{sessions} sessions and {tokens} personal tokens ended"
+    hooks = webhooks.disable_all(connection, account_id, now, WEBHOOKS_ENDED)
+    return f"{sessions} sessions and {tokens} personal tokens ended, {hooks} webhooks switched off"
 
 
 def replace_password(database: Database, by: str, account_id: int, password_hash: str) -> str:
-    """Replace the password of an account, end its sessions and personal tokens, and return how many as text."""
+    """Replace the password of an account, end all ways to its tasks, and return how many as text."""
     with database.write() as connection:
         _held(connection, account_id)
         store.set_password_hash(connection, account_id, password_hash)

@@ -59,8 +59,8 @@ It is valid for an hour. If it was not you, ignore this mail: the password stays
 CHANGED = (
     "Your password was reset",
     """\
-The password of this address at the Task API was reset, and all sessions and personal tokens have ended. If it was not
-you, reset the password again, and inform whoever runs the service.
+The password of this address at the Task API was reset, all sessions and personal tokens have ended, and webhooks are
+switched off. If it was not you, reset the password again, and inform whoever runs the service.
 """,
 )
 
@@ -107,7 +107,7 @@ class ByMail:
             self._post.send(email, subject, text.format(how=self._how(RESET, token)))
 
     def reset(self, sent: TokenAndPassword) -> None:
-        """Replace the password; all sessions and personal tokens end. Raises BadMailToken and BadPassword."""
+        """Replace the password; all sessions, personal tokens and webhooks end. Raises BadMailToken and BadPassword."""
         email, digest = self._checked(RESET, sent)
         account_id = self._account(email)
         if account_id is None:

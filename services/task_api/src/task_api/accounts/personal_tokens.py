@@ -9,6 +9,7 @@ from task_api.accounts.administration import actor
 from task_api.accounts.model import (
     CALENDAR_SCOPE,
     Account,
+    BadToken,
     CreatedPersonalToken,
     NewPersonalToken,
     NotAllowed,
@@ -25,8 +26,8 @@ PREFIX = "taskapi_"
 MOST = 50
 
 
-def create(database: Database, account: Account, new: NewPersonalToken) -> CreatedPersonalToken:
-    """Create a personal token. Raises NotAllowed where the account has too many."""
+def create(database: Database, account: Account, session_id: str | None, new: NewPersonalToken) -> CreatedPersonalToken:
+    """Create a personal token. Raises NotAllowed where the account has too many, BadToken where the session is over."""
     token = PREFIX + secrets.token_urlsafe(32)
     now = datetime.now(UTC)
     expires_at = now + timedelta(days=new.days)
@@ -39,7 +40,8 @@ def create(database: Database, account: Account, new: NewPersonalToken) -> Creat
         "expires_at": expires_at,
     }
     with database.write() as connection:
-        store.by_id(connection, account.id, lock=True)
+        if not store.hold(connection, account.id, session_id):
+            raise BadToken("revoked")
         if len(store.personal_tokens_of(connection, account.id, now)) >= MOST:
             raise NotAllowed(f"an account has at most {MOST} personal tokens: delete one first")
         identity = store.add_personal_token(connection, values)

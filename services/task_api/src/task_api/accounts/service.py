@@ -343,9 +343,11 @@ class Accounts:
             raise WrongPassword
         return str(row.password_hash)
 
-    def create_personal_token(self, account: Account, new: NewPersonalToken) -> CreatedPersonalToken:
-        """Create a personal token. Raises NotAllowed where the account has too many."""
-        return personal_tokens.create(self._database, account, new)
+    def create_personal_token(
+        self, account: Account, session_id: str | None, new: NewPersonalToken
+    ) -> CreatedPersonalToken:
+        """Create a personal token. Raises NotAllowed where the account has too many, BadToken after the session."""
+        return personal_tokens.create(self._database, account, session_id, new)
 
     def personal_tokens(self, account: Account) -> list[PersonalToken]:
         """Return the valid personal tokens of an account."""

@@ -158,7 +158,7 @@ def end_session(session_id: str) -> Response:
 def create_personal_token() -> Response:
     """Create a personal token for a program: it may do what its scopes allow until its end. It is shown only once."""
     who = account()
-    created = accounts().create_personal_token(who, body(NewPersonalToken))
+    created = accounts().create_personal_token(who, g.session_id, body(NewPersonalToken))
     return respond(created, 201, {"Location": "/auth/tokens"})
 
 

@@ -44,6 +44,6 @@ def forgot_password() -> Response:
 @blueprint.post("/password/reset")
 @documented(json=TokenAndPassword, answers=Answers(no_content=True, problems=(400, 413, 415)), public=True, tag="auth")
 def reset_password() -> Response:
-    """Replace the password. All sessions and personal tokens of the account end."""
+    """Replace the password. All sessions and personal tokens of the account end; its webhooks are switched off."""
     accounts().reset_password(body(TokenAndPassword))
     return Response(status=204)

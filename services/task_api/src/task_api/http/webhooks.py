@@ -1,6 +1,6 @@
 """The routes under /webhooks: each account has its own, also an administrator."""
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, g
 
 from service_kit.http.messages import body, respond
 from service_kit.http.openapi import Answers, Link, documented
@@ -51,7 +51,12 @@ def create_webhook() -> Response:
     Each is a POST by the convention Standard Webhooks, at least once and in order; any status from 200 to 299 takes it.
     """
     created = service.create(
-        database(), account().id, body(NewWebhook).url, insecure=_insecure(), most=services().settings.quota_webhooks
+        database(),
+        account().id,
+        body(NewWebhook).url,
+        insecure=_insecure(),
+        most=services().settings.quota_webhooks,
+        session_id=g.get("session_id"),
     )
     return respond(created, 201, {"Location": f"/webhooks/{created.id}"})
 
@@ -74,7 +79,10 @@ def get_webhook(webhook_id: int) -> Response:
 def change_webhook(webhook_id: int) -> Response:
     """Change a webhook's address, or switch it off and on; one that is switched on is tried at once."""
     wanted = body(WebhookChanges)
-    return respond(service.change(database(), account().id, webhook_id, wanted, insecure=_insecure()))
+    session_id = g.get("session_id")
+    return respond(
+        service.change(database(), account().id, webhook_id, wanted, insecure=_insecure(), session_id=session_id)
+    )
 
 
 @blueprint.delete(ONE)
@@ -89,7 +97,7 @@ def delete_webhook(webhook_id: int) -> Response:
 @documented(answers=Answers(ok=WebhookSecret, problems=(404,)), path=WEBHOOK_ID, personal=True)
 def rotate_secret(webhook_id: int) -> Response:
     """Replace a webhook's secret. It is returned this once; for a day the one before signs too."""
-    return respond(WebhookSecret(service.rotate_secret(database(), account().id, webhook_id)))
+    return respond(WebhookSecret(service.rotate_secret(database(), account().id, webhook_id, g.get("session_id"))))
 
 
 @blueprint.get(f"{ONE}/dead-letters")

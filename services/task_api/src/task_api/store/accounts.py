@@ -54,6 +54,16 @@ def by_id(connection: Connection, account_id: int, *, lock: bool = False) -> Row
     return connection.execute(statement.with_for_update() if lock else statement).one_or_none()
 
 
+def hold(connection: Connection, account_id: int, session_id: str | None) -> bool:
+    """Hold an account as `by_id` does, and return whether the session that asks (None with AUTH=off) is still valid.
+
+    Sessions are remembered for a second. What opens a way to the tasks that lasts longer has to ask here: otherwise
+    whoever is thrown out of an account makes it in that second.
+    """
+    by_id(connection, account_id, lock=True)
+    return session_id is None or by_session(connection, session_id) is not None
+
+
 def page(connection: Connection, after: int, limit: int) -> Sequence[Row[Any]]:
     """Return at most `limit` accounts whose ids are greater than `after`, in the order of their ids."""
     statement = select(accounts).where(accounts.c.id > after, accounts.c.id != LOCAL_ACCOUNT)

@@ -116,7 +116,7 @@ def _calendars(content: bytes) -> list[Any]:
     try:
         with warnings.catch_warnings(action="ignore", category=GloballyUniqueTZIDGuessed):
             calendars = cast("list[Any]", icalendar.Calendar.from_ical(text, multiple=True))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError, RecursionError) as error:  # a TZID may name a folder, or be endless
         raise CalendarFaults(f"this is no calendar: {str(error)[:LONGEST_DETAIL]}") from None
     begun = sum(line.strip().upper() == "BEGIN:VCALENDAR" for line in text.split("\n"))
     if not calendars or begun != len(calendars) or any(one.name != "VCALENDAR" for one in calendars):

@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy import Connection, Row
 
 from service_kit import outbound, signatures
-from task_api.accounts.model import NotAllowed
+from task_api.accounts.model import BadToken, NotAllowed
 from task_api.store import accounts
 from task_api.webhooks.model import CreatedWebhook, DeadLetter, Webhook, WebhookChanges, WebhookNotFound
 from task_core import changes
@@ -31,18 +31,28 @@ REPAIRED: dict[str, Any] = {
 """The columns of a webhook that is about to be tried as if it had never failed."""
 
 
-def create(database: Database, owner_id: int, url: str, *, insecure: bool, most: int = 10) -> CreatedWebhook:
-    """Register a webhook for the changes from now on. Raises Refused for its address, NotAllowed beyond `most`."""
+def create(
+    database: Database, owner_id: int, url: str, *, insecure: bool, most: int = 10, session_id: str | None = None
+) -> CreatedWebhook:
+    """Register a webhook for the changes from now on.
+
+    Raises Refused for its address, NotAllowed beyond `most`, BadToken where the session is over.
+    """
     outbound.parse(url, insecure=insecure)
     now, secret = datetime.now(UTC), signatures.new_secret()
     with database.write() as connection:
-        accounts.by_id(connection, owner_id, lock=True)
+        _hold(connection, owner_id, session_id)
         if len(store.of_owner(connection, owner_id)) >= most:
             raise NotAllowed(f"an account has at most {most} webhooks: delete one first")
         values = {"owner_id": owner_id, "url": url, "secret": secret, "created_at": now, "next_attempt_at": now}
         webhook_id = store.add(connection, {**values, **_newest(connection, owner_id)})
         created = _shown(find(connection, owner_id, webhook_id))
     return CreatedWebhook(**msgspec.structs.asdict(created), secret=secret)
+
+
+def _hold(connection: Connection, owner_id: int, session_id: str | None) -> None:
+    if not accounts.hold(connection, owner_id, session_id):
+        raise BadToken("revoked")
 
 
 def _newest(connection: Connection, owner_id: int) -> dict[str, int]:
@@ -81,14 +91,26 @@ def get(connection: Connection, owner_id: int, webhook_id: int) -> Webhook:
     return _shown(find(connection, owner_id, webhook_id))
 
 
-def change(database: Database, owner_id: int, webhook_id: int, wanted: WebhookChanges, *, insecure: bool) -> Webhook:
-    """Change a webhook; one that is active, or has a new address, is tried at once. Raises WebhookNotFound, Refused."""
+def change(
+    database: Database,
+    owner_id: int,
+    webhook_id: int,
+    wanted: WebhookChanges,
+    *,
+    insecure: bool,
+    session_id: str | None = None,
+) -> Webhook:
+    """Change a webhook; one that is active, or has a new address, is tried at once.
+
+    Raises WebhookNotFound, Refused, and BadToken where the session is over.
+    """
     now = datetime.now(UTC)
     values: dict[str, Any] = {}
     if isinstance(wanted.url, str):
         outbound.parse(wanted.url, insecure=insecure)
-        values["url"] = wanted.url
+        values |= {"url": wanted.url, "next_attempt_at": now, "lease": None}
     with database.write() as connection:
+        _hold(connection, owner_id, session_id)
         held = find(connection, owner_id, webhook_id)
         if wanted.active is False:
             values |= {"disabled_at": now, "disabled_reason": "switched off by its owner", "lease": None}
@@ -108,13 +130,19 @@ def remove(database: Database, owner_id: int, webhook_id: int) -> None:
         store.remove(connection, webhook_id)
 
 
-def rotate_secret(database: Database, owner_id: int, webhook_id: int) -> str:
-    """Return a new secret; for a day messages are signed with the one before, too. Raises WebhookNotFound."""
+def rotate_secret(database: Database, owner_id: int, webhook_id: int, session_id: str | None = None) -> str:
+    """Return a new secret; for a day messages are signed with the one before, too.
+
+    Raises WebhookNotFound, and BadToken where the session is over.
+
+    The lease ends: who holds it has read the secret before, and what it sends now is sent once more.
+    """
     now, secret = datetime.now(UTC), signatures.new_secret()
     with database.write() as connection:
+        _hold(connection, owner_id, session_id)
         before = find(connection, owner_id, webhook_id).secret
         previous = {"previous_secret": before, "previous_until": now + PREVIOUS_SECRET_KEPT}
-        store.change(connection, webhook_id, {"secret": secret, **previous})
+        store.change(connection, webhook_id, {"secret": secret, **previous, "next_attempt_at": now, "lease": None})
     return secret
 
 
