@@ -216,6 +216,16 @@ def test_the_command_wants_a_reason_where_a_figure_gets_weaker(
     assert (file.read_text() == before) is bool(code)
 
 
+def test_a_report_of_some_gates_renews_no_figure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(renew_baseline, "REPORTS", tmp_path)
+    names = [name.partition("/")[2] for name in canaries.gates() if name.startswith("test/")]
+    scans = [Scan(tool=name, version="1", targets=("a",)) for name in names]
+    assert renew_baseline.report_of("test") is None
+    for ran, known in ((scans[1:], False), (scans, True)):
+        Report.of("test", ran).write(tmp_path / "test")
+        assert (renew_baseline.report_of("test") is not None) is known
+
+
 def test_the_figures_of_the_repository_are_of_gates_that_it_has() -> None:
     committed = baseline.read()
     assert set(committed.gates) <= set(canaries.gates())
