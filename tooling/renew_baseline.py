@@ -38,9 +38,7 @@ def renewed(old: Baseline, because: str) -> Baseline:
     for stage in COUNTED:
         report = report_of(stage)
         if report is None:
-            print(
-                f"{stage}: there is no whole report of this commit, its figures stay: run `./dev {stage}` first to renew them"
-            )
+            print(f"{stage}: no whole report of this commit, its figures stay: run `./dev {stage}` first to renew them")
             continue
         for scan in report.scans:
             name = f"{stage}/{scan.tool}"
