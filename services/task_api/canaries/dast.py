@@ -619,10 +619,10 @@ def raw_http_nowhere(_folder: Path) -> Scan:
 
 
 BROKEN_LIST = """
-from task_api.tasks import service
-def page(*_):
+from task_api.http import tasks
+def page(**_):
     raise RuntimeError("planted")
-service.page = page
+tasks._page = page
 """
 
 
