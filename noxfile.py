@@ -273,6 +273,13 @@ def sync(session: nox.Session) -> None:
 
 
 @nox.session
+def mutation(session: nox.Session) -> None:
+    """Defects of one operator in the core, and those that no test fails for; `nox -s mutation -- hpa` for one area."""
+    install(session, "test", service=True)
+    session.run("python", "-m", "tooling.mutation", *session.posargs)
+
+
+@nox.session
 def packages(session: nox.Session) -> None:
     """The packages as a new user has them: installed into an empty environment, tried in an empty project."""
     install(session, "test", service=True)

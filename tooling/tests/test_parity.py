@@ -408,6 +408,7 @@ PROOFS = {
     "drills",
     "loadtest",
     "load_canaries",
+    "mutation",
     "fuzz",
     "e2e",
     "rehearse",

@@ -199,9 +199,11 @@ def test_a_device_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     token = issuer.issue_device(1)
     assert issuer.device(token, 1)
     assert issuer.device(token, 2) is None
-    later = time.time() + 181 * 86400
-    monkeypatch.setattr("task_api.accounts.tokens.time.time", lambda: later)
-    assert issuer.device(token, 1) is None
+    expires_at = jwt.decode(token, options={"verify_signature": False})["exp"]
+    assert 180 * 86400 - 60 < expires_at - time.time() <= 180 * 86400
+    for now, device in ((expires_at - 1, 1), (expires_at, 0)):
+        monkeypatch.setattr("task_api.accounts.tokens.time.time", lambda now=now: now)
+        assert bool(issuer.device(token, 1)) == bool(device)
 
 
 def test_an_address_is_throttled_over_all_accounts(serve: Serve) -> None:
@@ -520,6 +522,17 @@ def test_a_forged_token_is_worth_nothing(changes: dict[str, object], reason: str
         TokenIssuer((KEY,), 60).verify(forged(**changes))
     assert refused.value.reason == reason
     assert TokenIssuer((KEY,), 60).verify(forged()) == "s"
+
+
+def test_an_access_token_is_valid_until_the_second_of_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    issuer = TokenIssuer((KEY,), 60)
+    token = issuer.issue(1, "s")
+    expires_at = jwt.decode(token, options={"verify_signature": False})["exp"]
+    monkeypatch.setattr("task_api.accounts.tokens.time.time", lambda: expires_at - 1)
+    assert issuer.verify(token) == "s"
+    monkeypatch.setattr("task_api.accounts.tokens.time.time", lambda: expires_at)
+    with pytest.raises(BadToken, match="expired"):
+        issuer.verify(token)
 
 
 def test_a_replica_whose_clock_is_behind_believes_a_fresh_token() -> None:

@@ -1,0 +1,303 @@
+"""Mutants of the core, each a defect of one operator or value, and how many of them no test fails for.
+
+`python -m tooling.mutation recurrence hpa` judges these areas, without a name all. An area is red where more than
+`MOST_SURVIVORS` of its mutants survive its tests. Cosmic Ray makes the mutants, and all survivors are in
+reports/mutation/. Exit codes: 0 clean, 1 findings, 2 not assessed.
+"""
+
+import ast
+import difflib
+import functools
+import importlib.metadata
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from tempfile import TemporaryDirectory
+
+from cosmic_ray import plugins
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+
+from gate_canaries.canaries import copy
+from tooling.findings import NOT_ASSESSED, Finding, Gate, NotAssessed, Scan, Severity, run_stage
+from tooling.previous_version import sources
+from tooling.project import ROOT
+
+MOST_SURVIVORS = 0.05
+"""The part of an area's mutants that may survive: some change nothing that can be observed."""
+
+OPPOSITES = re.compile(
+    r"""core/(
+    ReplaceComparisonOperator_(Eq_NotEq|NotEq_Eq|Lt_LtE|LtE_Lt|Gt_GtE|GtE_Gt|Is_IsNot|IsNot_Is)
+    | ReplaceBinaryOperator_(Add_Sub|Sub_Add|Mul_FloorDiv|Div_Mul|FloorDiv_Mul|Mod_Mul|LShift_RShift|BitAnd_Sub)
+    | ReplaceUnaryOperator_(USub_UAdd|Delete_Not)
+    | AddNot | ReplaceTrueWithFalse | ReplaceFalseWithTrue | ReplaceAndWithOr | ReplaceOrWithAnd
+    | ReplaceBreakWithContinue | ReplaceContinueWithBreak | ZeroIterationForLoop | NumberReplacer
+    )""",
+    re.VERBOSE,
+)
+"""Cosmic Ray's operators that make a plausible mistake. The others make mutants that any test of the line fails for."""
+
+
+@dataclass(frozen=True)
+class Area:
+    """A part of the core: its modules, and pytest's arguments for the tests that must fail for their mutants."""
+
+    modules: tuple[str, ...]
+    tests: tuple[str, ...]
+
+
+AREAS = {
+    "recurrence": Area(
+        ("services/task_api/src/task_api/tasks/recurrence.py",),
+        ("services/task_api/tests/test_recurrence.py", "-k", "not postgresql"),
+    ),
+    "cursors": Area(
+        ("services/task_api/src/task_api/tasks/service.py",),
+        (
+            "services/task_api/tests/test_listing.py",
+            "services/task_api/tests/test_tasks.py",
+            "services/task_api/tests/test_deleted_tasks.py",
+            "-k",
+            "not postgresql",
+        ),
+    ),
+    "idempotency": Area(
+        (
+            "services/task_api/src/task_api/http/idempotency.py",
+            "services/task_api/src/task_api/store/idempotency.py",
+        ),
+        ("services/task_api/tests/test_idempotency.py",),
+    ),
+    "tokens": Area(
+        ("services/task_api/src/task_api/accounts/tokens.py",),
+        ("services/task_api/tests/test_accounts.py", "-k", "not postgresql"),
+    ),
+    "feed": Area(
+        ("packages/task_core/src/task_core/changes.py",),
+        ("services/task_api/tests/test_changes.py",),
+    ),
+    "outbound": Area(
+        ("packages/service_kit/src/service_kit/outbound.py",),
+        ("packages/service_kit/tests/test_outbound.py",),
+    ),
+    "hpa": Area(
+        ("loadtests/hpa/controller.py", "loadtests/hpa/replay.py"),
+        ("loadtests/tests/test_hpa.py",),
+    ),
+    "verdict": Area(
+        (
+            "packages/locust_verdict/src/locust_verdict/gate.py",
+            "packages/locust_verdict/src/locust_verdict/histogram.py",
+            "packages/locust_verdict/src/locust_verdict/seconds.py",
+            "packages/locust_verdict/src/locust_verdict/verdict.py",
+        ),
+        (
+            "packages/locust_verdict/tests/test_gate.py",
+            "packages/locust_verdict/tests/test_histogram.py",
+            "packages/locust_verdict/tests/test_seconds.py",
+        ),
+    ),
+    "canaries": Area(
+        (
+            "packages/gate_canaries/src/gate_canaries/canaries.py",
+            "packages/gate_canaries/src/gate_canaries/gates.py",
+            "packages/gate_canaries/src/gate_canaries/suites.py",
+        ),
+        ("packages/gate_canaries/tests/test_gates.py", "packages/gate_canaries/tests/test_suites.py"),
+    ),
+    "gates": Area(
+        ("tooling/findings.py", "tooling/baseline.py"),
+        ("tooling/tests/test_findings.py", "tooling/tests/test_baseline.py"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One defect: the module, its line, the line before and after, and the whole module with the defect."""
+
+    module: str
+    line: int
+    change: str
+    code: str
+
+
+def mutants(root: Path, module: str) -> list[Mutant]:
+    """Return the mutants of a module in its order.
+
+    Those that Python parses to the same, or not at all, are left out, and those of a constant's value: that is a
+    decision, which a test could only repeat.
+    """
+    source = (root / module).read_text()
+    constants = {
+        line
+        for one in ast.parse(source).body
+        if isinstance(one, ast.Assign | ast.AnnAssign)
+        for line in range(one.lineno, (one.end_lineno or one.lineno) + 1)
+    }
+    nodes = list(ast_nodes(get_ast(source)))
+    seen = {ast.dump(ast.parse(source))}
+    made = []
+    for operator in (plugins.get_operator(name)() for name in plugins.operator_names() if OPPOSITES.fullmatch(name)):
+        for occurrence in range(sum(len(list(operator.mutation_positions(node))) for node in nodes)):
+            code = mutate_code(source, operator, occurrence)
+            try:
+                tree = ast.dump(ast.parse(code))
+            except SyntaxError:
+                continue
+            if tree not in seen:
+                seen.add(tree)
+                made.append(_mutant(module, source, code))
+    return sorted((one for one in made if one.line not in constants), key=lambda one: one.line)
+
+
+def _mutant(module: str, source: str, code: str) -> Mutant:
+    before, after = source.splitlines(), code.splitlines()
+    changes = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+    _, start, end, new_start, new_end = next(one for one in changes if one[0] != "equal")
+    lines = ["\n".join(before[start:end]).strip(), "\n".join(after[new_start:new_end]).strip()]
+    return Mutant(module, start + 1, " -> ".join(lines), code)
+
+
+def passes(folder: Path, tests: Sequence[str], seconds: float) -> bool:
+    """Return whether tests pass on the code in a folder. Those that do not end by themselves fail."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests]
+    settings = {
+        **{name: value for name, value in os.environ.items() if name not in {"PYTEST_ADDOPTS", "PYTEST_PLUGINS"}},
+        "PYTHONPATH": os.pathsep.join([str(folder), sources(folder)]),
+    }
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=settings,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        return process.wait(seconds) == 0
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        with_all_children(process)
+
+
+def with_all_children(process: subprocess.Popen[bytes]) -> None:
+    """End a process that began a session, and all that it has started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.wait()
+
+
+_moments = itertools.count(1)
+
+
+@contextmanager
+def replaced(file: Path, code: str) -> Iterator[None]:
+    """Have other code in a file for a while."""
+    before = file.read_text()
+    _write(file, code)
+    try:
+        yield
+    finally:
+        _write(file, before)
+
+
+def _write(file: Path, code: str) -> None:
+    """Write code at a second of its own: Python recognizes old byte code by the second and the size of its source."""
+    file.write_text(code)
+    moment = next(_moments)
+    os.utime(file, (moment, moment))
+
+
+def survivors(area: Area, root: Path, made: Sequence[Mutant], workers: int) -> Iterator[tuple[Mutant, bool]]:
+    """Yield each mutant, and whether the area's tests pass on it.
+
+    Raises `NotAssessed` where the tests fail without any defect, or do not run the code that has it.
+    """
+    with TemporaryDirectory(prefix="mutation-") as scratch:
+        folders: SimpleQueue[Path] = SimpleQueue()
+        for number in range(workers):
+            copy(root, Path(scratch) / str(number))
+            folders.put(Path(scratch) / str(number))
+        first = Path(scratch) / "0"
+        started = time.monotonic()
+        if not passes(first, area.tests, 600):
+            raise NotAssessed(f"the tests fail without any defect: run `pytest {' '.join(area.tests)}`")
+        seconds = 60 + 10 * (time.monotonic() - started)
+        for module in area.modules:
+            with replaced(first / module, "raise RuntimeError"):
+                if passes(first, area.tests, seconds):
+                    raise NotAssessed(f"{' '.join(area.tests)} passes without {module}: name tests that import it")
+
+        def judge(mutant: Mutant) -> tuple[Mutant, bool]:
+            folder = folders.get()
+            try:
+                with replaced(folder / mutant.module, mutant.code):
+                    return mutant, passes(folder, area.tests, seconds)
+            finally:
+                folders.put(folder)
+
+        with ThreadPoolExecutor(workers) as pool:
+            yield from pool.map(judge, made)
+
+
+def assess(name: str, area: Area, root: Path = ROOT, workers: int = os.cpu_count() or 1) -> Scan:
+    """Judge the mutants of an area: a note for each survivor, a finding where they are too many."""
+    made = [mutant for module in area.modules for mutant in mutants(root, module)]
+    alive = []
+    for number, (mutant, survived) in enumerate(survivors(area, root, made, workers), 1):
+        if survived:
+            alive.append(mutant)
+            print(f"{name}: survives: {mutant.module}:{mutant.line}: {mutant.change}", flush=True)
+        if number % 25 == 0:
+            print(f"{name}: {number} of {len(made)} mutants, {len(alive)} survive", flush=True)
+    findings = [
+        Finding(
+            tool=name,
+            rule="survivor",
+            severity=Severity.LOW,
+            message=mutant.change,
+            path=mutant.module,
+            line=mutant.line,
+            subject=mutant.change,
+            blocks=False,
+        )
+        for mutant in alive
+    ]
+    if len(alive) > MOST_SURVIVORS * len(made):
+        message = (
+            f"{len(alive)} of {len(made)} mutants survive, {MOST_SURVIVORS:.0%} may: write tests that fail for them"
+        )
+        findings.append(Finding(tool=name, rule="weak-tests", severity=Severity.HIGH, message=message, path=name))
+    version = importlib.metadata.version("cosmic-ray")
+    return Scan(tool=name, version=version, targets=(f"{len(made)} mutants",), findings=tuple(findings))
+
+
+GATES: dict[str, Gate] = {name: functools.partial(assess, name, area) for name, area in AREAS.items()}
+
+
+def main(names: Sequence[str]) -> int:
+    """Run the command line and return the exit code."""
+    if unknown := sorted(set(names) - AREAS.keys()):
+        print(f"mutation: there is no area {', '.join(unknown)}: the areas are {', '.join(AREAS)}", file=sys.stderr)
+        return NOT_ASSESSED
+    return run_stage("mutation", {name: GATES[name] for name in names or AREAS}, parallel=1, whole=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,83 @@
+"""The gate on mutants, in a project of one function."""
+
+from pathlib import Path
+
+import pytest
+
+from tooling import mutation
+from tooling.findings import NOT_ASSESSED, NotAssessed, Scan
+from tooling.mutation import Area, assess, mutants
+from tooling.project import ROOT
+
+CODE = '''\
+"""Version 2 of 3."""
+
+def grown_up(age: int | None) -> bool:
+    return age is not None and age >= 18
+'''
+WEAK = "from rules import grown_up\n\ndef test_some_ages():\n    assert grown_up(40)\n    assert not grown_up(None)\n"
+STRONG = WEAK + "    assert grown_up(18)\n    assert not grown_up(17)\n"
+
+
+def judged(folder: Path, tests: str) -> Scan:
+    (folder / "rules.py").write_text(CODE)
+    (folder / "test_rules.py").write_text(tests)
+    return assess("rules", Area(("rules.py",), ("test_rules.py",)), folder, workers=1)
+
+
+def test_each_mutant_is_one_plausible_defect_and_no_other_text_is_touched(tmp_path: Path) -> None:
+    (tmp_path / "rules.py").write_text(CODE)
+    made = mutants(tmp_path, "rules.py")
+    after = {one.change.partition(" -> ")[2].removeprefix("return ") for one in made}
+    assert {one.line for one in made} == {4}
+    assert after >= {
+        "age is None and age >= 18",
+        "age is not None or age >= 18",
+        "age is not None and age > 18",
+        "age is not None and age >= 19",
+        "age is not None and age >= 17",
+    }
+
+
+def test_tests_that_no_longer_fail_for_a_defect_are_a_finding_with_each_survivor(tmp_path: Path) -> None:
+    scan = judged(tmp_path, WEAK)
+    survivors = [one for one in scan.findings if one.rule == "survivor"]
+    assert {one.place for one in survivors} == {"rules.py:4"}
+    assert any(one.message.endswith("age > 18") for one in survivors)
+    assert not any(one.blocks for one in survivors)
+    (weak,) = (one for one in scan.findings if one.blocks)
+    assert (weak.rule, weak.path) == ("weak-tests", "rules")
+    assert weak.message.startswith(f"{len(survivors)} of ")
+
+
+def test_tests_that_fail_for_every_defect_are_clean(tmp_path: Path) -> None:
+    scan = judged(tmp_path, STRONG)
+    assert not scan.findings
+    assert scan.targets == (f"{len(mutants(tmp_path, 'rules.py'))} mutants",)
+    assert (tmp_path / "rules.py").read_text() == CODE
+
+
+def test_tests_that_fail_without_a_defect_prove_nothing(tmp_path: Path) -> None:
+    with pytest.raises(NotAssessed, match=r"fail without any defect: run `pytest test_rules\.py`"):
+        judged(tmp_path, WEAK.replace("grown_up(40)", "grown_up(4)"))
+
+
+def test_tests_that_do_not_run_the_code_prove_nothing(tmp_path: Path) -> None:
+    with pytest.raises(NotAssessed, match=r"test_rules.py passes without rules.py"):
+        judged(tmp_path, "def test_nothing_of_it():\n    assert sum([1, 2]) == 3\n")
+
+
+def test_a_test_that_a_defect_keeps_from_ending_fails(tmp_path: Path) -> None:
+    (tmp_path / "test_rules.py").write_text("import time\n\ndef test_for_ever():\n    time.sleep(3600)\n")
+    assert not mutation.passes(tmp_path, ("test_rules.py",), seconds=0)
+
+
+def test_an_unknown_area_is_one_line_with_those_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    assert mutation.main(["recurence"]) == NOT_ASSESSED
+    assert "there is no area recurence: the areas are recurrence, " in capsys.readouterr().err
+
+
+def test_every_area_is_of_files_that_exist() -> None:
+    for area in mutation.AREAS.values():
+        places = [*area.modules, *(one for one in area.tests if one.endswith(".py"))]
+        assert [one for one in places if not (ROOT / one).is_file()] == []
