@@ -27,6 +27,7 @@ from tempfile import TemporaryDirectory
 from cosmic_ray import plugins
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
+from cosmic_ray.operators.number_replacer import NumberReplacer
 
 from gate_canaries.canaries import copy
 from tooling.findings import NOT_ASSESSED, Finding, Gate, NotAssessed, Scan, Severity, run_stage
@@ -136,21 +137,23 @@ class Mutant:
 def mutants(root: Path, module: str) -> list[Mutant]:
     """Return the mutants of a module in its order.
 
-    Those that Python parses to the same, or not at all, are left out, and those of a constant's value: that is a
-    decision, which a test could only repeat.
+    Those that Python parses to the same, or not at all, are left out, and those of `declarations`. A number becomes one
+    more, never one less.
     """
     source = (root / module).read_text()
-    constants = {
-        line
-        for one in ast.parse(source).body
-        if isinstance(one, ast.Assign | ast.AnnAssign)
-        for line in range(one.lineno, (one.end_lineno or one.lineno) + 1)
-    }
+    declared = list(declarations(ast.parse(source)))
     nodes = list(ast_nodes(get_ast(source)))
     seen = {ast.dump(ast.parse(source))}
     made = []
     for operator in (plugins.get_operator(name)() for name in plugins.operator_names() if OPPOSITES.fullmatch(name)):
-        for occurrence in range(sum(len(list(operator.mutation_positions(node))) for node in nodes)):
+        places = [
+            (start, index) for node in nodes for index, (start, _) in enumerate(operator.mutation_positions(node))
+        ]
+        for occurrence, (start, index) in enumerate(places):
+            if any(first <= start < last for first, last in declared) or (
+                index and isinstance(operator, NumberReplacer)
+            ):
+                continue
             code = mutate_code(source, operator, occurrence)
             try:
                 tree = ast.dump(ast.parse(code))
@@ -159,7 +162,19 @@ def mutants(root: Path, module: str) -> list[Mutant]:
             if tree not in seen:
                 seen.add(tree)
                 made.append(_mutant(module, source, code))
-    return sorted((one for one in made if one.line not in constants), key=lambda one: one.line)
+    return sorted(made, key=lambda one: one.line)
+
+
+def declarations(tree: ast.Module) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Yield where constants, decorators and default values begin and end: decisions, which tests could only repeat."""
+    declared: list[ast.AST] = [one for one in tree.body if isinstance(one, ast.Assign | ast.AnnAssign)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            declared += node.decorator_list
+        if isinstance(node, ast.arguments):
+            declared += filter(None, [*node.defaults, *node.kw_defaults])
+    for one in declared:
+        yield (one.lineno, one.col_offset), (one.end_lineno, one.end_col_offset)
 
 
 def _mutant(module: str, source: str, code: str) -> Mutant:

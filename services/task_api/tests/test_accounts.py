@@ -199,7 +199,9 @@ def test_a_device_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     token = issuer.issue_device(1)
     assert issuer.device(token, 1)
     assert issuer.device(token, 2) is None
-    expires_at = jwt.decode(token, options={"verify_signature": False})["exp"]
+    claims = jwt.decode(token, options={"verify_signature": False})
+    assert len(bytes.fromhex(claims["jti"])) == 16
+    expires_at = claims["exp"]
     assert 180 * 86400 - 60 < expires_at - time.time() <= 180 * 86400
     for now, device in ((expires_at - 1, 1), (expires_at, 0)):
         monkeypatch.setattr("task_api.accounts.tokens.time.time", lambda now=now: now)
