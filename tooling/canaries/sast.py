@@ -362,6 +362,26 @@ def excuse_excluded(folder: Path) -> Scan:
     return excused(folder, "pyproject.toml", '[tool.ruff]\nextend-exclude = ["services"]\n')
 
 
+@canary("sast/excuses", "a failure that is caught by the test itself", rule="new-excuse", path="test_a.py")
+def excuse_caught(folder: Path) -> Scan:
+    return excused(folder, "test_a.py", "def test_a():\n    with suppress(AssertionError):\n        assert a == b\n")
+
+
+@canary("sast/excuses", "a hook that turns failures into passes", rule="new-excuse", path="conftest.py")
+def excuse_hook(folder: Path) -> Scan:
+    return excused(folder, "conftest.py", "def pytest_runtest_" + "makereport():\n    return passed\n")
+
+
+@canary("sast/excuses", "rules of its own in one folder", rule="changed-configuration", path="a/pyproject.toml")
+def excuse_nested(folder: Path) -> Scan:
+    return excused(folder, "a/pyproject.toml", '[tool.ruff.lint]\nignore = ["ALL"]\n')
+
+
+@canary("sast/excuses", "a severity that no longer fails", rule="changed-configuration", path="tooling/sast.py")
+def excuse_setting(folder: Path) -> Scan:
+    return excused(folder, "tooling/sast.py", "Finding(blocks=severity >= Severity.HIGH)\n")
+
+
 @canary(
     "sast/excuses", "a configuration that gitleaks did not have", rule="changed-configuration", path=".gitleaks.toml"
 )
