@@ -259,6 +259,11 @@ def eslint_twice(folder: Path) -> Scan:
     return sast.eslint(folder, [plant(folder, "twice.js", page)])
 
 
+@canary("sast/eslint", "markup made of what somebody typed", rule="no-restricted-properties", path="list.js")
+def typed_markup(folder: Path) -> Scan:
+    return sast.eslint(folder, [plant(folder, "list.js", "export const show = (e, t) => { e.outerHTML = t; };\n")])
+
+
 @canary("sast/eslint", "a name that nothing declares", rule="no-undef", path="script.mjs")
 def eslint_undeclared(folder: Path) -> Scan:
     plant(folder, "script.mjs", "export const shown = () => fnud;\n")
