@@ -1,6 +1,7 @@
 """What services may not call, by the rules that `./dev lint` reads from pyproject.toml."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,8 @@ from tooling.tools import require
 
 def banned(line: str, path: str) -> bool:
     """Return whether ruff reports a banned function in a module of this one line."""
-    command = [require("ruff"), "check", "--select=TID251", "--quiet", f"--stdin-filename={ROOT / path}", "-"]
+    options = ["--select=TID251", "--quiet", f"--stdin-filename={ROOT / path}", "-"]
+    command: list[str | Path] = [require("ruff"), "check", *options]
     done = subprocess.run(command, cwd=ROOT, input=line, text=True, capture_output=True, check=False)
     assert done.returncode == ("TID251" in done.stdout), done.stderr
     return "TID251" in done.stdout
