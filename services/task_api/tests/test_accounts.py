@@ -223,7 +223,7 @@ def test_a_device_token_of_another_account_or_a_forged_one_is_a_strangers(serve:
     claims = jwt.decode(device, options={"verify_signature": False})
     header = jwt.get_unverified_header(device)
     forged = jwt.encode(claims, "k" * 32, algorithm="HS256", headers=header)
-    unsigned = jwt.encode(claims, None, algorithm="none", headers={**header, "alg": "none"})
+    unsigned = jwt.encode(claims, "", algorithm="none", headers={**header, "alg": "none"})
     strangers = (other["device_token"], other["access_token"], forged, unsigned, "x")
     for number, token in enumerate(strangers):
         address = f"192.0.2.{number}"
