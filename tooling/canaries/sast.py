@@ -1,5 +1,6 @@
 """Planted defects for the sast stage."""
 
+import json
 import subprocess
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -488,6 +489,39 @@ def lock_missing(folder: Path) -> Scan:
 def lock_orphan(folder: Path) -> Scan:
     plant(folder, "requirements/c.txt", LOCKED)
     return locked(folder, LOCKED)
+
+
+NPM = "requirements/node/package-lock.json"
+
+
+def locked_by_npm(folder: Path, **package: str) -> Scan:
+    """Scan a project whose one package of npm has these fields in its lock."""
+    plant(folder, "requirements/node/package.json", '{"dependencies": {"eslint": "10.0.0"}}')
+    plant(folder, NPM, json.dumps({"packages": {"": {}, "node_modules/eslint": package}}))
+    return locked(folder, LOCKED)
+
+
+INTEGRITY = f"sha512-{'A' * 86}=="
+
+
+@canary("sast/locks", "a package of npm without a hash", rule="unhashed", path=NPM)
+def npm_unhashed(folder: Path) -> Scan:
+    return locked_by_npm(folder, version="10.0.0")
+
+
+@canary("sast/locks", "a package of npm with a weak hash", rule="unhashed", path=NPM)
+def npm_weak(folder: Path) -> Scan:
+    return locked_by_npm(folder, version="10.0.0", integrity=f"sha1-{'A' * 27}=")
+
+
+@canary("sast/locks", "a package of npm from a stranger's server", rule="unhashed", path=NPM)
+def npm_elsewhere(folder: Path) -> Scan:
+    return locked_by_npm(folder, version="10.0.0", integrity=INTEGRITY, resolved="http://npm.example.org/eslint.tgz")
+
+
+@canary("sast/locks", "a package of npm in another version than package.json has", rule="unlocked", path=NPM)
+def npm_older(folder: Path) -> Scan:
+    return locked_by_npm(folder, version="9.0.0", integrity=INTEGRITY)
 
 
 @canary("sast/locks", "an image of unhashed packages", rule="unhashed-install", path="Dockerfile")
