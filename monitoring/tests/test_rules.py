@@ -8,7 +8,7 @@ import yaml
 
 from monitoring import drills, operator_rules, queries
 from monitoring.stack import FOLDER, RULES
-from tooling.project import services
+from tooling.project import Service, services
 from tooling.tools import require
 
 ROOT = FOLDER.parent
@@ -182,6 +182,19 @@ def test_prometheus_reads_every_rule_file_and_scrapes_what_compose_runs() -> Non
         target for one in CONFIGURATION["alerting"]["alertmanagers"] for target in one["static_configs"][0]["targets"]
     ]
     assert to == ["alertmanager:9093"]
+
+
+@pytest.mark.parametrize("service", services(), ids=lambda one: one.name)
+def test_a_cluster_scrapes_the_pods_of_every_service_by_their_named_port(service: Service) -> None:
+    folder = FOLDER / "prometheus" if service.default else service.folder / "monitoring"
+    jobs = yaml.safe_load((folder / "scrape.kubernetes.yml").read_text())["scrape_configs"]
+    (job,) = [one for one in jobs if one["job_name"] == service.name]
+    assert [one["role"] for one in job["kubernetes_sd_configs"]] == ["pod"]
+    kept = [rule["regex"] for rule in job["relabel_configs"] if rule.get("action") == "keep"]
+    assert kept == [f"{service.name};http"]
+    (deployment,) = yaml.safe_load_all((service.manifests / "base" / "deployment.yaml").read_text())
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert "http" in {port["name"] for port in container["ports"]}
 
 
 def test_a_page_leaves_within_a_minute_comes_again_and_is_never_silenced_by_another_alert() -> None:
