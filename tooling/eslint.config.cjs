@@ -2,6 +2,9 @@
 const js = require("@eslint/js");
 const globals = require("globals");
 
+// What makes elements of text: a title that somebody typed would run.
+const MARKUP = ["innerHTML", "outerHTML", "insertAdjacentHTML", "setHTMLUnsafe", "createContextualFragment", "srcdoc"];
+
 module.exports = [
   { linterOptions: { noInlineConfig: true, reportUnusedDisableDirectives: "off" } },
   js.configs.recommended,
@@ -11,6 +14,11 @@ module.exports = [
       "no-eval": "error",
       "no-implied-eval": "error",
       "no-new-func": "error",
+      "no-restricted-properties": [
+        "error",
+        ...MARKUP.map((property) => ({ property, message: "set textContent, or make elements" })),
+        ...["write", "writeln"].map((property) => ({ object: "document", property, message: "make elements" })),
+      ],
       "no-script-url": "error",
       "no-self-compare": "error",
       "no-shadow-restricted-names": "error",

@@ -14,7 +14,6 @@ from typing import Any
 from tooling import baseline
 from tooling.baseline import Baseline, Counts
 from tooling.findings import Finding, NotAssessed, Scan, Severity
-from tooling.project import distributions
 from tooling.tools import call, committable
 
 KINDS = {
@@ -32,10 +31,26 @@ KINDS = {
     "skip": r"(?:\bpytest|\bmark|\bunittest|\bself)\.(?:skip|skipif|skipIf|skipUnless|skipTest|xfail|importorskip)\b",
     "deselected": r"\bmark\.(?:docker|index|load|prometheus)\b"
     r"|pytest_(?:ignore_collect|collection_modifyitems|deselected)|collect_ignore",
+    "outcome": r"\bpytest_(?:runtest|report|pyfunc|exception|sessionfinish)\w*",
+    "warnings": r"\b(?:filterwarnings|simplefilter)\(\s*[\"']ignore[\"']\s*\)",
+    "few examples": r"\bmax_examples\s*=\s*\d\b|\bphases=[\[(](?![^\])]*generate)",
 }
 """What a line can be excused with, by the field's name for it."""
 LINE = re.compile("|".join(f"(?P<k{number}>{pattern})" for number, pattern in enumerate(KINDS.values())))
 READ = {".py", ".pyi", ".js", ".cjs", ".mjs", ".yml", ".yaml", ".toml", ".sh", ".cfg", ".ini", ""}
+
+GATES = (
+    "tooling/check.py",
+    "tooling/findings.py",
+    "tooling/locks.py",
+    "tooling/notify.py",
+    "tooling/patterns.py",
+    "tooling/sast.py",
+    "tooling/sql.py",
+    "tooling/dast/*.py",
+    "tooling/images/*.py",
+)
+"""The gates' own code, whose settings are held as those in files are."""
 
 TABLES = ("ruff", "mypy", "pytest", "coverage", "importlinter", "bandit", "uv")
 """The tables `tool.NAME` of a pyproject.toml that configure a gate."""
@@ -118,14 +133,45 @@ EXPECTS = re.compile(r"(?:assert|expect|check|verify|raises|warns|fail)(?:_|s?$|
 
 def asserts(function: ast.FunctionDef | ast.AsyncFunctionDef, helpers: set[str]) -> bool:
     """Return whether a function asserts something, or calls one of the `helpers` that do."""
-    for node in ast.walk(function):
-        if isinstance(node, ast.Assert) and not isinstance(node.test, ast.Constant):
+    for node in effective(function):
+        if isinstance(node, ast.Assert) and not holds_always(node.test):
             return True
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if name in helpers or EXPECTS.match(name):
                 return True
     return False
+
+
+def holds_always(test: ast.expr) -> bool:
+    """Return whether an assertion of this cannot depend on the code: it names nothing, or ends in `or True`."""
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or):
+        return any(isinstance(one, ast.Constant) and one.value for one in test.values)
+    return not any(isinstance(node, ast.Name | ast.Call) for node in ast.walk(test))
+
+
+def effective(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes within, without those whose assertions are caught and so fail nothing."""
+    yield node
+    caught = node.body if isinstance(node, ast.With | ast.Try) and catches(node) else []
+    for child in ast.iter_child_nodes(node):
+        if child not in caught:
+            yield from effective(child)
+
+
+def catches(node: ast.With | ast.Try) -> bool:
+    """Return whether an AssertionError in the body ends there: by `suppress`, or by an `except` that does not raise."""
+    if isinstance(node, ast.With):
+        calls = [one.context_expr for one in node.items if isinstance(one.context_expr, ast.Call)]
+        return any(ast.unparse(one.func).endswith("suppress") and names_assertion(*one.args) for one in calls)
+    silent = [one for one in node.handlers if not any(isinstance(part, ast.Raise) for part in ast.walk(one))]
+    return any(one.type is None or names_assertion(one.type) for one in silent)
+
+
+def names_assertion(*errors: ast.expr) -> bool:
+    """Return whether one of the errors includes an AssertionError."""
+    named = {one.id for error in errors for one in ast.walk(error) if isinstance(one, ast.Name)}
+    return bool(named & {"AssertionError", "Exception", "BaseException"})
 
 
 def excused(root: Path, files: Iterable[str]) -> dict[str, list[tuple[str, int]]]:
@@ -146,12 +192,27 @@ def digest(value: Any) -> str:
 def configuration(root: Path, files: Sequence[str]) -> dict[str, str]:
     """Return the digest of each table and file that configures a gate."""
     digests = {name: digest((root / name).read_text()) for name in files if PurePath(name).name in SETTINGS}
-    for folder in (root, *distributions(root)):
-        file = folder / "pyproject.toml"
-        tool = tomllib.loads(file.read_text()).get("tool", {}) if file.exists() else {}
-        place = file.relative_to(root)
+    for place in (name for name in files if PurePath(name).name == "pyproject.toml"):  # Ruff reads the nearest
+        tool = tomllib.loads((root / place).read_text()).get("tool", {})
         digests |= {f"{place} [tool.{name}]": digest(tool[name]) for name in TABLES if name in tool}
+    for place in (name for name in files if any(PurePath(name).match(gate) for gate in GATES)):
+        if settings := settings_in((root / place).read_text(), place):
+            digests[f"{place} [settings]"] = digest(settings)
     return digests
+
+
+def settings_in(text: str, path: str) -> list[str]:
+    """Return the settings in a gate's code as they are written: constants, what blocks, and options of programs."""
+    settings: list[ast.AST] = []
+    for node in ast.walk(ast.parse(text, path)):
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)) if name.isupper():
+                settings.append(node)
+            case ast.keyword(arg="blocks", value=value):
+                settings.append(value)
+            case ast.Constant(value=str(option)) if option.startswith("-"):
+                settings.append(node)
+    return [" ".join((ast.get_source_segment(text, node) or "").split()) for node in settings]
 
 
 def measured(root: Path) -> Baseline:

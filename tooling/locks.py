@@ -1,5 +1,6 @@
 """Locks, held against what they are made from: every group has one, and every package in it is pinned and hashed."""
 
+import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +12,10 @@ from packaging.utils import canonicalize_name
 
 from tooling.findings import Finding, Scan, Severity
 from tooling.project import distributions
+
+INTEGRITY = re.compile(r"sha512-[A-Za-z0-9+/]{86}==")
+"""What npm holds a package to (Subresource Integrity)."""
+REGISTRY = "https://registry.npmjs.org/"
 
 HASH = re.compile(r"\s--hash=sha256:([0-9a-f]{64})(?!\S)")
 RENEW = "run `./dev lock`"
@@ -110,8 +115,26 @@ def scan(root: Path, dockerfiles: Sequence[str]) -> Scan:
         if name not in sources
     ]
     findings += list(differing(locks))
+    scripts = [str(path.relative_to(root)) for path in sorted(root.glob("requirements/*/package-lock.json"))]
+    findings += [one for lock in scripts for one in of_npm(root, lock)]
     findings += [one for file in dockerfiles for one in installs(root, file)]
-    return Scan(tool="locks", version="1", targets=(*sources, *dockerfiles), findings=tuple(findings))
+    return Scan(tool="locks", version="1", targets=(*sources, *scripts, *dockerfiles), findings=tuple(findings))
+
+
+def of_npm(root: Path, lock: str) -> Iterator[Finding]:
+    """Yield each package of npm's lock without a hash or with an address, and each dependency that is not locked."""
+    packages: dict[str, Any] = json.loads((root / lock).read_text())["packages"]
+    wanted = json.loads((root / lock).with_name("package.json").read_text()).get("dependencies", {})
+    for name, version in wanted.items():
+        if packages.get(f"node_modules/{name}", {}).get("version") != version:
+            yield finding("unlocked", f"{name} {version} is not in the lock: {RENEW}", lock, None, name)
+    for place, package in packages.items():
+        if place and not INTEGRITY.fullmatch(package.get("integrity", "")):
+            yield finding("unhashed", f"`{place}` is not pinned with a hash: {RENEW}", lock, None, place)
+        if place and package.keys() & {"resolved", "link"}:
+            yield finding(
+                "unhashed", f"`{place}` comes from another place than the registry: {RENEW}", lock, None, place
+            )
 
 
 def locked(need: Requirement, pins: Pins) -> bool:

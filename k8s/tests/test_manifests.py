@@ -3,7 +3,9 @@
 import base64
 import fnmatch
 import json
+import os
 import re
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -447,3 +449,126 @@ def test_with_webhooks_prometheus_watches_notifier_and_may_find_its_pods() -> No
     assert f"--namespaces=$(NAMESPACE),{namespace}" in arguments
     alerts = {entry.get("alert") for group in yaml.safe_load(files["rules.yml"])["groups"] for entry in group["rules"]}
     assert "NotifierQueueOld" in alerts
+
+
+OF_SERVICES = [
+    (folder, further.name)
+    for folder in EVERYTHING
+    for further in services()
+    if folder.startswith("overlays/") == further.default and folder != "metrics-server"
+]
+"""Each overlay of each service, with the service's name."""
+PROXIES = {"kind": "0", "eks": "1", "gke": "2"}
+"""How many proxies of a platform add an address to X-Forwarded-For; one more, and a client chooses its own address."""
+
+
+def labels_of(folder: str, kind: str, name: str) -> dict[str, str]:
+    labels: dict[str, str] = one(folder, kind, name)["spec"]["template"]["metadata"]["labels"]
+    return labels
+
+
+def settings_of(folder: str, name: str) -> dict[str, str]:
+    """Return the settings of a service's pods, without its secrets."""
+    (container,) = one(folder, "Deployment", name)["spec"]["template"]["spec"]["containers"]
+    sources = [source["configMapRef"]["name"] for source in container["envFrom"] if "configMapRef" in source]
+    named = {entry["name"]: entry.get("value") for entry in container.get("env", [])}
+    return {key: value for each in sources for key, value in one(folder, "ConfigMap", each)["data"].items()} | named
+
+
+@pytest.mark.parametrize(("folder", "name"), OF_SERVICES)
+def test_a_service_stays_up_while_pods_are_replaced_and_nodes_drained(folder: str, name: str) -> None:
+    spec = one(folder, "Deployment", name)["spec"]
+    assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    assert one(folder, "HorizontalPodAutoscaler", name)["spec"]["minReplicas"] >= 2
+    budget = one(folder, "PodDisruptionBudget", name)["spec"]
+    assert budget["maxUnavailable"] == 1
+    assert selects(budget["selector"], labels_of(folder, "Deployment", name))
+
+
+@pytest.mark.parametrize(("folder", "name"), OF_SERVICES)
+def test_a_database_that_is_away_takes_pods_out_of_the_service_and_restarts_none(folder: str, name: str) -> None:
+    (container,) = one(folder, "Deployment", name)["spec"]["template"]["spec"]["containers"]
+    probes = {kind: container[kind]["httpGet"]["path"] for kind in ("startupProbe", "livenessProbe", "readinessProbe")}
+    assert probes == {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
+
+
+@pytest.mark.parametrize("folder", EVERYTHING)
+def test_every_service_leads_to_pods(folder: str) -> None:
+    pods = [
+        item["spec"]["template"]["metadata"]["labels"]
+        for item in objects(folder)
+        if item["kind"] in {"Deployment", "StatefulSet", "DaemonSet"}
+    ]
+    for item in objects(folder):
+        if item["kind"] == "Service" and item["spec"].get("type") != "ExternalName":
+            selector = item["spec"].get("selector", {})
+            of_the_operator = any(key.startswith("cnpg.io/") for key in selector)
+            assert of_the_operator or any(selector.items() <= labels.items() for labels in pods), item["metadata"]
+
+
+@pytest.mark.parametrize(("folder", "name"), OF_SERVICES)
+def test_a_namespace_is_closed_but_for_what_is_allowed(folder: str, name: str) -> None:
+    labels = one(folder, "Namespace", name)["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    closed = one(folder, "NetworkPolicy", "default-deny")["spec"]
+    assert closed == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for item in objects(folder):
+        if item["kind"] == "NetworkPolicy":
+            rules = [*item["spec"].get("ingress", []), *item["spec"].get("egress", [])]
+            assert all(rule.keys() & {"ports", "from", "to"} for rule in rules), f"{item['metadata']['name']} opens all"
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_cluster_refuses_what_the_admission_policy_refuses(name: str) -> None:
+    folder = f"overlays/{name}"
+    assert one(folder, "ValidatingAdmissionPolicy", "task-api-images")["spec"]["failurePolicy"] == "Fail"
+    binding = one(folder, "ValidatingAdmissionPolicyBinding", "task-api-images")["spec"]
+    assert binding["validationActions"] == ["Deny"]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_nobody_is_served_without_an_account_nor_chooses_the_address_it_is_counted_by(name: str) -> None:
+    settings = settings_of(f"overlays/{name}", "task-api")
+    assert settings["AUTH"] == "on"
+    assert settings["TRUSTED_PROXIES"] == PROXIES[name.partition("-")[0]]
+    assert "RATE_LIMIT" in settings
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_backup_runs_every_night_and_a_restore_by_hand_alone(name: str) -> None:
+    jobs = {item["metadata"]["name"]: item["spec"] for item in objects(f"overlays/{name}") if item["kind"] == "CronJob"}
+    assert {job: spec.get("suspend", False) for job, spec in jobs.items()} == {
+        "task-api-backup": False,
+        "task-api-restore": True,
+    }
+    assert re.fullmatch(r"\d+ \d+ \* \* \*", jobs["task-api-backup"]["schedule"])
+
+
+@pytest.mark.parametrize("name", [name for name in OVERLAYS if name.startswith("eks")])
+def test_amazon_speaks_tls_1_2_at_least_and_sends_plain_http_on(name: str) -> None:
+    annotations = one(f"overlays/{name}", "Ingress")["metadata"]["annotations"]
+    prefix = "alb.ingress.kubernetes.io"
+    assert annotations[f"{prefix}/ssl-redirect"] == "443"
+    assert annotations[f"{prefix}/ssl-policy"] == "ELBSecurityPolicy-TLS13-1-2-2021-06"
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_backup_deletes_what_is_old_and_never_the_newest(tmp_path: Path, *, works: bool) -> None:
+    backups, programs = tmp_path / "backups", tmp_path / "programs"
+    for folder in (backups, programs):
+        folder.mkdir()
+    for name, code in {"pg_dump": 0 if works else 1, "pg_restore": 0}.items():
+        stub = f'for one in "$@"; do case "$one" in --file=*) touch "${{one#--file=}}" ;; esac; done\nexit {code}\n'
+        (programs / name).write_text(f"#!/bin/bash\n{stub}")
+        (programs / name).chmod(0o755)
+    old = [backups / f"2026-01-0{day}T021700Z.dump" for day in (1, 2, 3)]
+    for dump in old:
+        dump.touch()
+        os.utime(dump, (0, 0))
+    script = (K8S / "base" / "backup.sh").read_text().replace("/backups", str(backups))
+    environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "DATABASE_URL": "postgresql://"}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is works, done.stderr
+    kept = sorted(backups.iterdir())
+    assert kept[0] == old[-1]
+    assert len(kept) == 1 + works

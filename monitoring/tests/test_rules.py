@@ -8,6 +8,7 @@ import yaml
 
 from monitoring import drills, operator_rules, queries
 from monitoring.stack import FOLDER, RULES
+from tooling.project import Service, services
 from tooling.tools import require
 
 ROOT = FOLDER.parent
@@ -145,3 +146,66 @@ def test_each_receiver_has_the_address_that_compose_mounts() -> None:
         (webhook,) = receiver["webhook_configs"]
         address = FOLDER / "alertmanager" / Path(webhook["url_file"]).relative_to("/etc/alertmanager")
         assert address.read_text().strip() == f"http://alert-receiver:8080/{receiver['name']}"
+
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+CONFIGURATION: dict[str, Any] = yaml.safe_load((FOLDER / "prometheus" / "prometheus.yml").read_text())
+
+
+def seconds(duration: str) -> int:
+    """Return a duration of Prometheus in seconds."""
+    assert re.fullmatch(r"(\d+[smhd])+", duration), duration
+    return sum(int(number) * UNITS[unit] for number, unit in re.findall(r"(\d+)([smhd])", duration))
+
+
+def test_the_shortest_range_of_a_query_holds_four_samples() -> None:
+    """Two are the least that a rate needs, and a scrape may be late or fail."""
+    files = [*RULES.glob("*.yml"), *(one.folder / "monitoring" / "rules.yml" for one in services() if not one.default)]
+    ranges = [seconds(one) for file in files for one in re.findall(r"\[(\w+)[\]:]", file.read_text())]
+    assert ranges
+    assert min(ranges) >= 4 * seconds(CONFIGURATION["global"]["scrape_interval"])
+
+
+def test_rules_are_evaluated_within_the_shortest_condition_of_an_alert() -> None:
+    conditions = [seconds(alert["for"]) for alert in ALERTS if "for" in alert]
+    assert min(conditions) >= 4 * seconds(CONFIGURATION["global"]["evaluation_interval"])
+
+
+def test_prometheus_reads_every_rule_file_and_scrapes_what_compose_runs() -> None:
+    assert CONFIGURATION["rule_files"] == ["rules/*.yml", "/etc/services/*.rules.yml"]
+    composed = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"].keys() | {"localhost"}
+    jobs = yaml.safe_load((FOLDER / "prometheus" / "scrape.yml").read_text())["scrape_configs"]
+    targets = [target for job in jobs for one in job["static_configs"] for target in one["targets"]]
+    assert {job["job_name"] for job in jobs} == {"task-api", "prometheus", "alertmanager"}
+    assert {target.partition(":")[0] for target in targets} <= composed
+    to = [
+        target for one in CONFIGURATION["alerting"]["alertmanagers"] for target in one["static_configs"][0]["targets"]
+    ]
+    assert to == ["alertmanager:9093"]
+
+
+@pytest.mark.parametrize("service", services(), ids=lambda one: one.name)
+def test_a_cluster_scrapes_the_pods_of_every_service_by_their_named_port(service: Service) -> None:
+    folder = FOLDER / "prometheus" if service.default else service.folder / "monitoring"
+    jobs = yaml.safe_load((folder / "scrape.kubernetes.yml").read_text())["scrape_configs"]
+    (job,) = [one for one in jobs if one["job_name"] == service.name]
+    assert [one["role"] for one in job["kubernetes_sd_configs"]] == ["pod"]
+    kept = [rule["regex"] for rule in job["relabel_configs"] if rule.get("action") == "keep"]
+    assert kept == [f"{service.name};http"]
+    (deployment,) = yaml.safe_load_all((service.manifests / "base" / "deployment.yaml").read_text())
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert "http" in {port["name"] for port in container["ports"]}
+
+
+def test_a_page_leaves_within_a_minute_comes_again_and_is_never_silenced_by_another_alert() -> None:
+    configuration = yaml.safe_load(ALERTMANAGER.read_text())
+    route = configuration["route"]
+    (page,) = [{**route, **one} for one in route["routes"] if one["receiver"] == "page"]
+    assert page["matchers"] == ["severity = page"]
+    assert seconds(page["group_wait"]) <= 60
+    assert seconds(page["group_interval"]) <= 300
+    assert seconds(page["repeat_interval"]) <= 4 * 3600
+    assert not configuration.keys() & {"mute_time_intervals", "time_intervals"}
+    for rule in configuration["inhibit_rules"]:
+        assert "severity = ticket" in rule["target_matchers"]
+        assert rule["equal"]

@@ -1,5 +1,6 @@
 """Planted defects for the sast stage."""
 
+import json
 import subprocess
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -259,6 +260,11 @@ def eslint_twice(folder: Path) -> Scan:
     return sast.eslint(folder, [plant(folder, "twice.js", page)])
 
 
+@canary("sast/eslint", "markup made of what somebody typed", rule="no-restricted-properties", path="list.js")
+def typed_markup(folder: Path) -> Scan:
+    return sast.eslint(folder, [plant(folder, "list.js", "export const show = (e, t) => { e.outerHTML = t; };\n")])
+
+
 @canary("sast/eslint", "a name that nothing declares", rule="no-undef", path="script.mjs")
 def eslint_undeclared(folder: Path) -> Scan:
     plant(folder, "script.mjs", "export const shown = () => fnud;\n")
@@ -362,6 +368,26 @@ def excuse_excluded(folder: Path) -> Scan:
     return excused(folder, "pyproject.toml", '[tool.ruff]\nextend-exclude = ["services"]\n')
 
 
+@canary("sast/excuses", "a failure that is caught by the test itself", rule="new-excuse", path="test_a.py")
+def excuse_caught(folder: Path) -> Scan:
+    return excused(folder, "test_a.py", "def test_a():\n    with suppress(AssertionError):\n        assert a == b\n")
+
+
+@canary("sast/excuses", "a hook that turns failures into passes", rule="new-excuse", path="conftest.py")
+def excuse_hook(folder: Path) -> Scan:
+    return excused(folder, "conftest.py", "def pytest_runtest_" + "makereport():\n    return passed\n")
+
+
+@canary("sast/excuses", "rules of its own in one folder", rule="changed-configuration", path="a/pyproject.toml")
+def excuse_nested(folder: Path) -> Scan:
+    return excused(folder, "a/pyproject.toml", '[tool.ruff.lint]\nignore = ["ALL"]\n')
+
+
+@canary("sast/excuses", "a severity that no longer fails", rule="changed-configuration", path="tooling/sast.py")
+def excuse_setting(folder: Path) -> Scan:
+    return excused(folder, "tooling/sast.py", "Finding(blocks=severity >= Severity.HIGH)\n")
+
+
 @canary(
     "sast/excuses", "a configuration that gitleaks did not have", rule="changed-configuration", path=".gitleaks.toml"
 )
@@ -463,6 +489,39 @@ def lock_missing(folder: Path) -> Scan:
 def lock_orphan(folder: Path) -> Scan:
     plant(folder, "requirements/c.txt", LOCKED)
     return locked(folder, LOCKED)
+
+
+NPM = "requirements/node/package-lock.json"
+
+
+def locked_by_npm(folder: Path, **package: str) -> Scan:
+    """Scan a project whose one package of npm has these fields in its lock."""
+    plant(folder, "requirements/node/package.json", '{"dependencies": {"eslint": "10.0.0"}}')
+    plant(folder, NPM, json.dumps({"packages": {"": {}, "node_modules/eslint": package}}))
+    return locked(folder, LOCKED)
+
+
+INTEGRITY = f"sha512-{'A' * 86}=="
+
+
+@canary("sast/locks", "a package of npm without a hash", rule="unhashed", path=NPM)
+def npm_unhashed(folder: Path) -> Scan:
+    return locked_by_npm(folder, version="10.0.0")
+
+
+@canary("sast/locks", "a package of npm with a weak hash", rule="unhashed", path=NPM)
+def npm_weak(folder: Path) -> Scan:
+    return locked_by_npm(folder, version="10.0.0", integrity=f"sha1-{'A' * 27}=")
+
+
+@canary("sast/locks", "a package of npm from a stranger's server", rule="unhashed", path=NPM)
+def npm_elsewhere(folder: Path) -> Scan:
+    return locked_by_npm(folder, version="10.0.0", integrity=INTEGRITY, resolved="http://npm.example.org/eslint.tgz")
+
+
+@canary("sast/locks", "a package of npm in another version than package.json has", rule="unlocked", path=NPM)
+def npm_older(folder: Path) -> Scan:
+    return locked_by_npm(folder, version="9.0.0", integrity=INTEGRITY)
 
 
 @canary("sast/locks", "an image of unhashed packages", rule="unhashed-install", path="Dockerfile")

@@ -144,6 +144,12 @@ def test_a_gate_with_fewer_canaries_than_the_baseline_is_named() -> None:
         ("collect_ignore = ['test_a.py']", "deselected"),
         ("# zizmor: ignore[unpinned-uses]", "zizmor"),
         ("TOKEN = 'a'  # gitleaks:allow", "gitleaks"),
+        ("def pytest_runtest_" + "makereport(item, call):", "outcome"),
+        ("def pytest_report_" + "teststatus(report):", "outcome"),
+        ("@pytest.mark.filter" + "warnings('ignore')", "warnings"),
+        ("warnings.simple" + 'filter("ignore")', "warnings"),
+        ("@settings(max_" + "examples=1)", "few examples"),
+        ("@settings(phases" + "=[])", "few examples"),
     ],
 )
 def test_each_kind_of_excuse_is_seen(line: str, kind: str) -> None:
@@ -161,12 +167,53 @@ def test_each_kind_of_excuse_is_seen(line: str, kind: str) -> None:
         ("run()", False),
         ("assert True", False),
         ("assert 'a comment'", False),
+        ("assert 1 + 1 == 2", False),
+        ("assert run() or True", False),
+        ("with suppress(AssertionError):\n        assert a", False),
+        ("with contextlib.suppress(ValueError, Exception):\n        helper()", False),
+        ("with suppress(ValueError):\n        assert a", True),
+        ("try:\n        assert a\n    except AssertionError:\n        print(a)", False),
+        ("try:\n        helper()\n    except Exception as error:\n        print(error)", False),
+        ("try:\n        assert a\n    except:\n        pass", False),
+        ("try:\n        assert a\n    except AssertionError:\n        raise", True),
+        ("try:\n        run()\n    except Exception as error:\n        assert a", True),
+        ("try:\n        assert a\n    finally:\n        run()", True),
         ("pass", False),
     ],
 )
 def test_a_test_asserts_by_itself_or_by_a_function_of_its_file(body: str, *, asserts: bool) -> None:
     text = f"def lower():\n    assert b\n\n\ndef helper():\n    lower()\n\n\ndef test_a():\n    {body}\n"
     assert bool(list(excuses.unasserted(text, "test_a.py"))) is not asserts
+
+
+@pytest.mark.parametrize(
+    ("weaker", "held"),
+    [
+        ("MOST = 200", True),
+        ('run("--skip=B1,B2")', True),
+        ("Finding(blocks=severity >= HIGH)", True),
+        ("def other(): pass", False),
+        ("# a remark", False),
+    ],
+)
+def test_a_setting_in_a_gates_own_code_is_held(weaker: str, *, held: bool) -> None:
+    text = 'MOST = 100\nrun("--skip=B1")\nFinding(blocks=severity >= LOW)\n'
+    before = excuses.settings_in(text, "gate.py")
+    name = weaker.partition(" ")[0].partition("(")[0]
+    lines = [weaker if line.startswith(name) else line for line in text.splitlines()]
+    after = excuses.settings_in("\n".join([*lines, *[weaker] * (weaker not in lines)]), "gate.py")
+    assert (after != before) is held
+
+
+def test_the_settings_of_the_gates_are_in_the_baseline() -> None:
+    held = {name.partition(" ")[0] for name in baseline.read().configuration if name.endswith("[settings]")}
+    assert held >= {"tooling/sast.py", "tooling/check.py", "tooling/images/build.py", "tooling/dast/headers.py"}
+
+
+def test_the_settings_of_a_nested_project_are_held_for_the_linter_reads_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "pyproject.toml").write_text('[tool.ruff.lint]\nignore = ["ALL"]\n')
+    assert list(excuses.configuration(tmp_path, ["a/b/pyproject.toml"])) == ["a/b/pyproject.toml [tool.ruff]"]
 
 
 def checkout(folder: Path, *versions: Baseline) -> Path:

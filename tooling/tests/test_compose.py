@@ -44,6 +44,55 @@ def test_no_secret_stands_in_the_file(name: str) -> None:
     assert not [setting for setting in settings if re.search("PASSWORD|SECRET|KEY|TOKEN|DATABASE_URL", setting)]
 
 
+KEYS = {
+    "cap_add",
+    "cap_drop",
+    "command",
+    "depends_on",
+    "entrypoint",
+    "env_file",
+    "environment",
+    "healthcheck",
+    "image",
+    "logging",
+    "ports",
+    "profiles",
+    "read_only",
+    "restart",
+    "security_opt",
+    "shm_size",
+    "stop_grace_period",
+    "stop_signal",
+    "tmpfs",
+    "volumes",
+}
+"""What a service may have: nothing by which a container gets rights of the machine."""
+
+
+def every(key: str) -> list[tuple[str, Any]]:
+    """Return what any file has under a key of a service, with the service's name."""
+    return [(name, service[key]) for document in DOCUMENTS for name, service in document.items() if key in service]
+
+
+def test_no_container_shares_anything_of_the_machine_but_files_of_monitoring_to_read() -> None:
+    assert {key for document in DOCUMENTS for service in document.values() for key in service} <= KEYS
+    mounts = [mount for _, mounted in every("volumes") for mount in mounted]
+    shared = [mount for mount in mounts if not re.fullmatch(r"[a-z]+:/[\w/]+", mount)]
+    assert shared
+    assert [
+        one for one in shared if not re.fullmatch(r"\./(services/\w+/)?monitoring/[\w./-]+:/[\w./-]+:ro", one)
+    ] == []
+
+
+def test_the_service_has_accounts_and_grafana_has_no_guests() -> None:
+    assert SERVICES["task-api"]["environment"]["AUTH"] == "on"
+    assert not [settings for _, settings in every("environment") if settings.get("AUTH", "on") != "on"]
+    opened = {"GF_AUTH_ANONYMOUS_ENABLED", "GF_AUTH_PROXY_ENABLED", "GF_AUTH_DISABLE_LOGIN_FORM"}
+    assert not opened & SERVICES["grafana"]["environment"].keys()
+    assert SERVICES["grafana"]["environment"]["GF_USERS_ALLOW_SIGN_UP"] == "false"
+    assert not [one for _, settings in every("environment") for one in settings if "HOST_AUTH_METHOD" in one]
+
+
 def test_only_what_a_person_may_leave_out_has_a_profile() -> None:
     assert {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service} == OPTIONAL
 

@@ -53,7 +53,7 @@ def pip(dev: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Pip:
 
 def test_an_environment_is_made_once(dev: ModuleType, pip: Pip) -> None:
     dev.prepare()
-    assert pip.commands[0][-1] == str(dev.LOCK)
+    assert pip.commands[0][-3:] == ["--require-hashes", "-r", str(dev.LOCK)]
     made = len(pip.commands)
     dev.prepare()
     assert len(pip.commands) == made

@@ -88,6 +88,22 @@ CONDITIONS = {
     "./dev deploy --overlay": {"inputs.overlay != 'kind'", "inputs.overlay == 'kind'"},
 }
 """The conditions that a job, an action or a command may have."""
+CONCURRENCY: dict[str, Document] = {
+    "pipeline": {
+        "group": "pipeline-${{ github.ref }}",
+        "cancel-in-progress": "${{ github.event_name == 'pull_request' }}",
+    },
+    "release": {"group": "release-${{ github.ref }}"},
+    "proofs": {"group": "proofs"},
+    "deploy": {"group": "deploy"},
+}
+"""What never runs twice at once; only a request's run may be broken off, a release and a deployment never."""
+MACHINES = {"ubuntu-24.04", "${{ matrix.machine }}"}
+"""Machines that GitHub makes anew for each job: nothing of another run is left on them."""
+PROTECTED = {"publish": "publish", "deploy": "production"}
+"""The jobs that an environment protects: its branches, its reviewers, its secrets."""
+READ = {"publish": {"build", "image"}, "notify": set(ORDER) - {"notify"}, "release": {"build", "publish"}}
+"""The reports of others that a job downloads."""
 ON_PUSH = "${{ github.event_name == 'push' && vars.REQUIRED_GATES || '' }}"
 ENVIRONMENT = {
     "CLUSTER": "${{ vars.CLUSTER }}",
@@ -162,7 +178,7 @@ def workflow_files() -> list[Path]:
 
 def drift(workflows: Workflows) -> list[str]:
     """Return everything in which the workflows differ from what a laptop runs, or trust what they should not."""
-    checks = (allowed_drift, stage_drift, step_drift, rights_drift, trust_drift, deploy_drift, proofs_drift)
+    checks = (allowed_drift, job_drift, stage_drift, step_drift, rights_drift, trust_drift, deploy_drift, proofs_drift)
     return [line for check in checks for line in check(workflows)]
 
 
@@ -176,6 +192,8 @@ def allowed_drift(workflows: Workflows) -> Iterator[str]:
         starts = document[True] | inputs
         if starts != TRIGGERS.get(name):
             yield f"{name}: it starts by {starts}, allowed is {TRIGGERS.get(name)}"
+        if document.get("concurrency") != CONCURRENCY.get(name):
+            yield f"{name}: its concurrency is {document.get('concurrency')}, allowed is {CONCURRENCY.get(name)}"
         for job_name, job in document["jobs"].items():
             yield from keys_drift("job" if "steps" in job else "called", job_name, job)
             yield from keys_drift("strategy", job_name, job.get("strategy", {}))
@@ -189,6 +207,22 @@ def allowed_drift(workflows: Workflows) -> Iterator[str]:
         yield from keys_drift("step", name, step)
         if name == "actions/checkout":
             yield from keys_drift("checkout", name, step["with"])
+
+
+def job_drift(workflows: Workflows) -> Iterator[str]:
+    """Where a job runs, what protects it, and whose reports it reads."""
+    for name, job in ((name, job) for document in workflows.workflows.values() for name, job in jobs(document).items()):
+        if job["runs-on"] not in MACHINES:
+            yield f"job {name}: it runs on {job['runs-on']}, where another run may have left something"
+        if job.get("environment") != PROTECTED.get(name):
+            yield f"job {name}: its environment is {job.get('environment')}, not {PROTECTED.get(name)}"
+        patterns = [
+            set(re.findall(r"\w+", step["with"]["pattern"]))
+            for step in job["steps"]
+            if step.get("uses", "").startswith("actions/download-artifact@")
+        ]
+        if patterns != [READ[one] for one in (name,) if one in READ]:
+            yield f"job {name}: it downloads {patterns}, not {READ.get(name)}"
 
 
 def keys_drift(kind: str, name: str, mapping: Document) -> Iterator[str]:
@@ -219,6 +253,56 @@ STAGE_COMMANDS = {
     "publish": ["session.run('python', '-m', 'tooling.images.push')"],
     "notify": ["session.run('python', '-m', 'tooling.notify')"],
 }
+PROOF_COMMANDS = {
+    "browser": [
+        "tests = [str(one.folder / 'browser') for one in project.services() if (one.folder / 'browser').exists()]",
+        "session.run('pytest', '-m', 'browser', *tests, *session.posargs)",
+        (
+            "if not session.posargs:\n"
+            "    session.run('python', '-m', f'services.{project.service().package}.browser.canaries')"
+        ),
+    ],
+    "canaries": ["session.run('python', '-m', 'tooling.canaries', *session.posargs)"],
+    "containers": ["session.run('pytest', '-m', 'docker', 'tests/containers', 'tooling/tests', *session.posargs)"],
+    "manifests": ["session.run('pytest', 'k8s/tests', *session.posargs)"],
+    "monitoring": [
+        "session.run('python', '-m', 'monitoring.dashboards', '--check')",
+        "session.run('pytest', '-m', 'not docker', 'monitoring', *session.posargs)",
+    ],
+    "drills": ["session.run('python', '-m', 'monitoring.drills', *session.posargs)"],
+    "loadtest": [
+        "gate = ['--headless', '--rate=60', '--run-time=35s', '--attempts=3']",
+        "session.run('python', '-m', 'loadtests', *(session.posargs or gate))",
+    ],
+    "load_canaries": [
+        "session.run('python', '-m', 'loadtests.canaries')",
+        "session.run('python', '-m', 'loadtests.slow_clients', success_codes=[0, 2])",
+        "session.run('pytest', '-m', 'load', 'loadtests', 'packages', *session.posargs)",
+    ],
+    "fuzz": ["session.run('python', '-m', 'tooling.dast.fuzz', *session.posargs)"],
+    "e2e": ["session.run('python', '-m', 'e2e', *session.posargs)"],
+    "rehearse": ["session.run('python', '-m', 'tooling.rehearsal', *session.posargs)"],
+    "new_service_proof": ["session.run('python', '-m', 'e2e.new_service', *session.posargs)"],
+    "packages": ["session.run('pytest', '-m', 'index', 'packages', *session.posargs)"],
+    "previous_version": [
+        "session.run('python', '-m', 'tooling.canaries', 'previous_version')",
+        "session.run('python', '-m', 'tooling.previous_version')",
+    ],
+    "sync": ["session.run('pytest', '-m', 'sync', 'services', *session.posargs)"],
+    "third_party": ["session.run('python', '-m', 'tooling.images.third_party', 'scan')"],
+}
+OTHER_COMMANDS = {
+    "install": [
+        "session.install('--require-hashes', '-r', f'requirements/{group}.txt')",
+        (
+            "if service:\n    session.install('--no-deps', '--no-build-isolation',"
+            " *(f'--editable={one}' for one in project.distributions()))"
+        ),
+    ],
+    "programs": ["session.run('python', '-m', 'tooling.tools', *names)"],
+    "verify": ["session.run('python', '-m', 'tooling.images.provenance', *session.posargs)"],
+}
+SESSION_COMMANDS = {**STAGE_COMMANDS, **PROOF_COMMANDS, **OTHER_COMMANDS}
 EXCUSED_CODES = {"load_canaries: success_codes=[0, 2]"}
 """The keyword arguments of commands in the noxfile: what may end with another code than 0."""
 
@@ -228,11 +312,12 @@ def session_drift(source: str) -> Iterator[str]:
     for function in ast.parse(source).body:
         if not isinstance(function, ast.FunctionDef):
             continue
-        if "stage" in {ast.unparse(one) for one in function.decorator_list}:
+        allowed = SESSION_COMMANDS.get(function.name)
+        if allowed or "stage" in {ast.unparse(one) for one in function.decorator_list}:
             lines = [ast.unparse(one) for one in function.body[1:]]
             lines = [line for line in lines if not line.startswith(("install(", "programs("))]
-            if lines != [ast.unparse(ast.parse(line)) for line in STAGE_COMMANDS[function.name]]:
-                yield f"session {function.name}: it runs {lines}, allowed is {STAGE_COMMANDS[function.name]}"
+            if lines != [ast.unparse(ast.parse(line)) for line in allowed or ()]:
+                yield f"session {function.name}: it runs {lines}, allowed is {allowed}"
         for node in ast.walk(function):
             if isinstance(node, ast.Try | ast.With):
                 yield f"session {function.name}: line {node.lineno} may hide a failure"
@@ -260,12 +345,29 @@ SESSION_DRIFTS = {
         "    try:\n        a()\n    finally:\n        b()",
         "hide a failure",
     ),
+    "packages without hashes": ('"--require-hashes", "-r"', '"-r"', "session install: it runs"),
+    "a proof of a part": (
+        '"pytest", "k8s/tests", *',
+        '"pytest", "k8s/tests", "-k", "schemas", *',
+        "manifests: it runs",
+    ),
+    "canaries of one stage": (
+        '"tooling.canaries", *session.posargs',
+        '"tooling.canaries", "sast"',
+        "canaries: it runs",
+    ),
+    "a proof with other markers": ('"-m", "load", ', '"-m", "load and not slow", ', "load_canaries: it runs"),
+    "a verification of another image": ('provenance", *session.posargs', 'provenance", "--help"', "verify: it runs"),
     "an installation that may fail": (
         'requirements/{group}.txt")',
         'requirements/{group}.txt", success_codes=[0, 1])',
         "success_codes",
     ),
 }
+
+
+def test_the_commands_of_every_stage_and_every_proof_are_held() -> None:
+    assert (set(STAGE_COMMANDS), set(PROOF_COMMANDS)) == (set(STAGES), PROOFS)
 
 
 def test_the_sessions_run_what_they_are_named_for() -> None:
@@ -374,6 +476,10 @@ def deploy_drift(workflows: Workflows) -> Iterator[str]:
     runs = [step["run"] for step in steps(workflows.deploy) if "run" in step]
     if not runs[0].startswith("./dev verify "):
         yield "deploy: the image's provenance is not verified first"
+    first = next((one for one, step in enumerate(steps(workflows.deploy)) if "verify" in step.get("run", "")), 0)
+    before = {step.get("uses", "").partition("@")[0] for step in list(steps(workflows.deploy))[:first]}
+    if extra := before - {"actions/checkout", "./.github/actions/prepare", "docker/login-action"}:
+        yield f"deploy: {', '.join(sorted(extra))} comes before the image is verified"
     if set(workflows.deploy[True]) != {"workflow_dispatch"}:  # YAML 1.1 reads `on` as true
         yield "deploy: it starts by other than a hand"
     builders = workflows.deploy["jobs"]["deploy"].get("env", {}).get("PROVENANCE_BUILDERS", "")
@@ -394,6 +500,9 @@ def proofs_drift(workflows: Workflows) -> Iterator[str]:
     page = (ROOT / "docs" / "first-push.md").read_text()
     if unnamed := [name for name in sessions if f"`{name}`" not in page]:
         yield f"proofs: docs/first-push.md does not name {', '.join(unnamed)}"
+    proofs = workflows.workflows["proofs"]["jobs"]["cluster"]["strategy"]["matrix"]["proof"]
+    if set(proofs) != CLUSTER_PROOFS:
+        yield f"proofs: on clusters of their own run {sorted(proofs)}, not {sorted(CLUSTER_PROOFS)}"
     every = [name for name in workflows.workflows["proofs"]["jobs"] if name != "issue"]
     if workflows.workflows["proofs"]["jobs"]["issue"].get("needs") != every:
         yield "proofs: a failure is not reported"
@@ -418,6 +527,10 @@ PROOFS = {
     "sync",
     "third_party",
 }
+
+
+CLUSTER_PROOFS = {"archive", "cloud", "database", "page", "versions"}
+"""The proofs that take a cluster of their own."""
 
 
 def python_version() -> str:
@@ -461,6 +574,12 @@ def deployment(workflows: Workflows) -> list[Document]:
 
 def verification(workflows: Workflows) -> Document:
     return next(step for step in deployment(workflows) if step.get("run", "").startswith("./dev verify"))
+
+
+def downloads(job: Document) -> Document:
+    (step,) = (one for one in job["steps"] if one.get("uses", "").startswith("actions/download-artifact@"))
+    named: Document = step
+    return named
 
 
 def cache(workflows: Workflows) -> Document:
@@ -536,6 +655,35 @@ DRIFTS: dict[str, tuple[Callable[[Workflows], object], str]] = {
     "another shell in an action": (
         lambda w: w.report["runs"]["steps"][0].update(shell="true {0}"),
         "may not have shell",
+    ),
+    "a machine of one's own": (
+        lambda w: job(w, "sast").update({"runs-on": "self-hosted"}),
+        "another run may have left",
+    ),
+    "a deployment that nobody approves": (lambda w: w.deploy["jobs"]["deploy"].pop("environment"), "not production"),
+    "a deployment that is broken off": (
+        lambda w: w.deploy["concurrency"].update({"cancel-in-progress": True}),
+        "deploy: its concurrency",
+    ),
+    "a release that is broken off": (
+        lambda w: w.workflows["release"].update(concurrency={"group": "release", "cancel-in-progress": True}),
+        "release: its concurrency",
+    ),
+    "runs of all branches in one group": (
+        lambda w: w.pipeline["concurrency"].update(group="pipeline"),
+        "pipeline: its concurrency",
+    ),
+    "a summary that leaves a stage out": (
+        lambda w: downloads(job(w, "notify"))["with"].update(pattern="{test,sast,build,publish}*"),
+        "job notify: it downloads",
+    ),
+    "credentials before the verification": (
+        lambda w: deployment(w).append(deployment(w).pop(deployment(w).index(verification(w)))),
+        "before the image is verified",
+    ),
+    "a proof less on clusters": (
+        lambda w: w.workflows["proofs"]["jobs"]["cluster"]["strategy"]["matrix"]["proof"].remove("versions"),
+        "on clusters of their own",
     ),
     "rights in another workflow": (lambda w: w.workflows["release"].pop("concurrency"), "get in each other's way"),
     "a deployment by itself": (lambda w: w.deploy[True].update(push=None), "other than a hand"),

@@ -1,5 +1,6 @@
 """Manifests agree with a service's record, also those that the template makes."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,3 +75,70 @@ def test_the_image_holds_the_service_and_its_lock_alone(service: Service) -> Non
     assert f"!{service.path}/src\n" in seen
     assert f"COPY {service.path}/src " in service.dockerfile.read_text()
     assert f'"-m", "{service.package}"' in service.dockerfile.read_text()
+
+
+BASE = r"gcr\.io/distroless/python3-debian13:nonroot|python:3\.\d+-slim-trixie"
+LABELS = {"title", "description", "licenses", "version", "revision", "created"}
+SEEN = r"requirements/wheel\.txt|packages/\w+/(?:pyproject\.toml|src)|{}/(?:requirements\.txt|pyproject\.toml|src)"
+
+
+def faults(dockerfile: str) -> Iterator[str]:
+    """Yield what a service's Dockerfile must not do, or must do and does not."""
+    text = re.sub(r"\\\n", " ", re.sub(r"^\s*#.*\n", "", dockerfile, flags=re.MULTILINE))
+    steps = [line.partition(" ") for line in text.splitlines() if line.strip()]
+    stages = [arguments.split() for step, _, arguments in steps if step == "FROM"]
+    names = {stage[2] for stage in stages if len(stage) > 1}
+    yield from (f"base {base}" for base, *_ in stages if base not in names and not re.fullmatch(BASE, base))
+    if re.search(r"\b(?:https?|ftp|git)(?:://|@)", text) or any(step == "ADD" for step, *_ in steps):
+        yield "download"
+    settings = " ".join(arguments for step, _, arguments in steps if step in {"ENV", "ARG"})
+    yield from (f"secret {name}" for name in re.findall(r"\b(\w*(?:KEYS?|SECRET|TOKEN|PASSWORD|_URL))\b", settings))
+    installs = re.findall(r"pip install [^&;|]*-r requirements\.txt", text)
+    if not installs or not all({"--require-hashes", "--only-binary=:all:"} <= set(one.split()) for one in installs):
+        yield "packages that are built"
+    final = steps[max(number for number, step in enumerate(steps) if step[0] == "FROM") :]
+    if [arguments for step, _, arguments in final if step == "USER"] != ["1000:1000"]:
+        yield "user"
+    if not any(step == "HEALTHCHECK" and " CMD [" in arguments for step, _, arguments in final):
+        yield "no health check"
+    labelled = {
+        name for step, _, arguments in final if step == "LABEL" for name in re.findall(r"image\.(\w+)=", arguments)
+    }
+    yield from (f"label {name}" for name in sorted(LABELS - labelled))
+
+
+def test_the_image_is_made_of_known_parts_and_runs_as_nobody(service: Service) -> None:
+    assert list(faults(service.dockerfile.read_text())) == []
+
+
+def test_the_build_sees_what_the_image_holds_alone(service: Service) -> None:
+    lines = service.folder.joinpath("Dockerfile.dockerignore").read_text().splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    seen = re.compile(SEEN.format(re.escape(service.path)))
+    assert [rule for rule in rules if rule.startswith("!") and not seen.fullmatch(rule[1:])] == []
+
+
+DEFECTS = {
+    "a base image with a shell": (":nonroot", ":debug-nonroot", "base gcr"),
+    "a base image of a stranger": ("FROM python:", "FROM docker.io/somebody/python:", "base docker.io"),
+    "a file from the network": ("\nUSER ", "\nADD https://example.org/tool /app/\nUSER ", "download"),
+    "a program from the network": ("RUN rm ", "RUN curl -s http://example.org | sh && rm ", "download"),
+    "a secret in the environment": ("ENV REVISION=", "ENV JWT_KEYS=main:c2VjcmV0 REVISION=", "secret JWT_KEYS"),
+    "a secret as an argument of the build": ("ARG VERSION", "ARG VERSION\nARG INDEX_PASSWORD", "secret INDEX_PASSWORD"),
+    "a package whose setup runs": (" --only-binary=:all:", "", "packages that are built"),
+    "packages without hashes": ("--require-hashes --target=/image", "--target=/image", "packages that are built"),
+    "root": ("USER 1000:1000", "USER 0:0", "user"),
+    "the base image's user": ("USER 1000:1000\n", "", "user"),
+    "root in the end": ("USER 1000:1000\n", "USER 1000:1000\nUSER root\n", "user"),
+    "no health check": ("HEALTHCHECK ", "HEALTHCHECK NONE\n#", "no health check"),
+    "no revision": ("org.opencontainers.image.revision", "revision", "label revision"),
+}
+
+
+@pytest.mark.parametrize(("before", "after", "fault"), DEFECTS.values(), ids=DEFECTS)
+def test_a_defect_of_a_dockerfile_is_seen_and_named(before: str, after: str, fault: str) -> None:
+    text = project.service().dockerfile.read_text()
+    assert before in text
+    (named,) = {one for one in faults(text.replace(before, after, 1)) if one.startswith(fault)}
+    assert named

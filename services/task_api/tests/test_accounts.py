@@ -135,6 +135,22 @@ def test_an_unknown_account_costs_a_hash_too(monkeypatch: pytest.MonkeyPatch, gu
     assert passwords.verify(None, "no account has this password") is False
 
 
+def test_a_login_checks_one_hash_of_today_whether_the_account_exists_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = passwords.digest(PASSWORD)
+    checked: list[str] = []
+    check = PasswordHasher.verify
+
+    def verify(self: PasswordHasher, kept: str, password: str) -> bool:
+        checked.append(kept)
+        return check(self, kept, password)
+
+    monkeypatch.setattr(PasswordHasher, "verify", verify)
+    assert passwords.verify(known, PASSWORD)
+    assert not passwords.verify(None, PASSWORD)
+    assert [passwords.outdated(one) for one in checked] == [False, False]
+    assert checked[0] == known
+
+
 LIMITED = {"auth": "on", "jwt_keys": (KEY,), "login_limit": Rate(2, 86400)}
 
 
@@ -166,6 +182,21 @@ def test_a_stranger_who_guesses_does_not_lock_the_owner_out(serve: Serve) -> Non
     assert client.post("/auth/login", json=CREDENTIALS, **from_address("192.0.2.2")).status_code == 200
 
 
+def test_who_names_other_addresses_is_counted_by_the_one_of_the_connection(serve: Serve) -> None:
+    client = serve(**LIMITED)
+    client.post("/auth/register", json=CREDENTIALS)
+    named = [
+        {"X-Forwarded-For": "198.51.100.1"},
+        {"X-Real-IP": "198.51.100.2"},
+        {"Forwarded": "for=198.51.100.3"},
+        {"CF-Connecting-IP": "198.51.100.4"},
+        {"True-Client-IP": "198.51.100.5"},
+    ]
+    wrong = {**CREDENTIALS, "password": "x"}
+    statuses = [client.post("/auth/login", json=wrong, headers=headers).status_code for headers in named]
+    assert statuses == [401, 401, 429, 429, 429]
+
+
 def test_guesses_from_many_networks_lock_the_account_but_not_a_device_that_was_logged_in(serve: Serve) -> None:
     client = serve(**LIMITED)
     tokens = sign_up(client)
@@ -186,9 +217,15 @@ def test_a_device_that_is_known_has_a_limit_of_its_own(serve: Serve) -> None:
 
 def test_a_device_token_of_another_account_or_a_forged_one_is_a_strangers(serve: Serve) -> None:
     client = serve(**LIMITED)
-    sign_up(client)
+    own = sign_up(client)
     other = log_in_tokens(client, "bob@example.org")
-    for number, token in enumerate((other["device_token"], other["access_token"], "x")):
+    device = str(own["device_token"])
+    claims = jwt.decode(device, options={"verify_signature": False})
+    header = jwt.get_unverified_header(device)
+    forged = jwt.encode(claims, "k" * 32, algorithm="HS256", headers=header)
+    unsigned = jwt.encode(claims, "", algorithm="none", headers={**header, "alg": "none"})
+    strangers = (other["device_token"], other["access_token"], forged, unsigned, "x")
+    for number, token in enumerate(strangers):
         address = f"192.0.2.{number}"
         guesses = [fail_to_log_in(client, CREDENTIALS["email"], address, device_token=token) for _ in range(3)]
         assert guesses == [401, 401, 429]

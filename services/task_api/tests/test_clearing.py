@@ -22,6 +22,24 @@ DAY = timedelta(days=1)
 MINUTE = timedelta(minutes=1)
 
 
+KEPT = {
+    "idempotency_keys": DAY,
+    "rate_windows": DAY,
+    "refresh_tokens": timedelta(),
+    "sessions": timedelta(),
+    "mail_tokens": timedelta(),
+    "personal_tokens": 30 * DAY,
+    "audit_log": 365 * DAY,
+    "deleted_tasks": 30 * DAY,
+    "task_changes": 31 * DAY,
+}
+"""How long rows are kept that have ended, as documentation promises it: less loses what people rely on."""
+
+
+def test_rows_are_kept_as_long_as_is_promised() -> None:
+    assert {each.table.name: each.kept for each in EXPIRING} == KEPT
+
+
 def rows(now: datetime, ago: timedelta) -> list[tuple[Any, dict[str, Any]]]:
     """A row for each table, whose column by which it expires is so long ago."""
     at = now - ago

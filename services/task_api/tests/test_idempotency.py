@@ -61,8 +61,10 @@ def test_the_key_with_another_body_or_path_is_422(client: Client) -> None:
 
 def test_a_key_is_of_one_account(guarded: Client) -> None:
     ada, bob = log_in(guarded, "ada@example.org"), log_in(guarded, "bob@example.org")
-    assert post(guarded, "k", "a", **ada)[0] == 201
-    assert post(guarded, "k", "b", **bob)[0] == 201
+    first, other = post(guarded, "k", "a", **ada), post(guarded, "k", "b", **bob)
+    assert (first[0], other[0]) == (201, 201)
+    assert post(guarded, "k", "a", **ada) == first
+    assert post(guarded, "k", "b", **bob) == other
 
 
 def test_a_request_that_was_refused_leaves_its_key_free(client: Client) -> None:

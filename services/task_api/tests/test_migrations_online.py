@@ -5,13 +5,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError
 
 from task_api.config import Settings
 from task_api.store.migrations import migrate
@@ -29,6 +30,9 @@ TASTE = (
     "require-statement-timeout",
 )
 DEFINITION = re.compile(r"\s*(?:CREATE|ALTER|DROP|TRUNCATE|COMMENT|REINDEX)\b", re.IGNORECASE)
+ROWS = re.compile(
+    r"\s*(?:WITH\b.*?)?(INSERT INTO|UPDATE|DELETE FROM|TRUNCATE(?: TABLE)?)\s+(\w+)", re.IGNORECASE | re.DOTALL
+)
 REMEDY = "expand first: add what is new beside what is there, and take the old away when no version uses it"
 
 
@@ -125,3 +129,58 @@ def test_a_migration_that_the_version_before_cannot_live_with_is_reported(
 ) -> None:
     (tmp_path / f"0-{kind}.sql").write_text(f"{statement};\n")
     assert judged(tmp_path) == {f"0-{kind}.sql": {rule}}
+
+
+KNOWN = {
+    "0002": {("INSERT INTO", "accounts"), ("INSERT INTO", "_alembic_tmp_tasks")},  # the account of AUTH=off
+    "0003": {("INSERT INTO", "_alembic_tmp_tasks")},  # SQLite's way to change a table
+    "0004": {("INSERT INTO", "tasks_search")},  # the index of what is there
+    "0008": {("INSERT INTO", "account_usage")},  # counts what is there
+    "0010": {("INSERT INTO", "change_feed")},  # one row
+}
+"""What changes rows in a migration, and loses nothing that anybody has stored."""
+
+
+@contextmanager
+def changed_rows(changes: list[tuple[str, str]]) -> Iterator[None]:
+    """Collect what changes rows: the statement's first words and its table, but for Alembic's own."""
+
+    def execute(_connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        if (change := ROWS.match(statement)) and change[2] != "alembic_version":
+            changes.append((change[1].upper(), change[2]))
+
+    event.listen(Engine, "before_cursor_execute", execute)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", execute)
+
+
+def test_a_migration_changes_only_the_rows_that_it_is_known_to_change(empty_settings: Settings) -> None:
+    """A statement over a whole table locks its rows, and may lose what people have stored: it needs a reason here."""
+    database = Database(empty_settings)
+    changed: dict[str, list[tuple[str, str]]] = {}
+    for revision in REVISIONS:
+        with changed_rows(changed.setdefault(revision, [])):
+            migrate(database, revision)
+    database.engine.dispose()
+    unknown = {revision: set(changes) - KNOWN.get(revision, set()) for revision, changes in changed.items()}
+    assert {revision: changes for revision, changes in unknown.items() if changes} == {}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE tasks SET priority = 1",
+        "DELETE FROM deleted_tasks",
+        "TRUNCATE task_changes",
+        "WITH old AS (SELECT id FROM tasks) DELETE FROM tasks USING old WHERE tasks.id = old.id",
+    ],
+)
+def test_a_statement_that_changes_rows_is_seen(empty_settings: Settings, statement: str) -> None:
+    database = Database(empty_settings)
+    seen: list[tuple[str, str]] = []
+    with changed_rows(seen), suppress(DBAPIError), database.engine.connect() as connection:
+        connection.exec_driver_sql(statement)
+    database.engine.dispose()
+    assert len(seen) == 1
