@@ -99,9 +99,10 @@ _FLOOR = (
     .limit(1)
 )
 _FLOOR_OF_OWNER = _FLOOR.where(change_floors.c.owner_id == bindparam("owner"))
+_IS_CHANGE = _changes.kind != literal_column("'reminder'")
 _HISTORY = (
     select(_changes.version, _changes.kind, _changes.changed_at, _changes.actor_id, _changes.fields)
-    .where(_changes.task_id == bindparam("task_id"))
+    .where(_changes.task_id == bindparam("task_id"), _IS_CHANGE)
     .order_by(_changes.version.desc(), _changes.id.desc())
 )
 _GENERATION_ALONE = select(change_feed.c.generation)

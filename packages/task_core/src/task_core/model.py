@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from task_core.reminder import Reminders
+
 LARGEST_ID = 2**53 - 1  # every JSON parser reads it exactly (RFC 8259, section 6)
 
 Status = Literal["pending", "in_progress", "completed"]
@@ -28,6 +30,7 @@ class Task(Struct, frozen=True):
     labels: Annotated[list[str], Meta(description="in the order of their code points")]
     recurrence: str | None
     time_zone: str | None
+    reminders: Reminders
     created_at: datetime
     updated_at: datetime
     owner_id: Annotated[Id, Meta(description="the account that owns it; returned to administrators")] | UnsetType = (
