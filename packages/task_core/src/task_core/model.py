@@ -62,6 +62,23 @@ class CurrentTask(Task, frozen=True, kw_only=True):
     version: Version
 
 
+class Reminded(Struct, frozen=True):
+    """A reminder that went out, and what the task is now."""
+
+    kind: Literal["reminder"]
+    id: Id
+    version: Annotated[Version, Meta(description="the version that the task had when it went out")]
+    changed_at: Annotated[datetime, Meta(description="when it went out")]
+    task: CurrentTask | None
+    remind_at: Annotated[datetime, Meta(description="the moment that was set")]
+    late: Annotated[bool, Meta(description="whether it went out more than 60 seconds after its moment")]
+
+    @property
+    def moot(self) -> bool:
+        """Whether the task is completed or deleted by now."""
+        return self.task is None or self.task.status == "completed"
+
+
 class Change(Struct, frozen=True):
     """One change of a task, and what the task is now; applied in order, they lead to what the service has."""
 

@@ -1,7 +1,7 @@
 """When the owner of a task is reminded of it."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import msgspec
@@ -19,6 +19,9 @@ Before = Annotated[
 ]
 _SECONDS = {"W": 604_800, "D": 86_400, "H": 3_600, "M": 60, "S": 1}
 MOST_REMINDERS = 5
+
+LATE = timedelta(seconds=60)
+"""A reminder that goes out later than so long after its moment is marked as late. It goes out, however late."""
 
 
 def utc(moment: datetime) -> datetime:
