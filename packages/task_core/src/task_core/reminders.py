@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, fun
 from service_kit.telemetry.logs import log
 from task_core.database import Database
 from task_core.reminder import LATE
-from task_core.schema import Instant, accounts, task_changes, task_reminders, tasks
+from task_core.schema import Instant, accounts, reminder_mails, task_changes, task_reminders, tasks
 
 POLL_SECONDS = 1.0
 SAMPLE_SECONDS = 15.0
@@ -48,6 +48,8 @@ class Put(NamedTuple):
     remind_at: datetime
     put_out_at: datetime
     dropped: bool
+    reachable: bool
+    """Whether the owner's account has an address, which that of AUTH=off has not."""
 
     @property
     def late(self) -> bool:
@@ -60,8 +62,11 @@ def is_due(connection: Connection) -> bool:
     return bool(connection.scalar(select(exists().where(_pending.remind_at <= _NOW[connection.dialect.name]))))
 
 
-def put_out(connection: Connection, limit: int) -> list[Put]:
-    """Put the oldest reminders that are due, and that no other transaction puts out, into the queue of webhooks."""
+def put_out(connection: Connection, limit: int, *, by_mail: bool = False) -> list[Put]:
+    """Put the oldest reminders that are due, and that no other transaction puts out, into the queue of webhooks.
+
+    `by_mail` makes a mail of each, too.
+    """
     now = _NOW[connection.dialect.name]
     due = (
         select(
@@ -71,6 +76,7 @@ def put_out(connection: Connection, limit: int) -> list[Put]:
             _pending.remind_at,
             now,
             accounts.c.disabled_at.is_not(None),
+            accounts.c.email.contains("@"),
         )
         .select_from(task_reminders.join(tasks).join(accounts))
         .where(_pending.remind_at <= now)
@@ -83,7 +89,19 @@ def put_out(connection: Connection, limit: int) -> list[Put]:
         connection.execute(_TAKE, [{"of_task": one.task_id, "moment": one.remind_at} for one in puts])
     if entries := [_entry(one) for one in puts if not one.dropped]:
         connection.execute(insert(task_changes).values(_TRANSACTION[connection.dialect.name]), entries)
+    if mails := [_mail(one) for one in puts if by_mail and one.reachable and not one.dropped]:
+        connection.execute(insert(reminder_mails), mails)
     return puts
+
+
+def _mail(put: Put) -> dict[str, Any]:
+    return {
+        "owner_id": put.owner_id,
+        "task_id": put.task_id,
+        "remind_at": put.remind_at,
+        "put_out_at": put.put_out_at,
+        "next_attempt_at": put.put_out_at,
+    }
 
 
 def _entry(put: Put) -> dict[str, Any]:
@@ -103,7 +121,7 @@ def _entry(put: Put) -> dict[str, Any]:
 class Reminders:
     """Puts reminders out in a thread of its own, and calls `wake` when there is something to deliver.
 
-    `report` is called with what was put out in each transaction, once that is committed.
+    `report` is called with what was put out in each transaction, once that is committed. `by_mail`: also by mail.
     """
 
     def __init__(
@@ -111,8 +129,9 @@ class Reminders:
         database: Database,
         wake: Callable[[], None] = lambda: None,
         report: Callable[[Collection[Put]], None] = lambda _: None,
+        by_mail: bool = False,
     ) -> None:
-        self._database, self._wake, self._report = database, wake, report
+        self._database, self._wake, self._report, self._by_mail = database, wake, report, by_mail
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -147,7 +166,7 @@ class Reminders:
             if not is_due(connection):
                 return 0
         with self._database.write() as connection:
-            puts = put_out(connection, PIECE)
+            puts = put_out(connection, PIECE, by_mail=self._by_mail)
         if puts:
             self._report(puts)
             self._wake()

@@ -1,4 +1,4 @@
-"""How a worker process of a service delivers to webhooks, and puts reminders out."""
+"""How a worker process of a service delivers to webhooks, and sends reminders."""
 
 import atexit
 from typing import NamedTuple
@@ -9,18 +9,22 @@ from task_core import telemetry
 from task_core.config import Settings
 from task_core.database import Database
 from task_core.delivery import RESULTS, Deliverer
+from task_core.reminder_mails import ReminderMails
 from task_core.reminders import Reminders
 
 
 class Delivery(NamedTuple):
-    """Who delivers to webhooks, and who puts reminders out."""
+    """Who delivers to webhooks, who puts reminders out, and who mails them, where mail can be sent."""
 
     deliverer: Deliverer
     reminders: Reminders
+    mails: ReminderMails | None
 
     def end(self) -> None:
         """Begin nothing more."""
         self.reminders.end()
+        if self.mails:
+            self.mails.end()
         self.deliverer.end()
 
 
@@ -32,10 +36,12 @@ def start_delivery(settings: Settings, database: Database, *, insecure: bool, li
     post = Mailer(settings.smtp_url, settings.mail_from) if settings.smtp_url else None
     sender = Sender(insecure=insecure)
     deliverer = Deliverer(database, sender, telemetry.delivered, telemetry.undelivered, post=post, listens=listens)
-    reminders = Reminders(database, deliverer.wake)
+    reminders = Reminders(database, deliverer.wake, by_mail=post is not None)
+    mails = ReminderMails(database, post) if post else None
     for result in RESULTS:  # else the first of each would be no increase of anything
         telemetry.delivered(result, 0)
-    for one in (deliverer, reminders):
+    running: list[Deliverer | Reminders | ReminderMails] = [deliverer, reminders, *([mails] if mails else [])]
+    for one in running:
         one.start()
         atexit.register(one.stop)
-    return Delivery(deliverer, reminders)
+    return Delivery(deliverer, reminders, mails)
