@@ -16,7 +16,7 @@ from task_api.tasks.model import NewTask, Reminder, TaskChanges
 from task_core import reminders as module
 from task_core.database import Database
 from task_core.delivery import Deliverer, Patience
-from task_core.reminders import Put, Reminders
+from task_core.reminders import Put, Reminders, Sampler
 from task_core.schema import accounts, task_changes, task_reminders
 
 from .conftest import KEY, Client, Serve, log_in
@@ -246,3 +246,16 @@ def test_the_thread_puts_out_what_comes_due(
     finally:
         reminders.stop()
     assert len(outbox(database)) == 1
+
+
+def test_for_how_long_the_oldest_has_been_due_is_sampled_from_time_to_time(client: Client, database: Database) -> None:
+    samples: list[float] = []
+    create(client)
+    sampler = Sampler(database, module.oldest, samples.append)
+    sampler.sample()
+    make_due(database, 90 * SECOND)
+    sampler.sample()
+    Sampler(database, module.oldest, samples.append).sample()
+    assert samples[0] == 0
+    assert len(samples) == 2
+    assert samples[1] >= 90

@@ -18,7 +18,7 @@ from service_kit.telemetry.logs import log
 from task_core.database import Database
 from task_core.delivery import delay
 from task_core.reminder import LATE
-from task_core.reminders import POLL_SECONDS
+from task_core.reminders import POLL_SECONDS, Sampler
 from task_core.schema import accounts, reminder_mails, tasks
 
 HELD = timedelta(seconds=120)
@@ -58,12 +58,21 @@ def oldest(connection: Connection) -> datetime | None:
 
 
 class ReminderMails:
-    """Sends mails in a thread of its own. `report` is called with each of RESULTS, and whether the reminder is late."""
+    """Sends mails in a thread of its own.
+
+    `report` is called with each of RESULTS, and whether the reminder is late; `sample` with the seconds for which the
+    oldest has waited.
+    """
 
     def __init__(
-        self, database: Database, mailer: Mailer, report: Callable[[str, bool], None] = lambda _result, _late: None
+        self,
+        database: Database,
+        mailer: Mailer,
+        report: Callable[[str, bool], None] = lambda _result, _late: None,
+        sample: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._database, self._mailer, self._report = database, mailer, report
+        self._sampler = Sampler(database, oldest, sample)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reminder-mails", daemon=True)
 
@@ -83,6 +92,7 @@ class ReminderMails:
     def _run(self) -> None:
         while not self._ended.is_set():
             try:
+                self._sampler.sample()
                 if self.send():
                     continue
             except Exception:  # noqa: BLE001 - whatever the database does, the thread goes on

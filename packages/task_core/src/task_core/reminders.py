@@ -8,7 +8,8 @@ of its piece or nothing, and what is put out is delivered as often as it takes.
 import random
 import threading
 from collections.abc import Callable, Collection
-from datetime import datetime
+from datetime import UTC, datetime
+from time import monotonic
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, insert, literal_column, select
@@ -60,6 +61,32 @@ class Put(NamedTuple):
 def is_due(connection: Connection) -> bool:
     """Return whether there is something to put out, without taking SQLite's writer for it."""
     return bool(connection.scalar(select(exists().where(_pending.remind_at <= _NOW[connection.dialect.name]))))
+
+
+def oldest(connection: Connection) -> datetime | None:
+    """Return the moment of the oldest reminder that is due and did not go out."""
+    now = _NOW[connection.dialect.name]
+    found: datetime | None = connection.scalar(select(func.min(_pending.remind_at)).where(_pending.remind_at <= now))
+    return found
+
+
+class Sampler:
+    """Reports for how many seconds what is oldest has waited, at most each SAMPLE_SECONDS."""
+
+    def __init__(
+        self, database: Database, oldest: Callable[[Connection], datetime | None], sample: Callable[[float], None]
+    ) -> None:
+        self._database, self._oldest, self._sample = database, oldest, sample
+        self._next = 0.0
+
+    def sample(self) -> None:
+        """Report it, where it is time to. Raises one of UNAVAILABLE."""
+        if monotonic() < self._next:
+            return
+        self._next = monotonic() + SAMPLE_SECONDS
+        with self._database.peek() as connection:
+            since = self._oldest(connection)
+        self._sample(max(0.0, (datetime.now(UTC) - since).total_seconds()) if since else 0.0)
 
 
 def put_out(connection: Connection, limit: int, *, by_mail: bool = False) -> list[Put]:
@@ -121,7 +148,8 @@ def _entry(put: Put) -> dict[str, Any]:
 class Reminders:
     """Puts reminders out in a thread of its own, and calls `wake` when there is something to deliver.
 
-    `report` is called with what was put out in each transaction, once that is committed. `by_mail`: also by mail.
+    `report` is called with what was put out in each transaction, once that is committed, `sample` with the seconds for
+    which the oldest has been due. `by_mail`: also by mail.
     """
 
     def __init__(
@@ -130,8 +158,10 @@ class Reminders:
         wake: Callable[[], None] = lambda: None,
         report: Callable[[Collection[Put]], None] = lambda _: None,
         by_mail: bool = False,
+        sample: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._database, self._wake, self._report, self._by_mail = database, wake, report, by_mail
+        self._sampler = Sampler(database, oldest, sample)
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -154,6 +184,7 @@ class Reminders:
     def _run(self) -> None:
         while not self._ended.is_set():
             try:
+                self._sampler.sample()
                 if self.put_out():
                     continue
             except Exception:  # noqa: BLE001 - whatever the database does, the thread goes on
