@@ -5,14 +5,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.header import decode_header, make_header
 from smtplib import SMTPServerDisconnected
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import func, insert, select, update
 
 from service_kit.mail import Mailer
 from task_api.accounts import administration
 from task_api.accounts.model import AccountChanges
+from task_api.config import Settings
+from task_api.http.context import Services
 from task_core import reminder_mails as module
 from task_core.database import Database
 from task_core.reminder_mails import ReminderMails
@@ -191,3 +194,28 @@ def test_each_mail_is_sent_once_by_several_at_the_same_time(
         thread.join()
     names = [mail["Message-ID"] for mail in box.mails]
     assert len(names) == len(set(names)) == 20
+
+
+@pytest.mark.parametrize("webhooks", ["off", "on"])
+def test_a_worker_sends_mails_of_reminders_also_where_webhooks_are_off(
+    guarded: Client,
+    database: Database,
+    settings: Settings,
+    inbox: tuple[Inbox, str],
+    monkeypatch: pytest.MonkeyPatch,
+    webhooks: Literal["off", "on"],
+) -> None:
+    create(guarded, headers=log_in(guarded))
+    make_due(database)
+    box, url = inbox
+    stops: list[Callable[[], None]] = []
+    monkeypatch.setattr("task_core.start.atexit.register", stops.append)
+    mailing = replace(settings, smtp_url=url, mail_from=FROM, webhooks=webhooks, auth="on", jwt_keys=(KEY,))
+    worker = Services(mailing, Database(mailing))
+    worker.start_worker()
+    try:
+        assert box.next()["To"] == ADA
+    finally:
+        for stop in stops:
+            stop()
+        worker.database.engine.dispose()

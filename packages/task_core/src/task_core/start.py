@@ -1,6 +1,7 @@
 """How a worker process of a service delivers to webhooks, and sends reminders."""
 
 import atexit
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 from typing import NamedTuple
@@ -15,46 +16,49 @@ from task_core.reminder_mails import RESULTS as MAIL_RESULTS
 from task_core.reminder_mails import ReminderMails
 from task_core.reminders import Reminders
 
+Reminding = list[Reminders | ReminderMails]
+"""Who puts reminders out, and who mails them where mail can be sent."""
+
 
 class Delivery(NamedTuple):
-    """Who delivers to webhooks, who puts reminders out, and who mails them, where mail can be sent."""
+    """Who delivers to webhooks, and who sends reminders."""
 
     deliverer: Deliverer
-    reminders: Reminders
-    mails: ReminderMails | None
+    reminding: Reminding
 
     def end(self) -> None:
         """Begin nothing more."""
-        self.reminders.end()
-        if self.mails:
-            self.mails.end()
-        self.deliverer.end()
+        for one in (*self.reminding, self.deliverer):
+            one.end()
 
 
 def start_delivery(settings: Settings, database: Database, *, insecure: bool, listens: bool = False) -> Delivery:
-    """Start to deliver in threads, which end with the process after what they deliver then. Return who delivers.
+    """Start to deliver and to remind in threads, which end with the process after what they do then. Return who does.
 
     `insecure` is for tests: any address, also without TLS. `listens`: PostgreSQL's notifications wake it.
     """
     post = Mailer(settings.smtp_url, settings.mail_from) if settings.smtp_url else None
     sender = Sender(insecure=insecure)
     deliverer = Deliverer(database, sender, telemetry.delivered, telemetry.undelivered, post=post, listens=listens)
-    reminders = Reminders(
-        database,
-        deliverer.wake,
-        telemetry.put_out,
-        by_mail=post is not None,
-        sample=partial(telemetry.reminders_due, "outbox"),
-    )
-    mails = None
-    if post:
-        mails = ReminderMails(database, post, telemetry.reminded, partial(telemetry.reminders_due, "mail"))
     for result in RESULTS:  # else the first of each would be no increase of anything
         telemetry.delivered(result, 0)
+    deliverer.start()
+    atexit.register(deliverer.stop)
+    return Delivery(deliverer, start_reminding(settings, database, deliverer.wake))
+
+
+def start_reminding(settings: Settings, database: Database, wake: Callable[[], None] = lambda: None) -> Reminding:
+    """Start to put reminders out in a thread, and to mail them in another where mail can be sent. Return who does."""
+    due = telemetry.reminders_due
+    by_mail = bool(settings.smtp_url)
+    outbox = Reminders(database, wake, telemetry.put_out, by_mail=by_mail, sample=partial(due, "outbox"))
+    started: Reminding = [outbox]
+    if by_mail:
+        mailer = Mailer(settings.smtp_url, settings.mail_from)
+        started.append(ReminderMails(database, mailer, telemetry.reminded, partial(due, "mail")))
     for result, late in product(("put_out", "dropped", *MAIL_RESULTS), (False, True)):
         telemetry.reminded(result, late, 0)
-    running: list[Deliverer | Reminders | ReminderMails] = [deliverer, reminders, *([mails] if mails else [])]
-    for one in running:
+    for one in started:
         one.start()
         atexit.register(one.stop)
-    return Delivery(deliverer, reminders, mails)
+    return started
