@@ -19,10 +19,10 @@ from task_api.http.context import Services
 from task_core import reminder_mails as module
 from task_core.database import Database
 from task_core.reminder_mails import ReminderMails
-from task_core.reminders import Reminders
-from task_core.schema import LOCAL_ACCOUNT, accounts, reminder_mails
+from task_core.reminders import Reminders, put_out
+from task_core.schema import LOCAL_ACCOUNT, accounts, reminder_mails, task_reminders
 
-from .conftest import KEY, Client, Serve, log_in
+from .conftest import KEY, PASSWORD, Client, Serve, log_in
 from .test_mail import ADA, Inbox, inbox
 from .test_reminder_delivery import SECOND, create, make_due
 
@@ -135,7 +135,11 @@ def disable(_client: Client, database: Database, _headers: dict[str, str]) -> No
     administration.change(database, "operator", account, AccountChanges(disabled=True))
 
 
-@pytest.mark.parametrize("finish", [complete, remove, disable])
+def leave(client: Client, _database: Database, headers: dict[str, str]) -> None:
+    assert client.post("/auth/me/delete", json={"password": PASSWORD}, headers=headers).status_code == 204
+
+
+@pytest.mark.parametrize("finish", [complete, remove, disable, leave])
 def test_nobody_gets_a_mail_about_what_is_done_with_or_for_an_account_that_is_disabled(
     guarded: Client, database: Database, finish: Callable[[Client, Database, dict[str, str]], None]
 ) -> None:
@@ -210,6 +214,7 @@ def test_a_worker_sends_mails_of_reminders_also_where_webhooks_are_off(
     box, url = inbox
     stops: list[Callable[[], None]] = []
     monkeypatch.setattr("task_core.start.atexit.register", stops.append)
+    monkeypatch.setattr("task_api.http.context.Clearer.start", lambda _: None)  # nothing stops it
     mailing = replace(settings, smtp_url=url, mail_from=FROM, webhooks=webhooks, auth="on", jwt_keys=(KEY,))
     worker = Services(mailing, Database(mailing))
     worker.start_worker()
@@ -219,3 +224,26 @@ def test_a_worker_sends_mails_of_reminders_also_where_webhooks_are_off(
         for stop in stops:
             stop()
         worker.database.engine.dispose()
+
+
+@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
+def test_an_account_is_deleted_while_its_reminders_go_out(guarded: Client, database: Database) -> None:
+    headers = log_in(guarded)
+    create(guarded, headers=headers)
+    make_due(database)
+    gone = threading.Event()
+
+    def leave_and_note() -> None:
+        leave(guarded, database, headers)
+        gone.set()
+
+    with database.write() as connection:
+        connection.execute(select(task_reminders).with_for_update())
+        thread = threading.Thread(target=leave_and_note)
+        thread.start()
+        assert not gone.wait(1), "the deletion holds the account, and waits for the reminder"
+        assert len(put_out(connection, 10, by_mail=True)) == 1
+    thread.join()
+    assert gone.is_set()
+    assert ReminderMails(database, Broken()).send()
+    assert waiting(database) == 0

@@ -45,9 +45,8 @@ def hold(connection: Connection, now: datetime) -> Row[Any] | None:
         return None
     connection.execute(update(reminder_mails).where(_mails.id == found).values(next_attempt_at=now + HELD))
     about = (tasks.c.title, tasks.c.status, tasks.c.due_at, accounts.c.email, accounts.c.disabled_at)
-    joined = reminder_mails.outerjoin(tasks, tasks.c.id == _mails.task_id).join(
-        accounts, accounts.c.id == _mails.owner_id
-    )
+    joined = reminder_mails.outerjoin(tasks, tasks.c.id == _mails.task_id)
+    joined = joined.outerjoin(accounts, accounts.c.id == _mails.owner_id)
     return connection.execute(select(reminder_mails, *about).select_from(joined).where(_mails.id == found)).one()
 
 
@@ -115,7 +114,7 @@ class ReminderMails:
 
     def _send(self, mail: Row[Any]) -> str:
         """Return what became of an attempt, one of RESULTS."""
-        if mail.status in {None, "completed"} or mail.disabled_at is not None:
+        if mail.email is None or mail.status in {None, "completed"} or mail.disabled_at is not None:
             return "mail_dropped"
         late = mail.put_out_at - mail.remind_at > LATE
         subject = f"{'Late reminder' if late else 'Reminder'}: {' '.join(mail.title.split())}"

@@ -360,7 +360,7 @@ reminder_mails = Table(
     "reminder_mails",
     metadata,
     Column("id", Key, primary_key=True),
-    Column("owner_id", Key, ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("owner_id", Key, nullable=False),
     Column("task_id", Key, nullable=False),
     Column("remind_at", Instant, nullable=False),
     Column("put_out_at", Instant, nullable=False),
@@ -368,7 +368,11 @@ reminder_mails = Table(
     Column("failures", Integer, nullable=False, server_default=text("0")),
     sqlite_autoincrement=True,
 )
-"""Reminders that went out and are to be sent by mail. Who sends one holds it until `next_attempt_at`."""
+"""Reminders that went out and are to be sent by mail. Who sends one holds it until `next_attempt_at`.
+
+`owner_id` is no foreign key: who puts reminders out would wait for an account that is being deleted, whose deletion
+waits for the reminders. A mail whose account is gone is dropped.
+"""
 
 LAST_INSTANT = "'9999-12-31 23:59:59.999999+00:00'"
 due_order: dict[str, ColumnElement[datetime]] = {

@@ -193,15 +193,11 @@ def upgrade() -> None:
             sa.Column("next_attempt_at", Instant, nullable=False),
             sa.Column("failures", sa.Integer, nullable=False, server_default=sa.text("0")),
             sa.PrimaryKeyConstraint("id", name="pk_reminder_mails"),
-            sa.ForeignKeyConstraint(
-                ["owner_id"], ["accounts.id"], name="fk_reminder_mails_owner_id", ondelete="CASCADE"
-            ),
             sqlite_autoincrement=True,
         )
         for statement in SQLITE if sqlite else (*POSTGRESQL, WIDER):
             op.get_bind().exec_driver_sql(statement, execution_options={"no_parameters": True})
     online.create_indexes(
         ix_task_reminders_remind_at="task_reminders (remind_at)",
-        ix_reminder_mails_owner_id="reminder_mails (owner_id)",
         ix_reminder_mails_next_attempt_at="reminder_mails (next_attempt_at)",
     )
