@@ -212,7 +212,7 @@ def overview(service: Service) -> Dashboard:
         ("Saturation", saturation(service)),
     ]
     if service.name == DELIVERS:
-        rows.insert(1, ("Webhooks", webhooks(service)))
+        rows[1:1] = [("Webhooks", webhooks(service)), ("Reminders", reminders(service))]
     about = "Rate, errors, duration and saturation of the service."
     return page(service.name, title, about, rows, instances=service.name)
 
@@ -293,6 +293,33 @@ def webhooks(service: Service) -> list[PanelBuilder]:
             "Those with something to deliver, and those that are disabled.",
             query(f"max(webhooks_waiting{{{mine}}})", "waiting"),
             query(f"max(webhooks_disabled{{{mine}}})", "disabled"),
+        ),
+    ]
+
+
+def reminders(service: Service) -> list[PanelBuilder]:
+    """Build the row of the reminders that go out, and of those that wait."""
+    mine = selector(service.name)
+    return [
+        limited(
+            chart(
+                "Reminders due",
+                "s",
+                "For how long the oldest has been due that did not go out, or is not mailed. The line is where"
+                " NotifierRemindersLate begins.",
+                query(f"max by (stage) (reminder_due_seconds{{{mine}}})", "{{stage}}"),
+            ),
+            (None, "transparent"),
+            (60, "red"),
+        ),
+        chart(
+            "Reminders",
+            "ops",
+            "Those that went out or were dropped, and attempts to mail them; late is more than 60 seconds.",
+            query(
+                f"sum by (result, late) (rate(reminders_total{{{mine}}}[$__rate_interval]))",
+                "{{result}}, late: {{late}}",
+            ),
         ),
     ]
 

@@ -402,6 +402,17 @@ def notifier_queue_old() -> float:
         return arrival(stack, "NotifierQueueOld")
 
 
+@drill
+def notifier_reminders_late() -> float:
+    """A session holds a lock on the queue, and a reminder has been due for ten minutes."""
+    with delivering() as (database, url, connection, stack), psycopg.connect(database) as holder:
+        task = {"title": "a task", "reminders": [{"at": "2100-01-01T00:00:00Z"}]}
+        httpx.post(f"{url}/tasks", json=task).raise_for_status()
+        holder.execute("LOCK TABLE task_changes IN SHARE MODE")
+        connection.execute("UPDATE task_reminders SET remind_at = now() - interval '10 minutes'")
+        return arrival(stack, "NotifierRemindersLate")
+
+
 def failing(alert: str, dead_in_a_row: int) -> float:
     """Have changes fail for more than a day, and wait for the alert."""
     given_up = (

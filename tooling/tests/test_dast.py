@@ -245,6 +245,7 @@ def test_a_full_sample_has_all_that_a_client_may_write(document: dict[str, Any])
         "labels",
         "recurrence",
         "time_zone",
+        "reminders",
     }
     assert full["title"] == "given"
     assert (

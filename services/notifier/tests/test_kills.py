@@ -11,17 +11,21 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import sleep
 from typing import Any
 
 import pytest
+from sqlalchemy import Select, func, select, update
 
 from task_api.store.migrations import migrate
 from task_api.tasks import service as tasks
-from task_api.tasks.model import NewTask, TaskChanges
+from task_api.tasks.model import NewTask, Reminder, TaskChanges
 from task_api.webhooks import service
 from task_core.config import Settings
 from task_core.database import Database
+from task_core.schema import task_changes, task_reminders
 from tooling.postgres import postgres_server
 from tooling.service import environment
 
@@ -29,12 +33,15 @@ CHANGES, KILLS, RESTARTS = 60, 4, 2
 FAULTS = ("/refuses", "/redirects", "/garbage", "/closes", "/slow")
 """What each path does with every fifth attempt."""
 
+REMINDERS, REMINDER_KILLS = 300, 6
+
 SERVE = """
 from datetime import timedelta
 from functools import partial
 from service_kit.outbound import Limits, Sender
-from task_core import delivery, start
+from task_core import delivery, reminders, start
 delivery.LISTENING_POLL_SECONDS, delivery.FIRST_DELAY, delivery.LONGEST_DELAY = 0.05, 0.05, 0.2
+reminders.PIECE, reminders.POLL_SECONDS = 5, 0.02
 start.Sender = partial(Sender, Limits(read=0.5, total=0.7))
 start.Deliverer = partial(delivery.Deliverer, patience=delivery.Patience(lease=timedelta(seconds=1)))
 from notifier.cli import main
@@ -190,3 +197,43 @@ def test_every_change_arrives_in_order_while_notifiers_are_killed_and_the_databa
     repeated = sum(map(len, receiver.messages.values())) - len(FAULTS) * CHANGES
     with capsys.disabled():
         print(f"\n{receiver.attempts.total()} attempts, {repeated} messages more than once")
+
+
+def counted(database: Database, statement: Select[int]) -> int:
+    with database.read() as connection:
+        return connection.scalar(statement) or 0
+
+
+def test_every_reminder_goes_out_once_and_arrives_while_notifiers_are_killed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    receiver, chance = Receiver(), random.Random(20)
+    with postgres_server() as server, receiver.serving() as url:
+        database = Database(Settings(database_url=server.url, db_wait_seconds=30, threads=2))
+        migrate(database)
+        new = NewTask(title="t", reminders=[Reminder(at=datetime.now(UTC) + timedelta(days=1))])
+        with database.write() as connection:
+            ids = [tasks.create(connection, 0, new).task.id for _ in range(REMINDERS)]
+        service.create(database, 0, url + FAULTS[0], insecure=True)  # of what changes from now on
+        gone_out = select(func.count()).where(task_changes.c.kind == "reminder")
+        killed_at = []
+        with replicated(server.url) as replicas:
+            with database.write() as connection:
+                connection.execute(update(task_reminders).values(remind_at=datetime.now(UTC)))
+            for number in range(REMINDER_KILLS):
+                while (count := counted(database, gone_out)) < number * REMINDERS // REMINDER_KILLS:
+                    sleep(0.01)
+                killed_at.append(count)
+                replicas.replace(chance.randrange(2))
+            with receiver.changed:
+                arrived = lambda: {task for task, _ in receiver.messages[FAULTS[0]]} >= set(ids)  # noqa: E731
+                complete = receiver.changed.wait_for(arrived, 240)
+        with database.read() as connection:
+            entries = connection.scalars(select(task_changes.c.task_id).where(task_changes.c.kind == "reminder")).all()
+            left = connection.scalar(select(func.count()).select_from(task_reminders))
+        database.engine.dispose()
+    assert complete, receiver.messages
+    assert (Counter(entries), left) == (Counter(ids), 0)
+    repeated = len(receiver.messages[FAULTS[0]]) - REMINDERS
+    with capsys.disabled():
+        print(f"\n{REMINDERS} reminders, once each in the outbox; killed at {killed_at}; {repeated} arrived again")

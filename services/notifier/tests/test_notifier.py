@@ -127,6 +127,8 @@ def test_it_delivers_and_on_sigterm_it_ends_after_what_it_delivers_and_leaves_no
         assert receiver.arrived.acquire(timeout=60)
         metrics = httpx.get(f"{base}/metrics").text
         assert "webhook_oldest_undelivered_seconds" in metrics
+        assert 'reminder_due_seconds{stage="outbox"} 0.0' in metrics
+        assert 'reminders_total{late="true",result="put_out"} 0.0' in metrics
         assert "db_pool_size 5.0" in metrics
         process.send_signal(signal.SIGTERM)
         while httpx.get(f"{base}/metrics").text.find("notifier_draining 1.0") < 0:

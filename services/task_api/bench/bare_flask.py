@@ -11,7 +11,19 @@ from typing import Any
 
 from flask import Flask, Response, abort, g, jsonify, request
 
-FIELDS = ("title", "description", "status", "priority", "due_at", "project", "labels", "recurrence", "time_zone")
+FIELDS = (
+    "title",
+    "description",
+    "status",
+    "priority",
+    "due_at",
+    "project",
+    "labels",
+    "recurrence",
+    "time_zone",
+    "reminders",
+)
+LISTS = ("labels", "reminders")
 STATUSES = ("pending", "in_progress", "completed")
 PRIORITIES = ("low", "normal", "high")
 TITLE_LENGTH = 200
@@ -43,7 +55,7 @@ with connect() as first:
     first.execute(
         "CREATE TABLE IF NOT EXISTS tasks (id INTEGER PRIMARY KEY, title TEXT NOT NULL, description TEXT NOT NULL,"
         " status TEXT NOT NULL, priority TEXT NOT NULL, due_at TEXT, project TEXT, labels TEXT NOT NULL,"
-        " recurrence TEXT, time_zone TEXT, created_at TEXT NOT NULL, updated_at TEXT NOT NULL)"
+        " recurrence TEXT, time_zone TEXT, reminders TEXT NOT NULL, created_at TEXT NOT NULL, updated_at TEXT NOT NULL)"
     )
 
 
@@ -52,11 +64,11 @@ def now() -> str:
 
 
 def shown(row: sqlite3.Row) -> dict[str, Any]:
-    return {**row, "labels": json.loads(row["labels"])}
+    return {**row, **{name: json.loads(row[name]) for name in LISTS}}
 
 
 def kept(task: dict[str, Any]) -> dict[str, Any]:
-    return {**task, "labels": json.dumps(task["labels"])}
+    return {**task, **{name: json.dumps(task[name]) for name in LISTS}}
 
 
 def checked(body: dict[str, Any]) -> dict[str, Any]:
@@ -98,12 +110,13 @@ def create_task() -> tuple[Response, int, dict[str, str]]:
     if "title" not in body:
         abort(400, "title is required")
     start: dict[str, Any] = {"description": "", "status": "pending", "priority": "normal"}
-    task = {**start, "due_at": None, "project": None, "labels": [], "recurrence": None, "time_zone": None, **body}
+    start |= {"due_at": None, "project": None, "labels": [], "recurrence": None, "time_zone": None, "reminders": []}
+    task = {**start, **body}
     task["created_at"] = task["updated_at"] = now()
     cursor = database().execute(
         "INSERT INTO tasks (title, description, status, priority, due_at, project, labels, recurrence,"
-        " time_zone, created_at, updated_at) VALUES (:title, :description, :status, :priority, :due_at, :project,"
-        " :labels, :recurrence, :time_zone, :created_at, :updated_at)",
+        " time_zone, reminders, created_at, updated_at) VALUES (:title, :description, :status, :priority, :due_at,"
+        " :project, :labels, :recurrence, :time_zone, :reminders, :created_at, :updated_at)",
         kept(task),
     )
     database().commit()
@@ -121,7 +134,7 @@ def update_task(task_id: int) -> Response:
     database().execute(
         "UPDATE tasks SET title = :title, description = :description, status = :status, priority = :priority,"
         " due_at = :due_at, project = :project, labels = :labels, recurrence = :recurrence,"
-        " time_zone = :time_zone, updated_at = :updated_at WHERE id = :id",
+        " time_zone = :time_zone, reminders = :reminders, updated_at = :updated_at WHERE id = :id",
         kept(task),
     )
     database().commit()

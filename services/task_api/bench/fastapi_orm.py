@@ -29,6 +29,8 @@ class Priority(StrEnum):
 
 Labels = Annotated[list[Annotated[str, Field(min_length=1, max_length=50)]], Field(max_length=20)]
 
+Reminders = Annotated[list[dict[str, str]], Field(max_length=5)]
+
 
 class Base(DeclarativeBase):
     pass
@@ -51,6 +53,7 @@ class Task(Base):
     labels: Mapped[list[str]] = mapped_column(JSON)
     recurrence: Mapped[str | None]
     time_zone: Mapped[str | None]
+    reminders: Mapped[list[dict[str, str]]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(default=now)
     updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)
 
@@ -65,6 +68,7 @@ class TaskIn(BaseModel):
     labels: Labels = []
     recurrence: str | None = Field(default=None, max_length=200)
     time_zone: str | None = Field(default=None, max_length=64)
+    reminders: Reminders = []
 
 
 class TaskChanges(BaseModel):
@@ -77,6 +81,7 @@ class TaskChanges(BaseModel):
     labels: Labels = []
     recurrence: str | None = Field(default=None, max_length=200)
     time_zone: str | None = Field(default=None, max_length=64)
+    reminders: Reminders = []
 
 
 class TaskOut(TaskIn):

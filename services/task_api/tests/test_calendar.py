@@ -19,6 +19,7 @@ from task_api.config import Rate
 from task_api.tasks import calendar, recurrence, service
 from task_api.tasks.model import CHANGEABLE, NewTask, Task, Versioned
 from task_core.database import Database
+from task_core.reminder import Reminder
 from task_core.schema import LOCAL_ACCOUNT
 
 from .conftest import KEY, Client, Lend, empty, log_in
@@ -80,6 +81,7 @@ new_tasks = st.builds(
     due_at=st.none() | moments,
     project=st.none() | names,
     labels=st.lists(names, max_size=4),
+    reminders=st.lists(st.builds(Reminder, at=moments), max_size=5),
 )
 
 
@@ -96,6 +98,8 @@ def test_another_program_reads_what_a_task_is(new: NewTask, version: int) -> Non
     assert read.get(calendar.PROJECT) == (None if new.project is None else readable(new.project))
     assert (read["DUE"].dt if "DUE" in read else None) == (new.due_at and new.due_at.replace(microsecond=0))
     assert (read["COMPLETED"].dt if "COMPLETED" in read else None) == (NOW if new.status == "completed" else None)
+    alarms = [alarm["TRIGGER"].dt for alarm in read.walk("VALARM")]
+    assert alarms == [cast("datetime", one.at).replace(microsecond=0) for one in new.reminders]
     assert read["SEQUENCE"] == version - 1
     assert read["CREATED"].dt == read["LAST-MODIFIED"].dt == read["DTSTAMP"].dt == NOW
 
@@ -110,6 +114,7 @@ OTHER: dict[str, Any] = {
     "labels": ["l"],
     "recurrence": "FREQ=WEEKLY",
     "time_zone": "Asia/Tokyo",
+    "reminders": [Reminder(before="PT1H")],
 }
 
 

@@ -3,7 +3,7 @@
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner, Result
@@ -16,6 +16,7 @@ from task_api.tasks import calendar, calendar_import, recurrence, service
 from task_api.tasks.calendar_import import CalendarFaults, ToDos, read
 from task_api.tasks.model import CHANGEABLE, NewTask
 from task_core.database import Database
+from task_core.reminder import Reminder
 from task_core.schema import LOCAL_ACCOUNT
 
 from .conftest import KEY, Client, Lend, empty, log_in
@@ -196,7 +197,7 @@ def test_all_faults_are_reported_at_once() -> None:
 
 
 def test_what_a_task_has_no_place_for_is_left_out_and_counted() -> None:
-    alarm = "BEGIN:VALARM\nACTION:DISPLAY\nTRIGGER:-PT15M\nEND:VALARM"
+    alarm = "BEGIN:VALARM\nACTION:DISPLAY\nTRIGGER:PT15M\nEND:VALARM"
     event = "BEGIN:VEVENT\nUID:e\nSUMMARY:e\nDTSTART:20260101T000000Z\nEND:VEVENT"
     everything = read(
         to_dos(
@@ -271,6 +272,8 @@ def kept(task: NewTask) -> dict[str, Any]:
     fields["project"] = task.project and (readable(task.project).strip() or None)
     fields["labels"] = sorted({readable(label).strip() for label in task.labels} - {""})
     fields["due_at"] = task.due_at and task.due_at.replace(microsecond=0)
+    moments = (cast("datetime", one.at).replace(microsecond=0) for one in task.reminders)
+    fields["reminders"] = [Reminder(at=moment) for moment in dict.fromkeys(moments)]
     return fields
 
 
@@ -295,6 +298,35 @@ def test_a_task_that_recurs_comes_in_the_same(rule: str, end: str, zone: str | N
     assert one.recurrence is not None
     assert (one.due_at, one.time_zone) == (due_at, zone)
     assert recurrence.parse(one.recurrence).values == recurrence.parse(rule + end).values
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("DUE:20260601T100000Z\n{TRIGGER:-PT15M}", [Reminder(before="PT15M")]),
+        ("DUE:20260601T100000Z\n{TRIGGER;RELATED=END:PT0S}", [Reminder(before="PT0S")]),
+        ("DUE:20260601T100000Z\n{TRIGGER:-P1W}\n{TRIGGER:-P7D}", [Reminder(before="P7D")]),
+        ("DTSTART:20260601T080000Z\nDUE:20260601T100000Z\n{TRIGGER:-PT15M}", [Reminder(before="PT2H15M")]),
+        ("DTSTART:20260601T080000Z\nDUE:20260601T100000Z\n{TRIGGER;RELATED=END:-PT15M}", [Reminder(before="PT15M")]),
+        ("DTSTART:20260601T080000Z\nDUE:20260601T100000Z\n{TRIGGER:PT3H}", []),
+        ("DUE;VALUE=DATE:20260601\n{TRIGGER:-PT1S}", [Reminder(before="PT1S")]),
+        (
+            "{TRIGGER;VALUE=DATE-TIME:20260601T073000Z}\n{TRIGGER:-PT15M}",
+            [Reminder(at=datetime(2026, 6, 1, 7, 30, tzinfo=UTC))],
+        ),
+        ("DUE:20260601T100000Z\n{TRIGGER:soon}\n{TRIGGER;VALUE=DATE-TIME:20260601T073000}\n{TRIGGER:-P1000D}", []),
+        ("DUE:20260601T100000Z\n{X-NONE:1}", []),
+        (
+            "DUE:20260601T100000Z\n" + "\n".join(f"{{TRIGGER:-PT{hours}H}}" for hours in range(1, 7)),
+            [Reminder(before=f"PT{hours}H") for hours in range(1, 6)],
+        ),
+    ],
+)
+def test_alarms_are_reminders_where_a_task_can_have_them(lines: str, expected: list[Reminder]) -> None:
+    text = lines.replace("{", "BEGIN:VALARM\nACTION:DISPLAY\n").replace("}", "\nEND:VALARM")
+    everything = read(to_dos(f"SUMMARY:a\n{text}"))
+    assert everything.tasks[0].reminders == expected
+    assert everything.left_out["VALARM"] == lines.count("{") - len(expected)
 
 
 def run(database: Database, *arguments: str, content: bytes = b"") -> Result:

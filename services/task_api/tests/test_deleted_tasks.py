@@ -24,6 +24,7 @@ FULL = {
     "labels": ['a"b', "\u00fcber"],
     "recurrence": "FREQ=DAILY;COUNT=3",
     "time_zone": "Europe/Berlin",
+    "reminders": [{"at": "2030-01-02T00:00:00Z"}, {"before": "PT1H30M"}],
 }
 
 

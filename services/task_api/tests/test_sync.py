@@ -32,7 +32,11 @@ clients, titles = st.integers(0, CLIENTS - 1), st.sampled_from(["a", "b", "c"])
 LABELS = ["l", "m"]
 STATUSES = [["completed"], ["pending"], ["completed", "pending", "completed"]]
 COMPLETED = {"status": "completed"}
-SERIES = {"due_at": "2030-01-01T08:00:00Z", "recurrence": "FREQ=DAILY;COUNT=3"}
+SERIES = {
+    "due_at": "2030-01-01T08:00:00Z",
+    "recurrence": "FREQ=DAILY;COUNT=3",
+    "reminders": [{"before": "PT15M"}, {"at": "2029-12-31T00:00:00Z"}],
+}
 """What makes a task the first of three."""
 cuts = st.sampled_from(["", "", "request", "response"])
 picks = st.integers(0, 5)

@@ -38,6 +38,7 @@ def test_a_task_is_created_with_the_defaults_and_found_where_location_says(clien
             "labels": [],
             "recurrence": None,
             "time_zone": None,
+            "reminders": [],
         }.items()
     )
     assert created.json["created_at"] == created.json["updated_at"]
@@ -151,15 +152,16 @@ def test_due_at_is_kept_in_utc(client: Client) -> None:
 
 def test_merge_patch_takes_null_as_back_to_the_default(client: Client) -> None:
     client.post("/tasks", json={"title": "a", "description": "d", "priority": "high", "project": "p", "labels": ["l"]})
-    client.put("/tasks/1", json={"due_at": "2027-01-01T00:00:00Z", "recurrence": "FREQ=DAILY", "time_zone": "UTC"})
+    recurring = {"recurrence": "FREQ=DAILY", "time_zone": "UTC", "reminders": [{"before": "PT1H"}]}
+    client.put("/tasks/1", json={"due_at": "2027-01-01T00:00:00Z", **recurring})
     patch = {
-        **dict.fromkeys(["description", "priority", "due_at", "project", "labels", "recurrence", "time_zone"]),
+        **dict.fromkeys(["description", "priority", "due_at", "project", "labels", *recurring]),
         "status": "in_progress",
     }
     patched = client.patch("/tasks/1", data=encode(patch), headers=MERGE_PATCH)
     assert patched.status_code == 200
     expected: dict[str, Any] = {"description": "", "priority": "normal", "due_at": None, "project": None, "labels": []}
-    expected |= {"recurrence": None, "time_zone": None}
+    expected |= {"recurrence": None, "time_zone": None, "reminders": []}
     assert patched.json == {**patched.json, **expected, "status": "in_progress"}
 
 

@@ -46,6 +46,7 @@ def fill(client: Client) -> None:
                 "labels": [f"Label {number} \u2028", '"'][:number],
                 "recurrence": "FREQ=DAILY;COUNT=3",
                 "time_zone": "Europe/Berlin",
+                "reminders": [{"before": "P1DT2H"}, {"at": "2026-12-24T12:00:00.000005Z"}][:number],
             }
             client.post("/tasks", json=task, headers=headers)
     client.delete("/tasks/2", headers=log_in(client, "ada@example.org"))
@@ -122,6 +123,8 @@ NOT_EXPORTED = {
     "account_usage": "triggers count it",
     "idempotency_keys": "they end within a day",
     "webhooks": "their receivers are told by the service that was left, and have its secrets",
+    "task_reminders": "triggers write those that are in the future",
+    "reminder_mails": "they are of the service that was left, and sent within a day",
     "webhook_dead_letters": "they belong to webhooks",
     "rate_windows": "they end within minutes",
 }

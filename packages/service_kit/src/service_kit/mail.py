@@ -52,16 +52,28 @@ class Mailer:
         """Send a mail some time soon. Raises QueueFull where too many wait."""
         if not self._places.acquire(blocking=False):
             raise QueueFull
+        self._executor.submit(self._send, self._message(to, subject, text))
+
+    def deliver(self, to: str, subject: str, text: str, name: str) -> None:
+        """Send a mail now, with a Message-ID that begins with `name`. Raises OSError, SMTPException or ValueError."""
+        message = self._message(to, subject, text)
+        message["Message-ID"] = f"<{name}@{self._sender.rpartition('@')[2].strip('>')}>"
+        self._deliver(message)
+
+    def _message(self, to: str, subject: str, text: str) -> EmailMessage:
         message = EmailMessage()
         message["From"], message["To"], message["Subject"] = self._sender, to, subject
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation notice comes back
         message.set_content(text)
-        self._executor.submit(self._send, message)
+        return message
+
+    def _deliver(self, message: EmailMessage) -> None:
+        with self._connected() as server:
+            server.send_message(message)
 
     def _send(self, message: EmailMessage) -> None:
         try:
-            with self._connected() as server:
-                server.send_message(message)
+            self._deliver(message)
         except (OSError, smtplib.SMTPException) as error:
             log.error("a mail was not sent", error=type(error).__name__, server=self._url.hostname)
         finally:

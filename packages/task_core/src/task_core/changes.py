@@ -27,8 +27,9 @@ from sqlalchemy import (
     update,
 )
 
-from task_core.model import Change
+from task_core.model import Change, Reminded
 from task_core.prepared import Row, rows
+from task_core.reminder import LATE
 from task_core.schema import Key, change_feed, change_floors, task_changes, tasks, webhooks
 from task_core.tasks import LISTED, versioned
 
@@ -99,9 +100,10 @@ _FLOOR = (
     .limit(1)
 )
 _FLOOR_OF_OWNER = _FLOOR.where(change_floors.c.owner_id == bindparam("owner"))
+_IS_CHANGE = _changes.kind != literal_column("'reminder'")
 _HISTORY = (
     select(_changes.version, _changes.kind, _changes.changed_at, _changes.actor_id, _changes.fields)
-    .where(_changes.task_id == bindparam("task_id"))
+    .where(_changes.task_id == bindparam("task_id"), _IS_CHANGE)
     .order_by(_changes.version.desc(), _changes.id.desc())
 )
 _GENERATION_ALONE = select(change_feed.c.generation)
@@ -159,11 +161,19 @@ def feed(connection: Connection, owner_id: int | None, position: Position) -> Fe
     return Feed(f"{generation}{system}", _floor(connection, owner_id), mark)
 
 
-def page(connection: Connection, owner_id: int | None, position: Position, horizon: int, limit: int) -> list[Row]:
-    """Return at most `limit` changes between the position and the horizon.
+def page(
+    connection: Connection,
+    owner_id: int | None,
+    position: Position,
+    horizon: int,
+    limit: int,
+    *,
+    reminders: bool = False,
+) -> list[Row]:
+    """Return at most `limit` changes between the position and the horizon, or changes and reminders.
 
-    Each row has transaction, id and mark of the change, its kind, task, version and time, and then the columns of
-    `tasks.LISTED`: the task as it is now, or None in each of them where it is deleted.
+    Each row has transaction, id and mark of the change, its kind, task, version and time, the moment of a reminder,
+    and then the columns of `tasks.LISTED`: the task as it is now, or None in each of them where it is deleted.
     """
     values = {
         "transaction": position.transaction,
@@ -175,17 +185,18 @@ def page(connection: Connection, owner_id: int | None, position: Position, horiz
     dialect = connection.dialect.name
     if dialect == "sqlite":
         del values["transaction"]
-    return rows(connection, _page(dialect, of_owner=owner_id is not None), values)
+    return rows(connection, _page(dialect, of_owner=owner_id is not None, reminders=reminders), values)
 
 
 @cache
-def _page(dialect: str, *, of_owner: bool) -> Select[Any]:
-    conditions = [_BEHIND[dialect], BEFORE_HORIZON[dialect]]
+def _page(dialect: str, *, of_owner: bool, reminders: bool) -> Select[Any]:
+    conditions = [_BEHIND[dialect], BEFORE_HORIZON[dialect], *[_IS_CHANGE] * (not reminders)]
     if of_owner:
         conditions.append(_OF_OWNER)
     now = task_changes.outerjoin(tasks, and_(tasks.c.id == _changes.task_id, tasks.c.owner_id == _changes.owner_id))
+    of_change = (_changes.mark, _changes.kind, _changes.task_id, _changes.version, _changes.changed_at)
     return (
-        select(*_ORDER, _changes.mark, _changes.kind, _changes.task_id, _changes.version, _changes.changed_at, *LISTED)
+        select(*_ORDER, *of_change, _changes.remind_at, *LISTED)
         .select_from(now)
         .where(*conditions)
         .order_by(*_ORDER)
@@ -193,11 +204,23 @@ def _page(dialect: str, *, of_owner: bool) -> Select[Any]:
     )
 
 
+REMIND_AT = 7
+"""The index of the moment of a reminder in a row of `page`."""
+
+
 def change_of(row: Row, scope: int | None) -> Change:
     """Return the change of a row of `page`."""
-    _, _, _, kind, task_id, version, changed_at, *task = row
+    _, _, _, kind, task_id, version, changed_at, _, *task = row
     current = None if task[0] is None else versioned(tuple(task)).current(with_owner=scope is None)
     return Change(kind, task_id, version, changed_at, current)
+
+
+def message_of(change: Change, remind_at: datetime | None) -> Change | Reminded:
+    """Return what webhooks get of an entry: the change, or the reminder that it is where it has a moment."""
+    if remind_at is None:
+        return change
+    late = change.changed_at - remind_at > LATE
+    return Reminded("reminder", change.id, change.version, change.changed_at, change.task, remind_at, late)
 
 
 def history(connection: Connection, task_id: int) -> list[Row]:

@@ -26,9 +26,9 @@ from service_kit.telemetry.logs import log
 from task_core import changes as feed
 from task_core import tasks
 from task_core import webhooks as store
-from task_core.changes import Position
+from task_core.changes import REMIND_AT, Position
 from task_core.database import Database
-from task_core.model import Change
+from task_core.model import Change, Reminded
 from task_core.postgresql import notifications
 
 THREADS = 4
@@ -76,7 +76,7 @@ class Message(msgspec.Struct, frozen=True):
 
     type: str
     timestamp: datetime
-    data: Change
+    data: Change | Reminded
 
 
 RESULTS = ("delivered", "failed", "dead", "disabled")
@@ -96,7 +96,7 @@ class Parcel(NamedTuple):
     """A change to deliver: its place in the feed, and the dead letter that it is, if it is one."""
 
     position: Position
-    change: Change
+    change: Change | Reminded
     letter: int | None = None
 
 
@@ -247,7 +247,7 @@ class Deliverer:
         position = Position(hook.transaction_id, hook.change_id)
         with self._database.read() as connection:
             letters = store.letters_of(connection, hook.id, requested=True)
-            rows = feed.page(connection, hook.owner_id, position, feed.horizon(connection), PAGE)
+            rows = feed.page(connection, hook.owner_id, position, feed.horizon(connection), PAGE, reminders=True)
             gap = feed.floor(connection, hook.owner_id) > position[:2]  # read last: what is cleared until then is seen
         for letter in letters:
             yield Parcel(
@@ -257,17 +257,21 @@ class Deliverer:
             self._disable(hook, "changes were removed before they were delivered: read the feed, and switch it on")
             return
         for row in rows:
-            yield Parcel(Position(*row[:3]), feed.change_of(row, hook.owner_id))
+            yield Parcel(Position(*row[:3]), feed.message_of(feed.change_of(row, hook.owner_id), row[REMIND_AT]))
 
-    def _again(self, hook: SimpleNamespace, letter: Row[Any]) -> Change:
+    def _again(self, hook: SimpleNamespace, letter: Row[Any]) -> Change | Reminded:
         with self._database.read() as connection:
             task = tasks.current(connection, hook.owner_id, letter.task_id)
-        return Change(letter.kind, letter.task_id, letter.version, letter.changed_at, task)
+        change = Change(letter.kind, letter.task_id, letter.version, letter.changed_at, task)
+        return feed.message_of(change, letter.remind_at)
 
     def _deliver(self, hook: SimpleNamespace, parcel: Parcel) -> bool:
         """Deliver a change and note what came of it; return whether the next one may follow."""
-        status, error = self._send(hook, parcel)
-        self._report("delivered" if error is None else "failed")
+        if isinstance(parcel.change, Reminded) and parcel.change.moot:
+            status, error = 0, None
+        else:
+            status, error = self._send(hook, parcel)
+            self._report("delivered" if error is None else "failed")
         now = datetime.now(UTC)
         if parcel.letter is not None:
             with self._database.write() as connection:
@@ -363,6 +367,7 @@ class Deliverer:
             "task_id": change.id,
             "version": change.version,
             "changed_at": change.changed_at,
+            "remind_at": change.remind_at if isinstance(change, Reminded) else None,
             "failed_at": now,
             "error": error,
         }

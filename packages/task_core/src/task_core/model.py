@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from task_core.reminder import Reminders
+
 LARGEST_ID = 2**53 - 1  # every JSON parser reads it exactly (RFC 8259, section 6)
 
 Status = Literal["pending", "in_progress", "completed"]
@@ -28,6 +30,7 @@ class Task(Struct, frozen=True):
     labels: Annotated[list[str], Meta(description="in the order of their code points")]
     recurrence: str | None
     time_zone: str | None
+    reminders: Reminders
     created_at: datetime
     updated_at: datetime
     owner_id: Annotated[Id, Meta(description="the account that owns it; returned to administrators")] | UnsetType = (
@@ -57,6 +60,23 @@ class CurrentTask(Task, frozen=True, kw_only=True):
     """A task with its version, which a write names in If-Match."""
 
     version: Version
+
+
+class Reminded(Struct, frozen=True):
+    """A reminder that went out, and what the task is now."""
+
+    kind: Literal["reminder"]
+    id: Id
+    version: Annotated[Version, Meta(description="the version that the task had when it went out")]
+    changed_at: Annotated[datetime, Meta(description="when it went out")]
+    task: CurrentTask | None
+    remind_at: Annotated[datetime, Meta(description="the moment that was set")]
+    late: Annotated[bool, Meta(description="whether it went out more than 60 seconds after its moment")]
+
+    @property
+    def moot(self) -> bool:
+        """Whether the task is completed or deleted by now."""
+        return self.task is None or self.task.status == "completed"
 
 
 class Change(Struct, frozen=True):

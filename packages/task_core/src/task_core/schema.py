@@ -26,6 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from task_core.reminder import Reminder, duration, seconds
+
 REVISIONS = (
     "0001",
     "0002",
@@ -42,13 +44,14 @@ REVISIONS = (
     "0013",
     "0014",
     "0015",
+    "0016",
 )
 """Every migration, oldest first. The service is ready at the last one, and at any that it does not know."""
 
 LARGEST_KEY = 2**63 - 1
 """The largest integer that both databases accept in a query."""
 
-NO_LABELS = "[]"
+NO_LABELS = NO_REMINDERS = "[]"
 
 LOCAL_ACCOUNT = 0
 """The account that all requests act as with AUTH=off. It has no password, so nobody can log in as it."""
@@ -99,6 +102,25 @@ class Labels(TypeDecorator[list[str]]):
         if value is None:
             return None
         return msgspec.json.decode(value) if value != NO_LABELS else []
+
+
+class Reminders(TypeDecorator[list[Reminder]]):
+    """Reminders in JSON, as the triggers read them: a moment as text, a time before the due date in seconds."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: list[Reminder] | None, _dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        kept = [seconds(one.before) if isinstance(one.before, str) else one.at for one in value]
+        return msgspec.json.encode(kept).decode()
+
+    def process_result_value(self, value: str | None, _dialect: Dialect) -> list[Reminder] | None:
+        if value is None or value == NO_REMINDERS:
+            return None if value is None else []
+        kept = msgspec.json.decode(value, type=list[int | datetime])
+        return [Reminder(before=duration(one)) if isinstance(one, int) else Reminder(at=one) for one in kept]
 
 
 accounts = Table(
@@ -191,6 +213,7 @@ tasks = Table(
     Column("recurrence", String(255)),
     Column("time_zone", String(64)),
     Column("next_id", Key),
+    Column("reminders", Reminders, nullable=False, server_default=NO_REMINDERS),
     Column("version", Integer, nullable=False, server_default=text("1")),
     CheckConstraint("status IN ('pending', 'in_progress', 'completed')", name="status"),
     CheckConstraint("priority IN (0, 1, 2)", name="priority"),
@@ -215,6 +238,7 @@ deleted_tasks = Table(
     Column("recurrence", String(255)),
     Column("time_zone", String(64)),
     Column("next_id", Key),
+    Column("reminders", Reminders, nullable=False, server_default=NO_REMINDERS),
     Column("version", Integer, nullable=False),
     Column("deleted_at", Instant, nullable=False, index=True),
 )
@@ -233,12 +257,16 @@ task_changes = Table(
     Column("kind", String(8), nullable=False),
     Column("changed_at", Instant, nullable=False),
     Column("actor_id", Key, nullable=False),
-    Column("fields", String(80), nullable=False),
+    Column("fields", String(100).with_variant(String(80), "sqlite"), nullable=False),  # SQLite ignores the length
     Column("mark", Integer, nullable=False),
     Column("gone_at", Instant),
+    Column("remind_at", Instant),
     sqlite_autoincrement=True,
 )
 """What happened to tasks, without their content. Triggers write it. Entries outlive tasks and accounts.
+
+Those of the kind `reminder` are no changes: they are for webhooks alone, in order with the changes. Each is of the
+moment `remind_at`, and of the version that the task had then.
 
 `transaction_id` is PostgreSQL's, and 0 on SQLite. `mark` is random, which distinguishes an entry from another that has
 the same id after a restore. `gone_at` is when the deleted task was removed for good.
@@ -310,11 +338,41 @@ webhook_dead_letters = Table(
     Column("failed_at", Instant, nullable=False),
     Column("error", String(300), nullable=False),
     Column("requested_at", Instant),
+    Column("remind_at", Instant),
     sqlite_autoincrement=True,
 )
 """Changes that could not be delivered, without the tasks' content. `requested_at` is when a replay was requested."""
 
 Index(None, webhook_dead_letters.c.webhook_id, webhook_dead_letters.c.id)
+
+task_reminders = Table(
+    "task_reminders",
+    metadata,
+    Column("task_id", Key, ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("remind_at", Instant, primary_key=True, index=True),
+)
+"""The reminders of tasks that are not completed which are still to go out. A trigger writes them.
+
+One is written where its moment is in the future, whenever the task's reminders, due date or status change.
+"""
+
+reminder_mails = Table(
+    "reminder_mails",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("owner_id", Key, nullable=False),
+    Column("task_id", Key, nullable=False),
+    Column("remind_at", Instant, nullable=False),
+    Column("put_out_at", Instant, nullable=False),
+    Column("next_attempt_at", Instant, nullable=False, index=True),
+    Column("failures", Integer, nullable=False, server_default=text("0")),
+    sqlite_autoincrement=True,
+)
+"""Reminders that went out and are to be sent by mail. Who sends one holds it until `next_attempt_at`.
+
+`owner_id` is no foreign key: who puts reminders out would wait for an account that is being deleted, whose deletion
+waits for the reminders. A mail whose account is gone is dropped.
+"""
 
 LAST_INSTANT = "'9999-12-31 23:59:59.999999+00:00'"
 due_order: dict[str, ColumnElement[datetime]] = {

@@ -17,6 +17,7 @@ LISTED = (
     tasks.c.labels,
     tasks.c.recurrence,
     tasks.c.time_zone,
+    tasks.c.reminders,
     tasks.c.created_at,
     tasks.c.updated_at,
     tasks.c.version,

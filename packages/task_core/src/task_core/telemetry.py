@@ -1,11 +1,13 @@
 """The metrics of the services that share the database: of their connections, and of the delivery to webhooks."""
 
+from collections.abc import Collection
 from typing import Any
 
 from prometheus_client import Counter, Gauge
 
 import service_kit.telemetry.metrics  # noqa: F401 - sets the folder that prometheus-client reads at its import
 from task_core.delivery import Backlog
+from task_core.reminders import Put
 
 _connections = Gauge("db_pool_connections", "Database connections.", ("state",), multiprocess_mode="livesum")
 _pool_size = Gauge("db_pool_size", "Database connections at most.", multiprocess_mode="livesum")
@@ -33,6 +35,18 @@ _undelivered = Gauge(
 _waiting = Gauge("webhooks_waiting", "Active webhooks with something to deliver.", multiprocess_mode="livemostrecent")
 _disabled = Gauge("webhooks_disabled", "Webhooks that are disabled.", multiprocess_mode="livemostrecent")
 
+_reminders = Counter(
+    "reminders_total",
+    "Reminders that went out, or were dropped as the account is disabled, and attempts to mail them.",
+    ("result", "late"),
+)
+_reminder_due = Gauge(
+    "reminder_due_seconds",
+    "For how long the oldest reminder has been due that did not go out, or is not mailed; 0 where none is.",
+    ("stage",),
+    multiprocess_mode="livemostrecent",
+)
+
 
 def sample_pool(pool: Any) -> None:
     """Publish how many connections of a pool (SQLAlchemy's QueuePool) are in use."""
@@ -57,3 +71,19 @@ def undelivered(backlog: Backlog) -> None:
     _undelivered.set(backlog.oldest_seconds)
     _waiting.set(backlog.waiting)
     _disabled.set(backlog.disabled)
+
+
+def reminded(result: str, late: bool, count: int = 1) -> None:
+    """Count what became of reminders."""
+    _reminders.labels(result, str(late).lower()).inc(count)
+
+
+def put_out(puts: Collection[Put]) -> None:
+    """Count reminders that went out or were dropped."""
+    for one in puts:
+        reminded("dropped" if one.dropped else "put_out", one.late)
+
+
+def reminders_due(stage: str, seconds: float) -> None:
+    """Publish for how long the oldest reminder has been due that did not pass `stage`: outbox or mail."""
+    _reminder_due.labels(stage).set(seconds)

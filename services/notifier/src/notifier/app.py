@@ -17,9 +17,9 @@ from service_kit.service import NotReady, Service
 from service_kit.telemetry.traces import Tracer
 from task_core import telemetry
 from task_core.database import Database
-from task_core.delivery import Backlog, Deliverer
+from task_core.delivery import Backlog
 from task_core.errors import UNAVAILABLE, SchemaBehind, down
-from task_core.start import start_delivery
+from task_core.start import Delivery, start_delivery
 
 
 class Application(Service):
@@ -34,12 +34,12 @@ class Application(Service):
     def __init__(self, settings: Settings, database: Database) -> None:
         super().__init__(settings)
         self.database = database
-        self.deliverer: Deliverer | None = None
+        self.delivery: Delivery | None = None
 
     @property
     def backlog(self) -> Backlog:
         """What this process last read of what is to be delivered."""
-        return self.deliverer.backlog if self.deliverer else Backlog()
+        return self.delivery.deliverer.backlog if self.delivery else Backlog()
 
     def check(self) -> None:
         answers = True
@@ -56,12 +56,12 @@ class Application(Service):
     def start_worker(self) -> None:
         self.database.close()
         insecure = self.settings.webhooks == "insecure"
-        self.deliverer = start_delivery(self.settings, self.database, insecure=insecure, listens=True)
+        self.delivery = start_delivery(self.settings, self.database, insecure=insecure, listens=True)
 
     def sample(self) -> None:
         telemetry.sample_pool(self.database.engine.pool)
-        if self.deliverer and self.draining():
-            self.deliverer.end()
+        if self.delivery and self.draining():
+            self.delivery.end()
 
     def start_tracer(self) -> Tracer:
         tracer = super().start_tracer()

@@ -18,6 +18,7 @@ FIELDS = {
     "labels",
     "recurrence",
     "time_zone",
+    "reminders",
     "created_at",
     "updated_at",
 }

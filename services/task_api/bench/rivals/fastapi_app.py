@@ -19,6 +19,7 @@ Recurrence = Annotated[
 ]
 TimeZone = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9_+/-]+$")]
 Moment = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
+Reminders = Annotated[list[dict[Literal["at", "before"], str]], Field(max_length=5)]
 Status = Literal["pending", "in_progress", "completed"]
 
 
@@ -34,6 +35,7 @@ class NewTask(BaseModel):
     labels: Labels = []
     recurrence: Recurrence | None = None
     time_zone: TimeZone | None = None
+    reminders: Reminders = []
 
 
 class TaskChanges(NewTask):

@@ -62,10 +62,12 @@ def kept(moment: datetime | None) -> str | None:
 def task_of(row: tuple[Any, ...]) -> Task:
     """Return the task of a row."""
     read = datetime.fromisoformat
-    identity, title, description, status, priority, due_at, project, labels, rule, zone, created_at, updated_at, _ = row
-    due_at, labels = due_at and read(due_at), msgspec.json.decode(labels)
+    identity, title, description, status, priority, due_at, project, *others, created_at, updated_at, _ = row
+    labels, rule, zone, reminders = others
+    due_at, labels, reminders = due_at and read(due_at), msgspec.json.decode(labels), msgspec.json.decode(reminders)
+    recurring = labels, rule, zone, reminders
     times = read(created_at), read(updated_at)
-    return Task(identity, title, description, status, PRIORITIES[priority], due_at, project, labels, rule, zone, *times)
+    return Task(identity, title, description, status, PRIORITIES[priority], due_at, project, *recurring, *times)
 
 
 @contextmanager
@@ -124,6 +126,7 @@ def create(owner: int, new: Any) -> tuple[int, bytes]:
         "priority": PRIORITIES.index(new.priority),
         "due_at": kept(new.due_at),
         "labels": encode(new.labels).decode(),
+        "reminders": encode(new.reminders).decode(),
         "created_at": kept(now),
         "updated_at": kept(now),
         "owner_id": owner,
@@ -143,13 +146,13 @@ def change(owner: int, task_id: int, fields: Mapping[str, Any]) -> bytes:
         if not changed:
             return encode(held)
         now = max(datetime.now(UTC), held.updated_at)
-        values = {**changed, "updated_at": kept(now), "version": row[12] + 1}
+        values = {**changed, "updated_at": kept(now), "version": row[13] + 1}
         if "priority" in changed:
             values["priority"] = PRIORITIES.index(changed["priority"])
         if "due_at" in changed:
             values["due_at"] = kept(changed["due_at"])
-        if "labels" in changed:
-            values["labels"] = encode(changed["labels"]).decode()
+        for name in {"labels", "reminders"} & changed.keys():
+            values[name] = encode(changed[name]).decode()
         columns = ", ".join(f"{name} = :{name}" for name in values)
         with within_quota(owner):
             database.execute(SQL["update"].replace("$columns", columns), {**values, "task_id": task_id})

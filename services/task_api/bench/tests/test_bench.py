@@ -28,6 +28,7 @@ FIELDS = {
     "labels",
     "recurrence",
     "time_zone",
+    "reminders",
     "created_at",
     "updated_at",
 }

@@ -171,6 +171,23 @@ def test_no_dialog_of_a_task_that_repeats_breaks_a_rule(
 
 
 @pytest.mark.parametrize(("scheme", "screen"), SIGHTS)
+def test_no_dialog_of_a_task_that_reminds_breaks_a_rule(
+    embedded: Service, visit: Visit, request: pytest.FixtureRequest, scheme: str, screen: dict[str, int]
+) -> None:
+    look = request.node.callspec.id
+    reminders = [{"before": "PT15M"}, {"before": "P1DT2H"}, {"at": "2029-12-24T12:00:00Z"}]
+    embedded.create("Water the plants", due_at="2030-01-01T08:00:00Z", reminders=reminders)
+    board = visit(embedded.url, viewport=screen, color_scheme=scheme)
+    expect(board.card("Water the plants")).to_contain_text("\u23f0 3")
+    check(board.page, f"reminding-{look}")
+    dialog = board.details("Water the plants")
+    dialog.get_by_label("Remind me").select_option("at a moment")
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog.get_by_role("alert")).to_be_visible()
+    check(board.page, f"reminds-{look}")
+
+
+@pytest.mark.parametrize(("scheme", "screen"), SIGHTS)
 def test_loading_failing_and_help_break_no_rule(
     embedded: Service, visit: Visit, request: pytest.FixtureRequest, scheme: str, screen: dict[str, int]
 ) -> None:

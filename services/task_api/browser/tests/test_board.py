@@ -613,3 +613,55 @@ def test_a_task_that_repeats_needs_a_due_date_and_a_time_zone_that_there_is(embe
     dialog.get_by_role("button", name="Save").click()
     board.until(lambda: embedded.tasks()[0]["time_zone"] == "Asia/Tokyo")
     assert embedded.tasks()[0]["recurrence"] == "FREQ=DAILY"
+
+
+def test_reminders_are_added_shown_changed_and_taken_away(service: Service, visit: Visit) -> None:
+    service.create("Call Ada", due_at="2030-06-01T12:30:00Z", reminders=[{"before": "P1DT2H"}])
+    board = visit(service.url)
+    dialog = board.details("Call Ada")
+    expect(dialog.get_by_role("checkbox", name="1 day 2 hours before")).to_be_checked()
+    expect(dialog.get_by_label("Moment")).to_be_hidden()
+    dialog.get_by_label("Remind me").select_option("15 minutes before")
+    dialog.get_by_role("button", name="Add reminder").click()
+    expect(dialog.get_by_label("Remind me")).to_be_focused()
+    dialog.get_by_label("Remind me").select_option("15 minutes before")
+    dialog.get_by_role("button", name="Add reminder").click()  # once each
+    expect(dialog.get_by_role("checkbox", name="minutes before")).to_have_count(1)
+    dialog.get_by_label("Remind me").select_option("at a moment")
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog.get_by_role("alert")).to_have_text("The reminder needs a day and a time.")
+    expect(dialog.get_by_label("Moment")).to_be_focused()
+    dialog.get_by_label("Moment").fill("2030-05-31T20:00")  # what was not added counts
+    dialog.get_by_role("button", name="Save").click()
+    board.saved()
+    expected = [{"before": "P1DT2H"}, {"before": "PT15M"}, {"at": "2030-05-31T18:00:00Z"}]
+    board.until(lambda: service.tasks()[0]["reminders"] == expected)
+    expect(board.card("Call Ada")).to_contain_text("\u23f0 3")
+    shown = board.card("Call Ada").get_by_title("Reminds: 1 day 2 hours before, 15 minutes before, at ")
+    expect(shown).to_be_visible()
+
+    dialog = board.details("Call Ada")
+    dialog.get_by_role("button", name="Cancel").click()  # it has no change to confirm
+    dialog = board.details("Call Ada")
+    for box in dialog.get_by_role("group", name="Reminders").get_by_role("checkbox").all():
+        box.uncheck()
+    dialog.get_by_role("button", name="Save").click()
+    board.until(lambda: service.tasks()[0]["reminders"] == [])
+    expect(board.card("Call Ada")).not_to_contain_text("\u23f0")
+
+
+def test_reminders_before_the_due_date_need_one_and_five_are_the_most(embedded: Service, visit: Visit) -> None:
+    reminders = [{"at": f"2030-01-0{day}T08:00:00.123456Z"} for day in range(1, 6)]
+    embedded.create("Call Ada", reminders=reminders)
+    board = visit(embedded.url)
+    dialog = board.details("Call Ada")
+    dialog.get_by_label("Remind me").select_option("when it is due")
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog.get_by_role("alert")).to_have_text("A task has at most 5 reminders.")
+    dialog.get_by_role("group", name="Reminders").get_by_role("checkbox").first.uncheck()
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog.get_by_role("alert")).to_have_text("A reminder before the due date needs one.")
+    expect(dialog.get_by_label("Due", exact=True)).to_be_focused()
+    dialog.get_by_label("Due", exact=True).fill("2030-06-01T14:30")
+    dialog.get_by_role("button", name="Save").click()
+    board.until(lambda: embedded.tasks()[0]["reminders"] == [*reminders[1:], {"before": "PT0S"}])

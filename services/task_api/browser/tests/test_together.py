@@ -872,3 +872,21 @@ def test_repetitions_that_both_changed_are_a_conflict_and_one_of_somebody_else_s
     merge.get_by_label("How often").select_option("Daily")
     merge.get_by_role("button", name="Save this").click()
     board.until(lambda: embedded.tasks()[0]["recurrence"] == "FREQ=DAILY")
+
+
+def test_reminders_that_both_changed_are_a_conflict(embedded: Service, visit: Visit) -> None:
+    (task,) = embedded.create("Plan", due_at="2030-01-01T08:00:00Z", reminders=[{"before": "PT1H"}])
+    board = visit(embedded.url)
+    page = board.page
+    dialog = board.details("Plan")
+    embedded.change(task["id"], reminders=[{"before": "P7D"}])
+    dialog.get_by_label("Remind me").select_option("5 minutes before")
+    dialog.get_by_role("button", name="Save").click()
+    page.get_by_role("button", name="1 change needs you").click()
+    merge = page.get_by_role("dialog", name="Changed by somebody else too")
+    expect(merge).to_contain_text("Yours 1 hour before, 5 minutes before")
+    expect(merge).to_contain_text("Theirs 7 days before")
+    merge.get_by_label("Theirs").check()
+    merge.get_by_label("Remind me").select_option("1 day before")
+    merge.get_by_role("button", name="Save this").click()
+    board.until(lambda: embedded.tasks()[0]["reminders"] == [{"before": "P7D"}, {"before": "P1D"}])

@@ -26,6 +26,7 @@ from task_api.tasks.model import (
     Moment,
     Project,
     Recurrence,
+    Reminders,
     Status,
     TimeZone,
     Title,
@@ -81,6 +82,7 @@ class TaskLine(msgspec.Struct, tag="task", tag_field="type", forbid_unknown_fiel
     recurrence: Recurrence | None = None
     time_zone: TimeZone | None = None
     next_id: ImportedId | None = None
+    reminders: Reminders = []
 
 
 class EndLine(msgspec.Struct, tag="end", tag_field="type", forbid_unknown_fields=True):
@@ -204,6 +206,8 @@ def _write(connection: Connection, piece: Piece) -> tuple[Table, list[int]]:
     name, rows = piece
     if name == "accounts":
         return accounts, [values["id"] for number, values in rows if _account(connection, values, number)]
+    for _, values in rows:
+        values["reminders"] = msgspec.convert(values["reminders"], Reminders)
     return tasks, _tasks(connection, dict(rows))
 
 
@@ -238,6 +242,8 @@ def _values(record: AccountLine | TaskLine | EndLine) -> dict[str, Any]:
         raise ValueError("a project has no space around its name")
     if isinstance(record, TaskLine) and record.labels != distinct(record.labels):
         raise ValueError("labels are sorted, each is there once, and none has space around it")
+    if isinstance(record, TaskLine) and len(record.reminders) != len(set(record.reminders)):
+        raise ValueError("reminders are there once each")
     if isinstance(record, TaskLine):
         recurrence.zone(record.time_zone)
         if record.recurrence is not None:

@@ -1,7 +1,7 @@
 // One column of the board. Only the cards that can be seen, and the one that has the focus, are in the page.
 import { element } from "./elements.js";
 import { overdue } from "./filters.js";
-import { brief, described } from "./recurrence.js";
+import { brief, described, reminding } from "./schedule.js";
 import { moment, number, texts } from "./texts.js";
 
 export const STATUSES = ["pending", "in_progress", "completed"];
@@ -193,6 +193,7 @@ class Card {
       task.project && element("span", { class: "fact" }, task.project),
       due && element("span", { class: overdue(task) ? "fact late" : "fact" }, due),
       task.recurrence && element("span", { class: "fact recurring", title: texts.repeats(described(task.recurrence)) }, `↻ ${brief(task.recurrence)}`),
+      task.reminders.length && element("span", { class: "fact", title: texts.reminds(task.reminders.map(reminding)) }, `⏰ ${number(task.reminders.length)}`),
       task.labels.length && element("span", { class: "fact labelled", title: task.labels.join(", ") }, task.labels.join(", ")),
       task.mark && element("span", { class: "fact mark" }, mark),
     ].filter(Boolean);

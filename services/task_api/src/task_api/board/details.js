@@ -3,7 +3,7 @@ import { describe, request } from "./api.js";
 import { dialog, element, field, select } from "./elements.js";
 import * as labelled from "./labels.js";
 import { FIELDS, differing, fields } from "./outbox.js";
-import * as recurring from "./recurrence.js";
+import * as schedule from "./schedule.js";
 import { moment, texts } from "./texts.js";
 
 export const options = (named) => Object.entries(named);
@@ -20,6 +20,7 @@ const PARSE = {
   due_at: (text) => (text ? new Date(text).toISOString() : null),
   project: (text) => text.trim() || null,
   labels: JSON.parse,
+  reminders: JSON.parse,
   recurrence: (text) => text || null,
   time_zone: (text) => text.trim() || null,
 };
@@ -35,7 +36,8 @@ export function controls(task, projects = [], known = []) {
   const suggested = element("datalist", { id: "projects" }, ...projects.map((name) => element("option", { value: name })));
   const project = element("input", { maxlength: 100, autocomplete: "off", list: suggested.id });
   const labels = labelled.control(known);
-  const recurrence = recurring.control();
+  const recurrence = schedule.control();
+  const reminders = schedule.reminders();
   const zone = element("input", { maxlength: 64, autocomplete: "off" });
   const parts = {
     title: field(texts.fields.title, title),
@@ -47,8 +49,9 @@ export function controls(task, projects = [], known = []) {
     labels: labels.part,
     recurrence: recurrence.part,
     time_zone: field(texts.fields.time_zone, zone),
+    reminders: reminders.part,
   };
-  const all = { title, description, status, priority, due_at: due, project, labels, recurrence, time_zone: zone };
+  const all = { title, description, status, priority, due_at: due, project, labels, recurrence, time_zone: zone, reminders };
   const written = {};
   const write = (name, value) => {
     all[name].value = name === "due_at" ? local(value) : value ?? "";
@@ -58,7 +61,7 @@ export function controls(task, projects = [], known = []) {
   recurrence.part.addEventListener("change", () => {
     parts.time_zone.hidden = !recurrence.value;
     const before = written.recurrence.value !== null || written.time_zone.value !== null;
-    zone.value = before ? zone.value : recurrence.value && (zone.value || recurring.here());
+    zone.value = before ? zone.value : recurrence.value && (zone.value || schedule.here());
   });
   FIELDS.forEach((name) => write(name, task[name]));
   const value = (name) => {
@@ -71,18 +74,23 @@ export function controls(task, projects = [], known = []) {
   const problem = () => {
     const late = due.value !== written.due_at.shown && due.validity.rangeOverflow;
     const many = JSON.parse(labels.value).length > labelled.MOST;
+    const remind = JSON.parse(reminders.value);
+    const unremindable = !due.value && remind.some(({ before }) => before);
     const undue = recurrence.value !== "" && !due.value;
     const unruled = recurrence.wrong;
-    const unzoned = recurrence.value !== "" && zone.value !== written.time_zone.shown && zone.value.trim() && !recurring.known(zone.value.trim());
+    const unzoned = recurrence.value !== "" && zone.value !== written.time_zone.shown && zone.value.trim() && !schedule.known(zone.value.trim());
     const [wrong = null, text = null] = [
       !title.value.trim() && [title, texts.titleNeeded],
       (due.validity.badInput || late) && [due, texts.dueIncomplete],
       many && [labels.input, texts.manyLabels],
       unruled && [unruled, texts.repetitionIncomplete],
       undue && [due, texts.dueNeeded],
+      reminders.wrong() && [reminders.at, texts.momentNeeded],
+      remind.length > schedule.MOST_REMINDERS && [reminders.choice, texts.manyReminders],
+      unremindable && [due, texts.dueNeededToRemind],
       unzoned && [zone, texts.zoneUnknown],
     ].find(Boolean) ?? [];
-    for (const one of [title, due, labels.input, zone, ...recurrence.inputs]) one.setAttribute("aria-invalid", one === wrong);
+    for (const one of [title, due, labels.input, reminders.choice, reminders.at, zone, ...recurrence.inputs]) one.setAttribute("aria-invalid", one === wrong);
     wrong?.focus();
     return text;
   };
@@ -139,6 +147,7 @@ export function open(task, { who, projects, labels, save, remove, closed }) {
     element("div", { class: "fields" }, parts.status, parts.priority, parts.due_at, parts.project),
     parts.recurrence,
     parts.time_zone,
+    parts.reminders,
     parts.labels,
     problem,
     Number.isInteger(task.id) && history(task, who),

@@ -4,7 +4,7 @@ import { Problem, SignedOut, Unreachable, alone, requestsOf } from "./api.js";
 import { sorted } from "./labels.js";
 import { changes } from "./storage.js";
 
-export const FIELDS = ["title", "description", "status", "priority", "due_at", "project", "labels", "recurrence", "time_zone"];
+export const FIELDS = ["title", "description", "status", "priority", "due_at", "project", "labels", "recurrence", "time_zone", "reminders"];
 const AT_ONCE = 6;
 const MOST_OPERATIONS = 500;
 const LONGEST_WAIT = 30;
@@ -13,8 +13,9 @@ const KEY_HOURS = 23; // the service remembers a key for 24
 const uuid = () => crypto.randomUUID?.() ?? [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 const versionOf = (headers) => Number(headers.get("ETag").replaceAll('"', ""));
 export const fields = (task) => Object.fromEntries(FIELDS.map((name) => [name, task[name]]));
+const instant = ({ at, before }) => (at ? Date.parse(at) : before); // whatever digits a moment is written with
 const plain = (name, value) =>
-  name === "labels" ? JSON.stringify(sorted(value ?? [])) : name === "due_at" && value ? Date.parse(value) : value ?? null;
+  name === "reminders" ? JSON.stringify((value ?? []).map(instant)) : name === "labels" ? JSON.stringify(sorted(value ?? [])) : name === "due_at" && value ? Date.parse(value) : value ?? null;
 const same = (name, a, b) => plain(name, a) === plain(name, b);
 export const differing = (a, b) => FIELDS.filter((name) => !same(name, a[name], b[name]));
 

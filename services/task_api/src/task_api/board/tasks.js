@@ -4,7 +4,7 @@ import { snapshot } from "./storage.js";
 import { SILENCE_SECONDS, listen } from "./stream.js";
 
 // Fields that a task lacks which an earlier version of the page has kept.
-const LATER = { labels: [], recurrence: null, time_zone: null };
+const LATER = { labels: [], recurrence: null, time_zone: null, reminders: [] };
 const PAGE = 200;
 const POLL_SECONDS = 4;
 const LISTENING_SECONDS = 60; // between polls while the stream reports changes

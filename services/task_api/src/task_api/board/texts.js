@@ -8,4 +8,4 @@ const format = new Intl.DateTimeFormat(region, { dateStyle: "medium", timeStyle:
 export const moment = (time) => format.format(new Date(time));
 const weekday = new Intl.DateTimeFormat(region, { weekday: "short", timeZone: "UTC" });
 export const weekdays = [1, 2, 3, 4, 5, 6, 7].map((day) => weekday.format(Date.UTC(2024, 0, day))); // from Monday on
-export const number = (value) => new Intl.NumberFormat(region).format(value);
+export const number = (value, options) => new Intl.NumberFormat(region, options).format(value);

@@ -2,17 +2,18 @@
 import { controls } from "./details.js";
 import { dialog, element } from "./elements.js";
 import { conflicts, differing, fields } from "./outbox.js";
-import { described } from "./recurrence.js";
+import { described, reminding } from "./schedule.js";
 import { moment, texts } from "./texts.js";
 
 const WRITTEN = {
   status: (value) => texts.status[value],
   priority: (value) => texts.priority[value],
   due_at: moment,
-  labels: (value) => value.join(", ") || texts.none,
+  labels: (value) => value.join(", "),
   recurrence: described,
+  reminders: (value) => value.map(reminding).join(", "),
 };
-const written = (name, value) => (value ? (WRITTEN[name]?.(value) ?? value) : texts.none);
+const written = (name, value) => (value && (WRITTEN[name]?.(value) ?? value)) || texts.none;
 
 // Opens the dialog of one change. `settle` gets the operations that take its place, or nothing to drop it.
 export function open(entry, settle) {

@@ -30,7 +30,7 @@ from task_core import telemetry as shared
 from task_core.database import Database, SchemaBehind
 from task_core.errors import UNAVAILABLE, down
 from task_core.schema import LOCAL_ACCOUNT
-from task_core.start import start_delivery
+from task_core.start import start_delivery, start_reminding
 
 LOCAL = Account(LOCAL_ACCOUNT, "local", "user", datetime.fromtimestamp(0, UTC))
 SIGNING_IN = frozenset({"session.sign_in", "session.refresh_session", "session.sign_out"})
@@ -87,8 +87,11 @@ class Services(Service):
     def start_worker(self) -> None:
         self.database.close()
         Clearer(self.database, Most(*self.quota), telemetry.cleared).start()
-        if self.settings.webhooks != "off" and self.settings.webhook_delivery == "workers":
-            start_delivery(self.settings, self.database, insecure=self.settings.webhooks == "insecure")
+        if self.settings.webhook_delivery == "workers":
+            if self.settings.webhooks != "off":
+                start_delivery(self.settings, self.database, insecure=self.settings.webhooks == "insecure")
+            elif self.settings.smtp_url:
+                start_reminding(self.settings, self.database)
         for key in self.settings.jwt_keys[:1]:
             telemetry.signing_key(key.kid)
 

@@ -30,7 +30,8 @@ from task_api.accounts.model import (
 from task_api.tasks.model import (
     BadCursor,
     BadFeedToken,
-    BadRecurrence,
+    BadReminders,
+    BadSchedule,
     CalendarTooLarge,
     FeedGone,
     TaskNotFound,
@@ -61,6 +62,9 @@ CALENDAR_TOO_LARGE = problem_type(
     "calendar-too-large", 403, "Too much for a calendar", "Delete tasks that are done, or read them by GET /tasks."
 )
 RECURRENCE_INVALID = problem_type("recurrence-invalid", 422, "The task cannot recur so", "Change what `errors` lists.")
+REMINDERS_INVALID = problem_type(
+    "reminders-invalid", 422, "The task cannot remind so", "Set `due_at`, or send moments (`at`)."
+)
 ENTITY_TAG_MALFORMED = problem_type(
     "entity-tag-malformed", 400, "Malformed entity tag", "Send the ETag of the task as it was received (RFC 9110)."
 )
@@ -149,14 +153,15 @@ def _statement_failed(error: ProgrammingError) -> Response:
     return _unavailable(error) if missing else unforeseen(error)
 
 
-def _bad_recurrence(error: BadRecurrence, detail: str = "", at: str = "#") -> Response:
+def _bad_schedule(error: BadSchedule, detail: str = "", at: str = "#") -> Response:
+    kind = REMINDERS_INVALID if isinstance(error, BadReminders) else RECURRENCE_INVALID
     faults = [Violation(pointer=f"{at}/{name}", detail=fault) for name, fault in error.faults.items()]
-    return respond(RECURRENCE_INVALID, detail or str(error), errors=faults)
+    return respond(kind, detail or str(error), errors=faults)
 
 
 def _bulk_failed(error: BulkFailure) -> Response:
-    if isinstance(error.cause, BadRecurrence):
-        return _bad_recurrence(error.cause, str(error), f"#/operations/{error.index}/{error.member}")
+    if isinstance(error.cause, BadSchedule):
+        return _bad_schedule(error.cause, str(error), f"#/operations/{error.index}/{error.member}")
     kind = VERSION_CONFLICT if isinstance(error.cause, VersionConflict) else TASK_NOT_FOUND
     operation = Violation(pointer=f"#/operations/{error.index}", detail=str(error.cause))
     return respond(kind, str(error), errors=[operation])
@@ -179,7 +184,7 @@ ANSWERS: dict[type[Exception], Callable[[Any], Response]] = {
     CalendarTooLarge: lambda error: respond(CALENDAR_TOO_LARGE, str(error)),
     TaskNotFound: lambda error: respond(TASK_NOT_FOUND, str(error)),
     VersionConflict: lambda error: respond(VERSION_CONFLICT, str(error), {"ETag": f'"{error.held.version}"'}),
-    BadRecurrence: _bad_recurrence,
+    BadSchedule: _bad_schedule,
     BulkFailure: _bulk_failed,
     QuotaExceeded: lambda error: respond(QUOTA_EXCEEDED, str(error)),
     EmailTaken: lambda error: respond(EMAIL_TAKEN, str(error)),

@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 from task_api.store import tasks as store
 from task_api.store import usage
 from task_api.tasks import recurrence, service
-from task_api.tasks.model import LARGEST_PAGE, CalendarTooLarge, Task, TaskQuery, Versioned
+from task_api.tasks.model import LARGEST_PAGE, CalendarTooLarge, Reminder, Task, TaskQuery, Versioned
 from task_core import changes
 from task_core.database import Database
 
@@ -44,7 +44,7 @@ _BEGIN = (
     "REFRESH-INTERVAL;VALUE=DURATION:PT1H",
     "X-PUBLISHED-TTL:PT1H",
 )
-_FORM = 1
+_FORM = 2
 """To be raised with each change of what is written, which the tasks' versions do not show."""
 
 LONGEST_LINE = 75
@@ -126,7 +126,20 @@ def _to_do(one: Versioned, database_name: str, completed_at: datetime, zones: se
         yield f"CATEGORIES:{','.join(map(_text, task.labels))}"
     if task.project is not None:
         yield f"{PROJECT};VALUE=TEXT:{_text(task.project)}"
+    for reminder in task.reminders:
+        yield "BEGIN:VALARM"
+        yield "ACTION:DISPLAY"
+        yield f"DESCRIPTION:{_text(task.title)}"
+        yield f"TRIGGER{_trigger(reminder)}"
+        yield "END:VALARM"
     yield "END:VTODO"
+
+
+def _trigger(reminder: Reminder) -> str:
+    """Return when an alarm comes: RELATED=END is DUE."""
+    if isinstance(reminder.at, datetime):
+        return f";VALUE=DATE-TIME:{_utc(reminder.at)}"
+    return f";RELATED=END:-{reminder.before}"
 
 
 def _due(task: Task) -> list[str]:

@@ -1,6 +1,6 @@
 """To-dos that other programs have written (iCalendar, RFC 5545), as tasks.
 
-What a task has no place for is left out and counted, such as alarms. What would make another task of it is a fault,
+What a task has no place for is left out and counted, such as a place. What would make another task of it is a fault,
 such as a rule that is not supported: then nothing of the calendar is taken.
 """
 
@@ -20,14 +20,18 @@ from sqlalchemy import Connection
 
 from task_api.tasks import recurrence, service
 from task_api.tasks.calendar import PROJECT, STATUS
-from task_api.tasks.model import NewTask, Priority, Status
+from task_api.tasks.model import NewTask, Priority, Reminder, Status
+from task_core.reminder import MOST_REMINDERS, duration
 
-icalendar.Todo.ignore_exceptions = True  # what cannot be read is in `errors` then, beside the other faults
+# what cannot be read is in `errors` then, beside the other faults
+icalendar.Todo.ignore_exceptions = icalendar.Alarm.ignore_exceptions = True
 
 MOST_TO_DOS, MOST_BYTES = 5_000, 32 << 20
 """How many to-dos, and how many bytes, are read at most."""
 
 LONGEST_DETAIL = 300
+_LONGEST_DAYS = 1000
+"""Less than so many days before the due date is when a reminder may be."""
 _STATUS: dict[str, Status] = {name: status for status, name in STATUS.items()} | {"CANCELLED": "completed"}  # type: ignore[assignment]
 _TAKEN = {"SUMMARY", "DESCRIPTION", "STATUS", "PRIORITY", "DUE", "DURATION", "CATEGORIES"}
 _NOT_NEEDED = {"UID", "DTSTAMP", "CREATED", "LAST-MODIFIED", "SEQUENCE", "COMPLETED", "PERCENT-COMPLETE"}
@@ -87,7 +91,8 @@ def read(content: bytes, floating: str | None = None) -> ToDos:
     left_out.update(name for _, to_do in every for name in _left_out(to_do))
     parts = {id(calendar): calendar for calendar, _ in every}.values()
     left_out.update(one.name for calendar in parts for one in calendar.walk() if one.name not in _KNOWN)
-    return ToDos(tasks, left_out)
+    left_out["VALARM"] -= sum(len(task.reminders) for task in tasks)
+    return ToDos(tasks, +left_out)
 
 
 def _left_out(to_do: Any) -> Iterator[str]:
@@ -141,6 +146,7 @@ def _task(to_do: Any, floating: str | None) -> NewTask:
         "labels": _labels(to_do),
         **_when(to_do, floating, recurs="RRULE" in to_do and status != "completed"),
     }
+    values["reminders"] = _reminders(to_do, values["due_at"], floating)
     try:
         new = msgspec.convert(values, NewTask)
     except msgspec.ValidationError as error:
@@ -211,6 +217,27 @@ def _when(to_do: Any, floating: str | None, *, recurs: bool) -> dict[str, Any]:
     begin = begin or end
     rule = _rule(_one(to_do, "RRULE", icalendar.vRecur), begin.at.astimezone(end.at.tzinfo), end.at)
     return {"due_at": end.at, "recurrence": rule, "time_zone": end.zone}
+
+
+def _reminders(to_do: Any, due_at: datetime | None, floating: str | None) -> list[Reminder]:
+    """Return a reminder for each alarm that a task can have, each moment once.
+
+    A task cannot have one after it is due, and none that counts from DTSTART where it has no due date.
+    """
+    start = _one(to_do, "DTSTART", icalendar.vDDDTypes)
+    begin = _moment(start, floating, whole_day=time.min).at if start is not None else due_at
+    reminders = []
+    for alarm in to_do.walk("VALARM"):
+        trigger: Any = None if alarm.errors else alarm.get("TRIGGER")
+        when = getattr(trigger, "dt", None)
+        if isinstance(when, timedelta) and due_at and begin:
+            if trigger.params.get("RELATED", "START").upper() != "END":
+                when += begin - due_at
+            if timedelta(-_LONGEST_DAYS) < when <= timedelta():
+                reminders.append(Reminder(before=duration(-int(when.total_seconds()))))
+        elif isinstance(when, datetime) and when.tzinfo:
+            reminders.append(Reminder(at=when))
+    return list(dict.fromkeys(reminders))[:MOST_REMINDERS]
 
 
 def _moment(value: Any, floating: str | None, whole_day: time = time(23, 59, 59)) -> Moment:

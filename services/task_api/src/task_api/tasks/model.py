@@ -1,7 +1,7 @@
 """A task and the shapes it comes and goes in. Decoding one of these with msgspec is its validation."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -20,6 +20,7 @@ from task_core.model import (
     Version,
     Versioned,
 )
+from task_core.reminder import Moment, Reminder, Reminders, utc
 
 __all__ = [
     "LARGEST_ID",
@@ -27,11 +28,15 @@ __all__ = [
     "Change",
     "CurrentTask",
     "Id",
+    "Moment",
     "Priority",
+    "Reminder",
+    "Reminders",
     "Status",
     "Task",
     "Version",
     "Versioned",
+    "utc",
 ]
 
 LONGEST_TITLE = 200
@@ -83,16 +88,7 @@ TimeZone = Annotated[
     ),
 ]
 Description = Annotated[str, Meta(max_length=10_000, pattern=r"^[^\x00]*$")]
-Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with a time zone; kept and returned in UTC")]
 ReadOnly = Annotated[Any, Meta(description="Ignored: the service sets it.", extra_json_schema={"readOnly": True})]
-
-
-def utc(moment: datetime) -> datetime:
-    """The same moment in UTC. Raises ValueError for one that UTC cannot express (before year 1, after year 9999)."""
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("a moment between the years 1 and 9999, in UTC, is expected") from None
 
 
 def trimmed(title: str) -> str:
@@ -120,6 +116,7 @@ class NewTask(Struct, forbid_unknown_fields=True, kw_only=True):
     labels: Labels = []
     recurrence: Recurrence | None = None
     time_zone: TimeZone | None = None
+    reminders: Reminders = []
     id: ReadOnly | UnsetType = UNSET
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
@@ -132,6 +129,7 @@ class NewTask(Struct, forbid_unknown_fields=True, kw_only=True):
         if self.project is not None:
             self.project = self.project.strip()
         self.labels = distinct(self.labels)
+        self.reminders = list(dict.fromkeys(self.reminders))
 
 
 class TaskChanges(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -146,6 +144,7 @@ class TaskChanges(Struct, forbid_unknown_fields=True, kw_only=True, omit_default
     labels: Labels | UnsetType = UNSET
     recurrence: Recurrence | UnsetType | None = UNSET
     time_zone: TimeZone | UnsetType | None = UNSET
+    reminders: Reminders | UnsetType = UNSET
     id: ReadOnly | UnsetType = UNSET
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
@@ -160,6 +159,8 @@ class TaskChanges(Struct, forbid_unknown_fields=True, kw_only=True, omit_default
             self.project = self.project.strip()
         if self.labels is not UNSET:
             self.labels = distinct(self.labels)
+        if self.reminders is not UNSET:
+            self.reminders = list(dict.fromkeys(self.reminders))
 
 
 class TaskMergePatch(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -174,6 +175,7 @@ class TaskMergePatch(Struct, forbid_unknown_fields=True, kw_only=True, omit_defa
     labels: Labels | UnsetType | None = UNSET
     recurrence: Recurrence | UnsetType | None = UNSET
     time_zone: TimeZone | UnsetType | None = UNSET
+    reminders: Reminders | UnsetType | None = UNSET
     id: ReadOnly | UnsetType = UNSET
     created_at: ReadOnly | UnsetType = UNSET
     updated_at: ReadOnly | UnsetType = UNSET
@@ -393,12 +395,20 @@ class VersionConflict(Exception):
         self.held = held
 
 
-class BadRecurrence(Exception):
-    """The task could not recur so: what is wrong, by the names of its fields."""
+class BadSchedule(Exception):
+    """The task cannot come again, or remind, as it is to: what is wrong, by the paths of its fields."""
 
     def __init__(self, faults: Mapping[str, str]) -> None:
         super().__init__("; ".join(f"{name}: {detail}" for name, detail in faults.items()))
         self.faults = faults
+
+
+class BadRecurrence(BadSchedule):
+    """The task could not recur so."""
+
+
+class BadReminders(BadSchedule):
+    """The task has reminders before a due date, and no due date."""
 
 
 class BadCursor(ValueError):

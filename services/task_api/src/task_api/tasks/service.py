@@ -19,6 +19,8 @@ from task_api.tasks.model import (
     PRIORITIES,
     BadCursor,
     BadRecurrence,
+    BadReminders,
+    BadSchedule,
     Bulk,
     BulkResult,
     Create,
@@ -52,27 +54,34 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 
 
 def create(connection: Connection, owner_id: int, new: NewTask) -> Versioned:
-    """Make a task for its owner, and the next one where it is completed already. Raises BadRecurrence."""
-    _check_recurrence(new)
+    """Make a task for its owner, and the next one where it is completed already. Raises BadSchedule."""
+    _check_schedule(new)
     following = _following(new) if new.status == "completed" else None
     next_id = _create(connection, owner_id, following).task.id if following else None
     return _create(connection, owner_id, new, next_id)
 
 
-def _check_recurrence(task: NewTask | Task) -> None:
+def _check_schedule(task: NewTask | Task) -> None:
     if faults := recurrence.faults(task.recurrence, task.time_zone, task.due_at):
         raise BadRecurrence(faults)
+    if task.due_at is None and (relative := [index for index, one in enumerate(task.reminders) if one.before]):
+        detail = "a reminder before the due date needs one: set `due_at`, or send the moment as `at`"
+        raise BadReminders({f"reminders/{index}/before": detail for index in relative})
 
 
 def _following(task: NewTask | Task) -> NewTask | None:
-    """Return the task that comes next when this one is completed; None where it is the last."""
+    """Return the task that comes next when this one is completed; None where it is the last.
+
+    It has the reminders before the due date; those at a moment are of this occurrence.
+    """
     occurrence = None
     if task.recurrence is not None and task.due_at is not None:
         occurrence = recurrence.following(task.recurrence, task.time_zone, task.due_at)
     if occurrence is None:
         return None
     kept = {name: getattr(task, name) for name in CHANGEABLE}
-    return NewTask(**{**kept, "status": "pending", "due_at": occurrence.due_at, "recurrence": occurrence.rule})
+    kept |= {"status": "pending", "due_at": occurrence.due_at, "recurrence": occurrence.rule}
+    return NewTask(**{**kept, "reminders": [one for one in task.reminders if one.before]})
 
 
 def _create(connection: Connection, owner_id: int, new: NewTask, next_id: int | None = None) -> Versioned:
@@ -93,6 +102,7 @@ def _columns(owner_id: int, new: NewTask, now: datetime, next_id: int | None = N
         "labels": new.labels,
         "recurrence": new.recurrence,
         "time_zone": new.time_zone,
+        "reminders": new.reminders,
         "next_id": next_id,
         "created_at": now,
         "updated_at": now,
@@ -119,7 +129,7 @@ def get(connection: Connection, owner_id: int | None, task_id: int, *, lock: boo
 def change(connection: Connection, held: Versioned, changes: TaskChanges, actor_id: int) -> Versioned:
     """Apply an account's changes to a task that this transaction holds; completing it creates the next one, once.
 
-    Changing nothing leaves version and `updated_at` alone. Raises BadRecurrence.
+    Changing nothing leaves version and `updated_at` alone. Raises BadSchedule.
     """
     fields = {name: value for name in CHANGEABLE if (value := getattr(changes, name)) is not UNSET}
     changed = {name: value for name, value in fields.items() if getattr(held.task, name) != value}
@@ -127,8 +137,8 @@ def change(connection: Connection, held: Versioned, changes: TaskChanges, actor_
         return held
     changed["updated_at"] = max(datetime.now(UTC), held.task.updated_at)
     task = msgspec.structs.replace(held.task, **changed)
-    if changed.keys() & {"recurrence", "time_zone", "due_at"}:
-        _check_recurrence(task)
+    if changed.keys() & {"recurrence", "time_zone", "due_at", "reminders"}:
+        _check_schedule(task)
     following = _following(task) if changed.get("status") == "completed" else None
     if following and not store.has_next(connection, task.id):
         created = _create(connection, held.owner_id, following)
@@ -264,7 +274,7 @@ def _decode(text: str, sort: str) -> Cursor:
 class BulkFailure(Exception):
     """One operation failed, and so none was done. `index` counts from 0, `member` is what holds the task's fields."""
 
-    def __init__(self, index: int, member: str, cause: TaskNotFound | VersionConflict | BadRecurrence) -> None:
+    def __init__(self, index: int, member: str, cause: TaskNotFound | VersionConflict | BadSchedule) -> None:
         super().__init__(f"operation {index}: {cause}; none of the operations was done")
         self.index = index
         self.member = member
@@ -297,7 +307,7 @@ def _bulk(connection: Connection, owner_id: int, scope: int | None, operations: 
     for index, operation in enumerate(operations.operations):
         try:
             yield _one(connection, owner_id, scope, operation)
-        except (TaskNotFound, VersionConflict, BadRecurrence) as error:
+        except (TaskNotFound, VersionConflict, BadSchedule) as error:
             member = "task" if isinstance(operation, Create) else "changes"
             raise BulkFailure(index, member, error) from error
 

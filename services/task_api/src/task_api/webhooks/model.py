@@ -59,10 +59,10 @@ class CreatedWebhook(Webhook, frozen=True, kw_only=True):
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True):
-    """A change that could not be delivered."""
+    """A change or a reminder that could not be delivered."""
 
     message_id: Annotated[str, Meta(description="the webhook-id of each attempt")]
-    kind: Literal["created", "updated", "deleted", "restored"]
+    kind: Literal["created", "updated", "deleted", "restored", "reminder"]
     task_id: Id
     version: Version
     changed_at: datetime

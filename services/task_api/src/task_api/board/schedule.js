@@ -1,6 +1,6 @@
-// The rule by which a task recurs (RFC 5545): a control with the simple choices, and the rule in words.
+// When a task comes again, by a rule (RFC 5545), and when it reminds: a control for each, and both in words.
 import { element, field, select } from "./elements.js";
-import { texts, weekdays } from "./texts.js";
+import { moment, number, texts, weekdays } from "./texts.js";
 
 const DAYS = ["MO", "TU", "WE", "TH", "FR", "SA", "SU"];
 const SIMPLE = { DAILY: [], WEEKLY: ["BYDAY"], MONTHLY: ["BYMONTHDAY"], YEARLY: [] };
@@ -123,6 +123,66 @@ export function control() {
       count.value = parts?.COUNT ?? "10";
       until.value = parts?.UNTIL ? dated(parts.UNTIL) : "";
       sync();
+    },
+  };
+}
+
+export const MOST_REMINDERS = 5;
+const UNITS = { D: "day", H: "hour", M: "minute", S: "second" };
+const BEFORE = ["PT0S", "PT5M", "PT15M", "PT1H", "P1D", "P7D"];
+
+// One reminder in words.
+export function reminding({ at, before }) {
+  if (at) return texts.remindsAt(moment(at));
+  if (before === "PT0S") return texts.remindsThen;
+  const parts = [...before.matchAll(/(\d+)(.)/g)].map(([, count, unit]) => number(count, { style: "unit", unit: UNITS[unit], unitDisplay: "long" }));
+  return texts.remindsBefore(parts.join(" "));
+}
+
+// Returns a control whose value is text, as that of others is: the reminders in JSON. What was chosen and not added counts.
+export function reminders() {
+  const boxes = element("div", { class: "labels" });
+  const choice = select([["", texts.choose], ...BEFORE.map((before) => [before, reminding({ before })]), ["at", texts.atMoment]], "");
+  const at = element("input", { type: "datetime-local", max: "9999-12-30T00:00" });
+  const when = field(texts.remindAt, at);
+  const sync = () => (when.hidden = choice.value !== "at");
+  choice.addEventListener("change", sync);
+  const all = () => {
+    const kept = new Set([...boxes.querySelectorAll(":checked")].map((box) => box.value));
+    if (choice.value !== "at") choice.value && kept.add(JSON.stringify({ before: choice.value }));
+    else if (at.value) kept.add(JSON.stringify({ at: new Date(at.value).toISOString() }));
+    return [...kept].map((text) => JSON.parse(text));
+  };
+  const show = (all) => {
+    const box = (one) => element("input", { type: "checkbox", value: JSON.stringify(one), checked: true });
+    boxes.replaceChildren(...all.map((one) => element("label", { class: "version" }, box(one), reminding(one))));
+    choice.value = at.value = "";
+    sync();
+  };
+  const add = () => {
+    if (wrong()) return at.focus();
+    show(all());
+    choice.focus();
+  };
+  const wrong = () => choice.value === "at" && !at.value;
+  const button = element("button", { type: "button", "aria-label": texts.addReminder, onclick: add }, texts.add);
+  return {
+    part: element(
+      "fieldset",
+      { class: "versions" },
+      element("legend", {}, texts.fields.reminders),
+      boxes,
+      element("div", { class: "naming" }, field(texts.remindMe, choice), button),
+      when,
+    ),
+    choice,
+    at,
+    wrong,
+    get value() {
+      return JSON.stringify(all());
+    },
+    set value(all) {
+      show(all);
     },
   };
 }

@@ -1,0 +1,67 @@
+"""When the owner of a task is reminded of it."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with a time zone; kept and returned in UTC")]
+_TIME = r"T([0-9]{1,4}H([0-9]{1,5}M)?([0-9]{1,6}S)?|[0-9]{1,5}M([0-9]{1,6}S)?|[0-9]{1,6}S)"
+Before = Annotated[
+    str,
+    Meta(
+        pattern=rf"^P([0-9]{{1,2}}W|[0-9]{{1,3}}D({_TIME})?|{_TIME})$",
+        description="how long before `due_at`, as a duration of ISO 8601 in weeks, or in days, hours, minutes, seconds",
+        examples=["PT15M"],
+    ),
+]
+_SECONDS = {"W": 604_800, "D": 86_400, "H": 3_600, "M": 60, "S": 1}
+MOST_REMINDERS = 5
+
+LATE = timedelta(seconds=60)
+"""A reminder that goes out later than so long after its moment is marked as late. It goes out, however late."""
+
+
+def utc(moment: datetime) -> datetime:
+    """The same moment in UTC. Raises ValueError for one that UTC cannot express (before year 1, after year 9999)."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a moment between the years 1 and 9999, in UTC, is expected") from None
+
+
+def seconds(before: str) -> int:
+    """Return how long a duration is, which `Before` accepts; a day has 24 hours."""
+    return sum(int(count) * _SECONDS[unit] for count, unit in re.findall(r"(\d+)([WDHMS])", before))
+
+
+def duration(seconds: int) -> str:
+    """Return the duration of ISO 8601 that is so long, in the largest units but weeks."""
+    left, parts = seconds, {}
+    for unit in "DHMS":
+        parts[unit], left = divmod(left, _SECONDS[unit])
+    days, *time = (f"{count}{unit}" if count else "" for unit, count in parts.items())
+    return f"P{days}" + (f"T{''.join(time)}" if any(time) else "") if seconds else "PT0S"
+
+
+class Reminder(Struct, frozen=True, forbid_unknown_fields=True):
+    """When the owner is reminded of a task: `at` a moment, or so long `before` it is due."""
+
+    at: Moment | UnsetType = UNSET
+    before: Before | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if (self.at is UNSET) == (self.before is UNSET):
+            raise ValueError("has to have either `at` or `before`")
+        if isinstance(self.at, datetime):
+            msgspec.structs.force_setattr(self, "at", utc(self.at))
+        if isinstance(self.before, str):
+            msgspec.structs.force_setattr(self, "before", duration(seconds(self.before)))
+
+
+Reminders = Annotated[
+    list[Annotated[Reminder, Meta(extra_json_schema={"minProperties": 1, "maxProperties": 1})]],
+    Meta(max_length=MOST_REMINDERS, description="each counts once"),
+]

@@ -1,0 +1,204 @@
+"""Puts reminders that are due into the outbox, once each, by any number of threads and replicas.
+
+The outbox is the queue of webhooks (`task_changes`), and `reminder_mails` for who sends mail. A reminder goes from
+`task_reminders` into it in one transaction, by the clock of the database, so a process that is killed has put out all
+of its piece or nothing, and what is put out is delivered as often as it takes.
+"""
+
+import random
+import threading
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, insert, literal_column, select
+
+from service_kit.telemetry.logs import log
+from task_core.database import Database
+from task_core.reminder import LATE
+from task_core.schema import Instant, accounts, reminder_mails, task_changes, task_reminders, tasks
+
+POLL_SECONDS = 1.0
+SAMPLE_SECONDS = 15.0
+PIECE = 100
+"""Reminders that are put out in one transaction."""
+
+_pending = task_reminders.c
+_NOW: dict[str, ColumnElement[datetime]] = {
+    "postgresql": func.statement_timestamp(type_=Instant),
+    "sqlite": literal_column("strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now')", Instant),
+}
+"""The clock that the triggers use, which write what is still to go out."""
+
+_TRANSACTION: dict[str, dict[str, Any]] = {
+    "postgresql": {"transaction_id": literal_column("pg_current_xact_id()::text::bigint")},
+    "sqlite": {},
+}
+_TAKE = delete(task_reminders).where(
+    _pending.task_id == bindparam("of_task"), _pending.remind_at == bindparam("moment", type_=Instant)
+)
+
+
+class Put(NamedTuple):
+    """A reminder that was put out, or dropped as its owner's account is disabled."""
+
+    task_id: int
+    owner_id: int
+    version: int
+    remind_at: datetime
+    put_out_at: datetime
+    dropped: bool
+    reachable: bool
+    """Whether the owner's account has an address, which that of AUTH=off has not."""
+
+    @property
+    def late(self) -> bool:
+        """Whether it is marked as late."""
+        return self.put_out_at - self.remind_at > LATE
+
+
+def is_due(connection: Connection) -> bool:
+    """Return whether there is something to put out, without taking SQLite's writer for it."""
+    return bool(connection.scalar(select(exists().where(_pending.remind_at <= _NOW[connection.dialect.name]))))
+
+
+def oldest(connection: Connection) -> datetime | None:
+    """Return the moment of the oldest reminder that is due and did not go out."""
+    now = _NOW[connection.dialect.name]
+    found: datetime | None = connection.scalar(select(func.min(_pending.remind_at)).where(_pending.remind_at <= now))
+    return found
+
+
+class Sampler:
+    """Reports for how many seconds what is oldest has waited, at most each SAMPLE_SECONDS."""
+
+    def __init__(
+        self, database: Database, oldest: Callable[[Connection], datetime | None], sample: Callable[[float], None]
+    ) -> None:
+        self._database, self._oldest, self._sample = database, oldest, sample
+        self._next = 0.0
+
+    def sample(self) -> None:
+        """Report it, where it is time to. Raises one of UNAVAILABLE."""
+        if monotonic() < self._next:
+            return
+        self._next = monotonic() + SAMPLE_SECONDS
+        with self._database.peek() as connection:
+            since = self._oldest(connection)
+        self._sample(max(0.0, (datetime.now(UTC) - since).total_seconds()) if since else 0.0)
+
+
+def put_out(connection: Connection, limit: int, *, by_mail: bool = False) -> list[Put]:
+    """Put the oldest reminders that are due, and that no other transaction puts out, into the queue of webhooks.
+
+    `by_mail` makes a mail of each, too.
+    """
+    now = _NOW[connection.dialect.name]
+    due = (
+        select(
+            tasks.c.id,
+            tasks.c.owner_id,
+            tasks.c.version,
+            _pending.remind_at,
+            now,
+            accounts.c.disabled_at.is_not(None),
+            accounts.c.email.contains("@"),
+        )
+        .select_from(task_reminders.join(tasks).join(accounts))
+        .where(_pending.remind_at <= now)
+        .order_by(_pending.remind_at, _pending.task_id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, of=task_reminders)
+    )
+    puts = [Put(*row) for row in connection.execute(due)]
+    if puts:
+        connection.execute(_TAKE, [{"of_task": one.task_id, "moment": one.remind_at} for one in puts])
+    if entries := [_entry(one) for one in puts if not one.dropped]:
+        connection.execute(insert(task_changes).values(_TRANSACTION[connection.dialect.name]), entries)
+    if mails := [_mail(one) for one in puts if by_mail and one.reachable and not one.dropped]:
+        connection.execute(insert(reminder_mails), mails)
+    return puts
+
+
+def _mail(put: Put) -> dict[str, Any]:
+    return {
+        "owner_id": put.owner_id,
+        "task_id": put.task_id,
+        "remind_at": put.remind_at,
+        "put_out_at": put.put_out_at,
+        "next_attempt_at": put.put_out_at,
+    }
+
+
+def _entry(put: Put) -> dict[str, Any]:
+    return {
+        "task_id": put.task_id,
+        "owner_id": put.owner_id,
+        "version": put.version,
+        "kind": "reminder",
+        "changed_at": put.put_out_at,
+        "actor_id": put.owner_id,
+        "fields": "",
+        "mark": random.randrange(2**31),
+        "remind_at": put.remind_at,
+    }
+
+
+class Reminders:
+    """Puts reminders out in a thread of its own, and calls `wake` when there is something to deliver.
+
+    `report` is called with what was put out in each transaction, once that is committed, `sample` with the seconds for
+    which the oldest has been due. `by_mail`: also by mail.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        wake: Callable[[], None] = lambda: None,
+        report: Callable[[Collection[Put]], None] = lambda _: None,
+        by_mail: bool = False,
+        sample: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        self._database, self._wake, self._report, self._by_mail = database, wake, report, by_mail
+        self._sampler = Sampler(database, oldest, sample)
+        self._ended = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start the thread, which does not keep the process alive."""
+        self._threads = [threading.Thread(target=self._run, name="reminders", daemon=True)]
+        for thread in self._threads:
+            thread.start()
+
+    def end(self) -> None:
+        """Begin nothing more."""
+        self._ended.set()
+
+    def stop(self) -> None:
+        """End the thread after its transaction."""
+        self.end()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self._sampler.sample()
+                if self.put_out():
+                    continue
+            except Exception:  # noqa: BLE001 - whatever the database does, the thread goes on
+                log.warning("reminders could not be put out", exc_info=True)
+            self._ended.wait(random.uniform(0.5, 1.5) * POLL_SECONDS)
+
+    def put_out(self) -> int:
+        """Put out some reminders that are due, and return how many. Raises one of UNAVAILABLE."""
+        with self._database.peek() as connection:
+            if not is_due(connection):
+                return 0
+        with self._database.write() as connection:
+            puts = put_out(connection, PIECE, by_mail=self._by_mail)
+        if puts:
+            self._report(puts)
+            self._wake()
+        return len(puts)
