@@ -105,6 +105,7 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
             steps,
             kube.apply([item for item in manifests.of_stage(objects, "foundation") if item["kind"] != "Namespace"]),
         )
+        kube.apply(operator.authority(kube, manifests.clusters(objects)))
         wait_for_secrets(kube, objects)
     if database := manifests.of_stage(objects, "database"):
         with steps.step("PostgreSQL") as log:

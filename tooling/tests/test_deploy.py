@@ -663,7 +663,7 @@ def test_what_pods_need_and_nobody_has_made_is_named_before_anything_changes() -
     external = item("ExternalSecret", spec={"target": {"name": "task-api"}})
     assert manifests.missing(cluster, [pods, settings, external]) == ["configmap/database-ca"]
     assert manifests.missing(Recorded(objects=[item("ConfigMap", "database-ca")]), [pods, settings, external]) == []
-    volumes.append({"name": "ca", "secret": {"secretName": "postgres-ca"}})  # the operator makes it
+    volumes.append({"name": "ca", "secret": {"secretName": "database-ca"}})  # the deploy makes it
     database = item("Cluster", "postgres", spec={"bootstrap": {"initdb": {"secret": {"name": "postgres"}}}})
     assert manifests.missing(cluster, [pods, settings, external, database]) == [
         "configmap/database-ca",
