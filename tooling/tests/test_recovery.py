@@ -190,6 +190,20 @@ def test_a_deploy_neither_ends_nor_moves_an_archive(tmp_path: Path) -> None:
     release.check_archive(replace(target, kube=Recorded()), database)
 
 
+@pytest.mark.parametrize(("image", "refused"), [("postgresql:17.9-minimal", False), ("postgresql:18-minimal", True)])
+def test_an_archive_is_of_one_major_version(image: str, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "place_of", lambda _kube: PLACE.url)
+    data = {"pgDataImageInfo": {"image": "registry.example.com:5000/postgresql:17-minimal", "majorVersion": 17}}
+    kube = Recorded(objects=[item(rollout.CLUSTER, "postgres", status=data)])
+    target = Target(Path(), kube, local=True, service=service(), place=PLACE)
+    wanted = [item("Cluster", "postgres", spec={"imageName": f"registry.example.com:5000/{image}"})]
+    if refused:
+        with pytest.raises(DeployError, match=r"an archive is of one major version, not of 17 and 18: end it with"):
+            release.check_archive(target, wanted)
+    else:
+        release.check_archive(target, wanted)
+
+
 # The certificate authority.
 
 
