@@ -18,6 +18,7 @@ from e2e.clouds import clouds
 from e2e.database import outliving
 from e2e.page import staying_open
 from e2e.proofs import FOLDER, NIGHTLY, Bench, Proof
+from e2e.upgrade import upgrading
 from e2e.versions import replacing
 from locust_verdict import VerdictError
 from locust_verdict.record import Recorder
@@ -27,9 +28,16 @@ from tooling.deploy.steps import Steps
 from tooling.images import trust
 from tooling.project import ToolingError, service
 
-LONG = {"archive": recovering, "database": outliving, "page": staying_open, "versions": replacing, "cloud": clouds}
+LONG = {
+    "archive": recovering,
+    "cloud": clouds,
+    "database": outliving,
+    "page": staying_open,
+    "upgrade": upgrading,
+    "versions": replacing,
+}
 
-REPLICATED = {"archive", "database"}
+REPLICATED = {"archive", "database", "upgrade"}
 """Proofs of a deploy with the replicated database; the others have the single one."""
 
 PROOFS = proofs.PROOFS | {name: (title, LONG[name]) for name, title in NIGHTLY.items()}

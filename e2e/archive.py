@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import yaml
 
-from e2e.database import repeating, spells
+from e2e.database import complete, killed, outage, primaries, repeating, spells
 from e2e.load import TIMEOUT, Load
 from e2e.proofs import STEADY, Bench, Proof
 from loadtests.cluster import watching
@@ -31,6 +31,8 @@ ALERT_SECONDS = 600.0
 SWITCH = 60.0  # seconds that the service may be away while the recovered database is put in place
 AFTER = 8  # tasks that are written after the mistake
 WAITING = "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'"
+ARCHIVED = "SELECT last_archived_wal FROM pg_stat_archiver"
+TIMELINE = 8  # digits of a segment's name, its first ones
 
 
 def storage(steps: Steps) -> str:
@@ -58,7 +60,10 @@ def storage(steps: Steps) -> str:
 
 
 def recovering(bench: Bench, proof: Proof) -> None:
-    """An archive that is away disturbs nobody; a table emptied by mistake comes back as of the second before."""
+    """An archive that is away disturbs nobody; a table emptied by mistake comes back as of the second before.
+
+    Between the two the primary is killed: the recovery begins with a base backup of one timeline, and ends in the next.
+    """
     kube, load = bench.kube, Load(bench.target.url(), proof.recorder)
     with watching(proof.recorder.path, context=kube.context), load.running(STEADY):
         with proof.phase("calm", load, settle=15):
@@ -80,8 +85,7 @@ def recovering(bench: Bench, proof: Proof) -> None:
     proof.check("the service goes on without the archive: requests failed or refused: 0", *undisturbed(load))
     proof.ledger(load)
     load = Load(bench.target.url(), proof.recorder)  # whose access tokens outlive the recovery
-    with load.running(STEADY), proof.phase("tasks are written", load, settle=15):
-        pass
+    failed_over(bench, proof, load)
     at = datetime.now(UTC)
     time.sleep(1.5)
     with proof.phase("the table emptied by mistake, and written to", settle=1):
@@ -104,6 +108,25 @@ def recovering(bench: Bench, proof: Proof) -> None:
         release.deploy(bench.target, bench.image, proof.steps)
     in_place = manifests.cluster_in_place(kube)
     proof.check("a later deploy keeps what was recovered", in_place, in_place == name)
+
+
+def failed_over(bench: Bench, proof: Proof, load: Load) -> None:
+    """Kill the primary under load, and check that the archive goes on with what the next one writes."""
+    kube, load.resends = bench.kube, 1
+    with watching(proof.recorder.path, context=kube.context), primaries(kube, proof.recorder), load.running(STEADY):
+        former = archived(kube)
+        with outage(proof, load, "the primary killed, with the archive on") as log:
+            killed(kube, log)
+        complete(kube, proof.steps.log)
+        with proof.phase("the new timeline is archived", load, settle=15) as log:
+            recovery.flush(kube, manifests.cluster_in_place(kube), log)
+        latest = archived(kube)
+        proof.check(
+            "the archive goes on with the next timeline",
+            f"segment {latest} after {former}",
+            latest[:TIMELINE] > former[:TIMELINE],
+        )
+    load.resends = 0
 
 
 def undisturbed(load: Load) -> tuple[str, bool]:
@@ -147,6 +170,11 @@ def waiting(kube: Kube) -> int:
     return int(recovery.psql(kube, manifests.cluster_in_place(kube), WAITING))
 
 
+def archived(kube: Kube) -> str:
+    """Return the segment that the primary has archived last; its first digits are its timeline."""
+    return recovery.psql(kube, manifests.cluster_in_place(kube), ARCHIVED)
+
+
 def write(load: Load) -> int:
     """Write tasks that the ledger does not know; return how many."""
     with httpx.Client(base_url=load.url, timeout=TIMEOUT) as client:
@@ -158,8 +186,8 @@ def write(load: Load) -> int:
 
 
 @contextmanager
-def away(bench: Bench, proof: Proof) -> Iterator[None]:
-    """Check how long the service is not ready while the block runs."""
+def away(bench: Bench, proof: Proof, *, seconds: float = SWITCH) -> Iterator[None]:
+    """Check that the service is not ready for at most so many seconds while the block runs."""
     failed = list[float]()
 
     def probe() -> None:
@@ -171,4 +199,4 @@ def away(bench: Bench, proof: Proof) -> Iterator[None]:
     with httpx.Client(base_url=bench.target.url(), timeout=5) as client, repeating(probe, pause=0.5):
         yield
     lasted = max(spells(failed), default=0.0)
-    proof.check(f"the service is away for at most {SWITCH:.0f} s meanwhile", f"{lasted:.1f} s", lasted <= SWITCH)
+    proof.check(f"the service is away for at most {seconds:.0f} s meanwhile", f"{lasted:.1f} s", lasted <= seconds)

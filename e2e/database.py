@@ -16,9 +16,9 @@ from locust_verdict import histogram
 from locust_verdict.record import Recorder, Requests, read
 from tooling.deploy import DeployError, cluster, operator, rollout, verify
 from tooling.deploy.kube import Kube
+from tooling.deploy.manifests import cluster_in_place
 from tooling.deploy.steps import Log
 
-NAME = "postgres"
 OUTAGE = 30.0  # seconds that the service may answer 503 while another instance takes over
 HANG = 90.0  # the same, where a person has to act
 NODE_AWAY = 180.0  # seconds
@@ -27,9 +27,7 @@ NODE_OUTAGE = 120.0  # seconds: Kubernetes declares a node gone after 50, and th
 ANSWER_SECONDS = 1.0  # for /livez
 SETTLE = 15.0
 FOLLOWING = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
-STANDBYS = f'cnpg_pg_replication_streaming_replicas{{cnpg_io_cluster="{NAME}"}}'
 ALL_SEEN = "2 of 3 instances"
-INSTANCE = f"cnpg.io/cluster={NAME}"
 SUSPEND = 'for p in /proc/[0-9]*; do [ "$(cat "$p/comm")" = postgres ] && kill -STOP "${p#/proc/}"; done; true'
 
 
@@ -59,7 +57,7 @@ def outliving(bench: Bench, proof: Proof) -> None:
         rollout.wait(operators, "deployment", operator.DEPLOYMENT, lambda _news: None)
         complete(kube, proof.steps.log)
         with outage(proof, load, "the primary killed") as log:
-            taken_over(kube, log, lambda old: kube.run("delete", "pod", old, "--force", "--grace-period=0"))
+            killed(kube, log)
         complete(kube, proof.steps.log)
         on_a_worker(kube, proof, load)
         with outage(proof, load, f"the primary's node away for {NODE_AWAY:.0f} s", seconds=NODE_OUTAGE) as log:
@@ -163,7 +161,8 @@ def longest(proof: Proof, phase: Phase) -> float:
 def standbys_seen(kube: Kube) -> str:
     """Return how many standbys of how many instances the cluster's Prometheus sees, as TaskApiStandbyMissing does."""
     counts = []
-    for query in (f"max({STANDBYS})", f"count({STANDBYS})"):
+    standbys = f'cnpg_pg_replication_streaming_replicas{{cnpg_io_cluster="{cluster_in_place(kube)}"}}'
+    for query in (f"max({standbys})", f"count({standbys})"):
         command = ("promtool", "query", "--format=json", "instant", "http://localhost:9090", query)
         result = json.loads(kube.run("exec", "statefulset/prometheus", "--", *command))
         counts.append(next((one["value"][1] for one in result), "0"))
@@ -172,8 +171,8 @@ def standbys_seen(kube: Kube) -> str:
 
 def status(kube: Kube) -> dict[str, str]:
     """Return what the operator reports of the database."""
-    cluster = kube.get(rollout.CLUSTER, NAME)
-    return {} if cluster is None else cluster.get("status", {})
+    item = kube.get(rollout.CLUSTER, cluster_in_place(kube))
+    return {} if item is None else item.get("status", {})
 
 
 def primary(kube: Kube) -> str:
@@ -183,7 +182,8 @@ def primary(kube: Kube) -> str:
 
 def instances(kube: Kube) -> list[str]:
     """Return the names of the instances' pods."""
-    return [pod["metadata"]["name"] for pod in kube.find("pod", f"{INSTANCE},cnpg.io/podRole=instance")]
+    selector = f"cnpg.io/cluster={cluster_in_place(kube)},cnpg.io/podRole=instance"
+    return [pod["metadata"]["name"] for pod in kube.find("pod", selector)]
 
 
 def node_of(kube: Kube, pod: str) -> str:
@@ -196,7 +196,7 @@ def node_of(kube: Kube, pod: str) -> str:
 
 def complete(kube: Kube, log: Log) -> None:
     """Wait until all instances are ready, and each standby follows the primary, which the operator does not look at."""
-    rollout.wait(kube, rollout.CLUSTER, NAME, log)
+    rollout.wait(kube, rollout.CLUSTER, cluster_in_place(kube), log)
     wanted = len(instances(kube)) - 1
 
     def problem() -> str:
@@ -219,6 +219,11 @@ def taken_over(kube: Kube, log: Log, strike: Callable[[str], object]) -> None:
         return "" if now.get("currentPrimary") not in ("", old, None) else f"{old} is primary: {now.get('phase')}"
 
     verify.until(problem, log, timeout=180)
+
+
+def killed(kube: Kube, log: Log) -> None:
+    """Kill the primary without notice, and wait until another instance is it."""
+    taken_over(kube, log, lambda old: kube.run("delete", "pod", old, "--force", "--grace-period=0"))
 
 
 def hung(kube: Kube, log: Log, instance: str) -> None:

@@ -435,6 +435,7 @@ NIGHTLY = {
     "archive": "The archive may be away for a while, and the database comes back as it was at a moment",
     "database": "The replicated database outlives its node, its primary and its operator",
     "page": "The page that stays open over a rolling update and a rollback loses no change",
+    "upgrade": "The replicated database goes to PostgreSQL's next major version in place, and nothing is lost",
     "versions": "The last release is replaced, rolled back to and replaced again, and no request is lost",
     "cloud": "Both clouds' overlays serve, back up and restore, with stand-ins for what only a cloud has",
 }

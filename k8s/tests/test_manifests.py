@@ -248,12 +248,16 @@ def clients_of_the_database(folder: str) -> Iterator[tuple[str, Object, Object]]
 
 
 MANAGED = {"configMap": {"name": "database-ca"}}
-REPLICATED = {"secret": {"secretName": "postgres-ca", "items": [{"key": "ca.crt", "path": "ca.pem"}]}}
+REPLICATED = {"secret": {"secretName": "database-ca", "items": [{"key": "ca.crt", "path": "ca.pem"}]}}
 
 
 @pytest.mark.parametrize(
     ("name", "authority"),
-    [("eks", MANAGED), ("gke", MANAGED), ("eks-replicated", REPLICATED), ("gke-replicated", REPLICATED)],
+    [
+        ("eks", MANAGED),
+        ("gke", MANAGED),
+        *((f"{cloud}-{variant}", REPLICATED) for cloud in ("eks", "gke") for variant in ("replicated", "archived")),
+    ],
 )
 def test_every_client_of_a_clouds_database_verifies_its_certificate(name: str, authority: Object) -> None:
     workloads = set()
@@ -280,6 +284,33 @@ def test_backups_leave_the_cluster_by_an_identity_of_their_own(name: str) -> Non
         assert container["envFrom"] == [{"configMapRef": {"name": "backup-store"}}]
         assert spec["serviceAccountName"] == "task-api-backup"
     assert one(f"overlays/{name}", "Deployment")["spec"]["template"]["spec"]["serviceAccountName"] == "task-api"
+
+
+@pytest.mark.parametrize(
+    ("name", "annotation", "setting", "credentials"),
+    [
+        ("eks", "eks.amazonaws.com/role-arn", "archive-role", {"s3Credentials": {"inheritFromIAMRole": True}}),
+        (
+            "gke",
+            "iam.gke.io/gcp-service-account",
+            "archive-account",
+            {"googleCredentials": {"gkeEnvironment": True}},
+        ),
+    ],
+)
+def test_a_clouds_archive_is_entered_by_an_identity_that_a_recovered_database_has_too(
+    name: str, annotation: str, setting: str, credentials: Object
+) -> None:
+    overlay = f"overlays/{name}-archived"
+    settings = yaml.safe_load((K8S / "overlays" / name / "settings.yaml").read_text())["data"]
+    cluster = one(overlay, "Cluster", "postgres")["spec"]
+    account = one(overlay, "ServiceAccount", cluster["serviceAccountName"])
+    assert account["metadata"]["annotations"] == {annotation: settings[setting]}
+    assert "automountServiceAccountToken" not in account  # an instance reports to the API server
+    configuration = one(overlay, "ObjectStore", "archive")["spec"]["configuration"]
+    kept = {key: value for key, value in configuration.items() if "Credentials" in key or key == "endpointURL"}
+    assert kept == credentials
+    assert "kind: Secret\n" not in text(overlay)
 
 
 @pytest.mark.parametrize("name", ["eks-replicated", "gke-replicated"])

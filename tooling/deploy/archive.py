@@ -3,18 +3,12 @@
 import base64
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Self
 from urllib.parse import urlsplit
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID
-
-from tooling.deploy import DeployError, operator, verify
+from tooling.deploy import DeployError, certificates, operator, verify
 from tooling.deploy.kube import Kube, Object
 from tooling.deploy.rollout import CLUSTER, wait
 from tooling.deploy.steps import Log
@@ -36,57 +30,79 @@ NAME = "archive"
 
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 ENDPOINT, REGION = "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"
-YEARS = timedelta(days=3650)
 EQUIPPED_SECONDS, FIRST_BACKUP_SECONDS, ATTEMPTS = 600, 300, 3
+SCHEMES = {"s3Credentials": "s3", "googleCredentials": "gs"}
+"""How an ObjectStore gets in, and the scheme of the places there."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the archive lies: a folder of a bucket, the object storage's address, and credentials for it."""
+    """Where the archive lies: a folder of a bucket.
+
+    Address and credentials of the object storage are used where the overlay has no workload identity.
+    """
 
     url: str
-    endpoint: str
-    credentials: dict[str, str]
+    endpoint: str = ""
+    credentials: dict[str, str] = field(default_factory=dict)
     region: str = ""
 
     @classmethod
     def of(cls, url: str) -> Self:
-        """Return the place at `url`, with endpoint and credentials from the environment.
+        """Return the place at `url`, with what the environment has of endpoint, credentials and region.
 
-        Raises `DeployError` where one is missing: there is no default.
+        Raises `DeployError` where `url` is no place.
         """
-        if urlsplit(url).scheme != "s3" or not urlsplit(url).netloc:
-            raise DeployError(f"the archive {url!r} is no place: name it as s3://BUCKET/PATH")
-        if lacking := [name for name in (ENDPOINT, *CREDENTIALS) if not os.environ.get(name)]:
-            raise DeployError(f"the archive {url} needs {', '.join(lacking)} in the environment")
-        endpoint = os.environ[ENDPOINT]
-        if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).hostname:
-            raise DeployError(f"{ENDPOINT} is {endpoint!r}, which is no address: https://HOST")
-        credentials = {name: os.environ[name] for name in CREDENTIALS}
-        return cls(url.rstrip("/"), endpoint, credentials, os.environ.get(REGION, ""))
+        if urlsplit(url).scheme not in SCHEMES.values() or not urlsplit(url).netloc:
+            raise DeployError(
+                f"the archive {url!r} is no place: name it as s3://BUCKET/PATH, or gs://BUCKET/PATH on GKE"
+            )
+        credentials = {name: os.environ[name] for name in CREDENTIALS if os.environ.get(name)}
+        return cls(url.rstrip("/"), os.environ.get(ENDPOINT, ""), credentials, os.environ.get(REGION, ""))
 
     @property
     def port(self) -> int:
         """The port of the object storage."""
         address = urlsplit(self.endpoint)
-        return address.port or (443 if address.scheme == "https" else 80)
+        return address.port or (80 if address.scheme == "http" else 443)
 
-    def enter(self, objects: Sequence[Object]) -> None:
-        """Enter the place into the objects of the component `archive`."""
+    def enter(self, objects: list[Object]) -> None:
+        """Enter the place into the objects of the archive, and add the Secret with its credentials where it has some.
+
+        A store with a workload identity takes neither credentials nor an address: those of the environment may be a
+        person's own. Raises `DeployError` where something is missing, which has no default, or is of another kind.
+        """
+        for store in [item for item in objects if item["kind"] == "ObjectStore"]:
+            configuration = store["spec"]["configuration"]
+            (scheme,) = (scheme for kind, scheme in SCHEMES.items() if kind in configuration)
+            if urlsplit(self.url).scheme != scheme:
+                raise DeployError(f"the archive {self.url!r} is no place of this overlay: name it as {scheme}://…")
+            configuration["destinationPath"] = self.url
+            if self.region and scheme == "s3":
+                store["spec"]["instanceSidecarConfiguration"]["env"] = [{"name": REGION, "value": self.region}]
+            if "accessKeyId" in configuration.get("s3Credentials", {}):
+                self._enter_with_keys(objects, store)
+
+    def _enter_with_keys(self, objects: list[Object], store: Object) -> None:
+        """Enter the address of the object storage and credentials for it. Raises `DeployError` without them."""
+        given = {ENDPOINT: self.endpoint, **self.credentials}
+        if lacking := [name for name in (ENDPOINT, *CREDENTIALS) if not given.get(name)]:
+            raise DeployError(f"the archive {self.url} needs {', '.join(lacking)} in the environment")
+        if urlsplit(self.endpoint).scheme not in ("http", "https") or not urlsplit(self.endpoint).hostname:
+            raise DeployError(f"{ENDPOINT} is {self.endpoint!r}, which is no address: https://HOST")
+        store["spec"]["configuration"]["endpointURL"] = self.endpoint
         for item in objects:
-            if item["kind"] == "ObjectStore":
-                item["spec"]["configuration"] |= {"destinationPath": self.url, "endpointURL": self.endpoint}
-                if self.region:
-                    item["spec"]["instanceSidecarConfiguration"]["env"] = [{"name": REGION, "value": self.region}]
             if item["kind"] == "NetworkPolicy" and item["metadata"]["name"] == "postgres-archive":
                 item["spec"]["egress"] = [{"ports": [{"port": self.port, "protocol": "TCP"}]}]
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {**store["metadata"], "name": NAME}}
+        objects.append({**secret, "stringData": self.credentials})
 
 
 def manifest() -> list[Object]:
     """Return the objects of the plugin's release, from the tree that upstream has tagged, without cert-manager.
 
     That tree names the images of a test; the release has the same objects with its own. Two certificates are all that
-    cert-manager is for: `certificates` makes them.
+    cert-manager is for: `trust` makes them.
     """
     objects = [
         item
@@ -107,28 +123,7 @@ def manifest() -> list[Object]:
     return objects
 
 
-def certificate(name: str) -> dict[str, str]:
-    """Return a self-signed certificate for `name` with its key, PEM as in a Secret of the type kubernetes.io/tls.
-
-    Operator and plugin trust exactly each other's: no authority is involved, so that it may be valid for long.
-    """
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject, now = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]), datetime.now(UTC)
-    uses = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
-    signed = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + YEARS)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(uses, critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    pem = signed.public_bytes(serialization.Encoding.PEM)
-    return {"tls.crt": pem.decode(), "tls.key": key.private_bytes(*form).decode()}
-
-
-def certificates(kube: Kube) -> list[Object]:
+def trust(kube: Kube) -> list[Object]:
     """Return the Secrets with the certificates of plugin and operator that the cluster does not have yet."""
     names = {"barman-cloud-server-tls": DEPLOYMENT, "barman-cloud-client-tls": "barman-cloud-client"}
     return [
@@ -137,7 +132,7 @@ def certificates(kube: Kube) -> list[Object]:
             "kind": "Secret",
             "type": "kubernetes.io/tls",
             "metadata": {"name": secret, "namespace": kube.namespace},
-            "stringData": certificate(name),
+            "stringData": certificates.certificate(name),
         }
         for secret, name in names.items()
         if kube.get("secret", secret) is None
@@ -148,7 +143,7 @@ def install(context: str, log: Log) -> None:
     """Install the plugin beside the operator, or bring it to this release, and wait until it answers."""
     kube = Kube(context, operator.NAMESPACE)
     objects = manifest()
-    kube.apply([*certificates(kube), *objects])
+    kube.apply([*trust(kube), *objects])
     kube.run("wait", "--for=condition=Established", f"customresourcedefinition/{CRD}", "--timeout=60s")
     wait(kube, "deployment", DEPLOYMENT, log)
 

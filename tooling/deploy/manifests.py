@@ -114,8 +114,6 @@ def render(
             if owner == service:
                 credentials = {"username": service.package, "password": password}
                 kustomization["secretGenerator"].append(_secret(DATABASE, credentials))
-        if place:
-            kustomization.setdefault("secretGenerator", []).append(_secret(archive.NAME, place.credentials))
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         objects = [item for item in yaml.safe_load_all(kube.run("kustomize", name)) if item]
     others = {*images(objects), *in_use} - {image}
@@ -204,7 +202,7 @@ def missing(kube: Kube, objects: Sequence[Object]) -> list[str]:
     needed = {reference for spec in pod_specs(list(objects)) for reference in _references(spec)}
     for item in clusters(objects):
         needed.add(("Secret", item["spec"]["bootstrap"]["initdb"]["secret"]["name"]))
-        made.add(("Secret", f"{item['metadata']['name']}-ca"))  # by the operator
+        made.add(("Secret", operator.AUTHORITY))  # by the deploy
     return [f"{kind.lower()}/{name}" for kind, name in sorted(needed - made) if kube.get(kind.lower(), name) is None]
 
 

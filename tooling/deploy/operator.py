@@ -1,12 +1,13 @@
 """CloudNativePG, the operator of the replicated database: its release manifest, verified by hash."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
 import yaml
 
-from tooling.deploy import DeployError
+from tooling.deploy import DeployError, certificates
 from tooling.deploy.kube import Kube, Object
 from tooling.deploy.rollout import wait
 from tooling.deploy.steps import Log
@@ -24,6 +25,8 @@ SETTING = "CNPG_MANIFEST"
 
 CRD = "clusters.postgresql.cnpg.io"
 REPLICAS = 2
+AUTHORITY = "database-ca"
+"""The Secret with the certificate authority of a database whose clients verify its certificate."""
 
 
 def manifest() -> list[Object]:
@@ -88,6 +91,19 @@ def install(context: str, log: Log) -> None:
     kube.run("wait", "--for=condition=Established", f"customresourcedefinition/{CRD}", "--timeout=60s")
     kube.apply([item for item in objects if item not in first])
     wait(kube, "deployment", DEPLOYMENT, log)
+
+
+def authority(kube: Kube, clusters: Sequence[Object]) -> list[Object]:
+    """Return the Secret with the certificate authority that clusters of PostgreSQL name and nobody has made yet.
+
+    CloudNativePG would make one for each cluster: clients would not trust a recovered one.
+    """
+    named = {one["spec"].get("certificates", {}).get("serverCASecret") for one in clusters}
+    if AUTHORITY not in named or kube.get("secret", AUTHORITY):
+        return []
+    metadata = {"name": AUTHORITY, "namespace": kube.namespace, "labels": {"cnpg.io/reload": ""}}
+    data = certificates.authority(f"{kube.namespace} database")
+    return [{"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}]
 
 
 def installed(kube: Kube) -> bool:

@@ -105,6 +105,7 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
             steps,
             kube.apply([item for item in manifests.of_stage(objects, "foundation") if item["kind"] != "Namespace"]),
         )
+        kube.apply(operator.authority(kube, manifests.clusters(objects)))
         wait_for_secrets(kube, objects)
     if database := manifests.of_stage(objects, "database"):
         with steps.step("PostgreSQL") as log:
@@ -177,13 +178,19 @@ def provide_operator(target: Target, log: Log) -> None:
 
 
 def check_archive(target: Target, objects: Sequence[Object]) -> None:
-    """Raise `DeployError` where the deploy would end the archive of a database, or move it."""
+    """Raise `DeployError` where the deploy would end an archive, move it, or put another major version into it."""
     place = archive.place_of(target.kube)
+    end = f"`kubectl --namespace {target.kube.namespace} delete {archive.STORE} {archive.NAME}`"
     if place and manifests.clusters(objects) and place != (target.place.url if target.place else ""):
         raise DeployError(
-            f"the database is archived in {place}: add --archive {place}; or end that with `kubectl --namespace "
-            f"{target.kube.namespace} delete {archive.STORE} {archive.NAME}`; nothing was changed"
+            f"the database is archived in {place}: add --archive {place}; or end that with {end}; nothing was changed"
         )
+    for item in manifests.clusters(objects) if place else []:
+        if upgraded := rollout.upgrade(target.kube, item):
+            raise DeployError(
+                f"the database is archived in {place}, and an archive is of one major version, not of {upgraded}: end "
+                f"it with {end}, deploy without --archive, then with --archive at another place; nothing was changed"
+            )
 
 
 def check_database(kube: Kube, objects: Sequence[Object]) -> None:

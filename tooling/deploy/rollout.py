@@ -71,7 +71,8 @@ def workload_state(item: Object) -> State:
     if item["kind"] == "Cluster":
         ready, wanted = status.get("readyInstances", 0), spec["instances"]
         text = f"{ready}/{wanted} instances ready: {status.get('phase', 'not seen by its operator yet')}"
-        return State(ready == wanted and holds("Ready"), text)
+        data = status.get("pgDataImageInfo", {}).get("image")  # of a major upgrade the operator notes it at its end
+        return State(ready == wanted and holds("Ready") and data == spec["imageName"], text)
     wanted = spec["replicas"]
     updated, total = status.get("updatedReplicas", 0), status.get("replicas", 0)
     ready = status.get("availableReplicas", 0)
@@ -84,6 +85,20 @@ def workload_state(item: Object) -> State:
     if failed:
         return State(False, text, failed["message"], failed.get("lastUpdateTime", ""))
     return State(updated == wanted == total == ready, text)
+
+
+def upgrade(kube: Kube, cluster: Object) -> str:
+    """Return from which major version of PostgreSQL to which a deploy would bring a cluster; empty for none."""
+    data = (kube.get(CLUSTER, cluster["metadata"]["name"]) or {}).get("status", {}).get("pgDataImageInfo")
+    if data is None:
+        return ""
+    there, wanted = data["majorVersion"], major(cluster["spec"]["imageName"])
+    return f"{there} and {wanted}" if there != wanted else ""
+
+
+def major(image: str) -> int:
+    """Return the major version of PostgreSQL in an image, by its tag, as CloudNativePG reads it."""
+    return int(re.findall(r"\d+", image.partition("@")[0].rpartition(":")[2])[0])
 
 
 def pod_failure(pod: Object) -> str:

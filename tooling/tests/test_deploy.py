@@ -663,7 +663,7 @@ def test_what_pods_need_and_nobody_has_made_is_named_before_anything_changes() -
     external = item("ExternalSecret", spec={"target": {"name": "task-api"}})
     assert manifests.missing(cluster, [pods, settings, external]) == ["configmap/database-ca"]
     assert manifests.missing(Recorded(objects=[item("ConfigMap", "database-ca")]), [pods, settings, external]) == []
-    volumes.append({"name": "ca", "secret": {"secretName": "postgres-ca"}})  # the operator makes it
+    volumes.append({"name": "ca", "secret": {"secretName": "database-ca"}})  # the deploy makes it
     database = item("Cluster", "postgres", spec={"bootstrap": {"initdb": {"secret": {"name": "postgres"}}}})
     assert manifests.missing(cluster, [pods, settings, external, database]) == [
         "configmap/database-ca",
@@ -925,7 +925,18 @@ def test_a_service_is_not_deployed_before_the_one_whose_database_it_uses() -> No
     ],
 )
 def test_a_replicated_database_is_there_when_all_its_instances_are_ready(status: Object, done: bool) -> None:
-    assert rollout.workload_state(item("Cluster", spec={"instances": 3}, status=status)).done is done
+    spec, data = {"instances": 3, "imageName": "postgresql:17"}, {"pgDataImageInfo": {"image": "postgresql:17"}}
+    assert rollout.workload_state(item("Cluster", spec=spec, status=status | data)).done is done
+
+
+@pytest.mark.parametrize("status", [{}, {"pgDataImageInfo": {"image": "postgresql:17", "majorVersion": 17}}])
+def test_a_replicated_database_is_not_there_before_its_data_are_of_the_version_that_it_shall_have(
+    status: Object,
+) -> None:
+    """Right after the change of its image all instances are still ready, with the version before."""
+    there = {"readyInstances": 3, "conditions": [{"type": "Ready", "status": "True"}]}
+    spec = {"instances": 3, "imageName": "postgresql:18"}
+    assert not rollout.workload_state(item("Cluster", spec=spec, status=status | there)).done
 
 
 def test_the_operators_manifest_is_taken_by_its_hash_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,9 @@ from tooling.deploy.release import Target
 from tooling.project import service
 from tooling.tools import digest
 
-PLACE = archive.Place("s3://bucket/path", "https://storage.example.com", {"AWS_ACCESS_KEY_ID": "id"})
+PLACE = archive.Place(
+    "s3://bucket/path", "https://storage.example.com", {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"}
+)
 FIRST = "2026-11-26T02:47:10Z"
 
 
@@ -82,16 +84,53 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+def entered(**credentials: Object) -> list[Object]:
+    """Return an ObjectStore that gets in by these credentials."""
+    return [item("ObjectStore", "archive", spec={"configuration": credentials, "instanceSidecarConfiguration": {}})]
+
+
+WITH_KEYS = {"s3Credentials": {"accessKeyId": {"name": "archive", "key": "AWS_ACCESS_KEY_ID"}}}
+
+
 def test_nothing_of_the_place_has_a_default(environment: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeployError, match=r"needs AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY in"):
-        archive.Place.of("s3://bucket/path")
+        archive.Place.of("s3://bucket/path").enter(entered(**WITH_KEYS))
     for name in archive.CREDENTIALS:
         environment.setenv(name, "given")
     environment.setenv(archive.ENDPOINT, "storage.example.com")
     with pytest.raises(DeployError, match="is no address: https://HOST"):
-        archive.Place.of("s3://bucket/path")
+        archive.Place.of("s3://bucket/path").enter(entered(**WITH_KEYS))
     environment.setenv(archive.ENDPOINT, "https://storage.example.com")
-    assert archive.Place.of("s3://bucket/path/").url == "s3://bucket/path"
+    place = archive.Place.of("s3://bucket/path/")
+    assert place.url == "s3://bucket/path"
+    place.enter(objects := entered(**WITH_KEYS))
+    assert objects[1]["stringData"] == dict.fromkeys(archive.CREDENTIALS, "given")
+
+
+@pytest.mark.parametrize(
+    ("url", "credentials"),
+    [
+        ("s3://bucket/path", {"s3Credentials": {"inheritFromIAMRole": True}}),
+        ("gs://bucket/path", {"googleCredentials": {"gkeEnvironment": True}}),
+    ],
+)
+def test_a_workload_identity_takes_no_key_of_the_person_who_deploys(
+    url: str, credentials: Object, environment: pytest.MonkeyPatch
+) -> None:
+    for name in (*archive.CREDENTIALS, archive.ENDPOINT):
+        environment.setenv(name, "https://given")
+    archive.Place.of(url).enter(objects := entered(**credentials))
+    (store,) = objects
+    assert store["spec"]["configuration"] == {**credentials, "destinationPath": url}
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme", "credentials"),
+    [("gs://bucket", "s3", "s3Credentials"), ("s3://bucket", "gs", "googleCredentials")],
+)
+def test_a_place_in_another_clouds_storage_is_refused(url: str, scheme: str, credentials: str) -> None:
+    with pytest.raises(DeployError, match=f"is no place of this overlay: name it as {scheme}://"):
+        archive.Place(url).enter(entered(**{credentials: {}}))
 
 
 @pytest.mark.parametrize("url", ["bucket/path", "https://bucket/path", "s3:///path"])
@@ -104,7 +143,8 @@ def test_a_place_is_named_as_a_folder_of_a_bucket(url: str) -> None:
     ("endpoint", "port"), [("https://a.example", 443), ("http://a.example", 80), ("http://a.example:9000", 9000)]
 )
 def test_the_instances_may_reach_the_object_storage_at_its_port(endpoint: str, port: int) -> None:
-    objects = [item("NetworkPolicy", "postgres-archive", spec={}), item("NetworkPolicy", "other", spec={})]
+    policies = [item("NetworkPolicy", "postgres-archive", spec={}), item("NetworkPolicy", "other", spec={})]
+    objects = [*policies, *entered(**WITH_KEYS)]
     replace(PLACE, endpoint=endpoint).enter(objects)
     assert objects[0]["spec"]["egress"] == [{"ports": [{"port": port, "protocol": "TCP"}]}]
     assert objects[1]["spec"] == {}
@@ -120,7 +160,8 @@ def test_a_deploy_enters_place_and_credentials_and_lets_the_plugins_image_in(mon
     configuration = by_name["ObjectStore", "archive"]["spec"]["configuration"]
     assert (configuration["destinationPath"], configuration["endpointURL"]) == (PLACE.url, PLACE.endpoint)
     secret = by_name["Secret", "archive"]
-    assert base64.b64decode(secret["data"]["AWS_ACCESS_KEY_ID"]) == b"id"
+    assert secret["stringData"] == PLACE.credentials
+    assert secret["metadata"]["labels"]["app.kubernetes.io/part-of"] == "task-api"  # so that it goes with the archive
     assert secret["metadata"]["namespace"] == "task-api"
     policy = by_name["ValidatingAdmissionPolicy", "task-api-images"]
     assert "plugin\\-barman\\-cloud\\-sidecar" in json.dumps(policy).replace("\\\\", "\\")
@@ -128,12 +169,14 @@ def test_a_deploy_enters_place_and_credentials_and_lets_the_plugins_image_in(mon
 
 def test_only_the_replicated_database_has_an_archive() -> None:
     kind = manifests.overlay_folder(service(), "kind")
-    assert manifests.with_database(kind, "replicated", archived=True).name == "kind-archived"
+    for overlay in (kind, *(manifests.overlay_folder(service(), cloud) for cloud in ("eks", "gke"))):
+        name = manifests.with_database(overlay, "replicated", archived=True).name
+        assert name == f"{overlay.name}-archived"
     for database in ("", "single"):
         with pytest.raises(DeployError, match="add --database replicated"):
             manifests.with_database(kind, database, archived=True)
     with pytest.raises(DeployError, match="leave --archive out"):
-        manifests.with_database(manifests.overlay_folder(service(), "eks"), "", archived=True)
+        manifests.with_database(manifests.overlay_folder(service(), "kind-webhooks"), "", archived=True)
 
 
 def test_a_deploy_neither_ends_nor_moves_an_archive(tmp_path: Path) -> None:
@@ -145,6 +188,33 @@ def test_a_deploy_neither_ends_nor_moves_an_archive(tmp_path: Path) -> None:
             release.check_archive(replace(target, place=place), database)
     release.check_archive(replace(target, place=PLACE), database)
     release.check_archive(replace(target, kube=Recorded()), database)
+
+
+@pytest.mark.parametrize(("image", "refused"), [("postgresql:17.9-minimal", False), ("postgresql:18-minimal", True)])
+def test_an_archive_is_of_one_major_version(image: str, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "place_of", lambda _kube: PLACE.url)
+    data = {"pgDataImageInfo": {"image": "registry.example.com:5000/postgresql:17-minimal", "majorVersion": 17}}
+    kube = Recorded(objects=[item(rollout.CLUSTER, "postgres", status=data)])
+    target = Target(Path(), kube, local=True, service=service(), place=PLACE)
+    wanted = [item("Cluster", "postgres", spec={"imageName": f"registry.example.com:5000/{image}"})]
+    if refused:
+        with pytest.raises(DeployError, match=r"an archive is of one major version, not of 17 and 18: end it with"):
+            release.check_archive(target, wanted)
+    else:
+        release.check_archive(target, wanted)
+
+
+# The certificate authority.
+
+
+def test_clients_trust_a_recovered_database_because_its_authority_is_made_once() -> None:
+    named = [item("Cluster", "postgres", spec={"certificates": {"serverCASecret": operator.AUTHORITY}})]
+    (secret,) = operator.authority(Recorded(), named)
+    made = x509.load_pem_x509_certificate(secret["stringData"]["ca.crt"].encode())
+    assert made.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert secret["stringData"]["ca.key"].startswith("-----BEGIN EC PRIVATE KEY-----")  # CloudNativePG reads no other
+    assert operator.authority(Recorded(objects=[item("secret", operator.AUTHORITY)]), named) == []
+    assert operator.authority(Recorded(), [item("Cluster", "postgres", spec={})]) == []
 
 
 # The plugin.
@@ -171,14 +241,14 @@ def test_the_plugin_is_the_release_without_cert_manager(tmp_path: Path, monkeypa
 
 def test_plugin_and_operator_get_certificates_once() -> None:
     cluster = Recorded(namespace=operator.NAMESPACE)
-    server, client = archive.certificates(cluster)
+    server, client = archive.trust(cluster)
     read = x509.load_pem_x509_certificate(server["stringData"]["tls.crt"].encode())
     names = read.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["barman-cloud"]  # the Service's, by which the operator calls it
     uses = x509.load_pem_x509_certificate(client["stringData"]["tls.crt"].encode()).extensions
     assert ExtendedKeyUsageOID.CLIENT_AUTH in uses.get_extension_for_class(x509.ExtendedKeyUsage).value
     there = [item("secret", one["metadata"]["name"]) for one in (server, client)]
-    assert archive.certificates(Recorded(objects=there)) == []
+    assert archive.trust(Recorded(objects=there)) == []
 
 
 # The moment.
