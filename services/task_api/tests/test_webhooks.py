@@ -1,7 +1,9 @@
 import json
+import secrets
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 import psycopg
@@ -13,9 +15,11 @@ from service_kit.http.requests import EXTENSION
 from service_kit.mail import QueueFull
 from service_kit.outbound import Refused, Sender
 from task_api.accounts import administration
-from task_api.accounts.model import AccountChanges
+from task_api.accounts.by_mail import ByMail
+from task_api.accounts.model import AccountChanges, TokenAndPassword
 from task_api.accounts.passwords import digest
 from task_api.config import Settings
+from task_api.store import mail_tokens
 from task_api.store.migrations import migrate
 from task_api.tasks import service as tasks
 from task_api.tasks.model import NewTask
@@ -28,6 +32,7 @@ from .conftest import KEY, PASSWORD, Client, Serve, log_in
 
 URL = "https://hooks.example.org/tasks"
 NOW = timedelta()
+TOMORROW = datetime.now(UTC) + timedelta(days=1)
 Verdict = int | Exception
 
 
@@ -55,6 +60,16 @@ class Receiver(Sender):
         return [(message["type"], message["data"]["id"]) for _, message in self.taken]
 
 
+class Letterbox:
+    """Keeps mails in the place of a server."""
+
+    def __init__(self) -> None:
+        self.mails: list[tuple[str, str, str]] = []
+
+    def send(self, to: str, subject: str, text: str) -> None:
+        self.mails.append((to, subject, text))
+
+
 @pytest.fixture
 def client(serve: Serve) -> Client:
     return serve(webhooks="on")
@@ -70,6 +85,10 @@ def register(client: Client, url: str = URL, **options: Any) -> dict[str, Any]:
 def create(client: Client, title: str = "t", **options: Any) -> int:
     task: int = client.post("/tasks", json={"title": title}, **options).json["id"]
     return task
+
+
+def change_password(client: Client, headers: dict[str, str]) -> Any:
+    return client.post("/auth/password", json={"password": PASSWORD, "new_password": PASSWORD}, headers=headers)
 
 
 def drain(deliverer: Deliverer) -> None:
@@ -451,20 +470,15 @@ def test_a_transaction_notifies_once_and_only_for_an_account_with_an_active_webh
 
 
 def test_the_owner_of_a_webhook_that_is_disabled_gets_a_mail(serve: Serve, database: Database) -> None:
-    mails: list[tuple[str, str, str]] = []
-
-    class Letterbox:
-        def send(self, to: str, subject: str, text: str) -> None:
-            mails.append((to, subject, text))
-
+    letterbox = Letterbox()
     client = serve(webhooks="on", auth="on", jwt_keys=(KEY,))
     ada = log_in(client)
     gone, own = register(client, f"{URL}/gone", headers=ada), register(client, headers=ada)
     client.patch(f"/webhooks/{own['id']}", json={"active": False}, headers=ada)
     create(client, headers=ada)
     results: list[str] = []
-    drain(Deliverer(database, Receiver(lambda _: 410), results.append, post=Letterbox()))
-    ((to, subject, text),) = mails
+    drain(Deliverer(database, Receiver(lambda _: 410), results.append, post=letterbox))
+    ((to, subject, text),) = letterbox.mails
     assert (to, subject) == ("ada@example.org", "A webhook of yours is disabled")
     assert f"{URL}/gone any more: its server answered 410 Gone." in text
     assert f"PATCH /webhooks/{gone['id']} " in text
@@ -602,7 +616,7 @@ def test_a_new_address_or_secret_is_used_from_the_next_message_on(
     assert [url for url, _ in receiver.taken[1:]] == [f"{URL}/old" if path else URL] * 3
 
 
-@pytest.mark.parametrize("how", ["disabled", "password"])
+@pytest.mark.parametrize("how", ["disabled", "replaced", "changed", "reset"])
 def test_whoever_was_in_an_account_gets_nothing_once_it_is_disabled_or_has_another_password(
     serve: Serve, database: Database, how: str
 ) -> None:
@@ -615,8 +629,15 @@ def test_whoever_was_in_an_account_gets_nothing_once_it_is_disabled_or_has_anoth
     if how == "disabled":
         for disabled in (True, False):
             administration.change(database, "test", account, AccountChanges(disabled=disabled))
-    else:
+    elif how == "replaced":
         administration.replace_password(database, "test", account, digest(PASSWORD))
+    elif how == "changed":
+        assert change_password(client, ada).status_code == 204
+    else:
+        token = secrets.token_urlsafe()
+        with database.write() as connection:
+            mail_tokens.add(connection, sha256(token.encode()).digest(), "reset", "ada@example.org", TOMORROW)
+        ByMail(database, Letterbox(), "", digest).reset(TokenAndPassword(token, PASSWORD))
     kept = create(client, headers=bob)
     ada = log_in(client)
     create(client, headers=ada)
@@ -625,6 +646,37 @@ def test_whoever_was_in_an_account_gets_nothing_once_it_is_disabled_or_has_anoth
     assert receiver.kinds == [("task.created", kept)]
     (shown,) = client.get("/webhooks", headers=ada).json
     assert (shown["active"], shown["disabled_reason"]) == (False, administration.WEBHOOKS_ENDED)
+
+
+def test_a_password_that_is_changed_during_a_delivery_is_before_the_next_message(
+    serve: Serve, database: Database
+) -> None:
+    client = serve(webhooks="on", auth="on", jwt_keys=(KEY,))
+    ada = log_in(client)
+    one = f"/webhooks/{register(client, headers=ada)['id']}"
+    first, second = create(client, headers=ada), create(client, headers=ada)
+    receiver = Receiver(lambda _: change_password(client, ada).status_code)
+    drain(Deliverer(database, receiver))
+    assert receiver.kinds == [("task.created", first)]
+    assert client.patch(one, json={"active": True}, headers=ada).json["active"] is True
+    receiver.answer = lambda _: 204
+    drain(Deliverer(database, receiver))
+    assert [task for _, task in receiver.kinds] == [first, first, second]  # at least once
+
+
+@pytest.mark.parametrize("path", ["/auth/sessions", "/auth/logout"])
+def test_webhooks_outlast_the_sessions_that_end_without_a_new_password(
+    serve: Serve, database: Database, path: str
+) -> None:
+    client = serve(webhooks="on", auth="on", jwt_keys=(KEY,))
+    ada = log_in(client)
+    register(client, headers=ada)
+    task = create(client, headers=ada)
+    method = "DELETE" if path == "/auth/sessions" else "POST"
+    assert client.open(path, method=method, headers=ada).status_code == 204
+    receiver = Receiver()
+    drain(Deliverer(database, receiver))
+    assert receiver.kinds == [("task.created", task)]
 
 
 @pytest.mark.parametrize(
@@ -658,21 +710,16 @@ def test_a_webhook_that_is_switched_on_and_gone_again_and_again_sends_few_mails(
     serve: Serve, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery, "MAILS", 2)
-    mails: list[str] = []
-
-    class Letterbox:
-        def send(self, to: str, subject: str, text: str) -> None:  # noqa: ARG002
-            mails.append(to)
-
+    letterbox = Letterbox()
     client = serve(webhooks="on", auth="on", jwt_keys=(KEY,))
     ada, bob = log_in(client), log_in(client, "bob@example.org")
     one = f"/webhooks/{register(client, headers=ada)['id']}"
     register(client, headers=bob)
     create(client, headers=ada)
-    deliverer = Deliverer(database, Receiver(lambda _: 410), post=Letterbox())
+    deliverer = Deliverer(database, Receiver(lambda _: 410), post=letterbox)
     for _ in range(4):
         assert client.patch(one, json={"active": True}, headers=ada).status_code == 200
         drain(deliverer)
     create(client, headers=bob)
     drain(deliverer)
-    assert mails == ["ada@example.org"] * 2 + ["bob@example.org"]
+    assert [to for to, _, _ in letterbox.mails] == ["ada@example.org"] * 2 + ["bob@example.org"]
