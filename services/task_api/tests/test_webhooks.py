@@ -1,5 +1,6 @@
 import json
 import secrets
+import socket
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from service_kit.http.requests import EXTENSION
 from service_kit.mail import QueueFull
-from service_kit.outbound import Refused, Sender
+from service_kit.outbound import UNREACHABLE, Refused, Sender
 from task_api.accounts import administration
 from task_api.accounts.by_mail import ByMail
 from task_api.accounts.model import AccountChanges, TokenAndPassword
@@ -723,3 +724,27 @@ def test_a_webhook_that_is_switched_on_and_gone_again_and_again_sends_few_mails(
     create(client, headers=bob)
     drain(deliverer)
     assert [to for to, _, _ in letterbox.mails] == ["ada@example.org"] * 2 + ["bob@example.org"]
+
+
+def test_an_owner_learns_from_no_failure_whether_an_internal_name_exists(client: Client, database: Database) -> None:
+    inside = {"postgres.default.svc": ["10.96.0.7"], "metadata.internal": ["169.254.169.254"], "empty.internal": []}
+
+    def resolver(host: str, _port: int) -> list[str]:
+        if host not in inside:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return inside[host]
+
+    ids = [register(client, f"https://{host}/")["id"] for host in (*inside, "nothing.internal")]
+    for _ in range(2):
+        create(client)
+    results: list[str] = []
+    sender = Sender(resolver=resolver)
+    for patience in (Patience(), Patience(give_up=NOW)):
+        drain(Deliverer(database, sender, results.append, patience=patience))
+        come_due(database)
+    shown = [client.get(f"/webhooks/{one}").json for one in ids]
+    letters = [client.get(f"/webhooks/{one}/dead-letters").json for one in ids]
+    assert {hook["last_error"] for hook in shown} == {UNREACHABLE}
+    assert {letter["error"] for each in letters for letter in each} == {UNREACHABLE}
+    assert len({(hook["failures"], hook["active"], len(each)) for hook, each in zip(shown, letters, strict=True)}) == 1
+    assert results.count("dead") == 2 * len(ids)

@@ -306,6 +306,7 @@ class Deliverer:
                 hook.url, body, {**headers, "Content-Type": "application/json", "User-Agent": "task-api"}
             )
         except Refused as error:
+            log.info("a webhook leads nowhere", webhook=hook.id, reason=str(error.__cause__ or error))
             return 0, str(error)
         except (OSError, HTTPException) as error:
             return 0, f"no response: {type(error).__name__}"
