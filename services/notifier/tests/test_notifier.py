@@ -127,6 +127,9 @@ def test_it_delivers_and_on_sigterm_it_ends_after_what_it_delivers_and_leaves_no
         assert receiver.arrived.acquire(timeout=60)
         metrics = httpx.get(f"{base}/metrics").text
         assert "webhook_oldest_undelivered_seconds" in metrics
+        with database.read() as connection:
+            connected = "SELECT application_name, starts_with(query, 'LISTEN') FROM pg_stat_activity"
+            assert {("notifier", False), ("notifier", True)} <= set(map(tuple, connection.exec_driver_sql(connected)))
         assert "db_pool_size 5.0" in metrics
         process.send_signal(signal.SIGTERM)
         while httpx.get(f"{base}/metrics").text.find("notifier_draining 1.0") < 0:

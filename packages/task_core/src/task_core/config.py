@@ -39,6 +39,11 @@ class Settings(config.Settings, frozen=True, kw_only=True):
         return ""
 
     @property
+    def application_name(self) -> str:
+        """What `pg_stat_activity` shows of connections whose URL has no name of its own; empty for nothing."""
+        return ""
+
+    @property
     def conflicts(self) -> list[str]:
         """Faults that no single variable shows."""
         problems = super().conflicts

@@ -18,6 +18,11 @@ class Settings(config.Settings, frozen=True, kw_only=True):
     ] = "on"
 
     @property
+    def application_name(self) -> str:
+        """What `pg_stat_activity` shows of connections whose URL has no name of its own."""
+        return "notifier"
+
+    @property
     def weaker(self) -> list[str]:
         """What these settings make less safe than it could be, one line each; logged at start."""
         notes = super().weaker
