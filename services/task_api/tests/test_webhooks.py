@@ -27,12 +27,14 @@ from task_api.tasks.model import NewTask
 from task_core import delivery
 from task_core.database import Database
 from task_core.delivery import FIRST_DELAY, LONGEST_DELAY, Backlog, Deliverer, Patience, delay
+from task_core.encryption import Keyring
 from task_core.schema import accounts, task_changes, webhook_dead_letters, webhooks
 
 from .conftest import KEY, PASSWORD, Client, Serve, log_in
 
 URL = "https://hooks.example.org/tasks"
 NOW = timedelta()
+KEYRING = Keyring((KEY,))
 TOMORROW = datetime.now(UTC) + timedelta(days=1)
 Verdict = int | Exception
 
@@ -164,7 +166,7 @@ def test_changes_are_delivered_in_order_and_once_where_nothing_fails(client: Cli
     create(client, "before")
     register(client)
     receiver = Receiver()
-    deliverer = Deliverer(database, receiver)
+    deliverer = Deliverer(database, KEYRING, receiver)
     assert not deliverer.deliver()
     ids = [create(client, f"t{number}") for number in range(25)]
     client.put(f"/tasks/{ids[0]}", json={"status": "completed"})
@@ -193,7 +195,7 @@ def test_each_account_gets_its_own_changes_alone(serve: Serve, database: Databas
     register(client, f"{URL}/bob", headers=bob)
     of_ada, of_bob = create(client, headers=ada), create(client, headers=bob)
     receiver = Receiver()
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     got = {(url, message["data"]["id"]) for url, message in receiver.taken}
     assert got == {(f"{URL}/ada", of_ada), (f"{URL}/bob", of_bob)}
 
@@ -203,14 +205,14 @@ def test_a_message_is_signed_with_both_secrets_for_a_day_after_a_rotation(client
     new = client.post(f"/webhooks/{created['id']}/rotate-secret").json["secret"]
     receiver = Receiver()
     create(client)
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     headers, body = receiver.attempts[0]
     for secret in (created["secret"], new):
         assert Webhook(secret).verify(body.decode(), headers)["type"] == "task.created"
     with database.write() as connection:
         connection.execute(update(webhooks).values(previous_until=datetime.now(UTC) - timedelta(seconds=1)))
     create(client)
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     headers, body = receiver.attempts[1]
     Webhook(new).verify(body.decode(), headers)
     with pytest.raises(WebhookVerificationError):
@@ -234,7 +236,7 @@ def test_a_change_that_fails_is_tried_again_with_the_same_id_before_the_next(
     verdicts = iter([verdict, verdict])
     receiver = Receiver(lambda _: next(verdicts, 204))
     results: list[str] = []
-    deliverer = Deliverer(database, receiver, results.append)
+    deliverer = Deliverer(database, KEYRING, receiver, results.append)
     for failures in (1, 2):
         assert deliverer.deliver()
         shown = client.get(one).json
@@ -257,7 +259,7 @@ def test_a_webhook_that_fails_keeps_no_other_from_its_changes(client: Client, da
     receiver = Receiver()
     post = receiver.post
     receiver.post = lambda url, *rest: 500 if url.endswith("down") else post(url, *rest)  # type: ignore[method-assign]
-    deliverer = Deliverer(database, receiver)
+    deliverer = Deliverer(database, KEYRING, receiver)
     assert [deliverer.deliver(), deliverer.deliver()] == [True, True]
     assert receiver.kinds == [("task.created", task)]
 
@@ -267,7 +269,7 @@ def test_what_fails_too_long_is_a_dead_letter_that_can_be_replayed(client: Clien
     first, second = create(client), create(client)
     down = [True]
     receiver = Receiver(lambda message: 500 if down[0] and message["data"]["id"] == first else 204)
-    deliverer = Deliverer(database, receiver, patience=Patience(give_up=NOW))
+    deliverer = Deliverer(database, KEYRING, receiver, patience=Patience(give_up=NOW))
     drain(deliverer)
     assert receiver.kinds == [("task.created", second)]
     (letter,) = client.get(f"{one}/dead-letters").json
@@ -293,7 +295,7 @@ def test_dead_letters_in_a_row_disable_a_webhook_until_its_owner_switches_it_on(
     ids = [create(client) for _ in range(4)]
     verdict = [500]
     receiver = Receiver(lambda _: verdict[0])
-    deliverer = Deliverer(database, receiver, patience=Patience(give_up=NOW))
+    deliverer = Deliverer(database, KEYRING, receiver, patience=Patience(give_up=NOW))
     drain(deliverer)
     shown = client.get(one).json
     assert (shown["active"], shown["disabled_reason"]) == (False, "3 changes in a row could not be delivered")
@@ -309,7 +311,7 @@ def test_a_server_that_answers_410_is_not_asked_again(client: Client, database: 
     one = f"/webhooks/{register(client)['id']}"
     create(client)
     receiver = Receiver(lambda _: 410)
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     assert client.get(one).json["disabled_reason"] == "its server answered 410 Gone"
     assert len(receiver.attempts) == 1
 
@@ -318,7 +320,7 @@ def test_dead_letters_are_bounded(client: Client, database: Database, monkeypatc
     monkeypatch.setattr("task_core.delivery.MOST_LETTERS", 2)
     one = f"/webhooks/{register(client)['id']}"
     ids = [create(client) for _ in range(4)]
-    drain(Deliverer(database, Receiver(lambda _: 500), patience=Patience(give_up=NOW, letters=10)))
+    drain(Deliverer(database, KEYRING, Receiver(lambda _: 500), patience=Patience(give_up=NOW, letters=10)))
     assert [letter["task_id"] for letter in client.get(f"{one}/dead-letters").json] == ids[2:]
 
 
@@ -327,7 +329,7 @@ def test_nobody_else_delivers_to_a_leased_webhook_and_a_lost_lease_moves_nothing
 ) -> None:
     register(client)
     task = create(client)
-    other = Deliverer(database, Receiver())
+    other = Deliverer(database, KEYRING, Receiver())
     seen: list[bool] = []
 
     def answer(_message: dict[str, Any]) -> int:
@@ -337,7 +339,7 @@ def test_nobody_else_delivers_to_a_leased_webhook_and_a_lost_lease_moves_nothing
         return 500
 
     slow = Receiver(answer)
-    Deliverer(database, slow).deliver()
+    Deliverer(database, KEYRING, slow).deliver()
     assert seen == [False]
     assert isinstance(other._sender, Receiver)
     assert other._sender.kinds == [("task.created", task)]
@@ -355,12 +357,12 @@ def test_changes_that_were_removed_before_delivery_disable_the_webhook_and_say_s
         connection.execute(delete(task_changes))
     after = create(client)
     receiver = Receiver()
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     assert receiver.attempts == []
     assert client.get(one).json["disabled_reason"].startswith("changes were removed")
     client.patch(one, json={"active": True})
     later = create(client)
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     assert [task for _, task in receiver.kinds] == [later]
     assert after < later
 
@@ -372,19 +374,19 @@ def test_a_dump_from_a_server_with_higher_transaction_ids_keeps_no_change_from_a
     register(client)
     receiver = Receiver()
     create(client)
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     with database.write() as connection:
         for table in (task_changes, webhooks):
             connection.execute(update(table).values(transaction_id=2**62))
     migrate(database)
     task = create(client)
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     assert receiver.kinds[1:] == [("task.created", task)]
 
 
 def test_the_backlog_is_reported(client: Client, database: Database) -> None:
     samples: list[Backlog] = []
-    deliverer = Deliverer(database, Receiver(lambda _: 503), sample=samples.append)
+    deliverer = Deliverer(database, KEYRING, Receiver(lambda _: 503), sample=samples.append)
     one = f"/webhooks/{register(client)['id']}"
     register(client)
     deliverer.sample()
@@ -417,7 +419,7 @@ def test_a_commit_wakes_who_listens(client: Client, database: Database, monkeypa
         arrived.release()
         return 204
 
-    deliverer = Deliverer(database, Receiver(answer), listens=True)
+    deliverer = Deliverer(database, KEYRING, Receiver(answer), listens=True)
     deliverer.start()
     try:
         for _ in range(10):
@@ -434,7 +436,7 @@ def test_a_listener_whose_connection_ends_listens_anew(
     monkeypatch.setattr(delivery, "POLL_SECONDS", 0.01)
     register(client)
     woken = threading.Semaphore(0)
-    deliverer = Deliverer(database, Receiver(), listens=True)
+    deliverer = Deliverer(database, KEYRING, Receiver(), listens=True)
     monkeypatch.setattr(deliverer, "wake", woken.release)
     thread = threading.Thread(target=deliverer._listen)
     thread.start()
@@ -478,7 +480,7 @@ def test_the_owner_of_a_webhook_that_is_disabled_gets_a_mail(serve: Serve, datab
     client.patch(f"/webhooks/{own['id']}", json={"active": False}, headers=ada)
     create(client, headers=ada)
     results: list[str] = []
-    drain(Deliverer(database, Receiver(lambda _: 410), results.append, post=letterbox))
+    drain(Deliverer(database, KEYRING, Receiver(lambda _: 410), results.append, post=letterbox))
     ((to, subject, text),) = letterbox.mails
     assert (to, subject) == ("ada@example.org", "A webhook of yours is disabled")
     assert f"{URL}/gone any more: its server answered 410 Gone." in text
@@ -495,7 +497,7 @@ def test_a_mail_that_cannot_wait_leaves_the_webhook_disabled(client: Client, dat
     create(client)
     with database.write() as connection:
         connection.execute(update(accounts).values(email="ada@example.org"))
-    drain(Deliverer(database, Receiver(lambda _: 410), post=Full()))
+    drain(Deliverer(database, KEYRING, Receiver(lambda _: 410), post=Full()))
     assert client.get(f"/webhooks/{created['id']}").json["active"] is False
 
 
@@ -509,7 +511,7 @@ def test_the_threads_deliver_what_comes_while_they_run_and_end(client: Client, d
         got.set()
         return 204
 
-    deliverer = Deliverer(database, Receiver(answer))
+    deliverer = Deliverer(database, KEYRING, Receiver(answer))
     deliverer.start()
     try:
         create(client)
@@ -534,7 +536,7 @@ def test_webhooks_go_with_their_account_and_no_secret_is_exported(serve: Serve, 
     assert URL in exported
     assert secret not in exported
     create(client, headers=ada)
-    drain(Deliverer(database, Receiver(lambda _: 500), patience=Patience(give_up=NOW)))
+    drain(Deliverer(database, KEYRING, Receiver(lambda _: 500), patience=Patience(give_up=NOW)))
     with database.write() as connection:
         connection.execute(delete(webhooks))
         assert connection.execute(select(webhook_dead_letters)).all() == []
@@ -559,7 +561,7 @@ def test_a_slow_receiver_has_its_turn_and_then_others_have_theirs(
     register(client, f"{URL}/second")
     tasks = [create(client), create(client)]
     receiver = Receiver()
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     got = [(url.rpartition("/")[2], message["data"]["id"]) for url, message in receiver.taken]
     assert got == [("first", tasks[0]), ("second", tasks[0]), ("first", tasks[1]), ("second", tasks[1])]
 
@@ -583,7 +585,7 @@ def test_the_webhooks_of_one_account_take_one_thread_whatever_it_does_to_them(se
         return post(url, body, headers)
 
     receiver.post = posted  # type: ignore[method-assign]
-    deliverer = Deliverer(database, receiver)
+    deliverer = Deliverer(database, KEYRING, receiver)
     deliverer.deliver()
     assert others == [True, False]
     assert [url for url, _ in receiver.taken] == [f"{URL}/bob", f"{URL}/slow"]
@@ -609,7 +611,7 @@ def test_a_new_address_or_secret_is_used_from_the_next_message_on(
         return 204
 
     receiver = Receiver(answer)
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     if path:
         for headers, body in receiver.attempts[1:]:
             Webhook(new).verify(body.decode(), headers)
@@ -643,7 +645,7 @@ def test_whoever_was_in_an_account_gets_nothing_once_it_is_disabled_or_has_anoth
     ada = log_in(client)
     create(client, headers=ada)
     receiver = Receiver()
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     assert receiver.kinds == [("task.created", kept)]
     (shown,) = client.get("/webhooks", headers=ada).json
     assert (shown["active"], shown["disabled_reason"]) == (False, administration.WEBHOOKS_ENDED)
@@ -657,11 +659,11 @@ def test_a_password_that_is_changed_during_a_delivery_is_before_the_next_message
     one = f"/webhooks/{register(client, headers=ada)['id']}"
     first, second = create(client, headers=ada), create(client, headers=ada)
     receiver = Receiver(lambda _: change_password(client, ada).status_code)
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     assert receiver.kinds == [("task.created", first)]
     assert client.patch(one, json={"active": True}, headers=ada).json["active"] is True
     receiver.answer = lambda _: 204
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     assert [task for _, task in receiver.kinds] == [first, first, second]  # at least once
 
 
@@ -676,7 +678,7 @@ def test_webhooks_outlast_the_sessions_that_end_without_a_new_password(
     method = "DELETE" if path == "/auth/sessions" else "POST"
     assert client.open(path, method=method, headers=ada).status_code == 204
     receiver = Receiver()
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     assert receiver.kinds == [("task.created", task)]
 
 
@@ -717,7 +719,7 @@ def test_a_webhook_that_is_switched_on_and_gone_again_and_again_sends_few_mails(
     one = f"/webhooks/{register(client, headers=ada)['id']}"
     register(client, headers=bob)
     create(client, headers=ada)
-    deliverer = Deliverer(database, Receiver(lambda _: 410), post=letterbox)
+    deliverer = Deliverer(database, KEYRING, Receiver(lambda _: 410), post=letterbox)
     for _ in range(4):
         assert client.patch(one, json={"active": True}, headers=ada).status_code == 200
         drain(deliverer)
@@ -740,7 +742,7 @@ def test_an_owner_learns_from_no_failure_whether_an_internal_name_exists(client:
     results: list[str] = []
     sender = Sender(resolver=resolver)
     for patience in (Patience(), Patience(give_up=NOW)):
-        drain(Deliverer(database, sender, results.append, patience=patience))
+        drain(Deliverer(database, KEYRING, sender, results.append, patience=patience))
         come_due(database)
     shown = [client.get(f"/webhooks/{one}").json for one in ids]
     letters = [client.get(f"/webhooks/{one}/dead-letters").json for one in ids]

@@ -28,6 +28,7 @@ from task_core import tasks
 from task_core import webhooks as store
 from task_core.changes import Position
 from task_core.database import Database
+from task_core.encryption import Keyring, Undecryptable
 from task_core.model import Change
 from task_core.postgresql import notifications
 
@@ -113,13 +114,14 @@ def delay(failures: int) -> float:
 class Deliverer:
     """Delivers in threads of its own. `report` is called with each of RESULTS, `sample` with the backlog.
 
-    `post` sends a mail to the owner of a webhook that is disabled. With `listens`, PostgreSQL's
-    notifications wake the threads, over a connection of its own.
+    `keyring` decrypts the secrets that it signs with. `post` sends a mail to the owner of a webhook that is disabled.
+    With `listens`, PostgreSQL's notifications wake the threads, over a connection of its own.
     """
 
     def __init__(
         self,
         database: Database,
+        keyring: Keyring,
         sender: Sender,
         report: Callable[[str], None] = lambda _: None,
         sample: Callable[[Backlog], None] = lambda _: None,
@@ -127,7 +129,7 @@ class Deliverer:
         post: Post | None = None,
         listens: bool = False,
     ) -> None:
-        self._database, self._sender, self._patience = database, sender, patience
+        self._database, self._keyring, self._sender, self._patience = database, keyring, sender, patience
         self._report, self._sample, self._post = report, sample, post
         self.backlog = Backlog()
         self._listens = listens
@@ -299,7 +301,13 @@ class Deliverer:
         now = datetime.now(UTC)
         change = parcel.change
         body = msgspec.json.encode(Message(f"task.{change.kind}", change.changed_at, change))
-        keys = [hook.secret] + [hook.previous_secret] * bool(hook.previous_until and hook.previous_until > now)
+        try:
+            keys = store.secrets_of(self._keyring, hook)
+        except Undecryptable as error:
+            log.error("the secret of a webhook cannot be decrypted", webhook=hook.id, reason=str(error))
+            return 0, "its secret cannot be decrypted: inform whoever runs the service"
+        if not (hook.previous_until and hook.previous_until > now):
+            del keys[1:]
         headers = signed(keys, message_id(hook.id, *parcel.position), int(now.timestamp()), body)
         try:
             status = self._sender.post(

@@ -8,6 +8,7 @@ from task_core import telemetry
 from task_core.config import Settings
 from task_core.database import Database
 from task_core.delivery import RESULTS, Deliverer
+from task_core.encryption import Keyring
 
 
 def start_delivery(settings: Settings, database: Database, *, insecure: bool, listens: bool = False) -> Deliverer:
@@ -16,8 +17,9 @@ def start_delivery(settings: Settings, database: Database, *, insecure: bool, li
     `insecure` is for tests: any address, also without TLS. `listens`: PostgreSQL's notifications wake it.
     """
     post = Mailer(settings.smtp_url, settings.mail_from) if settings.smtp_url else None
-    sender = Sender(insecure=insecure)
-    deliverer = Deliverer(database, sender, telemetry.delivered, telemetry.undelivered, post=post, listens=listens)
+    keyring, sender = Keyring(settings.encryption_keys), Sender(insecure=insecure)
+    report, sample = telemetry.delivered, telemetry.undelivered
+    deliverer = Deliverer(database, keyring, sender, report, sample, post=post, listens=listens)
     for result in RESULTS:  # else the first of each would be no increase of anything
         telemetry.delivered(result, 0)
     deliverer.start()
