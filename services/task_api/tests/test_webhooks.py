@@ -750,3 +750,21 @@ def test_an_owner_learns_from_no_failure_whether_an_internal_name_exists(client:
     assert {letter["error"] for each in letters for letter in each} == {UNREACHABLE}
     assert len({(hook["failures"], hook["active"], len(each)) for hook, each in zip(shown, letters, strict=True)}) == 1
     assert results.count("dead") == 2 * len(ids)
+
+
+def test_the_changes_of_a_transaction_keep_its_trace_and_those_of_others_do_not(
+    settings: Settings, client: Client, database: Database
+) -> None:
+    traced, span = Database(settings), f"00-{'a' * 32}-{'b' * 16}-01"
+    traced.trace(lambda: span)
+    create(client)
+    with traced.write() as connection:
+        for title in "ab":
+            tasks.create(connection, 0, NewTask(title=title))
+    with traced.write():
+        pass
+    create(client)
+    traced.engine.dispose()
+    with database.read() as connection:
+        noted = connection.execute(select(task_changes.c.traceparent).order_by(task_changes.c.id)).scalars().all()
+    assert noted == [None, span, span, None]

@@ -23,6 +23,7 @@ from service_kit.mail import Post, QueueFull
 from service_kit.outbound import Refused, Sender
 from service_kit.signatures import signed
 from service_kit.telemetry.logs import log
+from service_kit.telemetry.traces import Tracer
 from task_core import changes as feed
 from task_core import tasks
 from task_core import webhooks as store
@@ -57,6 +58,9 @@ MAILS, MAILS_SECONDS = 5, 3600.0
 
 OWNERS_REMEMBERED = 10_000
 MOST_LETTERS = 1000
+SYSTEM, QUEUE = "task-api", "task_changes"
+"""How spans name where messages come from."""
+
 FIRST_DELAY, LONGEST_DELAY = 5.0, 3600.0
 LARGEST_EXPONENT = 20
 
@@ -99,6 +103,8 @@ class Parcel(NamedTuple):
     position: Position
     change: Change
     letter: int | None = None
+    traceparent: str | None = None
+    """The span that made the change, where it was traced."""
 
 
 def message_id(webhook_id: int, transaction: int, change: int, mark: int) -> str:
@@ -115,7 +121,8 @@ class Deliverer:
     """Delivers in threads of its own. `report` is called with each of RESULTS, `sample` with the backlog.
 
     `keyring` decrypts the secrets that it signs with. `post` sends a mail to the owner of a webhook that is disabled.
-    With `listens`, PostgreSQL's notifications wake the threads, over a connection of its own.
+    With `listens`, PostgreSQL's notifications wake the threads, over a connection of its own. `tracer` starts a span
+    for each attempt.
     """
 
     def __init__(
@@ -128,11 +135,12 @@ class Deliverer:
         patience: Patience = Patience(),  # noqa: B008 - it is constant
         post: Post | None = None,
         listens: bool = False,
+        tracer: Tracer | None = None,
     ) -> None:
         self._database, self._keyring, self._sender, self._patience = database, keyring, sender, patience
         self._report, self._sample, self._post = report, sample, post
         self.backlog = Backlog()
-        self._listens = listens
+        self._listens, self._tracer = listens, tracer
         self._poll_seconds = LISTENING_POLL_SECONDS if listens else POLL_SECONDS
         self._ended, self._woken = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
@@ -250,16 +258,17 @@ class Deliverer:
         with self._database.read() as connection:
             letters = store.letters_of(connection, hook.id, requested=True)
             rows = feed.page(connection, hook.owner_id, position, feed.horizon(connection), PAGE)
+            changes = [letter.change_id for letter in letters] + [row[1] for row in rows]
+            made_by = feed.traceparents(connection, changes) if self._tracer and changes else {}
             gap = feed.floor(connection, hook.owner_id) > position[:2]  # read last: what is cleared until then is seen
         for letter in letters:
-            yield Parcel(
-                Position(letter.transaction_id, letter.change_id, letter.mark), self._again(hook, letter), letter.id
-            )
+            place = Position(letter.transaction_id, letter.change_id, letter.mark)
+            yield Parcel(place, self._again(hook, letter), letter.id, made_by.get(letter.change_id))
         if gap:
             self._disable(hook, "changes were removed before they were delivered: read the feed, and switch it on")
             return
         for row in rows:
-            yield Parcel(Position(*row[:3]), feed.change_of(row, hook.owner_id))
+            yield Parcel(Position(*row[:3]), feed.change_of(row, hook.owner_id), None, made_by.get(row[1]))
 
     def _again(self, hook: SimpleNamespace, letter: Row[Any]) -> Change:
         with self._database.read() as connection:
@@ -268,7 +277,7 @@ class Deliverer:
 
     def _deliver(self, hook: SimpleNamespace, parcel: Parcel) -> bool:
         """Deliver a change and note what came of it; return whether the next one may follow."""
-        status, error = self._send(hook, parcel)
+        status, error = self._attempt(hook, parcel)
         self._report("delivered" if error is None else "failed")
         now = datetime.now(UTC)
         if parcel.letter is not None:
@@ -295,6 +304,19 @@ class Deliverer:
         else:
             self._bury(hook, parcel, error, {**moved, **healthy})
         return False
+
+    def _attempt(self, hook: SimpleNamespace, parcel: Parcel) -> tuple[int, str | None]:
+        """Do as `_send`, in a span where that is traced."""
+        if self._tracer is None:
+            return self._send(hook, parcel)
+        message = message_id(hook.id, *parcel.position)
+        with self._tracer.delivery(SYSTEM, QUEUE, message, parcel.traceparent) as span:
+            status, error = self._send(hook, parcel)
+            if status:
+                span.set_attribute("http.response.status_code", status)
+            if error is not None:
+                span.set_attribute("error.type", str(status or "no_response"))
+        return status, error
 
     def _send(self, hook: SimpleNamespace, parcel: Parcel) -> tuple[int, str | None]:
         """Return the status of the response, 0 without one, and what is wrong; None where it was taken."""

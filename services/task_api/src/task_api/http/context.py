@@ -90,7 +90,8 @@ class Services(Service):
         self.database.close()
         Clearer(self.database, Most(*self.quota), telemetry.cleared).start()
         if self.settings.webhooks != "off" and self.settings.webhook_delivery == "workers":
-            start_delivery(self.settings, self.database, insecure=self.settings.webhooks == "insecure")
+            insecure = self.settings.webhooks == "insecure"
+            start_delivery(self.settings, self.database, insecure=insecure, tracer=self.tracer)
         for key in self.settings.jwt_keys[:1]:
             telemetry.signing_key(key.kid)
 
@@ -100,6 +101,7 @@ class Services(Service):
     def start_tracer(self) -> Tracer:
         tracer = super().start_tracer()
         tracer.watch(self.database.watched())
+        self.database.trace(tracer.traceparent)
         return tracer
 
     def admit(self, context: Any) -> None:
