@@ -60,6 +60,13 @@ def rotate_keys(_context: Context) -> None:
     print(f"{secret_files.rotate()} signs from the next `./dev up` or `./dev deploy` on")
 
 
+@task(help={"finish": "drop the keys before, once the command encrypt-secrets has used the new one"})
+def rotate_encryption_keys(_context: Context, finish: bool = False) -> None:
+    """Renew the key that encrypts secrets in the database; those before it go on decrypting, until --finish."""
+    kid = secret_files.drop_old_encryption() if finish else secret_files.rotate_encryption()
+    print(f"{kid} encrypts from the next `./dev up` or `./dev deploy` on{', alone' if finish else ''}")
+
+
 @task(help={"volumes": "delete the data too: tasks, metrics, dashboards' state"})
 def down(_context: Context, volumes: bool = False) -> None:
     """Stop what `up` started; the data stays."""

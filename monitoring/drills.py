@@ -378,7 +378,8 @@ def delivering() -> Iterator[tuple[str, str, psycopg.Connection, Stack]]:
     """
     closed = f"http://127.0.0.1:{service.free_port()}/"
     with ExitStack() as running:
-        database = {"DATABASE_URL": running.enter_context(postgres()), "WEBHOOKS": "insecure"}
+        keys = f"drill:{secrets.token_urlsafe(32)}"
+        database = {"DATABASE_URL": running.enter_context(postgres()), "WEBHOOKS": "insecure", "ENCRYPTION_KEYS": keys}
         url = running.enter_context(service.running({**database, "WEBHOOK_DELIVERY": "notifier"}))
         httpx.post(f"{url}/webhooks", json={"url": closed}).raise_for_status()
         connection = running.enter_context(psycopg.connect(database["DATABASE_URL"], autocommit=True))

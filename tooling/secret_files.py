@@ -4,6 +4,7 @@ Compose reads them by `env_file`; a deploy to a local cluster makes Secrets of t
 """
 
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,22 +17,26 @@ JWT_KEYS_KEPT = 2  # the one that signs, and the one whose tokens are still out
 def ensure(folder: Path = FOLDER) -> dict[str, Path]:
     """Write the env files that are missing; return each by its name: postgres, grafana, the services' packages.
 
-    A service has one when it has a database or accounts. A file that exists never changes, so that a database and its
-    password stay together.
+    A service has one when it has a database or accounts. A value that exists never changes, so that a database and its
+    password stay together; one that a newer checkout needs is added.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    postgres = _once(folder / "postgres.env", {"POSTGRES_PASSWORD": secrets.token_urlsafe(24)})
+    postgres = _complete(folder / "postgres.env", {"POSTGRES_PASSWORD": secrets.token_urlsafe(24)})
     password = read(postgres)["POSTGRES_PASSWORD"]
     files = {
         "postgres": postgres,
-        "grafana": _once(folder / "grafana.env", {"GF_SECURITY_ADMIN_PASSWORD": secrets.token_urlsafe(18)}),
+        "grafana": _complete(folder / "grafana.env", {"GF_SECURITY_ADMIN_PASSWORD": secrets.token_urlsafe(18)}),
     }
-    for one in services():
-        values = {"JWT_KEYS": _jwt_key()} if one.accounts else {}
+    encryption_keys = _key()
+    for one in services():  # the default one first
+        values = {"JWT_KEYS": _key()} if one.accounts else {}
         if one.database:
             values["DATABASE_URL"] = f"postgresql://{service().package}:{password}@postgres/{one.database}"
+        if one.database == service().database:  # who shares the data, shares what decrypts it
+            values["ENCRYPTION_KEYS"] = encryption_keys
         if values:
-            files[one.package] = _once(folder / f"{one.package}.env", values)
+            files[one.package] = _complete(folder / f"{one.package}.env", values)
+            encryption_keys = read(files[one.package]).get("ENCRYPTION_KEYS", encryption_keys)
     return files
 
 
@@ -48,19 +53,46 @@ def rotate(folder: Path = FOLDER) -> str:
     """
     path = ensure(folder)[service().package]
     values = read(path)
-    new = _jwt_key()
+    new = _key()
     values["JWT_KEYS"] = ",".join([new, *values["JWT_KEYS"].split(",")][:JWT_KEYS_KEPT])
     _write(path, values)
     return new.split(":")[0]
 
 
-def _jwt_key() -> str:
+def rotate_encryption(folder: Path = FOLDER) -> str:
+    """Put a new key first, which encrypts what is new, keep those before it, and return the new key's id.
+
+    The command `encrypt-secrets` uses it for what there is; then `drop_old_encryption` drops the others.
+    """
+    new = _key()
+    _set_encryption(folder, lambda keys: [new, *keys])
+    return new.split(":")[0]
+
+
+def drop_old_encryption(folder: Path = FOLDER) -> str:
+    """Drop all keys but the one that encrypts, and return its id."""
+    return _set_encryption(folder, lambda keys: keys[:1])[0].split(":")[0]
+
+
+def _set_encryption(folder: Path, change: Callable[[list[str]], list[str]]) -> list[str]:
+    files = ensure(folder)
+    changed = change(read(files[service().package])["ENCRYPTION_KEYS"].split(","))
+    for path in files.values():
+        values = read(path)
+        if "ENCRYPTION_KEYS" in values:
+            _write(path, {**values, "ENCRYPTION_KEYS": ",".join(changed)})
+    return changed
+
+
+def _key() -> str:
     return f"{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(3)}:{secrets.token_urlsafe(48)}"
 
 
-def _once(path: Path, values: dict[str, str]) -> Path:
-    if not path.exists():
-        _write(path, values)
+def _complete(path: Path, values: dict[str, str]) -> Path:
+    """Write the values that the file has not yet."""
+    there = read(path) if path.exists() else {}
+    if values.keys() - there.keys():
+        _write(path, {**values, **there})
     return path
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from tooling.deploy import DeployError, cluster
 from tooling.deploy.kube import Kube, define, refused
-from tooling.project import services
+from tooling.project import Service, services
 
 K8S = Path(__file__).parent.parent
 OVERLAYS = [folder for service in services() for folder in service.overlays]
@@ -91,6 +91,37 @@ def test_an_overlay_with_an_optional_component_is_accepted(component: str, api_s
     assert refused(api_server, objects) == []
     assert OPTIONAL[component] <= {item["kind"] for item in objects}
     print(f"{component}: {len(objects)} objects accepted")
+
+
+FURTHER = [one for one in services() if not one.default]
+ON_TOP = [
+    (one, folder.parent.name)
+    for one in FURTHER
+    for folder in sorted(one.manifests.glob("components/*/kustomization.yaml"))
+    if not any(f"components/{folder.parent.name}\n" in (own / folder.name).read_text() for own in one.overlays)
+]
+"""The components of further services that no overlay of theirs has."""
+
+
+@pytest.mark.parametrize(("one", "component"), ON_TOP, ids=[f"{one.name}-{component}" for one, component in ON_TOP])
+def test_an_overlay_with_an_optional_component_of_a_further_service_is_accepted(
+    one: Service, component: str, api_server: Kube
+) -> None:
+    cache = K8S.parent / ".cache"
+    cache.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as name:
+        folder = Path(name).resolve()
+        kustomization = {
+            "kind": "Kustomization",
+            "namespace": one.name,
+            "resources": [os.path.relpath(one.overlays[0], folder)],
+            "components": [os.path.relpath(one.manifests / "components" / component, folder)],
+        }
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        text = api_server.run("kustomize", str(folder))
+    objects = [item for item in yaml.safe_load_all(text) if item]
+    assert refused(api_server, objects) == []
+    print(f"{one.name} with {component}: {len(objects)} objects accepted")
 
 
 def test_every_component_is_in_an_overlay_or_tried_here() -> None:

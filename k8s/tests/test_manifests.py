@@ -338,7 +338,10 @@ def test_google_speaks_tls_1_2_at_least_and_sends_plain_http_on() -> None:
 
 
 def test_the_operator_gets_the_rules_that_prometheus_reads() -> None:
-    assert operator_rules.WRITTEN.read_text() == operator_rules.rendered(), "run `python -m monitoring.operator_rules`"
+    written = dict(operator_rules.written())
+    assert written.keys() == {file for one in services() for file in one.manifests.glob("components/*/rules.yaml")}
+    for file, expected in written.items():
+        assert file.read_text() == expected, "run `python -m monitoring.operator_rules`"
 
 
 def test_every_receiver_configuration_has_the_same_routes() -> None:
@@ -421,6 +424,11 @@ def test_only_the_service_its_jobs_and_the_operator_reach_the_instances() -> Non
     assert not any("component" in peer for peer in reached[8000])
 
 
+def local(sharer: Service) -> Path:
+    """Return the overlay of the local cluster."""
+    return sharer.manifests / "overlays" / "kind"
+
+
 SHARERS = [one for one in services() if one.database and not one.migrations]
 
 
@@ -431,7 +439,7 @@ def test_a_service_reaches_the_database_in_the_namespace_of_who_migrates_it(
     files = secret_files.ensure(tmp_path)
     monkeypatch.setattr(secret_files, "ensure", lambda: files)
     rendered = manifests.render(
-        sharer, Kube("no-cluster", sharer.name), sharer.overlays[0], f"{sharer.name}:latest", generate_secrets=True
+        sharer, Kube("no-cluster", sharer.name), local(sharer), f"{sharer.name}:latest", generate_secrets=True
     )
     (secret,) = [item for item in rendered if item["kind"] == "Secret"]
     url = base64.b64decode(secret["data"]["DATABASE_URL"]).decode()
@@ -463,7 +471,7 @@ def test_with_webhooks_prometheus_watches_notifier_and_may_find_its_pods() -> No
     (namespace,) = job["kubernetes_sd_configs"][0]["namespaces"]["names"]
     sharer = service(job["job_name"])
     assert namespace == sharer.name
-    (further,) = [f"../{overlay.relative_to(ROOT)}" for overlay in sharer.overlays]
+    further = f"../{local(sharer).relative_to(ROOT)}"
     granted = {
         (subject["namespace"], subject["name"])
         for item in objects(further)
@@ -603,3 +611,78 @@ def test_a_backup_deletes_what_is_old_and_never_the_newest(tmp_path: Path, *, wo
     kept = sorted(backups.iterdir())
     assert kept[0] == old[-1]
     assert len(kept) == 1 + works
+CLOUDS = [(one, name) for one in SHARERS for name in ("eks", "gke")]
+in_clouds = pytest.mark.parametrize(("sharer", "name"), CLOUDS, ids=[f"{one.name}-{name}" for one, name in CLOUDS])
+
+
+@in_clouds
+def test_a_sharer_reaches_a_clouds_database_and_verifies_its_certificate(sharer: Service, name: str) -> None:
+    folder = f"../{sharer.path}/k8s/overlays/{name}"
+    ((_, spec, container),) = clients_of_the_database(folder)
+    (source,) = [source["configMapRef"]["name"] for source in container["envFrom"] if "configMapRef" in source]
+    settings = one(folder, "ConfigMap", source)["data"]
+    assert (settings["PGSSLMODE"], settings["PGSSLROOTCERT"]) == ("verify-full", "/etc/database-ca/ca.pem")
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    (volume,) = [volume for volume in spec["volumes"] if volume["name"] == mounts["/etc/database-ca"]]
+    assert volume == {"name": "database-ca", **MANAGED}
+    assert one(folder, "NetworkPolicy", "database-clients") == {
+        **one(f"overlays/{name}", "NetworkPolicy", "database-clients"),
+        "metadata": one(folder, "NetworkPolicy", "database-clients")["metadata"],
+        "spec": {
+            **one(f"overlays/{name}", "NetworkPolicy", "database-clients")["spec"],
+            "podSelector": {"matchLabels": {"app.kubernetes.io/component": "api"}},
+        },
+    }
+    dns = "dns-of-the-node"
+    assert one(folder, "NetworkPolicy", dns)["spec"] == one(f"overlays/{name}", "NetworkPolicy", dns)["spec"]
+    pull = yaml.safe_load((ROOT / sharer.path / "k8s" / "overlays" / name / "settings.yaml").read_text())["data"]
+    assert one(folder, "ServiceAccount", sharer.name)["imagePullSecrets"] == [{"name": pull["image-pull"]}]
+    assert not {"Secret", "Ingress"} & {item["kind"] for item in objects(folder)}
+    assert "type" not in one(folder, "Service", sharer.name)["spec"]  # reached from inside the cluster alone
+
+
+def with_components(sharer: Service, folder: Path, *components: str) -> str:
+    """Write an overlay of one's own on top of EKS's, with components of the service; return what it renders to."""
+    place = sharer.manifests
+    kustomization = {
+        "kind": "Kustomization",
+        "namespace": sharer.name,
+        "resources": [os.path.relpath(place / "overlays" / "eks", folder)],
+        "components": [os.path.relpath(place / "components" / name, folder) for name in components],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    return call("kubectl", "kustomize", folder)
+
+
+def test_with_an_adapter_notifier_scales_by_the_age_of_its_queue_beside_cpu(tmp_path: Path) -> None:
+    notifier = service("notifier")
+    items = list(yaml.safe_load_all(with_components(notifier, tmp_path.resolve(), "queue-age")))
+    (autoscaler,) = [item for item in items if item["kind"] == "HorizontalPodAutoscaler"]
+    kubernetes_validate.validate(autoscaler, VERSION, strict=True)
+    age, cpu = autoscaler["spec"]["metrics"]
+    by_default = one(f"../{notifier.path}/k8s/overlays/eks", "HorizontalPodAutoscaler", notifier.name)
+    assert [cpu] == by_default["spec"]["metrics"]
+    name = age["external"]["metric"]["name"]
+    adapter = notifier.manifests / "components" / "queue-age" / "prometheus-adapter.yaml"
+    (rule,) = yaml.safe_load(adapter.read_text())["rules"]["external"]
+    assert rule["seriesQuery"].startswith(f"{name}{{")
+    exported = (ROOT / "packages" / "task_core" / "src" / "task_core" / "telemetry.py").read_text()
+    assert f'"{name}"' in exported
+
+
+def test_an_operators_prometheus_scrapes_notifier_under_the_name_that_the_rules_select(tmp_path: Path) -> None:
+    rendered = with_components(service("notifier"), tmp_path.resolve(), "kube-prometheus-stack")
+    items = list(yaml.safe_load_all(rendered))
+    (monitor,) = [item for item in items if item["kind"] == "ServiceMonitor"]
+    (scraped,) = [
+        item
+        for item in items
+        if item["kind"] == "Service" and selects(monitor["spec"]["selector"], item["metadata"]["labels"])
+    ]
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["port"] in {port["name"] for port in scraped["spec"]["ports"]}
+    job = scraped["metadata"]["labels"][monitor["spec"]["jobLabel"]]
+    rules = [item for item in items if item["kind"] == "PrometheusRule"]
+    alerts = [entry for item in rules for group in item["spec"]["groups"] for entry in group["rules"]]
+    assert f'up{{job="{job}"}} == 0' in {entry["expr"] for entry in alerts}
+    assert {item["metadata"]["labels"]["release"] for item in [monitor, *rules]} == {"kube-prometheus-stack"}

@@ -313,7 +313,8 @@ def attacked(
     key, log = secrets.token_urlsafe(32) if service.accounts else "", folder / f"{service.name}.log"
     program = program or command_line(service=service)
     settings = {"RATE_LIMIT": "100000000/minute", "LOG_LEVEL": "debug"}  # what any level logs is looked at
-    settings |= {"WEBHOOKS": "on", "QUOTA_WEBHOOKS": "1000"}
+    encryption_key = secrets.token_urlsafe(32)
+    settings |= {"WEBHOOKS": "on", "QUOTA_WEBHOOKS": "1000", "ENCRYPTION_KEYS": f"dast:{encryption_key}"}
     if service.accounts:
         # threads for the scanners' logins: the service has few of them wait for a password hash, and refuses the others
         settings |= {"AUTH": "on", "JWT_KEYS": f"dast:{key}", "THREADS": "32"}
@@ -339,6 +340,7 @@ def attacked(
             program=tuple(program),
             settings=settings,
             sources=sources,
+            secrets={encryption_key},
         )
         if service.accounts:
             target.promote()  # one that stays: the last administrator can neither be deleted nor demoted

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from task_api.config import Settings, SigningKey
+from task_api.config import Settings
 from task_api.http.app import create_app
 from task_api.http.context import Services
+from task_core.config import SecretKey
 from task_core.database import Database
 from tooling.dast import headers, log, raw_http, schemathesis, source, wapiti
 from tooling.dast.authorization import CALLERS, WORTHLESS, due
@@ -39,7 +40,7 @@ def target_of(document: Mapping[str, Any], **more: Any) -> Target:
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
     """The service's own document, with accounts on."""
-    settings = Settings(auth="on", rate_limit=None, jwt_keys=(SigningKey("k", "nF7wqz0TzY5cVxk2L9bR4mJ8sH1dGpQe"),))
+    settings = Settings(auth="on", rate_limit=None, jwt_keys=(SecretKey("k", "nF7wqz0TzY5cVxk2L9bR4mJ8sH1dGpQe"),))
     app = create_app(Services(settings, Database(settings)))
     return dict(app.test_client().get("/openapi.json").get_json())
 

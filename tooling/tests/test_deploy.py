@@ -18,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from task_api.config import Settings, SigningKey
+from task_api.config import Settings
 from task_api.http.app import create_app
 from task_api.http.context import Services
+from task_core.config import SecretKey
 from task_core.database import Database
 from tooling.canaries.fixtures import serving
 from tooling.deploy import (
@@ -568,7 +569,7 @@ def test_a_deploy_that_changed_no_pod_is_not_taken_back() -> None:
 
 
 def test_the_ingress_leads_to_every_route_but_the_metrics_and_the_administration() -> None:
-    settings = Settings(auth="on", jwt_keys=(SigningKey("k1", "s" * 32),), webhooks="on")
+    settings = Settings(auth="on", jwt_keys=(SecretKey("k1", "s" * 32),), webhooks="on")
     routes = {rule.rule for rule in create_app(Services(settings, Database(settings))).url_map.iter_rules()}
     (rule,) = yaml.safe_load((K8S / "components" / "cloud" / "ingress.yaml").read_text())["spec"]["rules"]
     reached = {

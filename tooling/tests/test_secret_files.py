@@ -27,6 +27,43 @@ def test_a_lost_file_is_made_again_around_the_password_the_database_already_has(
     assert f":{password}@" in secret_files.read(secret_files.ensure(tmp_path)["task_api"])["DATABASE_URL"]
 
 
+def test_services_that_share_a_database_share_what_decrypts_it(tmp_path: Path) -> None:
+    files = secret_files.ensure(tmp_path)
+    (keys,) = {
+        secret_files.read(files[one.package])["ENCRYPTION_KEYS"] for one in services() if one.database == "tasks"
+    }
+    files["notifier"].unlink()
+    assert secret_files.read(secret_files.ensure(tmp_path)["notifier"])["ENCRYPTION_KEYS"] == keys
+
+
+def test_what_a_newer_checkout_needs_is_added_to_the_files_that_there_are(tmp_path: Path) -> None:
+    files = secret_files.ensure(tmp_path)
+    before = {name: secret_files.read(path) for name, path in files.items()}
+    for path in files.values():
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if not line.startswith("ENCRYPTION_KEYS=")))
+    after = {name: secret_files.read(path) for name, path in secret_files.ensure(tmp_path).items()}
+    added = [values.pop("ENCRYPTION_KEYS") for values in after.values() if "ENCRYPTION_KEYS" in values]
+    for values in before.values():
+        values.pop("ENCRYPTION_KEYS", None)
+    assert after == before
+    assert len(set(added)) == 1
+
+
+def test_the_key_that_encrypts_is_renewed_and_the_old_ones_are_dropped_later(tmp_path: Path) -> None:
+    def keys() -> list[str]:
+        files = secret_files.ensure(tmp_path)
+        (same,) = {secret_files.read(files[name])["ENCRYPTION_KEYS"] for name in ("task_api", "notifier")}
+        return same.split(",")
+
+    (old,) = keys()
+    kid = secret_files.rotate_encryption(tmp_path)
+    new, before = keys()
+    assert (new.split(":")[0], before) == (kid, old)
+    assert secret_files.drop_old_encryption(tmp_path) == kid
+    assert keys() == [new]
+
+
 def test_rotation_signs_with_a_new_key_and_still_knows_the_one_before(tmp_path: Path) -> None:
     path = secret_files.ensure(tmp_path)["task_api"]
     before = secret_files.read(path)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPException
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from service_kit import outbound, signatures
@@ -117,6 +120,57 @@ def test_a_name_is_refused_by_each_of_its_addresses(address: str, monkeypatch: p
     monkeypatch.setattr(socket, "create_connection", lambda *_: pytest.fail("it connected"))
     with pytest.raises(Refused):
         Sender(resolver=lambda *_: [PUBLIC, address]).post("https://hooks.example.org/", b"", {})
+
+
+def nowhere(*_: Any) -> list[str]:
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+@pytest.mark.parametrize(
+    "resolver", [nowhere, lambda *_: [], lambda *_: ["10.96.0.1"], lambda *_: [PUBLIC, "::1"], lambda *_: ["fe80::1%2"]]
+)
+def test_the_reason_reveals_no_internal_name(resolver: outbound.Resolver) -> None:
+    with pytest.raises(Refused) as refused:
+        Sender(resolver=resolver).post("https://postgres.default.svc.cluster.local/", b"", {})
+    assert str(refused.value) == outbound.UNREACHABLE
+
+
+FORBIDDEN = ("10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
+forbidden_ipv4 = st.sampled_from(FORBIDDEN).flatmap(lambda network: st.ip_addresses(network=network))
+EMBEDDINGS: dict[str, Callable[[int], int]] = {
+    "IPv4-mapped (RFC 4291)": lambda ipv4: int(IPv6Address("::ffff:0:0")) | ipv4,
+    "IPv4-compatible (RFC 4291)": lambda ipv4: ipv4,
+    "IPv4-translated (RFC 2765)": lambda ipv4: int(IPv6Address("::ffff:0:0:0")) | ipv4,
+    "NAT64 (RFC 6052)": lambda ipv4: int(IPv6Address("64:ff9b::")) | ipv4,
+    "local NAT64 (RFC 8215)": lambda ipv4: int(IPv6Address("64:ff9b:1::")) | ipv4,
+    "6to4 (RFC 3056)": lambda ipv4: int(IPv6Address("2002::")) | ipv4 << 80,
+    "Teredo client (RFC 4380)": lambda ipv4: int(IPv6Address("2001::")) | ipv4 ^ 0xFFFFFFFF,
+    "Teredo server (RFC 4380)": lambda ipv4: int(IPv6Address("2001::")) | ipv4 << 64,
+}
+
+
+@pytest.mark.parametrize("embed", EMBEDDINGS.values(), ids=EMBEDDINGS)
+@given(ipv4=forbidden_ipv4)
+def test_an_ipv6_address_that_holds_a_forbidden_ipv4_address_is_refused(
+    embed: Callable[[int], int], ipv4: IPv4Address
+) -> None:
+    address = str(IPv6Address(embed(int(ipv4))))
+    with pytest.raises(Refused):
+        outbound.parse(f"https://[{address}]/")
+    with pytest.raises(Refused, match=outbound.UNREACHABLE):
+        Sender(resolver=lambda *_: [address]).post("https://hooks.example.org/", b"", {})
+
+
+@given(ipv4=st.ip_addresses(v=4))
+def test_a_mapped_address_is_judged_as_the_ipv4_address_that_it_is(ipv4: IPv4Address) -> None:
+    def refused(address: str) -> bool:
+        try:
+            outbound.check_address(address)
+        except Refused:
+            return True
+        return False
+
+    assert refused(f"::ffff:{ipv4}") == refused(str(ipv4))
 
 
 def test_a_name_that_means_another_address_a_moment_later_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import secrets
 import signal
 import socket
 import subprocess
@@ -23,13 +24,15 @@ from task_api.store.migrations import migrate
 from task_api.tasks import service as tasks
 from task_api.tasks.model import NewTask, Reminder, TaskChanges
 from task_api.webhooks import service
-from task_core.config import Settings
+from task_core.config import Settings, parse_keys
 from task_core.database import Database
+from task_core.encryption import Keyring
 from task_core.schema import task_changes, task_reminders
 from tooling.postgres import postgres_server
 from tooling.service import environment
 
 CHANGES, KILLS, RESTARTS = 60, 4, 2
+KEYS = f"k1:{secrets.token_urlsafe(32)}"
 FAULTS = ("/refuses", "/redirects", "/garbage", "/closes", "/slow")
 """What each path does with every fifth attempt."""
 
@@ -133,7 +136,13 @@ class Replicas:
         self.running = [self._start(), self._start()]
 
     def _start(self) -> subprocess.Popen[bytes]:
-        settings = {"DATABASE_URL": self._url, "PORT": "0", "WORKERS": "1", "WEBHOOKS": "insecure"}
+        settings = {
+            "DATABASE_URL": self._url,
+            "PORT": "0",
+            "WORKERS": "1",
+            "WEBHOOKS": "insecure",
+            "ENCRYPTION_KEYS": KEYS,
+        }
         command = [sys.executable, "-c", SERVE]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         return subprocess.Popen(command, env=environment(settings), start_new_session=True, **quiet)  # type: ignore[call-overload,no-any-return]
@@ -167,7 +176,7 @@ def test_every_change_arrives_in_order_while_notifiers_are_killed_and_the_databa
         database = Database(Settings(database_url=server.url, db_wait_seconds=30, threads=2))
         migrate(database)
         for path in FAULTS:
-            service.create(database, 0, url + path, insecure=True)
+            service.create(database, Keyring(parse_keys(KEYS)), 0, url + path, insecure=True)
         expected = []
         with database.write() as connection:
             held = tasks.create(connection, 0, NewTask(title="t"))

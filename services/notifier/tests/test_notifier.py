@@ -1,4 +1,5 @@
 import json
+import secrets
 import signal
 import sys
 import threading
@@ -21,8 +22,12 @@ from task_api.tasks import service as tasks
 from task_api.tasks.model import NewTask
 from task_api.webhooks import service as webhooks
 from task_core import schema
+from task_core.config import parse_keys
 from task_core.database import Database
+from task_core.encryption import Keyring
 from tooling.service import free_port, listening
+
+KEYS = f"k1:{secrets.token_urlsafe(32)}"
 
 
 class Receiver:
@@ -61,7 +66,7 @@ class Receiver:
 
 @contextmanager
 def client_of(url: str) -> Iterator[FlaskClient]:
-    settings = Settings(database_url=url)
+    settings = Settings(database_url=url, encryption_keys=parse_keys(KEYS))
     database = Database(settings)
     yield create_app(Application(settings, database)).test_client()
     database.engine.dispose()
@@ -71,6 +76,11 @@ def client_of(url: str) -> Iterator[FlaskClient]:
 def client(url: str) -> Iterator[FlaskClient]:
     with client_of(url) as client:
         yield client
+
+
+def row_of(database: Database, webhook_id: int) -> Any:
+    with database.read() as connection:
+        return connection.execute(select(schema.webhooks).where(schema.webhooks.c.id == webhook_id)).one()
 
 
 def test_it_is_alive_ready_and_has_metrics(client: FlaskClient) -> None:
@@ -95,6 +105,7 @@ def test_the_backlog_is_empty_before_it_was_read(client: FlaskClient) -> None:
 def test_the_settings_are_shown_and_what_is_missing_is_named() -> None:
     runner = CliRunner()
     good = {"DATABASE_URL": "postgresql://me:secret@db/tasks", "HOST": "0.0.0.0", "WEBHOOKS": "insecure"}
+    good["ENCRYPTION_KEYS"] = KEYS
     shown = runner.invoke(main, ["check-config"], env=good).output
     assert "note: HOST" in shown
     assert "note: WEBHOOKS=insecure" in shown
@@ -102,6 +113,7 @@ def test_the_settings_are_shown_and_what_is_missing_is_named() -> None:
     refused = runner.invoke(main, ["serve"], env={"PORT": "x"})
     assert (refused.exit_code, "notifier: PORT:" in refused.output) == (2, True)
     assert "notifier: DATABASE_URL: name the Task API's database" in refused.output
+    assert "notifier: ENCRYPTION_KEYS: set those of the Task API" in refused.output
 
 
 def test_it_delivers_and_on_sigterm_it_ends_after_what_it_delivers_and_leaves_no_lease(
@@ -111,6 +123,7 @@ def test_it_delivers_and_on_sigterm_it_ends_after_what_it_delivers_and_leaves_no
     port = free_port()
     settings = {
         "DATABASE_URL": url,
+        "ENCRYPTION_KEYS": KEYS,
         "PORT": str(port),
         "WORKERS": "1",
         "WEBHOOKS": "insecure",
@@ -120,7 +133,8 @@ def test_it_delivers_and_on_sigterm_it_ends_after_what_it_delivers_and_leaves_no
     base = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "notifier", "serve"]
     with receiver.serving() as hook, listening(command, settings, ready=f"{base}/readyz", log=log) as process:
-        created = webhooks.create(database, 0, hook, insecure=True)
+        created = webhooks.create(database, Keyring(parse_keys(KEYS)), 0, hook, insecure=True)
+        before = row_of(database, created.id).change_id
         for title in ("first", "second", "third"):
             with database.write() as connection:
                 tasks.create(connection, 0, NewTask(title=title))
@@ -129,6 +143,9 @@ def test_it_delivers_and_on_sigterm_it_ends_after_what_it_delivers_and_leaves_no
         assert "webhook_oldest_undelivered_seconds" in metrics
         assert 'reminder_due_seconds{stage="outbox"} 0.0' in metrics
         assert 'reminders_total{late="true",result="put_out"} 0.0' in metrics
+        with database.read() as connection:
+            connected = "SELECT application_name, starts_with(query, 'LISTEN') FROM pg_stat_activity"
+            assert {("notifier", False), ("notifier", True)} <= set(map(tuple, connection.exec_driver_sql(connected)))
         assert "db_pool_size 5.0" in metrics
         process.send_signal(signal.SIGTERM)
         while httpx.get(f"{base}/metrics").text.find("notifier_draining 1.0") < 0:
@@ -137,8 +154,7 @@ def test_it_delivers_and_on_sigterm_it_ends_after_what_it_delivers_and_leaves_no
         assert process.wait(60) == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert all("message" in line for line in lines)
-    with database.read() as connection:
-        row = connection.execute(select(schema.webhooks).where(schema.webhooks.c.id == created.id)).one()
+    row = row_of(database, created.id)
     assert row.lease is None
-    assert row.change_id == len(receiver.messages) > 0
+    assert row.change_id - before == len(receiver.messages) > 0
     webhooks.remove(database, 0, created.id)

@@ -17,15 +17,16 @@ from sqlalchemy import create_engine, delete, insert, text
 
 from service_kit.http.requests import EXTENSION
 from task_api.accounts import passwords
-from task_api.config import Settings, SigningKey
+from task_api.config import Settings
 from task_api.http.app import create_app
 from task_api.http.context import Services
 from task_api.store.migrations import migrate
+from task_core.config import SecretKey
 from task_core.database import Database
 from task_core.schema import LOCAL_ACCOUNT, accounts, change_feed, deleted_tasks, metadata, task_changes, tasks
 from tooling.postgres import postgres
 
-KEY = SigningKey("k1", "nF7wqz0TzY5cVxk2L9bR4mJ8sH1dGpQe")
+KEY = SecretKey("k1", "nF7wqz0TzY5cVxk2L9bR4mJ8sH1dGpQe")
 PASSWORD = "a horse and its battery"
 REAL_HASHER = passwords._hasher
 _numbers = itertools.count()
@@ -131,7 +132,7 @@ def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             once("sqlite", lambda: Database(Settings(db_path=str(template)))).engine.dispose()
             path = folder / f"{name}.db"
             path.write_bytes(template.read_bytes())
-            return Settings(db_path=str(path), rate_limit=None)
+            return Settings(db_path=str(path), rate_limit=None, encryption_keys=(KEY,))
         server = request.getfixturevalue("postgresql_server")
         url = url_of(server, name)
 
@@ -140,7 +141,7 @@ def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             return connected(url)
 
         empty(once(name, create))
-        return Settings(database_url=url, rate_limit=None)
+        return Settings(database_url=url, rate_limit=None, encryption_keys=(KEY,))
 
     yield settings_of
     for database in made.values():

@@ -23,8 +23,9 @@ from task_api.accounts.model import BadToken, Login, Overloaded, Registration
 from task_api.accounts.service import Accounts, Origin, register
 from task_api.accounts.throttle import network
 from task_api.accounts.tokens import TokenIssuer
-from task_api.config import Rate, Settings, SigningKey
+from task_api.config import Rate, Settings
 from task_api.store import rates
+from task_core.config import SecretKey
 from task_core.database import Database
 from task_core.schema import accounts as accounts_table
 from task_core.schema import refresh_tokens
@@ -579,7 +580,7 @@ def test_a_replica_whose_clock_is_behind_believes_a_fresh_token() -> None:
 
 
 def test_keys_rotate_without_logging_anybody_out() -> None:
-    new = SigningKey("k2", "Zt7uXw3vY9aB5cD1eF8gH2iJ6kL4mN0p")
+    new = SecretKey("k2", "Zt7uXw3vY9aB5cD1eF8gH2iJ6kL4mN0p")
     token = TokenIssuer((KEY,), 60).issue(1, "s")
     rotated = TokenIssuer((new, KEY), 60)
     assert rotated.verify(token) == "s"

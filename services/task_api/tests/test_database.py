@@ -271,6 +271,12 @@ def test_a_new_file_is_its_owners_alone(empty_settings: Settings) -> None:
 
 
 @POSTGRESQL
+def test_the_connections_have_the_name_of_the_service(settings: Settings) -> None:
+    with connected(settings) as database, database.read() as connection:
+        assert connection.scalar(text("SELECT current_setting('application_name')")) == "task-api"
+
+
+@POSTGRESQL
 def test_options_and_other_parameters_of_the_url_go_before_the_defaults(settings: Settings) -> None:
     query = "?options=-csearch_path%3Dapp%20-c%20work_mem%3D8MB&application_name=mine&connect_timeout=9"
     changed = msgspec.structs.replace(settings, database_url=settings.database_url + query)

@@ -21,7 +21,7 @@ from task_core.schema import accounts, task_changes, task_reminders
 
 from .conftest import KEY, Client, Serve, log_in
 from .test_changes import sync
-from .test_webhooks import NOW, Receiver, come_due, drain, register
+from .test_webhooks import KEYRING, NOW, Receiver, come_due, drain, register
 
 SECOND = timedelta(seconds=1)
 DUE = "2030-01-01T08:00:00Z"
@@ -65,7 +65,7 @@ def test_a_reminder_that_is_due_goes_out_once_and_is_marked_where_it_is_late(
     register(client)
     task = create(client)
     receiver = Receiver()
-    deliverer = Deliverer(database, receiver)
+    deliverer = Deliverer(database, KEYRING, receiver)
     assert Reminders(database).put_out() == 0
     moment = make_due(database, ago)
     reported: list[Put] = []
@@ -132,7 +132,7 @@ def test_what_is_done_with_does_not_remind_before_it_went_out_or_before_it_is_se
     Reminders(database).put_out()
     finish(between)
     receiver = Receiver()
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     assert [task for task, _ in outbox(database)] == [between, open_task]
     assert [one for one in receiver.kinds if one[0] == "task.reminder"] == [("task.reminder", open_task)]
 
@@ -175,7 +175,7 @@ def test_a_reminder_that_cannot_be_delivered_is_a_dead_letter_and_is_replayed_as
     Reminders(database).put_out()
     down = [True]
     receiver = Receiver(lambda message: 500 if down[0] and message["data"]["kind"] == "reminder" else 204)
-    deliverer = Deliverer(database, receiver, patience=Patience(give_up=NOW))
+    deliverer = Deliverer(database, KEYRING, receiver, patience=Patience(give_up=NOW))
     drain(deliverer)
     (letter,) = client.get(f"{one}/dead-letters").json
     assert (letter["kind"], letter["task_id"]) == ("reminder", task)
@@ -195,7 +195,7 @@ def test_a_reminder_that_failed_is_sent_again_with_its_id(client: Client, databa
     Reminders(database).put_out()
     verdicts = iter([204, 500, 204])
     receiver = Receiver(lambda _: next(verdicts))
-    deliverer = Deliverer(database, receiver)
+    deliverer = Deliverer(database, KEYRING, receiver)
     drain(deliverer)
     come_due(database)
     drain(deliverer)

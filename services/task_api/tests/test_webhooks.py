@@ -1,7 +1,10 @@
 import json
+import secrets
+import socket
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 import psycopg
@@ -11,23 +14,28 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from service_kit.http.requests import EXTENSION
 from service_kit.mail import QueueFull
-from service_kit.outbound import Refused, Sender
+from service_kit.outbound import UNREACHABLE, Refused, Sender
 from task_api.accounts import administration
-from task_api.accounts.model import AccountChanges
+from task_api.accounts.by_mail import ByMail
+from task_api.accounts.model import AccountChanges, TokenAndPassword
 from task_api.accounts.passwords import digest
 from task_api.config import Settings
+from task_api.store import mail_tokens
 from task_api.store.migrations import migrate
 from task_api.tasks import service as tasks
 from task_api.tasks.model import NewTask
 from task_core import delivery
 from task_core.database import Database
 from task_core.delivery import FIRST_DELAY, LONGEST_DELAY, Backlog, Deliverer, Patience, delay
+from task_core.encryption import Keyring
 from task_core.schema import accounts, task_changes, webhook_dead_letters, webhooks
 
 from .conftest import KEY, PASSWORD, Client, Serve, log_in
 
 URL = "https://hooks.example.org/tasks"
 NOW = timedelta()
+KEYRING = Keyring((KEY,))
+TOMORROW = datetime.now(UTC) + timedelta(days=1)
 Verdict = int | Exception
 
 
@@ -55,6 +63,16 @@ class Receiver(Sender):
         return [(message["type"], message["data"]["id"]) for _, message in self.taken]
 
 
+class Letterbox:
+    """Keeps mails in the place of a server."""
+
+    def __init__(self) -> None:
+        self.mails: list[tuple[str, str, str]] = []
+
+    def send(self, to: str, subject: str, text: str) -> None:
+        self.mails.append((to, subject, text))
+
+
 @pytest.fixture
 def client(serve: Serve) -> Client:
     return serve(webhooks="on")
@@ -70,6 +88,10 @@ def register(client: Client, url: str = URL, **options: Any) -> dict[str, Any]:
 def create(client: Client, title: str = "t", **options: Any) -> int:
     task: int = client.post("/tasks", json={"title": title}, **options).json["id"]
     return task
+
+
+def change_password(client: Client, headers: dict[str, str]) -> Any:
+    return client.post("/auth/password", json={"password": PASSWORD, "new_password": PASSWORD}, headers=headers)
 
 
 def drain(deliverer: Deliverer) -> None:
@@ -144,7 +166,7 @@ def test_changes_are_delivered_in_order_and_once_where_nothing_fails(client: Cli
     create(client, "before")
     register(client)
     receiver = Receiver()
-    deliverer = Deliverer(database, receiver)
+    deliverer = Deliverer(database, KEYRING, receiver)
     assert not deliverer.deliver()
     ids = [create(client, f"t{number}") for number in range(25)]
     client.put(f"/tasks/{ids[0]}", json={"status": "completed"})
@@ -173,7 +195,7 @@ def test_each_account_gets_its_own_changes_alone(serve: Serve, database: Databas
     register(client, f"{URL}/bob", headers=bob)
     of_ada, of_bob = create(client, headers=ada), create(client, headers=bob)
     receiver = Receiver()
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     got = {(url, message["data"]["id"]) for url, message in receiver.taken}
     assert got == {(f"{URL}/ada", of_ada), (f"{URL}/bob", of_bob)}
 
@@ -183,14 +205,14 @@ def test_a_message_is_signed_with_both_secrets_for_a_day_after_a_rotation(client
     new = client.post(f"/webhooks/{created['id']}/rotate-secret").json["secret"]
     receiver = Receiver()
     create(client)
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     headers, body = receiver.attempts[0]
     for secret in (created["secret"], new):
         assert Webhook(secret).verify(body.decode(), headers)["type"] == "task.created"
     with database.write() as connection:
         connection.execute(update(webhooks).values(previous_until=datetime.now(UTC) - timedelta(seconds=1)))
     create(client)
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     headers, body = receiver.attempts[1]
     Webhook(new).verify(body.decode(), headers)
     with pytest.raises(WebhookVerificationError):
@@ -214,7 +236,7 @@ def test_a_change_that_fails_is_tried_again_with_the_same_id_before_the_next(
     verdicts = iter([verdict, verdict])
     receiver = Receiver(lambda _: next(verdicts, 204))
     results: list[str] = []
-    deliverer = Deliverer(database, receiver, results.append)
+    deliverer = Deliverer(database, KEYRING, receiver, results.append)
     for failures in (1, 2):
         assert deliverer.deliver()
         shown = client.get(one).json
@@ -237,7 +259,7 @@ def test_a_webhook_that_fails_keeps_no_other_from_its_changes(client: Client, da
     receiver = Receiver()
     post = receiver.post
     receiver.post = lambda url, *rest: 500 if url.endswith("down") else post(url, *rest)  # type: ignore[method-assign]
-    deliverer = Deliverer(database, receiver)
+    deliverer = Deliverer(database, KEYRING, receiver)
     assert [deliverer.deliver(), deliverer.deliver()] == [True, True]
     assert receiver.kinds == [("task.created", task)]
 
@@ -247,7 +269,7 @@ def test_what_fails_too_long_is_a_dead_letter_that_can_be_replayed(client: Clien
     first, second = create(client), create(client)
     down = [True]
     receiver = Receiver(lambda message: 500 if down[0] and message["data"]["id"] == first else 204)
-    deliverer = Deliverer(database, receiver, patience=Patience(give_up=NOW))
+    deliverer = Deliverer(database, KEYRING, receiver, patience=Patience(give_up=NOW))
     drain(deliverer)
     assert receiver.kinds == [("task.created", second)]
     (letter,) = client.get(f"{one}/dead-letters").json
@@ -273,7 +295,7 @@ def test_dead_letters_in_a_row_disable_a_webhook_until_its_owner_switches_it_on(
     ids = [create(client) for _ in range(4)]
     verdict = [500]
     receiver = Receiver(lambda _: verdict[0])
-    deliverer = Deliverer(database, receiver, patience=Patience(give_up=NOW))
+    deliverer = Deliverer(database, KEYRING, receiver, patience=Patience(give_up=NOW))
     drain(deliverer)
     shown = client.get(one).json
     assert (shown["active"], shown["disabled_reason"]) == (False, "3 changes in a row could not be delivered")
@@ -289,7 +311,7 @@ def test_a_server_that_answers_410_is_not_asked_again(client: Client, database: 
     one = f"/webhooks/{register(client)['id']}"
     create(client)
     receiver = Receiver(lambda _: 410)
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     assert client.get(one).json["disabled_reason"] == "its server answered 410 Gone"
     assert len(receiver.attempts) == 1
 
@@ -298,7 +320,7 @@ def test_dead_letters_are_bounded(client: Client, database: Database, monkeypatc
     monkeypatch.setattr("task_core.delivery.MOST_LETTERS", 2)
     one = f"/webhooks/{register(client)['id']}"
     ids = [create(client) for _ in range(4)]
-    drain(Deliverer(database, Receiver(lambda _: 500), patience=Patience(give_up=NOW, letters=10)))
+    drain(Deliverer(database, KEYRING, Receiver(lambda _: 500), patience=Patience(give_up=NOW, letters=10)))
     assert [letter["task_id"] for letter in client.get(f"{one}/dead-letters").json] == ids[2:]
 
 
@@ -307,7 +329,7 @@ def test_nobody_else_delivers_to_a_leased_webhook_and_a_lost_lease_moves_nothing
 ) -> None:
     register(client)
     task = create(client)
-    other = Deliverer(database, Receiver())
+    other = Deliverer(database, KEYRING, Receiver())
     seen: list[bool] = []
 
     def answer(_message: dict[str, Any]) -> int:
@@ -317,7 +339,7 @@ def test_nobody_else_delivers_to_a_leased_webhook_and_a_lost_lease_moves_nothing
         return 500
 
     slow = Receiver(answer)
-    Deliverer(database, slow).deliver()
+    Deliverer(database, KEYRING, slow).deliver()
     assert seen == [False]
     assert isinstance(other._sender, Receiver)
     assert other._sender.kinds == [("task.created", task)]
@@ -335,12 +357,12 @@ def test_changes_that_were_removed_before_delivery_disable_the_webhook_and_say_s
         connection.execute(delete(task_changes))
     after = create(client)
     receiver = Receiver()
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     assert receiver.attempts == []
     assert client.get(one).json["disabled_reason"].startswith("changes were removed")
     client.patch(one, json={"active": True})
     later = create(client)
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     assert [task for _, task in receiver.kinds] == [later]
     assert after < later
 
@@ -352,19 +374,19 @@ def test_a_dump_from_a_server_with_higher_transaction_ids_keeps_no_change_from_a
     register(client)
     receiver = Receiver()
     create(client)
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     with database.write() as connection:
         for table in (task_changes, webhooks):
             connection.execute(update(table).values(transaction_id=2**62))
     migrate(database)
     task = create(client)
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     assert receiver.kinds[1:] == [("task.created", task)]
 
 
 def test_the_backlog_is_reported(client: Client, database: Database) -> None:
     samples: list[Backlog] = []
-    deliverer = Deliverer(database, Receiver(lambda _: 503), sample=samples.append)
+    deliverer = Deliverer(database, KEYRING, Receiver(lambda _: 503), sample=samples.append)
     one = f"/webhooks/{register(client)['id']}"
     register(client)
     deliverer.sample()
@@ -397,7 +419,7 @@ def test_a_commit_wakes_who_listens(client: Client, database: Database, monkeypa
         arrived.release()
         return 204
 
-    deliverer = Deliverer(database, Receiver(answer), listens=True)
+    deliverer = Deliverer(database, KEYRING, Receiver(answer), listens=True)
     deliverer.start()
     try:
         for _ in range(10):
@@ -414,7 +436,7 @@ def test_a_listener_whose_connection_ends_listens_anew(
     monkeypatch.setattr(delivery, "POLL_SECONDS", 0.01)
     register(client)
     woken = threading.Semaphore(0)
-    deliverer = Deliverer(database, Receiver(), listens=True)
+    deliverer = Deliverer(database, KEYRING, Receiver(), listens=True)
     monkeypatch.setattr(deliverer, "wake", woken.release)
     thread = threading.Thread(target=deliverer._listen)
     thread.start()
@@ -451,20 +473,15 @@ def test_a_transaction_notifies_once_and_only_for_an_account_with_an_active_webh
 
 
 def test_the_owner_of_a_webhook_that_is_disabled_gets_a_mail(serve: Serve, database: Database) -> None:
-    mails: list[tuple[str, str, str]] = []
-
-    class Letterbox:
-        def send(self, to: str, subject: str, text: str) -> None:
-            mails.append((to, subject, text))
-
+    letterbox = Letterbox()
     client = serve(webhooks="on", auth="on", jwt_keys=(KEY,))
     ada = log_in(client)
     gone, own = register(client, f"{URL}/gone", headers=ada), register(client, headers=ada)
     client.patch(f"/webhooks/{own['id']}", json={"active": False}, headers=ada)
     create(client, headers=ada)
     results: list[str] = []
-    drain(Deliverer(database, Receiver(lambda _: 410), results.append, post=Letterbox()))
-    ((to, subject, text),) = mails
+    drain(Deliverer(database, KEYRING, Receiver(lambda _: 410), results.append, post=letterbox))
+    ((to, subject, text),) = letterbox.mails
     assert (to, subject) == ("ada@example.org", "A webhook of yours is disabled")
     assert f"{URL}/gone any more: its server answered 410 Gone." in text
     assert f"PATCH /webhooks/{gone['id']} " in text
@@ -480,7 +497,7 @@ def test_a_mail_that_cannot_wait_leaves_the_webhook_disabled(client: Client, dat
     create(client)
     with database.write() as connection:
         connection.execute(update(accounts).values(email="ada@example.org"))
-    drain(Deliverer(database, Receiver(lambda _: 410), post=Full()))
+    drain(Deliverer(database, KEYRING, Receiver(lambda _: 410), post=Full()))
     assert client.get(f"/webhooks/{created['id']}").json["active"] is False
 
 
@@ -494,7 +511,7 @@ def test_the_threads_deliver_what_comes_while_they_run_and_end(client: Client, d
         got.set()
         return 204
 
-    deliverer = Deliverer(database, Receiver(answer))
+    deliverer = Deliverer(database, KEYRING, Receiver(answer))
     deliverer.start()
     try:
         create(client)
@@ -519,7 +536,7 @@ def test_webhooks_go_with_their_account_and_no_secret_is_exported(serve: Serve, 
     assert URL in exported
     assert secret not in exported
     create(client, headers=ada)
-    drain(Deliverer(database, Receiver(lambda _: 500), patience=Patience(give_up=NOW)))
+    drain(Deliverer(database, KEYRING, Receiver(lambda _: 500), patience=Patience(give_up=NOW)))
     with database.write() as connection:
         connection.execute(delete(webhooks))
         assert connection.execute(select(webhook_dead_letters)).all() == []
@@ -544,7 +561,7 @@ def test_a_slow_receiver_has_its_turn_and_then_others_have_theirs(
     register(client, f"{URL}/second")
     tasks = [create(client), create(client)]
     receiver = Receiver()
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     got = [(url.rpartition("/")[2], message["data"]["id"]) for url, message in receiver.taken]
     assert got == [("first", tasks[0]), ("second", tasks[0]), ("first", tasks[1]), ("second", tasks[1])]
 
@@ -568,7 +585,7 @@ def test_the_webhooks_of_one_account_take_one_thread_whatever_it_does_to_them(se
         return post(url, body, headers)
 
     receiver.post = posted  # type: ignore[method-assign]
-    deliverer = Deliverer(database, receiver)
+    deliverer = Deliverer(database, KEYRING, receiver)
     deliverer.deliver()
     assert others == [True, False]
     assert [url for url, _ in receiver.taken] == [f"{URL}/bob", f"{URL}/slow"]
@@ -594,7 +611,7 @@ def test_a_new_address_or_secret_is_used_from_the_next_message_on(
         return 204
 
     receiver = Receiver(answer)
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     if path:
         for headers, body in receiver.attempts[1:]:
             Webhook(new).verify(body.decode(), headers)
@@ -602,7 +619,7 @@ def test_a_new_address_or_secret_is_used_from_the_next_message_on(
     assert [url for url, _ in receiver.taken[1:]] == [f"{URL}/old" if path else URL] * 3
 
 
-@pytest.mark.parametrize("how", ["disabled", "password"])
+@pytest.mark.parametrize("how", ["disabled", "replaced", "changed", "reset"])
 def test_whoever_was_in_an_account_gets_nothing_once_it_is_disabled_or_has_another_password(
     serve: Serve, database: Database, how: str
 ) -> None:
@@ -615,16 +632,54 @@ def test_whoever_was_in_an_account_gets_nothing_once_it_is_disabled_or_has_anoth
     if how == "disabled":
         for disabled in (True, False):
             administration.change(database, "test", account, AccountChanges(disabled=disabled))
-    else:
+    elif how == "replaced":
         administration.replace_password(database, "test", account, digest(PASSWORD))
+    elif how == "changed":
+        assert change_password(client, ada).status_code == 204
+    else:
+        token = secrets.token_urlsafe()
+        with database.write() as connection:
+            mail_tokens.add(connection, sha256(token.encode()).digest(), "reset", "ada@example.org", TOMORROW)
+        ByMail(database, Letterbox(), "", digest).reset(TokenAndPassword(token, PASSWORD))
     kept = create(client, headers=bob)
     ada = log_in(client)
     create(client, headers=ada)
     receiver = Receiver()
-    drain(Deliverer(database, receiver))
+    drain(Deliverer(database, KEYRING, receiver))
     assert receiver.kinds == [("task.created", kept)]
     (shown,) = client.get("/webhooks", headers=ada).json
     assert (shown["active"], shown["disabled_reason"]) == (False, administration.WEBHOOKS_ENDED)
+
+
+def test_a_password_that_is_changed_during_a_delivery_is_before_the_next_message(
+    serve: Serve, database: Database
+) -> None:
+    client = serve(webhooks="on", auth="on", jwt_keys=(KEY,))
+    ada = log_in(client)
+    one = f"/webhooks/{register(client, headers=ada)['id']}"
+    first, second = create(client, headers=ada), create(client, headers=ada)
+    receiver = Receiver(lambda _: change_password(client, ada).status_code)
+    drain(Deliverer(database, KEYRING, receiver))
+    assert receiver.kinds == [("task.created", first)]
+    assert client.patch(one, json={"active": True}, headers=ada).json["active"] is True
+    receiver.answer = lambda _: 204
+    drain(Deliverer(database, KEYRING, receiver))
+    assert [task for _, task in receiver.kinds] == [first, first, second]  # at least once
+
+
+@pytest.mark.parametrize("path", ["/auth/sessions", "/auth/logout"])
+def test_webhooks_outlast_the_sessions_that_end_without_a_new_password(
+    serve: Serve, database: Database, path: str
+) -> None:
+    client = serve(webhooks="on", auth="on", jwt_keys=(KEY,))
+    ada = log_in(client)
+    register(client, headers=ada)
+    task = create(client, headers=ada)
+    method = "DELETE" if path == "/auth/sessions" else "POST"
+    assert client.open(path, method=method, headers=ada).status_code == 204
+    receiver = Receiver()
+    drain(Deliverer(database, KEYRING, receiver))
+    assert receiver.kinds == [("task.created", task)]
 
 
 @pytest.mark.parametrize(
@@ -658,21 +713,58 @@ def test_a_webhook_that_is_switched_on_and_gone_again_and_again_sends_few_mails(
     serve: Serve, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery, "MAILS", 2)
-    mails: list[str] = []
-
-    class Letterbox:
-        def send(self, to: str, subject: str, text: str) -> None:  # noqa: ARG002
-            mails.append(to)
-
+    letterbox = Letterbox()
     client = serve(webhooks="on", auth="on", jwt_keys=(KEY,))
     ada, bob = log_in(client), log_in(client, "bob@example.org")
     one = f"/webhooks/{register(client, headers=ada)['id']}"
     register(client, headers=bob)
     create(client, headers=ada)
-    deliverer = Deliverer(database, Receiver(lambda _: 410), post=Letterbox())
+    deliverer = Deliverer(database, KEYRING, Receiver(lambda _: 410), post=letterbox)
     for _ in range(4):
         assert client.patch(one, json={"active": True}, headers=ada).status_code == 200
         drain(deliverer)
     create(client, headers=bob)
     drain(deliverer)
-    assert mails == ["ada@example.org"] * 2 + ["bob@example.org"]
+    assert [to for to, _, _ in letterbox.mails] == ["ada@example.org"] * 2 + ["bob@example.org"]
+
+
+def test_an_owner_learns_from_no_failure_whether_an_internal_name_exists(client: Client, database: Database) -> None:
+    inside = {"postgres.default.svc": ["10.96.0.7"], "metadata.internal": ["169.254.169.254"], "empty.internal": []}
+
+    def resolver(host: str, _port: int) -> list[str]:
+        if host not in inside:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return inside[host]
+
+    ids = [register(client, f"https://{host}/")["id"] for host in (*inside, "nothing.internal")]
+    for _ in range(2):
+        create(client)
+    results: list[str] = []
+    sender = Sender(resolver=resolver)
+    for patience in (Patience(), Patience(give_up=NOW)):
+        drain(Deliverer(database, KEYRING, sender, results.append, patience=patience))
+        come_due(database)
+    shown = [client.get(f"/webhooks/{one}").json for one in ids]
+    letters = [client.get(f"/webhooks/{one}/dead-letters").json for one in ids]
+    assert {hook["last_error"] for hook in shown} == {UNREACHABLE}
+    assert {letter["error"] for each in letters for letter in each} == {UNREACHABLE}
+    assert len({(hook["failures"], hook["active"], len(each)) for hook, each in zip(shown, letters, strict=True)}) == 1
+    assert results.count("dead") == 2 * len(ids)
+
+
+def test_the_changes_of_a_transaction_keep_its_trace_and_those_of_others_do_not(
+    settings: Settings, client: Client, database: Database
+) -> None:
+    traced, span = Database(settings), f"00-{'a' * 32}-{'b' * 16}-01"
+    traced.trace(lambda: span)
+    create(client)
+    with traced.write() as connection:
+        for title in "ab":
+            tasks.create(connection, 0, NewTask(title=title))
+    with traced.write():
+        pass
+    create(client)
+    traced.engine.dispose()
+    with database.read() as connection:
+        noted = connection.execute(select(task_changes.c.traceparent).order_by(task_changes.c.id)).scalars().all()
+    assert noted == [None, span, span, None]

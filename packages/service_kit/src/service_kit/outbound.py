@@ -17,6 +17,9 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 LONGEST_URL = 2000
+UNREACHABLE = "the host has no address, or one that is not an address of the public internet"
+"""Why nothing is sent to a name. One reason for both: strangers could learn which internal names exist."""
+
 DEFAULT_PORTS = {"https": 443, "http": 80}
 FIRST_FREE_PORT = 1024
 NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?)*")
@@ -155,16 +158,23 @@ class Sender:
         Raises Refused, and OSError or HTTPException where there is no response in time.
         """
         target = parse(url, insecure=self._insecure)
-        addresses = [target.address] if target.address else self._resolver(target.host, target.port)
-        try:
-            for address in addresses:  # one that is forbidden forbids all: nobody has such a name by accident
-                check_address(address, insecure=self._insecure)
-        except Refused:  # which address an internal name has is not for strangers to know
-            raise Refused("the host has an address that is not an address of the public internet") from None
+        addresses = [target.address] if target.address else self._addresses(target)
         return self._send(target, self._connect(addresses, target.port), body, headers)
 
+    def _addresses(self, target: Target) -> list[str]:
+        """Return the addresses of a name. Raises Refused, which has the reason for the operator as its cause."""
+        try:
+            addresses = self._resolver(target.host, target.port)
+            for address in addresses:  # one that is forbidden forbids all: nobody has such a name by accident
+                check_address(address, insecure=self._insecure)
+        except (OSError, Refused) as error:
+            raise Refused(UNREACHABLE) from error
+        if not addresses:
+            raise Refused(UNREACHABLE)
+        return addresses
+
     def _connect(self, addresses: list[str], port: int) -> socket.socket:
-        error: OSError = OSError("the name has no address")
+        error = OSError()
         for address in addresses[:2]:
             try:
                 return socket.create_connection((address, port), self._limits.connect)

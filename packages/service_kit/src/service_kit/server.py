@@ -68,13 +68,13 @@ class Server(BaseApplication):  # type: ignore[misc]
         """Start what a worker needs of its own: connections, metrics, and the thread that sends traces."""
         service = self.service
         service.draining = lambda: bool(gthread.draining[0])
+        if self.settings.otel_exporter_otlp_endpoint:  # before the service's own threads, which are traced too
+            service.tracer = service.start_tracer()
+            atexit.register(service.tracer.close)
         service.start_worker()
         metrics.start_worker(
             service.package, service.version, self.settings.revision, self.settings.threads, service.sample
         )
-        if self.settings.otel_exporter_otlp_endpoint:
-            service.tracer = service.start_tracer()
-            atexit.register(service.tracer.close)
 
     def run(self) -> None:
         """Serve until SIGTERM, SIGINT or SIGHUP."""

@@ -245,6 +245,13 @@ def attribute(connection: Connection, task_id: int, version: int, actor_id: int)
     rows(connection, _ATTRIBUTE, {"task": task_id, "of_version": version, "actor_id": actor_id})
 
 
+def traceparents(connection: Connection, change_ids: Collection[int]) -> dict[int, str]:
+    """Return the spans that changes were made in, by the changes' ids; those that were not traced are left out."""
+    traced = (_changes.id.in_(change_ids), _changes.traceparent.is_not(None))
+    found = connection.execute(select(_changes.id, _changes.traceparent).where(*traced))
+    return {row.id: row.traceparent for row in found}
+
+
 def adopt(connection: Connection) -> None:
     """Put changes that came with a dump from another PostgreSQL before all of this one.
 

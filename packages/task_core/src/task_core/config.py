@@ -4,12 +4,51 @@ import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Meta
 
 from service_kit import config
 from service_kit.config import custom, masked_url
 
+SHORTEST_SECRET = 32
+EXAMPLE_WORDS = re.compile(
+    r"change.?me|change.?this|example|placeholder|your.?secret|insecure|default.?secret", re.IGNORECASE
+)
+FEWEST_DISTINCT_CHARACTERS = 10
+MAKE_KEY = "make one with: python3 -c 'import secrets; print(\"k1:\" + secrets.token_urlsafe(32))'"
+
+
+class SecretKey(msgspec.Struct, frozen=True):
+    """A secret that keys are made of, and the `kid` that names it (RFC 7515)."""
+
+    kid: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"SecretKey(kid={self.kid!r}, secret=...)"
+
+
+def parse_keys(text: str) -> tuple[SecretKey, ...]:
+    """`kid:secret[,kid:secret…]`: the first makes what is new, all are valid. Raises ValueError for a weak secret."""
+    keys = []
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        kid, colon, secret = part.partition(":")
+        if not (colon and re.fullmatch(r"[A-Za-z0-9._-]{1,32}", kid)):
+            raise ValueError(
+                f'expected "kid:secret[,kid:secret]" with a kid of letters, digits, ".", "_" or "-"; {MAKE_KEY}'
+            )
+        if len(secret) < SHORTEST_SECRET:
+            raise ValueError(f"the secret of key {kid!r} is shorter than {SHORTEST_SECRET} characters; {MAKE_KEY}")
+        if EXAMPLE_WORDS.search(secret) or len(set(secret)) < FEWEST_DISTINCT_CHARACTERS:
+            raise ValueError(f"the secret of key {kid!r} is an example or easily guessed; {MAKE_KEY}")
+        keys.append(SecretKey(kid, secret))
+    if len({key.kid for key in keys}) < len(keys):
+        raise ValueError("each kid may stand once")
+    return tuple(keys)
+
+
 URL_TEXT = custom(show=masked_url, secret=True)
+KEYS_TEXT = custom(parse=parse_keys, show=lambda keys: ",".join(f"{key.kid}:…" for key in keys), secret=True)
 
 
 class Settings(config.Settings, frozen=True, kw_only=True):
@@ -26,6 +65,11 @@ class Settings(config.Settings, frozen=True, kw_only=True):
         Meta(description="smtp[s]://user:password@host:port, by which mail is sent; none if unset"),
         URL_TEXT,
     ] = ""
+    encryption_keys: Annotated[
+        tuple[SecretKey, ...],
+        Meta(description="kid:secret[,kid:secret] for webhooks' secrets in the database; the first encrypts"),
+        KEYS_TEXT,
+    ] = ()
     mail_from: Annotated[str, Meta(description="sender of mails, such as tasks@example.org")] = ""
 
     @property
@@ -36,6 +80,11 @@ class Settings(config.Settings, frozen=True, kw_only=True):
     @property
     def sqlite_path(self) -> str:
         """The file of the database without DATABASE_URL; empty for a service that needs PostgreSQL."""
+        return ""
+
+    @property
+    def application_name(self) -> str:
+        """What `pg_stat_activity` shows of connections whose URL has no name of its own; empty for nothing."""
         return ""
 
     @property

@@ -6,7 +6,7 @@ from threading import Lock
 from time import monotonic, sleep
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, text, update
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from task_core import postgresql, sqlite
@@ -14,7 +14,7 @@ from task_core.config import Settings
 from task_core.errors import UNAVAILABLE, SchemaBehind, TableInUse, Unusable
 from task_core.postgresql import REQUEST, Limits
 from task_core.prepared import WATCHED, command
-from task_core.schema import REVISIONS
+from task_core.schema import REVISIONS, task_changes
 
 __all__ = ["UNAVAILABLE", "Database", "SchemaBehind", "TableInUse", "Unusable", "await_database"]
 
@@ -35,6 +35,7 @@ class Database:
 
     def __init__(self, settings: Settings, limits: Limits = REQUEST) -> None:
         self._settings = settings
+        self._traceparent: Callable[[], str | None] = lambda: None
         self._file = None if settings.postgresql else sqlite.DatabaseFile(settings.sqlite_path)
         self._breaker = postgresql.Breaker()
         self._bridge = postgresql.Bridge(settings.db_wait_seconds if limits is REQUEST else 0, settings.threads)
@@ -84,13 +85,30 @@ class Database:
         """
         if self._file:
             with self._sqlite_write(self._file, sqlite.BUSY_SECONDS) as connection:
-                yield connection
+                with self._traced(connection):
+                    yield connection
                 command(connection, "COMMIT")
                 self._file.check()
         else:
             with self._bridge.cross(self._begin) as connection:
-                yield connection
+                with self._traced(connection):
+                    yield connection
                 postgresql.commit(connection)
+
+    @contextmanager
+    def _traced(self, connection: Connection) -> Iterator[None]:
+        """Note on the changes that a transaction makes which span it is part of, where that is traced."""
+        traceparent = self._traceparent()
+        if traceparent is None:
+            yield
+            return
+        change = task_changes.c
+        made = change.transaction_id == text("pg_current_xact_id_if_assigned()::text::bigint")
+        if self._file:  # one writes at a time, and ids only grow
+            last = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'task_changes'"
+            made = change.id > connection.scalar(text(last))
+        yield
+        connection.execute(update(task_changes).where(made).values(traceparent=traceparent))
 
     def transaction(self, work: Callable[[Connection], R]) -> R:
         """Return what `work` returns, done in a transaction; raises what `write` raises.
@@ -190,6 +208,10 @@ class Database:
         """The engine, for a listener to its statements: from now on it reports all of them."""
         self.engine.update_execution_options(**{WATCHED: True})
         return self.engine
+
+    def trace(self, traceparent: Callable[[], str | None]) -> None:
+        """Have each transaction note on its changes what the function returns; None for nothing."""
+        self._traceparent = traceparent
 
     def close(self) -> None:
         """Forget every connection without closing it, as a child process must before its first use."""

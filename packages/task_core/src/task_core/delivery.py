@@ -23,11 +23,13 @@ from service_kit.mail import Post, QueueFull
 from service_kit.outbound import Refused, Sender
 from service_kit.signatures import signed
 from service_kit.telemetry.logs import log
+from service_kit.telemetry.traces import Tracer
 from task_core import changes as feed
 from task_core import tasks
 from task_core import webhooks as store
 from task_core.changes import REMIND_AT, Position
 from task_core.database import Database
+from task_core.encryption import Keyring, Undecryptable
 from task_core.model import Change, Reminded
 from task_core.postgresql import notifications
 
@@ -56,6 +58,9 @@ MAILS, MAILS_SECONDS = 5, 3600.0
 
 OWNERS_REMEMBERED = 10_000
 MOST_LETTERS = 1000
+SYSTEM, QUEUE = "task-api", "task_changes"
+"""How spans name where messages come from."""
+
 FIRST_DELAY, LONGEST_DELAY = 5.0, 3600.0
 LARGEST_EXPONENT = 20
 
@@ -98,6 +103,8 @@ class Parcel(NamedTuple):
     position: Position
     change: Change | Reminded
     letter: int | None = None
+    traceparent: str | None = None
+    """The span that made the change, where it was traced."""
 
 
 def message_id(webhook_id: int, transaction: int, change: int, mark: int) -> str:
@@ -113,24 +120,27 @@ def delay(failures: int) -> float:
 class Deliverer:
     """Delivers in threads of its own. `report` is called with each of RESULTS, `sample` with the backlog.
 
-    `post` sends a mail to the owner of a webhook that is disabled. With `listens`, PostgreSQL's
-    notifications wake the threads, over a connection of its own.
+    `keyring` decrypts the secrets that it signs with. `post` sends a mail to the owner of a webhook that is disabled.
+    With `listens`, PostgreSQL's notifications wake the threads, over a connection of its own. `tracer` starts a span
+    for each attempt.
     """
 
     def __init__(
         self,
         database: Database,
+        keyring: Keyring,
         sender: Sender,
         report: Callable[[str], None] = lambda _: None,
         sample: Callable[[Backlog], None] = lambda _: None,
         patience: Patience = Patience(),  # noqa: B008 - it is constant
         post: Post | None = None,
         listens: bool = False,
+        tracer: Tracer | None = None,
     ) -> None:
-        self._database, self._sender, self._patience = database, sender, patience
+        self._database, self._keyring, self._sender, self._patience = database, keyring, sender, patience
         self._report, self._sample, self._post = report, sample, post
         self.backlog = Backlog()
-        self._listens = listens
+        self._listens, self._tracer = listens, tracer
         self._poll_seconds = LISTENING_POLL_SECONDS if listens else POLL_SECONDS
         self._ended, self._woken = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
@@ -248,16 +258,18 @@ class Deliverer:
         with self._database.read() as connection:
             letters = store.letters_of(connection, hook.id, requested=True)
             rows = feed.page(connection, hook.owner_id, position, feed.horizon(connection), PAGE, reminders=True)
+            changes = [letter.change_id for letter in letters] + [row[1] for row in rows]
+            made_by = feed.traceparents(connection, changes) if self._tracer and changes else {}
             gap = feed.floor(connection, hook.owner_id) > position[:2]  # read last: what is cleared until then is seen
         for letter in letters:
-            yield Parcel(
-                Position(letter.transaction_id, letter.change_id, letter.mark), self._again(hook, letter), letter.id
-            )
+            place = Position(letter.transaction_id, letter.change_id, letter.mark)
+            yield Parcel(place, self._again(hook, letter), letter.id, made_by.get(letter.change_id))
         if gap:
             self._disable(hook, "changes were removed before they were delivered: read the feed, and switch it on")
             return
         for row in rows:
-            yield Parcel(Position(*row[:3]), feed.message_of(feed.change_of(row, hook.owner_id), row[REMIND_AT]))
+            message = feed.message_of(feed.change_of(row, hook.owner_id), row[REMIND_AT])
+            yield Parcel(Position(*row[:3]), message, None, made_by.get(row[1]))
 
     def _again(self, hook: SimpleNamespace, letter: Row[Any]) -> Change | Reminded:
         with self._database.read() as connection:
@@ -270,7 +282,7 @@ class Deliverer:
         if isinstance(parcel.change, Reminded) and parcel.change.moot:
             status, error = 0, None
         else:
-            status, error = self._send(hook, parcel)
+            status, error = self._attempt(hook, parcel)
             self._report("delivered" if error is None else "failed")
         now = datetime.now(UTC)
         if parcel.letter is not None:
@@ -298,18 +310,38 @@ class Deliverer:
             self._bury(hook, parcel, error, {**moved, **healthy})
         return False
 
+    def _attempt(self, hook: SimpleNamespace, parcel: Parcel) -> tuple[int, str | None]:
+        """Do as `_send`, in a span where that is traced."""
+        if self._tracer is None:
+            return self._send(hook, parcel)
+        message = message_id(hook.id, *parcel.position)
+        with self._tracer.delivery(SYSTEM, QUEUE, message, parcel.traceparent) as span:
+            status, error = self._send(hook, parcel)
+            if status:
+                span.set_attribute("http.response.status_code", status)
+            if error is not None:
+                span.set_attribute("error.type", str(status or "no_response"))
+        return status, error
+
     def _send(self, hook: SimpleNamespace, parcel: Parcel) -> tuple[int, str | None]:
         """Return the status of the response, 0 without one, and what is wrong; None where it was taken."""
         now = datetime.now(UTC)
         change = parcel.change
         body = msgspec.json.encode(Message(f"task.{change.kind}", change.changed_at, change))
-        keys = [hook.secret] + [hook.previous_secret] * bool(hook.previous_until and hook.previous_until > now)
+        try:
+            keys = store.secrets_of(self._keyring, hook)
+        except Undecryptable as error:
+            log.error("the secret of a webhook cannot be decrypted", webhook=hook.id, reason=str(error))
+            return 0, "its secret cannot be decrypted: inform whoever runs the service"
+        if not (hook.previous_until and hook.previous_until > now):
+            del keys[1:]
         headers = signed(keys, message_id(hook.id, *parcel.position), int(now.timestamp()), body)
         try:
             status = self._sender.post(
                 hook.url, body, {**headers, "Content-Type": "application/json", "User-Agent": "task-api"}
             )
         except Refused as error:
+            log.info("a webhook leads nowhere", webhook=hook.id, reason=str(error.__cause__ or error))
             return 0, str(error)
         except (OSError, HTTPException) as error:
             return 0, f"no response: {type(error).__name__}"

@@ -177,6 +177,8 @@ def engine(settings: Settings, limits: Limits, breaker: Breaker) -> Engine:
     The URL's parameters override these defaults, and its `options` are added to the ones with the limits.
     """
     url = make_url(settings.database_url).set(drivername="postgresql+psycopg")
+    if settings.application_name and "application_name" not in url.query:
+        url = url.update_query_dict({"application_name": settings.application_name})
     wanted = url.query.get("options", "")
     their_options = wanted if isinstance(wanted, str) else " ".join(wanted)
     made = create_engine(
@@ -218,7 +220,6 @@ def _defaults(url: URL) -> dict[str, Any]:
         "keepalives_idle": 10,
         "keepalives_interval": 2,
         "keepalives_count": 3,
-        "application_name": "task-api",
     }
     return {name: value for name, value in defaults.items() if name not in url.query}
 

@@ -45,6 +45,7 @@ REVISIONS = (
     "0014",
     "0015",
     "0016",
+    "0017",
 )
 """Every migration, oldest first. The service is ready at the last one, and at any that it does not know."""
 
@@ -261,6 +262,7 @@ task_changes = Table(
     Column("mark", Integer, nullable=False),
     Column("gone_at", Instant),
     Column("remind_at", Instant),
+    Column("traceparent", String(55)),
     sqlite_autoincrement=True,
 )
 """What happened to tasks, without their content. Triggers write it. Entries outlive tasks and accounts.
@@ -270,6 +272,7 @@ moment `remind_at`, and of the version that the task had then.
 
 `transaction_id` is PostgreSQL's, and 0 on SQLite. `mark` is random, which distinguishes an entry from another that has
 the same id after a restore. `gone_at` is when the deleted task was removed for good.
+`traceparent` names the span of the request where that is traced (W3C Trace Context).
 """
 
 Index(None, task_changes.c.transaction_id, task_changes.c.id)
@@ -315,12 +318,15 @@ webhooks = Table(
     Column("failing_since", Instant),
     Column("last_error", String(300)),
     Column("dead_in_a_row", Integer, nullable=False, server_default=text("0")),
+    Column("encrypted_secrets", Text),
     sqlite_autoincrement=True,
 )
 """Where an account has its changes delivered to.
 
 `transaction_id` and `change_id` are the position in the order of changes: what is behind it is not delivered yet. Who
 delivers holds `lease`, until `next_attempt_at`. `failures` and `failing_since` are of the change that is next.
+`encrypted_secrets` has the secret, and the one before it after a space. Where it is null, `secret` and
+`previous_secret` have them as they are; else `secret` is empty.
 """
 
 webhook_dead_letters = Table(

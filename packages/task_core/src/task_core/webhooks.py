@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 
 from task_core.changes import BEFORE_HORIZON, horizon
+from task_core.encryption import Keyring, Undecryptable
 from task_core.schema import accounts, task_changes, webhook_dead_letters, webhooks
 
 hooks, letters = webhooks.c, webhook_dead_letters.c
@@ -40,6 +41,34 @@ def of_owner(connection: Connection, owner_id: int, webhook_id: int | None = Non
 def change(connection: Connection, webhook_id: int, values: Mapping[str, Any]) -> None:
     """Set columns of a webhook."""
     connection.execute(update(webhooks).where(hooks.id == webhook_id).values(**values))
+
+
+def secrets_of(keyring: Keyring, row: Any) -> list[str]:
+    """Return the secret of a webhook, and the one before it where there is one. Raises Undecryptable."""
+    if row.encrypted_secrets is None:
+        return [row.secret] + [row.previous_secret] * (row.previous_secret is not None)
+    return keyring.decrypt(row.encrypted_secrets).split()
+
+
+def encrypted(keyring: Keyring, secrets: Sequence[str]) -> dict[str, Any]:
+    """Return the columns that keep secrets, the newest first. Raises ValueError where there is no key."""
+    return {"encrypted_secrets": keyring.encrypt(" ".join(secrets)), "secret": "", "previous_secret": None}
+
+
+def encrypt_page(connection: Connection, keyring: Keyring, after: int, limit: int) -> tuple[int, int]:
+    """Encrypt the secrets of the next webhooks, by id, that are not encrypted with the first key.
+
+    Return the last id, `after` where none was left, and how many were encrypted. Raises Undecryptable.
+    """
+    others = ~func.coalesce(hooks.encrypted_secrets, "").startswith(f"{keyring.first}:", autoescape=True)
+    page = select(webhooks).where(hooks.id > after, others).order_by(hooks.id).limit(limit).with_for_update()
+    rows = connection.execute(page).all()
+    for row in rows:
+        try:
+            change(connection, row.id, encrypted(keyring, secrets_of(keyring, row)))
+        except Undecryptable as error:
+            raise Undecryptable(f"the secret of webhook {row.id}: {error}") from None
+    return (rows[-1].id if rows else after), len(rows)
 
 
 def disable_all(connection: Connection, owner_id: int, now: datetime, reason: str) -> int:

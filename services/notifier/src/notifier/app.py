@@ -56,7 +56,8 @@ class Application(Service):
     def start_worker(self) -> None:
         self.database.close()
         insecure = self.settings.webhooks == "insecure"
-        self.delivery = start_delivery(self.settings, self.database, insecure=insecure, listens=True)
+        tracer = self.tracer
+        self.delivery = start_delivery(self.settings, self.database, insecure=insecure, tracer=tracer, listens=True)
 
     def sample(self) -> None:
         telemetry.sample_pool(self.database.engine.pool)

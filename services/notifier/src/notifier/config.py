@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from service_kit.config import LOOPBACK
 from task_core import config
+from task_core.config import MAKE_KEY
 
 
 class Settings(config.Settings, frozen=True, kw_only=True):
@@ -16,6 +17,11 @@ class Settings(config.Settings, frozen=True, kw_only=True):
         Literal["on", "insecure"],
         Meta(description="where requests may go: the public internet; insecure is for tests: any address, no TLS"),
     ] = "on"
+
+    @property
+    def application_name(self) -> str:
+        """What `pg_stat_activity` shows of connections whose URL has no name of its own."""
+        return "notifier"
 
     @property
     def weaker(self) -> list[str]:
@@ -36,4 +42,6 @@ class Settings(config.Settings, frozen=True, kw_only=True):
                 "DATABASE_URL: name the Task API's database, postgresql://user:password@host:port/database;"
                 " on SQLite the Task API delivers itself"
             )
+        if not self.encryption_keys:
+            problems.append(f"ENCRYPTION_KEYS: set those of the Task API; {MAKE_KEY}")
         return problems

@@ -96,6 +96,9 @@ def _application(settings: Settings) -> "Flask":
     return create_app(Services(settings, Database(settings)))
 
 
+ENCRYPTED_AT_ONCE = 500
+"""How many secrets are encrypted in one transaction."""
+
 MOST_FAULTS = 100
 """How many faults of a calendar are printed."""
 
@@ -113,6 +116,27 @@ def migrate(wait: float) -> None:
         await_database(database, wait)
         before, after = run(database)
     click.echo(f"the schema was at {before or 'nothing'} and is at {after}")
+
+
+@main.command("encrypt-secrets")
+def encrypt_secrets() -> None:
+    """Encrypt the webhooks' secrets with the first of ENCRYPTION_KEYS; the keys after it may go then."""
+    from task_core.encryption import Keyring, Undecryptable  # noqa: PLC0415
+    from task_core.webhooks import encrypt_page  # noqa: PLC0415
+
+    keyring, last, encrypted = Keyring(main.settings().encryption_keys), 0, 0
+    try:
+        with _database() as database:
+            database.check()
+            while True:
+                with database.write() as connection:
+                    last, count = encrypt_page(connection, keyring, last, ENCRYPTED_AT_ONCE)
+                encrypted += count
+                if not count:
+                    break
+    except (Undecryptable, ValueError) as error:
+        main.fail(error)
+    click.echo(f"{encrypted} secrets were encrypted; all are encrypted with the key {keyring.first}")
 
 
 @contextmanager

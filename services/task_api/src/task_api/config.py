@@ -9,12 +9,8 @@ from msgspec import Meta
 
 from service_kit.config import LOOPBACK, custom
 from task_core import config
+from task_core.config import KEYS_TEXT, MAKE_KEY, SecretKey
 
-SHORTEST_SECRET = 32
-EXAMPLE_WORDS = re.compile(
-    r"change.?me|change.?this|example|placeholder|your.?secret|insecure|default.?secret", re.IGNORECASE
-)
-FEWEST_DISTINCT_CHARACTERS = 10
 RATE = re.compile(r"(?P<limit>[1-9]\d{0,8})/(?P<count>[1-9]\d{0,3})?(?P<unit>second|minute|hour|day)s?")
 SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 
@@ -26,16 +22,6 @@ class Rate(msgspec.Struct, frozen=True):
     seconds: int
 
 
-class SigningKey(msgspec.Struct, frozen=True):
-    """A secret for HMAC-SHA-256 and the `kid` that names it (RFC 7515)."""
-
-    kid: str
-    secret: str
-
-    def __repr__(self) -> str:
-        return f"SigningKey(kid={self.kid!r}, secret=...)"
-
-
 def parse_rate(text: str) -> Rate | None:
     """`100/minute`, `10/15minutes`, or `off` for none. Raises ValueError for anything else."""
     if text == "off":
@@ -44,26 +30,6 @@ def parse_rate(text: str) -> Rate | None:
     if not match:
         raise ValueError('expected "off" or a rate such as "600/minute" or "10/15minutes"')
     return Rate(int(match["limit"]), int(match["count"] or 1) * SECONDS[match["unit"]])
-
-
-def parse_keys(text: str) -> tuple[SigningKey, ...]:
-    """`kid:secret[,kid:secret…]`: the first signs, all verify. Raises ValueError for a short or example secret."""
-    make = "make one with: python3 -c 'import secrets; print(\"k1:\" + secrets.token_urlsafe(32))'"
-    keys = []
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
-        kid, colon, secret = part.partition(":")
-        if not (colon and re.fullmatch(r"[A-Za-z0-9._-]{1,32}", kid)):
-            raise ValueError(
-                f'expected "kid:secret[,kid:secret]" with a kid of letters, digits, ".", "_" or "-"; {make}'
-            )
-        if len(secret) < SHORTEST_SECRET:
-            raise ValueError(f"the secret of key {kid!r} is shorter than {SHORTEST_SECRET} characters; {make}")
-        if EXAMPLE_WORDS.search(secret) or len(set(secret)) < FEWEST_DISTINCT_CHARACTERS:
-            raise ValueError(f"the secret of key {kid!r} is an example or easily guessed; {make}")
-        keys.append(SigningKey(kid, secret))
-    if len({key.kid for key in keys}) < len(keys):
-        raise ValueError("each kid may stand once")
-    return tuple(keys)
 
 
 def parse_origins(text: str) -> tuple[str, ...]:
@@ -80,7 +46,6 @@ def _show_rate(rate: Rate) -> str:
 
 
 RATE_TEXT = custom(parse=parse_rate, show=_show_rate)
-KEYS_TEXT = custom(parse=parse_keys, show=lambda keys: ",".join(f"{key.kid}:…" for key in keys), secret=True)
 ORIGINS_TEXT = custom(parse=parse_origins, show=",".join)
 
 
@@ -91,7 +56,7 @@ class Settings(config.Settings, frozen=True, kw_only=True):
     auth: Annotated[Literal["on", "off"], Meta(description="accounts; off listens on loopback alone")] = "off"
     registration: Annotated[Literal["open", "closed"], Meta(description="whether anybody may register")] = "open"
     jwt_keys: Annotated[
-        tuple[SigningKey, ...], Meta(description="kid:secret[,kid:secret]; the first signs"), KEYS_TEXT
+        tuple[SecretKey, ...], Meta(description="kid:secret[,kid:secret]; the first signs"), KEYS_TEXT
     ] = ()
     access_token_seconds: Annotated[int, Meta(ge=10, le=86400, description="life of an access token")] = 900
     refresh_token_seconds: Annotated[int, Meta(ge=60, le=31536000, description="life of a refresh token")] = 1209600
@@ -132,6 +97,11 @@ class Settings(config.Settings, frozen=True, kw_only=True):
         return self.db_path
 
     @property
+    def application_name(self) -> str:
+        """What `pg_stat_activity` shows of connections whose URL has no name of its own."""
+        return "task-api"
+
+    @property
     def weaker(self) -> list[str]:
         """What these settings make less safe than it could be, one line each; logged at start."""
         notes = super().weaker
@@ -161,12 +131,13 @@ class Settings(config.Settings, frozen=True, kw_only=True):
                 " set AUTH=on and JWT_KEYS, or HOST=127.0.0.1"
             )
         if self.auth == "on" and not self.jwt_keys:
-            problems.append(
-                "JWT_KEYS: AUTH=on needs a signing key;"
-                " make one with: python3 -c 'import secrets; print(\"k1:\" + secrets.token_urlsafe(32))'"
-            )
+            problems.append(f"JWT_KEYS: AUTH=on needs a signing key; {MAKE_KEY}")
         if self.mail_link and not re.fullmatch(r"https?://[^/\s#][^\s#]*", self.mail_link):
             problems.append("MAIL_LINK: expected a page without #, such as https://app.example/account")
+        if self.webhooks != "off" and not self.encryption_keys:
+            problems.append(
+                f"ENCRYPTION_KEYS: WEBHOOKS={self.webhooks} needs a key for the webhooks' secrets; {MAKE_KEY}"
+            )
         if self.webhooks != "off" and self.webhook_delivery == "notifier" and not self.database_url:
             problems.append("WEBHOOK_DELIVERY: the notifier reads PostgreSQL: set DATABASE_URL, or workers")
         if not self.database_url and self.db_path == ":memory:":

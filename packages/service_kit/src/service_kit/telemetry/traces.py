@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -22,6 +24,7 @@ class Tracer:
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
 
         os.environ.setdefault("OTEL_SERVICE_NAME", service)
         self._provider = TracerProvider(resource=Resource.create({"service.version": version}))
@@ -29,6 +32,7 @@ class Tracer:
         self._tracer = self._provider.get_tracer(service, version)
         self._context, self._trace = context, trace
         self._extract = propagate.extract
+        self._trace_context = TraceContextTextMapPropagator()
 
     def start(self, method: str, path: str, headers: Any) -> tuple[Any, str]:
         """(span, trace id) of a request, within the caller's trace where its headers name one."""
@@ -47,6 +51,39 @@ class Tracer:
             span.set_status(self._trace.StatusCode.ERROR)
         span.end()
         self._context.detach(token)
+
+    def traceparent(self) -> str | None:
+        """Return the W3C traceparent of the current span; None where none is recorded."""
+        carrier: dict[str, str] = {}
+        if self._trace.get_current_span().is_recording():
+            self._trace_context.inject(carrier)
+        return carrier.get("traceparent")
+
+    @contextmanager
+    def delivery(self, system: str, queue: str, message_id: str, traceparent: str | None) -> Iterator[Any]:
+        """Yield the span of an attempt to deliver a message of a system's queue (semantic conventions for messaging).
+
+        It is a trace of its own, as a message may be tried for a day, with a link to the span that made the message.
+        """
+        origin = self._trace_context.extract(
+            {"traceparent": traceparent} if traceparent else {}, self._context.Context()
+        )
+        made_by = self._trace.get_current_span(origin).get_span_context()
+        attributes = {
+            "messaging.system": system,
+            "messaging.destination.name": queue,
+            "messaging.operation.name": "deliver",
+            "messaging.operation.type": "process",
+            "messaging.message.id": message_id,
+        }
+        with self._tracer.start_as_current_span(
+            f"deliver {queue}",
+            self._context.Context(),
+            self._trace.SpanKind.CONSUMER,
+            attributes,
+            [self._trace.Link(made_by)] if made_by.is_valid else [],
+        ) as span:
+            yield span
 
     def close(self) -> None:
         """Send what is waiting."""

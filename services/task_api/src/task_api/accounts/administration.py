@@ -22,7 +22,7 @@ from task_core.database import Database
 
 OPERATOR = "command line"
 PAGE = 200
-WEBHOOKS_ENDED = "the account was disabled, or its password was replaced: check the address, and switch it on"
+WEBHOOKS_ENDED = "the account was disabled, or its password was changed: check the address, and switch it on"
 
 
 def actor(account: Account) -> str:

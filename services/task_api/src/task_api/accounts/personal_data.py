@@ -23,6 +23,8 @@ UNTOLD = {
     "account_id",
     "secret",
     "previous_secret",
+    "encrypted_secrets",
+    "traceparent",
     "lease",
 }
 """Columns that are secrets, or are the same in every line."""

@@ -51,6 +51,7 @@ from task_api.accounts.tokens import TokenIssuer
 from task_api.config import Settings
 from task_api.store import accounts as store
 from task_api.store import audit
+from task_core import webhooks
 from task_core.database import Database
 
 LONGEST_USER_AGENT, LONGEST_ADDRESS = 200, 64
@@ -303,7 +304,10 @@ class Accounts:
         self._sessions.forget()
 
     def change_password(self, account: Account, session_id: str | None, change: PasswordChange, address: str) -> None:
-        """Replace the password and end all other sessions. Raises WrongPassword, Throttled, and Overloaded."""
+        """Replace the password, end all other sessions, and switch webhooks off: a guest may have added one.
+
+        Personal tokens stay. Raises BadPassword, WrongPassword, Throttled, and Overloaded.
+        """
         try:
             check_password(change.new_password, account.email)
         except ValueError as error:
@@ -318,7 +322,9 @@ class Accounts:
                 raise WrongPassword
             store.set_password_hash(connection, account.id, replaced)
             ended = store.revoke_sessions_of(connection, account.id, now, but=session_id)
-            audit.record(connection, actor(account), "password changed", account.id, f"{ended} other sessions ended")
+            hooks = webhooks.disable_all(connection, account.id, now, administration.WEBHOOKS_ENDED)
+            details = f"{ended} other sessions ended, {hooks} webhooks switched off"
+            audit.record(connection, actor(account), "password changed", account.id, details)
         self._sessions.forget()
 
     def delete(self, account: Account, proof: Proof, address: str) -> None:

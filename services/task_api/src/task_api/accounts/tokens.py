@@ -9,7 +9,7 @@ from typing import Any
 import jwt
 
 from task_api.accounts.model import BadToken
-from task_api.config import SigningKey
+from task_core.config import SecretKey
 
 ALGORITHM = "HS256"
 ISSUER = "task-api"
@@ -25,7 +25,7 @@ class TokenIssuer:
     To rotate, put a new key first, and remove the old one when its tokens have expired.
     """
 
-    def __init__(self, keys: tuple[SigningKey, ...], seconds: int) -> None:
+    def __init__(self, keys: tuple[SecretKey, ...], seconds: int) -> None:
         self.seconds = seconds
         self._signing = keys[0]
         self._secrets = {key.kid: key.secret for key in keys}

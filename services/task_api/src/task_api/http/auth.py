@@ -124,7 +124,7 @@ def export_account() -> Response:
 @blueprint.post("/password")
 @documented(json=PasswordChange, answers=Answers(no_content=True, problems=(400, 403, 413, 415)))
 def change_password() -> Response:
-    """Change the password. All other sessions of the account end."""
+    """Change the password. All other sessions of the account end; its webhooks are switched off."""
     who = account()
     accounts().change_password(who, g.session_id, body(PasswordChange), address())
     return Response(status=204)

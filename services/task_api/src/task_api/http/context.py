@@ -28,6 +28,7 @@ from task_api.store.shared_windows import SharedWindows
 from task_api.tasks.quota import Quota
 from task_core import telemetry as shared
 from task_core.database import Database, SchemaBehind
+from task_core.encryption import Keyring
 from task_core.errors import UNAVAILABLE, down
 from task_core.schema import LOCAL_ACCOUNT
 from task_core.start import start_delivery, start_reminding
@@ -59,6 +60,7 @@ class Services(Service):
     def __init__(self, settings: Settings, database: Database) -> None:
         super().__init__(settings)
         self.database = database
+        self.keyring = Keyring(settings.encryption_keys)
         self.accounts = Accounts(settings, database, telemetry.auth_failed) if settings.auth == "on" else None
         own = settings.auth == "off"  # whoever may reach the service then may fill this disk by other means too
         self.quota = Quota() if own else Quota(settings.quota_tasks, settings.quota_bytes)
@@ -89,7 +91,8 @@ class Services(Service):
         Clearer(self.database, Most(*self.quota), telemetry.cleared).start()
         if self.settings.webhook_delivery == "workers":
             if self.settings.webhooks != "off":
-                start_delivery(self.settings, self.database, insecure=self.settings.webhooks == "insecure")
+                insecure = self.settings.webhooks == "insecure"
+                start_delivery(self.settings, self.database, insecure=insecure, tracer=self.tracer)
             elif self.settings.smtp_url:
                 start_reminding(self.settings, self.database)
         for key in self.settings.jwt_keys[:1]:
@@ -101,6 +104,7 @@ class Services(Service):
     def start_tracer(self) -> Tracer:
         tracer = super().start_tracer()
         tracer.watch(self.database.watched())
+        self.database.trace(tracer.traceparent)
         return tracer
 
     def admit(self, context: Any) -> None:

@@ -52,6 +52,7 @@ def create_webhook() -> Response:
     """
     created = service.create(
         database(),
+        services().keyring,
         account().id,
         body(NewWebhook).url,
         insecure=_insecure(),
@@ -97,7 +98,8 @@ def delete_webhook(webhook_id: int) -> Response:
 @documented(answers=Answers(ok=WebhookSecret, problems=(404,)), path=WEBHOOK_ID, personal=True)
 def rotate_secret(webhook_id: int) -> Response:
     """Replace a webhook's secret. It is returned this once; for a day the one before signs too."""
-    return respond(WebhookSecret(service.rotate_secret(database(), account().id, webhook_id, g.get("session_id"))))
+    keyring, session_id = services().keyring, g.get("session_id")
+    return respond(WebhookSecret(service.rotate_secret(database(), keyring, account().id, webhook_id, session_id)))
 
 
 @blueprint.get(f"{ONE}/dead-letters")

@@ -14,6 +14,7 @@ from task_core import changes
 from task_core import webhooks as store
 from task_core.database import Database
 from task_core.delivery import message_id
+from task_core.encryption import Keyring, Undecryptable
 from task_core.schema import LARGEST_KEY
 
 PREVIOUS_SECRET_KEPT = timedelta(days=1)
@@ -32,7 +33,14 @@ REPAIRED: dict[str, Any] = {
 
 
 def create(
-    database: Database, owner_id: int, url: str, *, insecure: bool, most: int = 10, session_id: str | None = None
+    database: Database,
+    keyring: Keyring,
+    owner_id: int,
+    url: str,
+    *,
+    insecure: bool,
+    most: int = 10,
+    session_id: str | None = None,
 ) -> CreatedWebhook:
     """Register a webhook for the changes from now on.
 
@@ -44,8 +52,9 @@ def create(
         _hold(connection, owner_id, session_id)
         if len(store.of_owner(connection, owner_id)) >= most:
             raise NotAllowed(f"an account has at most {most} webhooks: delete one first")
-        values = {"owner_id": owner_id, "url": url, "secret": secret, "created_at": now, "next_attempt_at": now}
-        webhook_id = store.add(connection, {**values, **_newest(connection, owner_id)})
+        values = {"owner_id": owner_id, "url": url, "created_at": now, "next_attempt_at": now}
+        values |= store.encrypted(keyring, [secret]) | _newest(connection, owner_id)
+        webhook_id = store.add(connection, values)
         created = _shown(find(connection, owner_id, webhook_id))
     return CreatedWebhook(**msgspec.structs.asdict(created), secret=secret)
 
@@ -130,7 +139,9 @@ def remove(database: Database, owner_id: int, webhook_id: int) -> None:
         store.remove(connection, webhook_id)
 
 
-def rotate_secret(database: Database, owner_id: int, webhook_id: int, session_id: str | None = None) -> str:
+def rotate_secret(
+    database: Database, keyring: Keyring, owner_id: int, webhook_id: int, session_id: str | None = None
+) -> str:
     """Return a new secret; for a day messages are signed with the one before, too.
 
     Raises WebhookNotFound, and BadToken where the session is over.
@@ -140,9 +151,13 @@ def rotate_secret(database: Database, owner_id: int, webhook_id: int, session_id
     now, secret = datetime.now(UTC), signatures.new_secret()
     with database.write() as connection:
         _hold(connection, owner_id, session_id)
-        before = find(connection, owner_id, webhook_id).secret
-        previous = {"previous_secret": before, "previous_until": now + PREVIOUS_SECRET_KEPT}
-        store.change(connection, webhook_id, {"secret": secret, **previous, "next_attempt_at": now, "lease": None})
+        row = find(connection, owner_id, webhook_id)
+        try:
+            before = store.secrets_of(keyring, row)[:1]
+        except Undecryptable:  # then the new secret is what repairs the webhook
+            before = []
+        values = {"previous_until": now + PREVIOUS_SECRET_KEPT, "next_attempt_at": now, "lease": None}
+        store.change(connection, webhook_id, {**values, **store.encrypted(keyring, [secret, *before])})
     return secret
 
 
