@@ -167,14 +167,14 @@ def mutants(root: Path, module: str) -> list[Mutant]:
 
 def declarations(tree: ast.Module) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
     """Yield where constants, decorators and default values begin and end: decisions, which tests could only repeat."""
-    declared: list[ast.AST] = [one for one in tree.body if isinstance(one, ast.Assign | ast.AnnAssign)]
+    declared: list[ast.stmt | ast.expr] = [one for one in tree.body if isinstance(one, ast.Assign | ast.AnnAssign)]
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             declared += node.decorator_list
         if isinstance(node, ast.arguments):
             declared += filter(None, [*node.defaults, *node.kw_defaults])
     for one in declared:
-        yield (one.lineno, one.col_offset), (one.end_lineno, one.end_col_offset)
+        yield (one.lineno, one.col_offset), (one.end_lineno or 0, one.end_col_offset or 0)
 
 
 def _mutant(module: str, source: str, code: str) -> Mutant:

@@ -611,6 +611,8 @@ def test_a_backup_deletes_what_is_old_and_never_the_newest(tmp_path: Path, *, wo
     kept = sorted(backups.iterdir())
     assert kept[0] == old[-1]
     assert len(kept) == 1 + works
+
+
 CLOUDS = [(one, name) for one in SHARERS for name in ("eks", "gke")]
 in_clouds = pytest.mark.parametrize(("sharer", "name"), CLOUDS, ids=[f"{one.name}-{name}" for one, name in CLOUDS])
 

@@ -223,7 +223,9 @@ def test_every_reminder_goes_out_once_and_arrives_while_notifiers_are_killed(
         new = NewTask(title="t", reminders=[Reminder(at=datetime.now(UTC) + timedelta(days=1))])
         with database.write() as connection:
             ids = [tasks.create(connection, 0, new).task.id for _ in range(REMINDERS)]
-        service.create(database, 0, url + FAULTS[0], insecure=True)  # of what changes from now on
+        service.create(
+            database, Keyring(parse_keys(KEYS)), 0, url + FAULTS[0], insecure=True
+        )  # of what changes from now on
         gone_out = select(func.count()).where(task_changes.c.kind == "reminder")
         killed_at = []
         with replicated(server.url) as replicas:

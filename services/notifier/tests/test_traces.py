@@ -69,12 +69,13 @@ def delivered(url: str, receiver: Receiver, count: int) -> None:
     service = Application(settings, Database(settings))
     service.tracer = service.start_tracer()
     service.start_worker()
-    assert service.deliverer
+    assert service.delivery
     try:
         for _ in range(count):
             assert receiver.arrived.acquire(timeout=60)
     finally:
-        service.deliverer.stop()
+        for one in (*service.delivery.reminding, service.delivery.deliverer):
+            one.stop()
         service.tracer.close()
         service.database.engine.dispose()
 

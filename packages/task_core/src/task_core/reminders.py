@@ -6,6 +6,7 @@ of its piece or nothing, and what is put out is delivered as often as it takes.
 """
 
 import random
+import secrets
 import threading
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
@@ -140,7 +141,7 @@ def _entry(put: Put) -> dict[str, Any]:
         "changed_at": put.put_out_at,
         "actor_id": put.owner_id,
         "fields": "",
-        "mark": random.randrange(2**31),
+        "mark": secrets.randbelow(2**31),
         "remind_at": put.remind_at,
     }
 
