@@ -61,7 +61,12 @@ class Area:
 AREAS = {
     "recurrence": Area(
         ("services/task_api/src/task_api/tasks/recurrence.py",),
-        ("services/task_api/tests/test_recurrence.py", "-k", "not postgresql"),
+        (
+            "services/task_api/tests/test_recurrence.py",
+            "services/task_api/tests/test_calendar.py",
+            "-k",
+            "not postgresql",
+        ),
     ),
     "cursors": Area(
         ("services/task_api/src/task_api/tasks/service.py",),

@@ -203,6 +203,31 @@ def test_a_series_has_as_many_tasks_as_count_says(rule: str, zone: str, due_at: 
 
 
 @pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("FREQ=DAILY;BYHOUR=24", "BYHOUR has to be a number from 0 to 23"),
+        ("FREQ=DAILY;INTERVAL=1000", "INTERVAL has to be a number from 1 to 999"),
+        (
+            "FREQ=MONTHLY;BYMONTHDAY=0",
+            "BYMONTHDAY has to be a number from -31 to 31, but not 0, or several with commas between them",
+        ),
+        (
+            "FREQ=YEARLY;BYMONTH=13",
+            "BYMONTH has to be a number from 1 to 12, or several with commas between them",
+        ),
+    ],
+)
+def test_a_number_that_is_refused_comes_with_those_that_are_not(rule: str, message: str) -> None:
+    with pytest.raises(ValueError) as refused:  # noqa: PT011 - the whole message is compared
+        recurrence.parse(rule)
+    assert str(refused.value) == message
+
+
+def test_midnight_is_an_hour_and_a_minute() -> None:
+    assert recurrence.parse("FREQ=DAILY;BYHOUR=0;BYMINUTE=0").values["BYHOUR"] == 0
+
+
+@pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({"recurrence": "INTERVAL=2"}, {"#/recurrence": "FREQ has to be one of DAILY, WEEKLY, MONTHLY, YEARLY"}),
