@@ -94,7 +94,7 @@ AREAS = {
     ),
     "hpa": Area(
         ("loadtests/hpa/controller.py", "loadtests/hpa/replay.py"),
-        ("loadtests/tests/test_hpa.py",),
+        ("loadtests/tests/test_hpa_decisions.py", "loadtests/tests/test_hpa.py"),
     ),
     "verdict": Area(
         (

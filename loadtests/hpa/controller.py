@@ -136,11 +136,10 @@ class Controller:
             usage |= dict.fromkeys(unready, 0.0)
         again = self._ratio(resource, usage, requests)
         assert again is not None  # usage only grew
-        if self._tolerated(again) or (ratio < 1 < again) or (again < 1 < ratio):
+        if self._tolerated(again) or (ratio < 1) != (again < 1):
             return replicas
         wanted = math.ceil(again * len(usage))
-        backwards = (again < 1 and wanted > replicas) or (again > 1 and wanted < replicas)
-        return replicas if backwards else wanted
+        return min(wanted, replicas) if again < 1 else max(wanted, replicas)
 
     def _group(self, resource: str, at: float, pods: Sequence[Pod]) -> tuple[dict[str, float], list[str], list[str]]:
         """Return the usage of the pods that count, the pods that are not ready, and those without metrics."""
@@ -191,10 +190,8 @@ class Controller:
         if wanted > replicas:
             limit = max(self._bound(settings.up, at, replicas, 1), replicas)
             return min(wanted, limit, settings.most)
-        if wanted < replicas:
-            limit = min(self._bound(settings.down, at, replicas, -1), replicas)
-            return max(wanted, limit, settings.least)
-        return min(max(wanted, settings.least), settings.most)
+        limit = min(self._bound(settings.down, at, replicas, -1), replicas)
+        return max(wanted, limit, settings.least)
 
     def _bound(self, rules: Rules, at: float, replicas: int, sign: int) -> int:
         if rules.select == "Disabled":
