@@ -107,6 +107,7 @@ AREAS = {
             "packages/locust_verdict/tests/test_gate.py",
             "packages/locust_verdict/tests/test_histogram.py",
             "packages/locust_verdict/tests/test_seconds.py",
+            "packages/locust_verdict/tests/test_verdict.py",
         ),
     ),
     "canaries": Area(

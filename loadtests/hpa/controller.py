@@ -130,7 +130,7 @@ class Controller:
         if ratio < 1:
             share = max(100, self._settings.targets[resource]) / 100
             usage |= {name: requests[name] * share for name in missing}
-        elif ratio > 1:
+        else:
             usage |= dict.fromkeys(missing, 0.0)
         if rebalance:
             usage |= dict.fromkeys(unready, 0.0)
@@ -188,21 +188,21 @@ class Controller:
     def _limit(self, at: float, replicas: int, wanted: int) -> int:
         settings = self._settings
         if wanted > replicas:
-            limit = max(self._bound(settings.up, at, replicas, 1), replicas)
+            limit = max(self._bound(settings.up, at, replicas, up=True), replicas)
             return min(wanted, limit, settings.most)
-        limit = min(self._bound(settings.down, at, replicas, -1), replicas)
+        limit = min(self._bound(settings.down, at, replicas, up=False), replicas)
         return max(wanted, limit, settings.least)
 
-    def _bound(self, rules: Rules, at: float, replicas: int, sign: int) -> int:
+    def _bound(self, rules: Rules, at: float, replicas: int, *, up: bool) -> int:
         if rules.select == "Disabled":
             return replicas
         bounds = []
+        sign = 1 if up else -1
         for policy in rules.policies:
             start = replicas - sum(change for when, change in self._events if when > at - policy.seconds)
             if policy.kind == "Pods":
                 bounds.append(start + sign * policy.value)
             else:
                 share = start * (1 + sign * policy.value / 100)
-                bounds.append(math.ceil(share) if sign > 0 else int(share))
-        widest = (rules.select == "Max") == (sign > 0)
-        return max(bounds) if widest else min(bounds)
+                bounds.append(math.ceil(share) if up else int(share))
+        return max(bounds) if (rules.select == "Max") == up else min(bounds)
