@@ -75,7 +75,8 @@ def test_one_block_bounds_nothing_and_two_do() -> None:
 def test_a_summary_has_the_percentiles_of_an_endpoint_and_of_all() -> None:
     run = [*run_of(*[[float(n) for n in range(1, 101)]] * 4), *run_of([500.0] * 100, endpoint=LIVEZ)]
     one, read, everything = judge(Objectives(all=ERRORS, warmup_seconds=0), run).summaries
-    assert (one.endpoint, one.requests, one.p50) == (LIVEZ, 100, pytest.approx(500, rel=0.01))
+    assert (one.endpoint, one.requests) == (LIVEZ, 100)
+    assert one.p50 == pytest.approx(500, rel=0.01)
     assert (read.requests, read.failures, read.per_second) == (400, 0, 100)
     assert (read.p50, read.p95, read.p99) == pytest.approx((50, 95, 99), rel=0.002)
     assert (everything.endpoint, everything.requests, everything.per_second) == ("all", 500, 125)
@@ -302,7 +303,8 @@ def test_the_services_own_histogram_is_held_at_a_buckets_bound(within: int, exit
 def test_the_services_p95_is_interpolated_as_prometheus_does(buckets: dict[str, int], p95: float) -> None:
     run = [*make_run({READ: 5}), Durations(START + 2, READ, {}), Durations(START + 25, READ, buckets)]
     check = checked(Limits(server_p95_ms=5), run, "server_p95_ms", warmup_seconds=2)
-    assert (check.measured, check.limit) == (pytest.approx(p95), 5)
+    assert check.measured == pytest.approx(p95)
+    assert check.limit == 5
 
 
 def test_the_share_within_a_services_bucket_is_the_reason_of_a_pass_too() -> None:
