@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ from cosmic_ray.operators.number_replacer import NumberReplacer
 from gate_canaries.canaries import copy
 from tooling.findings import NOT_ASSESSED, Finding, Gate, NotAssessed, Scan, Severity, run_stage
 from tooling.previous_version import sources
-from tooling.project import ROOT
+from tooling.project import ROOT, distributions
 
 MOST_SURVIVORS = 0.05
 """The part of an area's mutants that may survive: some change nothing that can be observed."""
@@ -58,75 +59,21 @@ class Area:
     tests: tuple[str, ...]
 
 
-AREAS = {
-    "recurrence": Area(
-        ("services/task_api/src/task_api/tasks/recurrence.py",),
-        (
-            "services/task_api/tests/test_recurrence.py",
-            "services/task_api/tests/test_calendar.py",
-            "-k",
-            "not postgresql",
-        ),
-    ),
-    "cursors": Area(
-        ("services/task_api/src/task_api/tasks/service.py",),
-        (
-            "services/task_api/tests/test_listing.py",
-            "services/task_api/tests/test_tasks.py",
-            "services/task_api/tests/test_deleted_tasks.py",
-            "-k",
-            "not postgresql",
-        ),
-    ),
-    "idempotency": Area(
-        (
-            "services/task_api/src/task_api/http/idempotency.py",
-            "services/task_api/src/task_api/store/idempotency.py",
-        ),
-        ("services/task_api/tests/test_idempotency.py",),
-    ),
-    "tokens": Area(
-        ("services/task_api/src/task_api/accounts/tokens.py",),
-        ("services/task_api/tests/test_accounts.py", "-k", "not postgresql"),
-    ),
-    "feed": Area(
-        ("packages/task_core/src/task_core/changes.py",),
-        ("services/task_api/tests/test_changes.py",),
-    ),
-    "outbound": Area(
-        ("packages/service_kit/src/service_kit/outbound.py",),
-        ("packages/service_kit/tests/test_outbound.py",),
-    ),
-    "hpa": Area(
-        ("loadtests/hpa/controller.py", "loadtests/hpa/replay.py"),
-        ("loadtests/tests/test_hpa.py",),
-    ),
-    "verdict": Area(
-        (
-            "packages/locust_verdict/src/locust_verdict/gate.py",
-            "packages/locust_verdict/src/locust_verdict/histogram.py",
-            "packages/locust_verdict/src/locust_verdict/seconds.py",
-            "packages/locust_verdict/src/locust_verdict/verdict.py",
-        ),
-        (
-            "packages/locust_verdict/tests/test_gate.py",
-            "packages/locust_verdict/tests/test_histogram.py",
-            "packages/locust_verdict/tests/test_seconds.py",
-        ),
-    ),
-    "canaries": Area(
-        (
-            "packages/gate_canaries/src/gate_canaries/canaries.py",
-            "packages/gate_canaries/src/gate_canaries/gates.py",
-            "packages/gate_canaries/src/gate_canaries/suites.py",
-        ),
-        ("packages/gate_canaries/tests/test_gates.py", "packages/gate_canaries/tests/test_suites.py"),
-    ),
-    "gates": Area(
-        ("tooling/findings.py", "tooling/baseline.py"),
-        ("tooling/tests/test_findings.py", "tooling/tests/test_baseline.py"),
-    ),
-}
+def areas(root: Path) -> dict[str, Area]:
+    """Read the areas by name, as each pyproject.toml of the repository has them: `[tool.mutation.NAME]`."""
+    read = {}
+    for folder in (root, *distributions(root)):
+        document = tomllib.loads((folder / "pyproject.toml").read_text())
+        for name, area in document.get("tool", {}).get("mutation", {}).items():
+            modules, tests = (
+                [os.path.relpath(folder / file, root) for file in area[kind]] for kind in ("modules", "tests")
+            )
+            chosen = ("-k", area["choose"]) if "choose" in area else ()
+            read[name] = Area(tuple(modules), (*tests, *chosen))
+    return read
+
+
+AREAS = areas(ROOT)
 
 
 @dataclass(frozen=True)
@@ -171,11 +118,18 @@ def mutants(root: Path, module: str) -> list[Mutant]:
 
 
 def declarations(tree: ast.Module) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Yield where constants, decorators and default values begin and end: decisions, which tests could only repeat."""
-    declared: list[ast.stmt | ast.expr] = [one for one in tree.body if isinstance(one, ast.Assign | ast.AnnAssign)]
+    """Yield where constants, decorators, options of classes and default values begin and end.
+
+    They are decisions, which tests could only repeat.
+    """
+    declared: list[ast.stmt | ast.expr | ast.keyword] = [
+        one for one in tree.body if isinstance(one, ast.Assign | ast.AnnAssign)
+    ]
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             declared += node.decorator_list
+        if isinstance(node, ast.ClassDef):
+            declared += node.keywords
         if isinstance(node, ast.arguments):
             declared += filter(None, [*node.defaults, *node.kw_defaults])
     for one in declared:

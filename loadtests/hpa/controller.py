@@ -130,17 +130,16 @@ class Controller:
         if ratio < 1:
             share = max(100, self._settings.targets[resource]) / 100
             usage |= {name: requests[name] * share for name in missing}
-        elif ratio > 1:
+        else:
             usage |= dict.fromkeys(missing, 0.0)
         if rebalance:
             usage |= dict.fromkeys(unready, 0.0)
         again = self._ratio(resource, usage, requests)
         assert again is not None  # usage only grew
-        if self._tolerated(again) or (ratio < 1 < again) or (again < 1 < ratio):
+        if self._tolerated(again) or (ratio < 1) != (again < 1):
             return replicas
         wanted = math.ceil(again * len(usage))
-        backwards = (again < 1 and wanted > replicas) or (again > 1 and wanted < replicas)
-        return replicas if backwards else wanted
+        return min(wanted, replicas) if again < 1 else max(wanted, replicas)
 
     def _group(self, resource: str, at: float, pods: Sequence[Pod]) -> tuple[dict[str, float], list[str], list[str]]:
         """Return the usage of the pods that count, the pods that are not ready, and those without metrics."""
@@ -189,23 +188,21 @@ class Controller:
     def _limit(self, at: float, replicas: int, wanted: int) -> int:
         settings = self._settings
         if wanted > replicas:
-            limit = max(self._bound(settings.up, at, replicas, 1), replicas)
+            limit = max(self._bound(settings.up, at, replicas, up=True), replicas)
             return min(wanted, limit, settings.most)
-        if wanted < replicas:
-            limit = min(self._bound(settings.down, at, replicas, -1), replicas)
-            return max(wanted, limit, settings.least)
-        return min(max(wanted, settings.least), settings.most)
+        limit = min(self._bound(settings.down, at, replicas, up=False), replicas)
+        return max(wanted, limit, settings.least)
 
-    def _bound(self, rules: Rules, at: float, replicas: int, sign: int) -> int:
+    def _bound(self, rules: Rules, at: float, replicas: int, *, up: bool) -> int:
         if rules.select == "Disabled":
             return replicas
         bounds = []
+        sign = 1 if up else -1
         for policy in rules.policies:
             start = replicas - sum(change for when, change in self._events if when > at - policy.seconds)
             if policy.kind == "Pods":
                 bounds.append(start + sign * policy.value)
             else:
                 share = start * (1 + sign * policy.value / 100)
-                bounds.append(math.ceil(share) if sign > 0 else int(share))
-        widest = (rules.select == "Max") == (sign > 0)
-        return max(bounds) if widest else min(bounds)
+                bounds.append(math.ceil(share) if up else int(share))
+        return max(bounds) if (rules.select == "Max") == up else min(bounds)

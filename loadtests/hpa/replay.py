@@ -1,11 +1,11 @@
 """The controller's decisions in a flight record, compared with the simulator's, sync by sync."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import msgspec
-import numpy as np
 
 from loadtests import LoadTestError
 from loadtests.hpa.controller import Controller, Settings
@@ -76,12 +76,10 @@ def replay(entries: Iterable[Entry]) -> Replay:
     # What was recommended before the record began is unknown: nothing, or always as many as there were. As long as that
     # makes a difference, it is not the simulator's decision that would be held against the controller's.
     controllers = [Controller(settings, states[0].at - age, states[0].replicas) for age in (0, math.inf)]
-    moments = np.array([state.at for state in states])
-    times = syncs(states)
+    moments = [state.at for state in states]
     steps = []
-    for at, following in zip(times, [*times[1:], states[-1].at], strict=True):
-        seen = states[max(int(np.searchsorted(moments, at, side="left")) - 1, 0)]
-        after = states[max(int(np.searchsorted(moments, following, side="left")) - 1, 0)]
+    for at, following in pairwise([*syncs(states), states[-1].at]):
+        seen, after = (states[bisect_left(moments, moment) - 1] for moment in (at, following))
         decision, other = (controller.decide(at, seen.replicas, seen.pods) for controller in controllers)
         for controller in controllers:
             controller.scaled(at, seen.replicas, after.replicas)

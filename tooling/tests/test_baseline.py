@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,7 +46,17 @@ def test_figures_are_read_as_they_were_written(figures: Baseline) -> None:
 def test_what_asks_for_less_or_excuses_more_is_weaker(newer: Baseline, line: str) -> None:
     older = Baseline(gates={"sast/bandit": 2})
     assert older.weakened(newer) == [line]
-    assert older.weakened(older) == []
+    assert older.weakened(older) == newer.weakened(newer) == []
+
+
+def test_a_last_target_that_goes_and_one_more_excuse_are_weaker_too() -> None:
+    older = Baseline(canaries={"sast/bandit": 1}, skips={"a.py::test_a": 1}, excuses={"a.py": {"noqa": 1}})
+    newer = Baseline(skips={"a.py::test_a": 2}, excuses={"a.py": {"noqa": 2}})
+    assert older.weakened(newer) == [
+        "sast/bandit: 0 canaries instead of 1",
+        "a.py::test_a: 2 instead of 1",
+        "a.py: noqa: 2 instead of 1",
+    ]
 
 
 def test_a_new_service_configures_itself_without_a_reason_and_a_known_one_does_not() -> None:
@@ -85,6 +96,8 @@ def test_a_stage_is_held_against_its_own_gates_alone() -> None:
     committed = Baseline(gates={"sast/bandit": 2, "sast/ruff": 1, "dast/log": 9})
     assert rules(held("sast", [a_scan("a", "b"), a_scan("a", tool="ruff")], committed)) == []
     assert rules(held("sast", [a_scan("a")], committed)) == [("fewer-targets", "bandit"), ("missing-gate", "ruff")]
+    assert held("sast", [a_scan("a")], committed).targets == ("bandit", "ruff")
+    assert held("sast", [a_scan("a")], Baseline()).targets == ("sast",)
     assert [one.rule for one in held("sast", [a_scan("a")], Baseline()).findings] == ["new-gate"]
     assert rules(held("sast", [a_scan("a")], Baseline())) == []
     assert rules(held("sast", [a_scan(problem="broke"), a_scan("a", tool="ruff")], committed)) == []
@@ -98,6 +111,12 @@ def test_a_test_that_is_skipped_as_the_baseline_allows_is_there() -> None:
     assert rules(held("test", [a_scan("t.test_a::test_b[1]", findings=(allowed,))], committed)) == []
     assert rules(held("test", [a_scan("t.test_a::test_b[1]")], committed)) == [("fewer-tests", "t/test_a.py")]
     assert rules(held("test", [a_scan("t.test_b::test_b")], committed)) == [("fewer-tests", "t/test_a.py")]
+    other = msgspec.structs.replace(allowed, rule="slow-test")
+    assert rules(held("test", [a_scan("t.test_a::test_b", findings=(other,))], committed)) == [
+        ("fewer-tests", "t/test_a.py")
+    ]
+    assert rules(held("test", [a_scan("t.test_a::test_b", problem="broke")], committed)) == []
+    assert rules(held("sast", [a_scan("a")], committed)) == []
 
 
 def test_the_tests_of_a_class_belong_to_its_file() -> None:
@@ -106,7 +125,7 @@ def test_the_tests_of_a_class_belong_to_its_file() -> None:
 
 
 def test_a_whole_stage_is_held_against_the_baseline_and_a_part_is_not(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(findings, "REPORTS", ROOT / "reports" / tmp_path.name)
     monkeypatch.setattr(Report, "write", lambda *_: None)
@@ -114,6 +133,12 @@ def test_a_whole_stage_is_held_against_the_baseline_and_a_part_is_not(
     gates = {"bandit": lambda: a_scan("a.py")}
     assert findings.run_stage("sast", gates) == findings.FINDINGS
     assert findings.run_stage("sast", gates, whole=False) == findings.CLEAN
+    monkeypatch.setattr(findings, "read_waivers", list)
+    capsys.readouterr()
+    assert findings.run_stage("sast", gates, {"log": lambda: a_scan("b.py", tool="log")}) == findings.FINDINGS
+    *_, summary, place = capsys.readouterr().out.splitlines()
+    assert summary == "sast: findings, 3 gates, 1 findings, 0 waived, 1 noted"
+    assert place == f"report: reports/{tmp_path.name}/sast/report.html"
 
 
 def test_a_gate_with_fewer_canaries_than_the_baseline_is_named() -> None:

@@ -32,7 +32,7 @@ def test_what_is_no_file_of_the_folder_keeps_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("output", "status", "problem"),
     [
-        ("a.py:1: B602 a shell\n", 0, "in spite of 1 findings, which fails no pipeline"),
+        ("a.py:1: B602 a shell\n", 0, "ended with status 0 in spite of 1 findings, which fails no pipeline"),
         ("nothing\n", 1, "ended with status 1 and no finding: oh"),
         ("a.py:1: B602 a shell\n", 2, "ended with status 2: oh"),
     ],
@@ -40,9 +40,9 @@ def test_what_is_no_file_of_the_folder_keeps_its_name(tmp_path: Path) -> None:
 def test_a_command_whose_status_and_findings_disagree_has_a_problem(
     tmp_path: Path, output: str, status: int, problem: str
 ) -> None:
-    outcome = command(*program(output, status, error="well\noh\n"), read=lines(LINE))(tmp_path)
+    outcome = command(*program(output, status, error="well\nand\noh\n"), read=lines(LINE))(tmp_path)
     assert outcome.findings == ()
-    assert problem in outcome.problem
+    assert outcome.problem == f"{sys.executable} {problem}"
 
 
 def test_a_command_may_fail_by_another_status(tmp_path: Path) -> None:

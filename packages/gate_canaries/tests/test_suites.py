@@ -3,6 +3,7 @@
 import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -78,16 +79,29 @@ def test_a_proof_that_failed_shows_what_was_reported_instead() -> None:
     assert "it reported: clean" in Proof(CANARY, Outcome(), 0).text
 
 
+def test_a_proof_reports_the_expected_finding_once_and_what_broke() -> None:
+    twin = Finding("B602", "planted.py", "a shell", 9)
+    outcome = Outcome((Finding("B404", "planted.py"), SHELL, twin), problem="and it broke")
+    assert Proof(CANARY, outcome, 0).reported == "B602 at planted.py:1: a shell | and it broke"
+
+
+def test_a_proof_has_the_seconds_that_its_gate_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gate_canaries.canaries.time", SimpleNamespace(monotonic=iter([10.0, 12.5]).__next__))
+    assert prove(CANARY).seconds == 2.5
+
+
 def test_each_canary_has_a_copy_of_the_tree_and_the_tree_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "big").touch()
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "a.py").write_text("fine = 1\n")
+    (tmp_path / "link").symlink_to("nowhere")
     suite = Suite({"grep": grep}, tree=tmp_path)
 
     @suite.canary("grep", "a shell", rule="B602", path="a.py")
     def shell(folder: Path) -> None:
         assert not (folder / ".venv").exists()
+        assert (folder / "link").is_symlink()
         with (folder / "package" / "a.py").open("a") as file:
             file.write("run(shell=True)\n")
 
@@ -99,11 +113,12 @@ def test_a_repositorys_copy_has_what_git_would_commit(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     (tmp_path / ".gitignore").write_text("ignored.py\n")
     (tmp_path / "ignored.py").touch()
-    (tmp_path / "kept.py").touch()
+    (tmp_path / "kept" / "deep").mkdir(parents=True)
+    (tmp_path / "kept" / "deep" / "kept.py").touch()
     (tmp_path / "link.py").symlink_to("nowhere.py")
     suite = Suite({"names": lambda folder: Outcome(problem=" ".join(sorted(one.name for one in folder.iterdir())))})
-    canary = Canary("names", "d", suite.gates["names"], problem=".gitignore kept.py link.py")
-    assert prove(canary, tmp_path).outcome.problem == ".gitignore kept.py link.py"
+    canary = Canary("names", "d", suite.gates["names"], problem=".gitignore kept link.py")
+    assert prove(canary, tmp_path).outcome.problem == ".gitignore kept link.py"
 
 
 def test_a_finding_that_is_there_without_the_defect_proves_nothing(
@@ -139,10 +154,14 @@ def test_the_result_is_written_for_machines(tmp_path: Path) -> None:
     suite = Suite({"grep": grep})
     suite.canary("grep", "a shell", rule="B602", path="planted.py")(plant)
     suite.canary("grep", "nothing", rule="B602", path="other.py")(lambda _: None)
-    assert suite.main(["--report", str(tmp_path / "new" / "report.json")]) == 1
-    result = json.loads((tmp_path / "new" / "report.json").read_text())
+    report = tmp_path / "new" / "deep" / "report.json"
+    assert [suite.main(["--report", str(report)]) for _ in range(2)] == [1, 1]
+    result = json.loads(report.read_text())
     assert (result["caught"], result["planted"], result["exit_code"]) == (1, 2, 1)
     assert [row["red"] for row in result["canaries"]] == [True, False]
+    text = Result([Proof(CANARY, Outcome((SHELL,)), 1.26)]).json()
+    assert text.startswith('{\n  "caught": 1,\n')
+    assert json.loads(text)["canaries"][0]["seconds"] == 1.3
 
 
 def test_nothing_planted_is_nothing_proven() -> None:

@@ -1,12 +1,15 @@
 """Verdicts: pass and fail where the measurement carries it, inconclusive with the reason where it does not."""
 
+import math
+
 import msgspec
 import pytest
 
-from locust_verdict.gate import Check, GateResult, Outcome, binomial_interval, judge
+from locust_verdict import histogram
+from locust_verdict.gate import Check, GateResult, Measured, Outcome, binomial_interval, interval, judge
 from locust_verdict.objectives import Limits, Objectives, Yardstick
-from locust_verdict.record import Durations, Entry, Event, Run, Sample
-from locust_verdict.testing import START, make_run
+from locust_verdict.record import Durations, Entry, Event, Requests, Run, Sample
+from locust_verdict.testing import START, encoded, make_run
 
 READ = "GET /tasks"
 LIVEZ = "GET /livez"
@@ -37,6 +40,69 @@ def test_a_slow_endpoint_fails_and_is_named_with_its_interval() -> None:
     assert "the limit 12" in verdict.reasons[0]
 
 
+def run_of(*seconds: list[float], endpoint: str = READ, start: float = START) -> list[Entry]:
+    """Return a run with these latencies, in milliseconds, in its seconds."""
+    return [Requests(start + place, endpoint, 0, encoded(each)) for place, each in enumerate(seconds)]
+
+
+def checked(limits: Limits, entries: list[Entry], objective: str, **more: object) -> Check:
+    judged = objectives(limits, **{"warmup_seconds": 0, **more})
+    return next(one for one in judge(judged, entries).checks if (one.endpoint, one.objective) == (READ, objective))
+
+
+def test_a_limit_at_an_end_of_the_interval_passes_at_the_upper_one_alone() -> None:
+    steady = run_of(*[[5.0] * 20] * 10)
+    least = checked(Limits(p95_ms=100), steady, "p95_ms")
+    assert least.low == least.measured == least.high
+    assert checked(Limits(p95_ms=least.high), steady, "p95_ms").outcome is Outcome.PASS
+    jumping = run_of(*[[5.0] * 20] * 38, *[[50.0] * 20] * 2)
+    wide = checked(Limits(p95_ms=100), jumping, "p95_ms")
+    assert (wide.low, wide.high) == pytest.approx((5, 50), rel=0.01)
+    assert checked(Limits(p95_ms=wide.low), jumping, "p95_ms").outcome is Outcome.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(("seconds", "blocks"), [(1, 1), (30, 30), (200, 200), (201, 101), (400, 200)])
+def test_a_block_is_a_second_or_as_many_as_leave_two_hundred(seconds: int, blocks: int) -> None:
+    measured = Measured(run_of(*[[5.0]] * seconds))
+    assert (measured.length, len(measured.judged(None)), len(measured.milliseconds)) == (seconds, blocks, 1)
+
+
+def test_one_block_bounds_nothing_and_two_do() -> None:
+    assert interval(1, lambda drawn: drawn[:, 0].astype(float)) == (0, math.inf)
+    assert interval(2, lambda drawn: drawn[:, 0].astype(float)) == (0, 2)
+
+
+def test_a_summary_has_the_percentiles_of_an_endpoint_and_of_all() -> None:
+    run = [*run_of(*[[float(n) for n in range(1, 101)]] * 4), *run_of([500.0] * 100, endpoint=LIVEZ)]
+    one, read, everything = judge(Objectives(all=ERRORS, warmup_seconds=0), run).summaries
+    assert (one.endpoint, one.requests) == (LIVEZ, 100)
+    assert one.p50 == pytest.approx(500, rel=0.01)
+    assert (read.requests, read.failures, read.per_second) == (400, 0, 100)
+    assert (read.p50, read.p95, read.p99) == pytest.approx((50, 95, 99), rel=0.002)
+    assert (everything.endpoint, everything.requests, everything.per_second) == ("all", 500, 125)
+    assert everything.p50 == pytest.approx(63, rel=0.002)
+
+
+@pytest.mark.parametrize(("number", "enough"), [(99, False), (100, True)])
+def test_as_many_requests_as_needed_are_enough(number: int, *, enough: bool) -> None:
+    check = checked(Limits(p95_ms=100), run_of([5.0] * number), "min_requests")
+    assert (check.outcome is Outcome.PASS) is enough
+    assert check.limit == 100
+
+
+def test_one_request_is_enough_where_none_is_needed() -> None:
+    assert checked(Limits(min_requests=0), run_of([5.0]), "min_requests").outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize(("limit", "outcome"), [(0, Outcome.FAIL), (1, Outcome.INCONCLUSIVE), (None, None)])
+def test_errors_are_judged_in_too_few_requests_too(limit: float | None, outcome: Outcome | None) -> None:
+    run = make_run({READ: 5}, seconds=1, per_second=50, failures=1)
+    checks = judge(objectives(Limits(error_percent=limit), warmup_seconds=0), run).checks
+    assert [one.outcome for one in checks if (one.endpoint, one.objective) == (READ, "error_percent")] == (
+        [outcome] if outcome else []
+    )
+
+
 def test_a_limit_inside_the_interval_is_inconclusive() -> None:
     run = make_run({READ: 5})
     outcome = judge(objectives(Limits(p95_ms=100)), run)
@@ -50,7 +116,7 @@ def test_one_per_cent_of_errors_fails_a_limit_of_a_tenth() -> None:
     run = make_run({READ: 5}, seconds=60, per_second=20, failures=12)
     verdict = judge(objectives(Limits(error_percent=0.1)), run)
     assert verdict.exit_code == 1
-    assert "12 of 1160 requests failed" in verdict.reasons[0]
+    assert verdict.reasons[0] == ("GET /tasks: 12 of 1160 requests failed, 1.03 % (0.54 to 1.80), the limit 0.1")
 
 
 def test_no_error_in_few_requests_does_not_prove_a_low_rate() -> None:
@@ -116,9 +182,38 @@ def test_a_slow_machine_leaves_the_verdict_to_the_ratio() -> None:
     verdict = judge(with_yardstick(Limits(p95_ms=12, p95_ratio=3)), slow)
     assert verdict.exit_code == 0
     assert outcome_of(verdict, "p95_ms") is Outcome.EXCUSED
+    assert verdict.reasons == []
     alone = judge(with_yardstick(Limits(p95_ms=12)), slow)
     assert alone.exit_code == 2
     assert "slow machine: P95 of GET /livez" in alone.reasons[0]
+
+
+def yardstick_run(livez: list[float], read: float = 40) -> list[Entry]:
+    return [*run_of(*[[read] * 20] * 20), *run_of(*[livez] * 20, endpoint=LIVEZ)]
+
+
+def test_a_machine_is_slow_or_useless_only_above_its_limits() -> None:
+    run = yardstick_run([5.0] * 20)
+    at = float(histogram.percentile(histogram.decode(encoded([5.0])), 95))
+    limits = Limits(p95_ms=12, p95_ratio=30)
+    for slow, useless, outcome in ((at, None, Outcome.FAIL), (3, at, Outcome.EXCUSED), (3, 4, Outcome.INCONCLUSIVE)):
+        yardstick = Yardstick(LIVEZ, slow_p95_ms=slow, useless_p95_ms=useless)
+        assert checked(limits, run, "p95_ms", yardstick=yardstick).outcome is outcome
+
+
+def test_the_yardstick_is_its_p95() -> None:
+    run = yardstick_run([*[2.0] * 19, 50.0])
+    limits = Limits(p95_ms=12, p95_ratio=30)
+    yardstick = Yardstick(LIVEZ, slow_p95_ms=3, useless_p95_ms=1000)
+    assert checked(limits, run, "p95_ms", yardstick=yardstick).outcome is Outcome.FAIL
+    ratio = checked(limits, run, "p95_ratio", yardstick=yardstick)
+    assert (ratio.measured, ratio.low, ratio.high) == pytest.approx((20, 20, 20), rel=0.01)
+
+
+def test_a_yardstick_without_requests_has_no_ratio() -> None:
+    verdict = judge(with_yardstick(Limits(p95_ms=12, p95_ratio=3)), make_run({READ: 5}))
+    assert verdict.exit_code == 2
+    assert verdict.reasons == ["GET /tasks: the yardstick got no requests, so there is no ratio"]
 
 
 def test_a_slow_service_on_a_quick_machine_is_not_excused() -> None:
@@ -150,6 +245,13 @@ def test_a_generator_that_could_not_measure_decides_nothing(
     assert reason in verdict.reasons[0]
 
 
+@pytest.mark.parametrize(("series", "most"), [("generator CPU", 90), ("generator lag P95", 10)])
+def test_a_generator_at_its_limit_could_measure(series: str, most: float) -> None:
+    for value, exit_code in ((most, 0), (most + 1, 2)):
+        run = [*make_run({READ: 5}), Sample(START + 2, series, value, "process"), Sample(START, series, 0, "process")]
+        assert judge(objectives(Limits(p95_ms=12)), run).exit_code == exit_code
+
+
 def test_errors_fail_whatever_the_generator_could_measure() -> None:
     samples = [Sample(START + second, "generator CPU", 100, "process") for second in range(30)]
     run = [*make_run({READ: 5}, failures=100), *samples]
@@ -160,6 +262,14 @@ def test_too_little_throughput_fails() -> None:
     verdict = judge(objectives(Limits(min_per_second=50)), make_run({READ: 5}, per_second=20))
     assert verdict.exit_code == 1
     assert "20.0 requests a second, the least is 50" in verdict.reasons[0]
+    least = checked(Limits(min_per_second=20), make_run({READ: 5}, per_second=20), "min_per_second")
+    assert (least.outcome, least.measured, least.reason) == (Outcome.PASS, 20, "")
+
+
+def test_too_little_throughput_of_a_saturated_generator_decides_nothing() -> None:
+    run = [*make_run({READ: 5}), Sample(START + 3, "generator CPU", 97, "process")]
+    assert checked(Limits(min_per_second=50), run, "min_per_second").outcome is Outcome.INCONCLUSIVE
+    assert checked(Limits(min_per_second=5), run, "min_per_second").outcome is Outcome.PASS
 
 
 def test_a_user_whose_own_code_failed_makes_the_run_inconclusive() -> None:
@@ -173,11 +283,41 @@ def served(at: float, within: int, total: int) -> Durations:
     return Durations(at, READ, {"0.005": within, "0.01": total, "+Inf": total})
 
 
-@pytest.mark.parametrize(("within", "exit_code"), [(990, 0), (900, 1), (950, 2)])
+@pytest.mark.parametrize(("within", "exit_code"), [(964, 0), (935, 1), (937, 2)])
 def test_the_services_own_histogram_is_held_at_a_buckets_bound(within: int, exit_code: int) -> None:
     run = [*make_run({READ: 5}), served(START + 1, 5, 900), served(START + 3, 10, 1000)]
     run.append(served(START + 25, 10 + within, 2000))
     assert judge(objectives(Limits(server_p95_ms=5)), run).exit_code == exit_code
+
+
+@pytest.mark.parametrize(
+    ("buckets", "p95"),
+    [
+        ({"0.005": 900, "0.01": 1000, "+Inf": 1000}, 7.5),  # half of the second bucket
+        ({"0.005": 1000, "0.01": 1000, "+Inf": 1000}, 4.75),
+        ({"0.005": 18, "0.01": 19, "+Inf": 20}, 10),
+        ({"0.005": 900, "0.01": 940, "+Inf": 1000}, 10),  # beyond the last bound is not known
+        ({"0.005": 1, "0.01": 1, "+Inf": 1}, 4.75),
+    ],
+)
+def test_the_services_p95_is_interpolated_as_prometheus_does(buckets: dict[str, int], p95: float) -> None:
+    run = [*make_run({READ: 5}), Durations(START + 2, READ, {}), Durations(START + 25, READ, buckets)]
+    check = checked(Limits(server_p95_ms=5), run, "server_p95_ms", warmup_seconds=2)
+    assert check.measured == pytest.approx(p95)
+    assert check.limit == 5
+
+
+def test_the_share_within_a_services_bucket_is_the_reason_of_a_pass_too() -> None:
+    run = [*make_run({READ: 5}), served(START, 0, 0), served(START + 25, 990, 1000)]
+    reason = "99.0 % (98.2 to 99.5) took at most 5 ms in the service, 95 % have to"
+    assert checked(Limits(server_p95_ms=5), run, "server_p95_ms").reason == reason
+
+
+def test_a_service_that_counted_nothing_is_inconclusive() -> None:
+    run = [*make_run({READ: 5}), served(START + 3, 900, 1000), served(START + 25, 900, 1000)]
+    check = checked(Limits(server_p95_ms=5), run, "server_p95_ms")
+    reason = "the service's own histogram was not read, or counted nothing"
+    assert (check.outcome, check.reason) == (Outcome.INCONCLUSIVE, reason)
 
 
 ONE = "GET /tasks/<int:task_id>"
@@ -189,6 +329,7 @@ ONE = "GET /tasks/<int:task_id>"
         (0, 1000, 20, 1),  # one endpoint alone is slow
         (0, 0, 20, 0),  # every endpoint is: the ratio decides
         (800, 1000, 20, 0),  # some requests of one are
+        (0, 900, 20, 0),  # the other held its limit in hardly more than nine tenths, if at all
         (1000, 1000, 400, 2),  # nothing can be measured
     ],
 )
@@ -250,6 +391,7 @@ def test_a_bound_that_is_no_bucket_is_refused_with_those_there_are() -> None:
 def test_a_service_whose_metrics_were_not_read_is_inconclusive() -> None:
     verdict = judge(objectives(Limits(server_p95_ms=5)), make_run({READ: 5}))
     assert verdict.exit_code == 2
+    assert verdict.reasons == ["GET /tasks: the service's own histogram was not read, or counted nothing"]
 
 
 @pytest.mark.parametrize(

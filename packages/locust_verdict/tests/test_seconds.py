@@ -22,6 +22,12 @@ def test_a_late_answer_is_filed_under_its_end_and_under_its_intended_start() -> 
     assert seconds.take() == []
 
 
+def test_an_intended_start_is_filed_to_the_millisecond() -> None:
+    seconds = Seconds()
+    seconds.add("GET /tasks", 1000.5, 1000, late=4500.5, failed=False)
+    assert sorted(entry.at for entry in seconds.take()) == [994, 1000]
+
+
 def test_a_closed_loop_has_no_intended_starts() -> None:
     seconds = Seconds()
     seconds.add("GET /tasks", 1000.5, 1000, late=None, failed=False)

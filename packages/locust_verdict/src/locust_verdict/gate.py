@@ -22,8 +22,8 @@ RESAMPLES = 999
 MOST_BLOCKS = 200
 PERCENTILES = {"p50_ms": 50.0, "p95_ms": 95.0, "p99_ms": 99.0}
 SERVER_PERCENT = 95
-MOST_SLOW, MOST_FAST = 50, 90
-"""Percent of an endpoint's requests within its limit: a slow machine leaves no endpoint below the first while another
+MOST_SLOW, MOST_FAST = 0.5, 0.9
+"""The share of an endpoint's requests within its limit: a slow machine leaves no endpoint below the first while another
 is above the second. So such an endpoint is not excused."""
 
 
@@ -103,7 +103,7 @@ class Measured:
         self.start = min((entry.at for entry in requests), default=0) + warmup
         kept = [entry for entry in requests if entry.at >= self.start]
         last = max((entry.at for entry in kept), default=self.start - 1)
-        self.length = last - min((entry.at for entry in kept), default=last) + 1 if kept else 0.0  # seconds
+        self.length = last - min((entry.at for entry in kept), default=last) + 1  # seconds
         width = max(math.ceil(self.length / MOST_BLOCKS), 1)
         decoded = [
             (target, entry.endpoint, int(entry.at - self.start) // width, histogram.decode(encoded))
@@ -264,13 +264,13 @@ class _Judge:
         self._saturated = measured.saturated(objectives.generator)
         self._server = measured.server()
         self._endpoints = objectives.endpoints
-        self._yardstick_endpoint = objectives.yardstick.endpoint if objectives.yardstick else ""
-        self._yardstick = measured.judged(objectives.yardstick.endpoint) if objectives.yardstick else None
+        yardstick = objectives.yardstick
+        self._yardstick_endpoint = yardstick.endpoint if yardstick else ""
+        self._yardstick = measured.judged(self._yardstick_endpoint)
         self._slow = ""
-        if objectives.yardstick and self._yardstick is not None and self._yardstick.any():
+        if yardstick and self._yardstick.any():
             p95 = histogram.percentile(self._yardstick.sum(axis=0), 95, measured.milliseconds)
-            if p95 > objectives.yardstick.slow_p95_ms:
-                yardstick = objectives.yardstick
+            if p95 > yardstick.slow_p95_ms:
                 self._slow = f"slow machine: P95 of {yardstick.endpoint} is {p95:.1f} ms, not {yardstick.slow_p95_ms:g}"
                 if p95 > yardstick.useless:
                     self._saturated = self._saturated or f"too slow to measure on: {self._slow}"
@@ -288,7 +288,7 @@ class _Judge:
             few = f"too few requests: {number}, at least {needed} are needed"
             checks = [self._check(name, "min_requests", needed, Outcome.INCONCLUSIVE, number, reason=few)]
             if "error_percent" in requested and number:
-                checks.append(self._errors(name, limits.error_percent or 0, number))
+                checks.append(self._errors(name, requested["error_percent"], number))
             return checks
         checks = [self._check(name, "min_requests", limits.min_requests, Outcome.PASS, number)]
         for objective, limit in requested.items():
@@ -322,7 +322,7 @@ class _Judge:
 
     def _ratio(self, endpoint: str, counts: histogram.Counts, limit: float) -> Check:
         yardstick = self._yardstick
-        if yardstick is None or not yardstick.any():
+        if not yardstick.any():
             reason = "the yardstick got no requests, so there is no ratio"
             return self._check(endpoint, "p95_ratio", limit, Outcome.INCONCLUSIVE, None, reason=reason)
 
@@ -335,7 +335,7 @@ class _Judge:
         value = float(ratio(np.ones((1, len(counts)), dtype=np.int64))[0])
         low, high = interval(len(counts), ratio)
         figures = f"P95 is {value:.2f} times the yardstick's ({low:.2f} to {high:.2f}), the limit {limit:g}"
-        return self._timed(endpoint, "p95_ratio", limit, value, bounds=(low, high), figures=figures, excusable=False)
+        return self._timed(endpoint, "p95_ratio", limit, value, bounds=(low, high), figures=figures)
 
     def _timed(
         self,
@@ -346,7 +346,7 @@ class _Judge:
         *,
         bounds: tuple[float, float],
         figures: str,
-        excusable: bool,
+        excusable: bool = False,
     ) -> Check:
         low, high = bounds
         outcome = _decide(low, high, limit)
@@ -369,28 +369,24 @@ class _Judge:
         within, total = buckets.get(limit / 1000), buckets.get(float("inf"), 0)
         if within is None or total <= 0:
             have = ", ".join(f"{bound * 1000:g}" for bound in sorted(buckets) if bound != float("inf"))
-            reason = (
-                f"the service's histogram has no bucket of {limit:g} ms but {have}"
-                if have
-                else ("the service's own histogram was not read, or counted nothing")
-            )
+            reason = "the service's own histogram was not read, or counted nothing"
+            if have and total > 0:
+                reason = f"the service's histogram has no bucket of {limit:g} ms but {have}"
             return self._check(endpoint, "server_p95_ms", limit, Outcome.INCONCLUSIVE, None, reason=reason)
         low, high = (100 * bound for bound in binomial_interval(min(within, total), total))
-        value = 100 * within / total
-        figures = f"{value:.1f} % ({low:.1f} to {high:.1f}) took at most {limit:g} ms in the service, 95 % have to"
+        share = 100 * within / total
+        figures = f"{share:.1f} % ({low:.1f} to {high:.1f}) took at most {limit:g} ms in the service, 95 % have to"
         bounds = (100 - high, 100 - low)
         check = self._timed(
             endpoint,
             "server_p95_ms",
             100 - SERVER_PERCENT,
-            100 - value,
+            _quantile(buckets),
             bounds=bounds,
             figures=figures,
             excusable=excusable,
         )
-        return msgspec.structs.replace(
-            check, limit=limit, measured=_quantile(buckets), low=None, high=None, reason=check.reason or figures
-        )
+        return msgspec.structs.replace(check, limit=limit, low=None, high=None, reason=check.reason or figures)
 
     def _fast_peer(self, endpoint: str, objective: str) -> str:
         """Return another endpoint that held its limit where most of this one's requests missed theirs; empty: none."""
@@ -400,20 +396,17 @@ class _Judge:
         return next((other for other in sorted(peers) if self._share(other, objective)[0] > MOST_FAST), "")
 
     def _share(self, endpoint: str, objective: str) -> tuple[float, float]:
-        """Return the interval of the percentage of an endpoint's requests within its limit; 0 to 100: not known."""
+        """Return the interval of the share of an endpoint's requests within its limit; 0 to 1: not known."""
         limit = getattr(self._endpoints[endpoint], objective)
         if limit is None:
-            return 0, 100
+            return 0, 1
         if objective == "server_p95_ms":
             buckets = self._server.get(endpoint, {})
-            within, total = buckets.get(limit / 1000, 0), buckets.get(math.inf, 0)
+            within, total = buckets.get(limit / 1000, 0), max(buckets.get(math.inf, 0), 0)
         else:
             counts = self._measured.judged(endpoint).sum(axis=0)
             within, total = int(counts[self._measured.milliseconds <= limit].sum()), int(counts.sum())
-        if total <= 0:
-            return 0, 100
-        low, high = binomial_interval(min(within, total), total)
-        return 100 * low, 100 * high
+        return binomial_interval(min(within, total), total)
 
     def _errors(self, endpoint: str, limit: float, number: int) -> Check:
         failures = self._measured.failures
@@ -441,7 +434,8 @@ def _quantile(buckets: dict[float, int]) -> float:
     rank, lower, below = buckets[float("inf")] * SERVER_PERCENT / 100, 0.0, 0
     for bound in sorted(buckets):
         if buckets[bound] >= rank:
-            inside = (rank - below) / max(buckets[bound] - below, 1)
-            return 1000 * (lower if bound == float("inf") else lower + (bound - lower) * inside)
+            break
         lower, below = bound, buckets[bound]
-    return 1000 * lower
+    if bound == float("inf"):
+        return 1000 * lower
+    return 1000 * (lower + (bound - lower) * (rank - below) / (buckets[bound] - below))
