@@ -82,7 +82,7 @@ def test_a_test_that_a_defect_keeps_from_ending_fails(tmp_path: Path) -> None:
 
 def test_an_unknown_area_is_one_line_with_those_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert mutation.main(["recurence"]) == NOT_ASSESSED
-    assert "there is no area recurence: the areas are recurrence, " in capsys.readouterr().err
+    assert "there is no area recurence: the areas are hpa, " in capsys.readouterr().err
 
 
 def test_every_area_is_of_files_that_exist() -> None:
