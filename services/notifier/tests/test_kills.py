@@ -237,8 +237,8 @@ def test_every_reminder_goes_out_once_and_arrives_while_notifiers_are_killed(
                 killed_at.append(count)
                 replicas.replace(chance.randrange(2))
             with receiver.changed:
-                arrived = lambda: {task for task, _ in receiver.messages[FAULTS[0]]} >= set(ids)  # noqa: E731
-                complete = receiver.changed.wait_for(arrived, 240)
+                messages = receiver.messages[FAULTS[0]]
+                complete = receiver.changed.wait_for(lambda: {task for task, _ in messages} >= set(ids), 240)
         with database.read() as connection:
             entries = connection.scalars(select(task_changes.c.task_id).where(task_changes.c.kind == "reminder")).all()
             left = connection.scalar(select(func.count()).select_from(task_reminders))

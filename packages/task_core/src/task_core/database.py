@@ -25,6 +25,7 @@ R = TypeVar("R")
 
 BEGIN_SQLITE = "BEGIN IMMEDIATE"
 """Waits for other writers at once: a transaction that read before it wrote could not wait, it would fail."""
+_LAST_CHANGE = text("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'task_changes'")
 
 
 class Database:
@@ -105,8 +106,7 @@ class Database:
         change = task_changes.c
         made = change.transaction_id == text("pg_current_xact_id_if_assigned()::text::bigint")
         if self._file:  # one writes at a time, and ids only grow
-            last = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'task_changes'"
-            made = change.id > connection.scalar(text(last))
+            made = change.id > connection.scalar(_LAST_CHANGE)
         yield
         connection.execute(update(task_changes).where(made).values(traceparent=traceparent))
 

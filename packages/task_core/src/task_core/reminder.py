@@ -8,11 +8,14 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with a time zone; kept and returned in UTC")]
-_TIME = r"T([0-9]{1,4}H([0-9]{1,5}M)?([0-9]{1,6}S)?|[0-9]{1,5}M([0-9]{1,6}S)?|[0-9]{1,6}S)"
 Before = Annotated[
     str,
     Meta(
-        pattern=rf"^P([0-9]{{1,2}}W|[0-9]{{1,3}}D({_TIME})?|{_TIME})$",
+        pattern=(
+            "^P([0-9]{1,2}W"
+            "|[0-9]{1,3}D(T([0-9]{1,4}H([0-9]{1,5}M)?([0-9]{1,6}S)?|[0-9]{1,5}M([0-9]{1,6}S)?|[0-9]{1,6}S))?"
+            "|T([0-9]{1,4}H([0-9]{1,5}M)?([0-9]{1,6}S)?|[0-9]{1,5}M([0-9]{1,6}S)?|[0-9]{1,6}S))$"
+        ),
         description="how long before `due_at`, as a duration of ISO 8601 in weeks, or in days, hours, minutes, seconds",
         examples=["PT15M"],
     ),

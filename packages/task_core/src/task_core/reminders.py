@@ -28,7 +28,7 @@ PIECE = 100
 _pending = task_reminders.c
 _NOW: dict[str, ColumnElement[datetime]] = {
     "postgresql": func.statement_timestamp(type_=Instant),
-    "sqlite": literal_column("strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now')", Instant),
+    "sqlite": literal_column("strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now')", type_=Instant),
 }
 """The clock that the triggers use, which write what is still to go out."""
 
