@@ -37,7 +37,7 @@ def utc(moment: datetime) -> datetime:
 
 def seconds(before: str) -> int:
     """Return how long a duration is, which `Before` accepts; a day has 24 hours."""
-    return sum(int(count) * _SECONDS[unit] for count, unit in re.findall(r"(\d+)([WDHMS])", before))
+    return sum(int(count) * _SECONDS[unit] for count, unit in re.findall(r"([0-9]{1,6})([WDHMS])", before))
 
 
 def duration(seconds: int) -> str:
