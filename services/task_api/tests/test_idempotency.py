@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -74,9 +75,62 @@ def test_a_request_that_was_refused_leaves_its_key_free(client: Client) -> None:
     assert post(client, "k")[0] == 201
 
 
+def test_a_key_that_cannot_be_released_is_logged_with_its_cause_and_the_first_error_is_the_answer(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("the release fails")
+
+    logged: list[tuple[str, BaseException | None]] = []
+
+    def warning(event: str, *, exc_info: bool) -> None:
+        logged.append((event, sys.exc_info()[1] if exc_info else None))
+
+    monkeypatch.setattr(store, "release", broken)
+    monkeypatch.setattr("task_api.http.idempotency.log", SimpleNamespace(warning=warning))
+    operations = [{"op": "delete", "id": 1}]
+    assert (
+        client.post("/tasks/bulk", json={"operations": operations}, headers={"Idempotency-Key": "k"}).status_code == 404
+    )
+    ((event, cause),) = logged
+    assert event == "an idempotency key could not be released"
+    assert isinstance(cause, RuntimeError)
+
+
 @pytest.mark.parametrize("key", ["", "x" * 256, "sp\tace", "ü"])
 def test_a_key_that_cannot_be_one_is_400(client: Client, key: str) -> None:
     assert post(client, key)[0] == 400
+
+
+def test_the_longest_key_has_255_characters(client: Client) -> None:
+    assert [post(client, "k" * length)[0] for length in (255, 256)] == [201, 400]
+
+
+@pytest.mark.parametrize(
+    ("result", "lasts"), [(None, timedelta(seconds=60)), (b"kept", timedelta(hours=24))], ids=["claim", "result"]
+)
+def test_a_key_is_held_to_the_end_of_its_time(database: Database, result: bytes | None, lasts: timedelta) -> None:
+    began = datetime.now(UTC)
+    with database.write() as connection:
+        assert store.claim(connection, 0, "k", b"digest", "first", began) is None
+        if result:
+            assert store.keep(connection, 0, "k", "first", result)
+        holder = store.claim(connection, 0, "k", b"digest", "second", began + lasts)
+        assert holder
+        assert holder.claim == "first"
+        assert store.claim(connection, 0, "k", b"digest", "third", began + lasts + timedelta(microseconds=1)) is None
+
+
+@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
+def test_who_waits_for_a_key_does_not_keep_its_holder_from_going_on(database: Database) -> None:
+    now = datetime.now(UTC)
+    with database.write() as connection:
+        store.claim(connection, 0, "k", b"digest", "holder", now)
+    with database.write() as waits:
+        assert store.claim(waits, 0, "k", b"digest", "second", now)
+        with database.write() as holder:
+            holder.exec_driver_sql("SET LOCAL lock_timeout = '2s'")
+            assert store.keep(holder, 0, "k", "holder", b"result")
 
 
 def test_while_the_first_is_in_flight_the_second_is_409(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
