@@ -171,7 +171,8 @@ def declarations(tree: ast.Module) -> Iterator[tuple[tuple[int, int], tuple[int,
 
     They are decisions, which tests could only repeat.
     """
-    declared: list[ast.AST] = [one for one in tree.body if isinstance(one, ast.Assign | ast.AnnAssign)]
+    declared: list[ast.stmt | ast.expr | ast.keyword] = []
+    declared += [one for one in tree.body if isinstance(one, ast.Assign | ast.AnnAssign)]
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             declared += node.decorator_list
@@ -180,7 +181,7 @@ def declarations(tree: ast.Module) -> Iterator[tuple[tuple[int, int], tuple[int,
         if isinstance(node, ast.arguments):
             declared += filter(None, [*node.defaults, *node.kw_defaults])
     for one in declared:
-        yield (one.lineno, one.col_offset), (one.end_lineno, one.end_col_offset)
+        yield (one.lineno, one.col_offset), (one.end_lineno or one.lineno, one.end_col_offset or one.col_offset)
 
 
 def _mutant(module: str, source: str, code: str) -> Mutant:
