@@ -32,7 +32,14 @@ def test_what_was_measured_and_judged_is_shown_in_two_tables(capsys: pytest.Capt
     assert ["requests", "to", "objective", "limit", "measured", "verdict"] in cells
     assert ["GET", "/tasks", "p95_ms", "12", "13.50", "fail"] in cells
     assert lines[-2:] == ["GET /tasks p95_ms: P95 is [13.5]", "FAIL: one; two"]
-    assert max(map(len, lines)) <= 80
+
+
+def test_what_is_shown_without_a_terminal_fits_eighty_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    lines = shown(msgspec.structs.replace(RESULT, checks=[msgspec.structs.replace(CHECK, reason="slow " * 30)]), capsys)
+    assert 60 < max(map(len, lines)) <= 80
 
 
 def test_figures_end_and_names_begin_below_their_headings(capsys: pytest.CaptureFixture[str]) -> None:
