@@ -118,18 +118,18 @@ def mutants(root: Path, module: str) -> list[Mutant]:
 
 
 def declarations(tree: ast.Module) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Yield where constants, decorators, options of classes and default values begin and end.
+    """Yield where constants, decorators, options of classes, fields and default values begin and end.
 
     They are decisions, which tests could only repeat.
     """
-    declared: list[ast.stmt | ast.expr | ast.keyword] = [
-        one for one in tree.body if isinstance(one, ast.Assign | ast.AnnAssign)
-    ]
+    declared: list[ast.stmt | ast.expr | ast.keyword] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             declared += node.decorator_list
         if isinstance(node, ast.ClassDef):
             declared += node.keywords
+        if isinstance(node, ast.Module | ast.ClassDef):
+            declared += [one for one in node.body if isinstance(one, ast.Assign | ast.AnnAssign)]
         if isinstance(node, ast.arguments):
             declared += filter(None, [*node.defaults, *node.kw_defaults])
     for one in declared:

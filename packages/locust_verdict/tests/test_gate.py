@@ -7,7 +7,7 @@ import pytest
 
 from locust_verdict import histogram
 from locust_verdict.gate import Check, GateResult, Measured, Outcome, binomial_interval, interval, judge
-from locust_verdict.objectives import Limits, Objectives, Yardstick
+from locust_verdict.objectives import GeneratorLimits, Limits, Objectives, Yardstick
 from locust_verdict.record import Durations, Entry, Event, Requests, Run, Sample
 from locust_verdict.testing import START, encoded, make_run
 
@@ -252,6 +252,11 @@ def test_a_generator_at_its_limit_could_measure(series: str, most: float) -> Non
         assert judge(objectives(Limits(p95_ms=12)), run).exit_code == exit_code
 
 
+def test_a_generator_of_which_nothing_was_sampled_could_measure() -> None:
+    judged = objectives(Limits(p95_ms=12), generator=GeneratorLimits(cpu_percent=0, lag_p95_ms=0))
+    assert judge(judged, make_run({READ: 5})).exit_code == 0
+
+
 def test_errors_fail_whatever_the_generator_could_measure() -> None:
     samples = [Sample(START + second, "generator CPU", 100, "process") for second in range(30)]
     run = [*make_run({READ: 5}, failures=100), *samples]
@@ -301,7 +306,8 @@ def test_the_services_own_histogram_is_held_at_a_buckets_bound(within: int, exit
     ],
 )
 def test_the_services_p95_is_interpolated_as_prometheus_does(buckets: dict[str, int], p95: float) -> None:
-    run = [*make_run({READ: 5}), Durations(START + 2, READ, {}), Durations(START + 25, READ, buckets)]
+    readings = [Durations(START + at, READ, read) for at, read in ((2, {}), (9, {}), (25, buckets))]
+    run = [*make_run({READ: 5}), *readings]
     check = checked(Limits(server_p95_ms=5), run, "server_p95_ms", warmup_seconds=2)
     assert check.measured == pytest.approx(p95)
     assert check.limit == 5
@@ -371,6 +377,19 @@ def test_a_client_excuses_an_endpoint_only_where_the_others_are_slow_too(
         assert f"{ONE} held its limit in the same run" in verdict.reasons[0]
 
 
+@pytest.mark.parametrize(("limited", "outcome"), [(True, Outcome.FAIL), (False, Outcome.EXCUSED)])
+def test_an_endpoint_at_its_limit_holds_it_and_one_without_a_limit_proves_nothing(
+    *, limited: bool, outcome: Outcome
+) -> None:
+    at = float(histogram.percentile(histogram.decode(encoded([8.0])), 95))
+    limits = Limits(p95_ms=at, p95_ratio=30)
+    judged = objectives(limits, yardstick=Yardstick(LIVEZ, slow_p95_ms=3), warmup_seconds=0)
+    other = limits if limited else Limits(p95_ratio=30)
+    judged = msgspec.structs.replace(judged, endpoints={READ: limits, ONE: other})
+    run = [*yardstick_run([5.0] * 20), *run_of(*[[8.0] * 20] * 20, endpoint=ONE)]
+    assert outcome_of(judge(judged, run), "p95_ms") is outcome
+
+
 def test_a_machine_twenty_times_too_slow_is_inconclusive_unless_another_bound_is_set() -> None:
     run = make_run({READ: 400, LIVEZ: 400})
     limits = Limits(p95_ms=12, p95_ratio=3)
@@ -381,8 +400,9 @@ def test_a_machine_twenty_times_too_slow_is_inconclusive_unless_another_bound_is
     assert judge(lenient, run).exit_code == 0
 
 
-def test_a_bound_that_is_no_bucket_is_refused_with_those_there_are() -> None:
-    run = [*make_run({READ: 5}), served(START + 3, 0, 0), served(START + 25, 900, 1000)]
+@pytest.mark.parametrize("total", [1000, 1])
+def test_a_bound_that_is_no_bucket_is_refused_with_those_there_are(total: int) -> None:
+    run = [*make_run({READ: 5}), served(START + 3, 0, 0), served(START + 25, total, total)]
     verdict = judge(objectives(Limits(server_p95_ms=7)), run)
     assert verdict.exit_code == 2
     assert "no bucket of 7 ms but 5, 10" in verdict.reasons[0]

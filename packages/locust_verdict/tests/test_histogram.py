@@ -43,6 +43,11 @@ def test_the_percentiles_of_rows_are_those_of_each(rows: list[list[float]], perc
     assert measured.tolist() == [histogram.percentile(row, percent) for row in counts]
 
 
+def test_the_last_percentile_is_the_longest_of_many() -> None:
+    counts = counted([float(milliseconds) for milliseconds in range(1, 201)])
+    assert histogram.percentiles(counts[None, :], 100, histogram.MILLISECONDS) == pytest.approx([200], rel=0.001)
+
+
 def test_a_row_without_requests_has_an_infinite_percentile() -> None:
     empty = histogram.add([])[None, :]
     assert histogram.percentiles(empty, 95, histogram.MILLISECONDS).tolist() == [math.inf]

@@ -14,8 +14,8 @@ from locust_verdict.testing import make_run
 
 READ = "GET /tasks"
 SUMMARY = Summary(endpoint=READ, requests=1200, failures=3, per_second=20.04, p50=4.5, p95=8.25, p99=11)
-CHECK = Check(endpoint=READ, objective="p95_ms", limit=12, outcome=Outcome.FAIL, measured=13.5, reason="P95 is [13.5]")
-RESULT = GateResult(outcome=Outcome.FAIL, reasons=["one", "two"], checks=[CHECK], summaries=[SUMMARY])
+CHECK = Check(endpoint=READ, objective="p95_ms", limit=12, outcome=Outcome.FAIL, measured=13.5, reason="P95 is [b]13.5")
+RESULT = GateResult(outcome=Outcome.FAIL, reasons=["[b]one", "two " * 40], checks=[CHECK], summaries=[SUMMARY])
 
 
 def shown(result: GateResult, capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -31,8 +31,16 @@ def test_what_was_measured_and_judged_is_shown_in_two_tables(capsys: pytest.Capt
     assert ["GET", "/tasks", "1200", "20.0", "3", "4.50", "8.25", "11.00"] in cells
     assert ["requests", "to", "objective", "limit", "measured", "verdict"] in cells
     assert ["GET", "/tasks", "p95_ms", "12", "13.50", "fail"] in cells
-    assert lines[-2:] == ["GET /tasks p95_ms: P95 is [13.5]", "FAIL: one; two"]
-    assert max(map(len, lines)) <= 80
+    assert lines[-2:] == ["GET /tasks p95_ms: P95 is [b]13.5", f"FAIL: [b]one; {'two ' * 40}"]
+
+
+def test_what_is_shown_without_a_terminal_fits_eighty_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    check = msgspec.structs.replace(CHECK, reason="slow " * 30)
+    *lines, text = shown(msgspec.structs.replace(RESULT, checks=[check]), capsys)
+    assert 60 < max(map(len, lines)) <= 80 < len(text)  # the last line is for logs, which wrap it themselves
 
 
 def test_figures_end_and_names_begin_below_their_headings(capsys: pytest.CaptureFixture[str]) -> None:
