@@ -17,10 +17,11 @@ from task_api.accounts.model import AccountChanges
 from task_api.config import Settings
 from task_api.http.context import Services
 from task_core import reminder_mails as module
+from task_core import reminders
 from task_core.database import Database
 from task_core.reminder_mails import ReminderMails
-from task_core.reminders import Reminders, put_out
-from task_core.schema import LOCAL_ACCOUNT, accounts, reminder_mails, task_reminders
+from task_core.reminders import Put, Reminders, put_out
+from task_core.schema import LOCAL_ACCOUNT, accounts, reminder_mails, task_changes, task_reminders
 
 from .conftest import KEY, PASSWORD, Client, Serve, log_in
 from .test_mail import ADA, Inbox, inbox
@@ -118,6 +119,26 @@ def test_a_mail_that_fails_is_tried_again_with_its_name_until_a_day_is_over(
     assert [result for result, _ in results] == ["mail_failed", "mail_failed", "mail_dead"]
     assert len(set(broken.names)) == 1
     assert waiting(database) == 0
+
+
+def test_an_account_gets_so_many_mails_an_hour_and_others_get_theirs(
+    guarded: Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reminders, "MAILS", 3)
+    monkeypatch.setattr(reminders, "MAILS_SECONDS", 1 << 40)  # no window ends meanwhile
+    ada, bob = log_in(guarded), log_in(guarded, "bob@example.org")
+    puts: list[Put] = []
+    for headers, count in [(ada, 2), (ada, 3), (bob, 1)]:
+        for _ in range(count):
+            create(guarded, headers=headers)
+        make_due(database)
+        Reminders(database, by_mail=True, report=puts.extend).put_out()
+    owners = [one.owner_id for one in puts]
+    assert [one.limited for one in puts] == [False, False, False, True, True, False]
+    with database.read() as connection:
+        mailed = connection.scalars(select(reminder_mails.c.owner_id).order_by(reminder_mails.c.id)).all()
+        sent = connection.scalar(select(func.count()).where(task_changes.c.kind == "reminder"))
+    assert (mailed, sent) == ([*owners[:3], owners[-1]], 6)
 
 
 def complete(client: Client, _database: Database, headers: dict[str, str]) -> None:
