@@ -96,6 +96,24 @@ def test_secrets_from_before_are_used_and_then_encrypted(serve: Serve, settings:
     assert row(database).secret == ""
 
 
+def test_a_secret_that_the_version_before_rotates_is_the_one_that_signs(
+    serve: Serve, settings: Settings, database: Database
+) -> None:
+    client = serve(webhooks="on")
+    register(client)
+    new = new_secret()
+    with database.write() as connection:  # as that version does: it knows of no encryption
+        connection.execute(update(webhooks).values(secret=new, previous_secret=""))
+    receiver = Receiver()
+    for number in range(2):
+        create(client)
+        drain(Deliverer(database, BOTH, receiver))
+        headers, body = receiver.attempts[number]
+        assert Webhook(new).verify(body.decode(), headers)
+        assert encrypt(settings, KEY).output.startswith(f"{1 - number} secrets were encrypted")
+    assert (row(database).secret, row(database).previous_secret) == ("", None)
+
+
 def test_many_secrets_are_encrypted_in_pieces(
     database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

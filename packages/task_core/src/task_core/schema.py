@@ -325,8 +325,8 @@ webhooks = Table(
 
 `transaction_id` and `change_id` are the position in the order of changes: what is behind it is not delivered yet. Who
 delivers holds `lease`, until `next_attempt_at`. `failures` and `failing_since` are of the change that is next.
-`encrypted_secrets` has the secret, and the one before it after a space. Where it is null, `secret` and
-`previous_secret` have them as they are; else `secret` is empty.
+`encrypted_secrets` has the secret, and the one before it after a space; `secret` is empty then. Where it is not,
+`secret` and `previous_secret` have them as they are, whatever is encrypted: the version before wrote them.
 """
 
 webhook_dead_letters = Table(

@@ -44,9 +44,12 @@ def change(connection: Connection, webhook_id: int, values: Mapping[str, Any]) -
 
 
 def secrets_of(keyring: Keyring, row: Any) -> list[str]:
-    """Return the secret of a webhook, and the one before it where there is one. Raises Undecryptable."""
-    if row.encrypted_secrets is None:
-        return [row.secret] + [row.previous_secret] * (row.previous_secret is not None)
+    """Return the secret of a webhook, and the one before it where there is one. Raises Undecryptable.
+
+    One that is not encrypted is the newest: the version before rotates so, and leaves what is encrypted.
+    """
+    if row.secret:
+        return [row.secret] + [row.previous_secret] * bool(row.previous_secret)
     return keyring.decrypt(row.encrypted_secrets).split()
 
 
@@ -56,12 +59,18 @@ def encrypted(keyring: Keyring, secrets: Sequence[str]) -> dict[str, Any]:
 
 
 def encrypt_page(connection: Connection, keyring: Keyring, after: int, limit: int) -> tuple[int, int]:
-    """Encrypt the secrets of the next webhooks, by id, that are not encrypted with the first key.
+    """Encrypt the secrets of the next webhooks, by id, that are not encrypted, or not with the first key.
 
     Return the last id, `after` where none was left, and how many were encrypted. Raises Undecryptable.
     """
     others = ~func.coalesce(hooks.encrypted_secrets, "").startswith(f"{keyring.first}:", autoescape=True)
-    page = select(webhooks).where(hooks.id > after, others).order_by(hooks.id).limit(limit).with_for_update()
+    page = (
+        select(webhooks)
+        .where(hooks.id > after, or_(others, hooks.secret != ""))
+        .order_by(hooks.id)
+        .limit(limit)
+        .with_for_update()
+    )
     rows = connection.execute(page).all()
     for row in rows:
         try:
