@@ -160,11 +160,12 @@ def _mail(put: Put) -> dict[str, Any]:
 
 
 def _entry(put: Put) -> dict[str, Any]:
+    """Return the entry of the queue, which is a reminder by its `remind_at`."""
     return {
         "task_id": put.task_id,
         "owner_id": put.owner_id,
         "version": put.version,
-        "kind": "reminder",
+        "kind": "updated",  # the version before shows it in its feed, whose clients know of no other kind
         "changed_at": put.put_out_at,
         "actor_id": put.owner_id,
         "fields": "",

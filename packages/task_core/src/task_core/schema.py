@@ -267,8 +267,8 @@ task_changes = Table(
 )
 """What happened to tasks, without their content. Triggers write it. Entries outlive tasks and accounts.
 
-Those of the kind `reminder` are no changes: they are for webhooks alone, in order with the changes. Each is of the
-moment `remind_at`, and of the version that the task had then.
+Those with the moment `remind_at` are reminders, and no changes: they are for webhooks alone, in order with the changes.
+Each is of the version that the task had then.
 
 `transaction_id` is PostgreSQL's, and 0 on SQLite. `mark` is random, which distinguishes an entry from another that has
 the same id after a restore. `gone_at` is when the deleted task was removed for good.
