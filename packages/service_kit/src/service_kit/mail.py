@@ -49,10 +49,11 @@ class Mailer:
         self._executor = ThreadPoolExecutor(1, "mail")  # its thread starts with the first mail
 
     def send(self, to: str, subject: str, text: str) -> None:
-        """Send a mail some time soon. Raises QueueFull where too many wait."""
+        """Send a mail some time soon. Raises QueueFull where too many wait, and ValueError for a bad address."""
+        message = self._message(to, subject, text)
         if not self._places.acquire(blocking=False):
             raise QueueFull
-        self._executor.submit(self._send, self._message(to, subject, text))
+        self._executor.submit(self._send, message)
 
     def deliver(self, to: str, subject: str, text: str, name: str) -> None:
         """Send a mail now, with a Message-ID that begins with `name`. Raises OSError, SMTPException or ValueError."""
@@ -61,6 +62,8 @@ class Mailer:
         self._deliver(message)
 
     def _message(self, to: str, subject: str, text: str) -> EmailMessage:
+        if "=?" in to:  # an encoded word (RFC 2047) may stand for any address, and be written in any number of ways
+            raise ValueError("an address has no encoded word")
         message = EmailMessage()
         message["From"], message["To"], message["Subject"] = self._sender, to, subject
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation notice comes back

@@ -14,8 +14,10 @@ Email = Annotated[
     str,
     Meta(
         max_length=254,
-        pattern=r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*(?:\.[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*)+$(?!\n)",
-        description="an address as HTML's input type=email takes it, case aside; its parts may have any length",
+        pattern=r"^(?!.*=\?)[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*(?:\.[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*)+$(?!\n)",
+        description=(
+            "an address as HTML's input type=email takes it, case aside, without `=?`; its parts may have any length"
+        ),
     ),
 ]
 Password = Annotated[
