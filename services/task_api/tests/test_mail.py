@@ -240,7 +240,7 @@ def test_an_address_that_stands_for_another_is_refused(
     mailing: Client, inbox: tuple[Inbox, str], path: str, address: str
 ) -> None:
     refused = mailing.post(path, json={"email": address})
-    assert (refused.status_code, refused.json["errors"][0]["pointer"]) == (400, "#/email")
+    assert (refused.status_code, refused.json["errors"][0]["pointer"]) == (400, "#")
     assert inbox[0].mails == []
 
 

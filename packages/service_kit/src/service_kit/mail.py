@@ -15,6 +15,9 @@ from service_kit.telemetry.logs import log
 WAITING = 100
 """How many mails a worker holds that are not sent yet."""
 
+ENCODED_WORD = "=?"
+"""Begins an encoded word (RFC 2047), by which an address stands for another one, in any number of ways."""
+
 SMTP_SECONDS = 20
 PORTS = {"smtp": 587, "smtps": 465, "smtp+insecure": 25}
 
@@ -62,8 +65,8 @@ class Mailer:
         self._deliver(message)
 
     def _message(self, to: str, subject: str, text: str) -> EmailMessage:
-        if "=?" in to:  # an encoded word (RFC 2047) may stand for any address, and be written in any number of ways
-            raise ValueError("an address has no encoded word")
+        if ENCODED_WORD in to:
+            raise ValueError(f"an address without {ENCODED_WORD} is expected")
         message = EmailMessage()
         message["From"], message["To"], message["Subject"] = self._sender, to, subject
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation notice comes back
