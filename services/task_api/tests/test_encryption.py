@@ -114,6 +114,19 @@ def test_a_secret_that_the_version_before_rotates_is_the_one_that_signs(
     assert (row(database).secret, row(database).previous_secret) == ("", None)
 
 
+def test_a_key_that_took_the_name_of_another_is_not_taken_for_it(database: Database, settings: Settings) -> None:
+    service.create(database, Keyring((KEY,)), LOCAL_ACCOUNT, URL, insecure=False)
+    refused = encrypt(settings, SecretKey(KEY.kid, NEW.secret))
+    assert refused.exit_code == 1
+    assert refused.output.startswith("task-api: the secret of webhook 1: it is not encrypted with the key 'k1'")
+    assert "ENCRYPTION_KEYS: there is no key to encrypt with; make one" in encrypt_without_keys(settings)
+
+
+def encrypt_without_keys(settings: Settings) -> str:
+    place = {"DATABASE_URL": settings.database_url} if settings.postgresql else {"DB_PATH": settings.db_path}
+    return CliRunner().invoke(main, ["encrypt-secrets"], env={**place, "ENCRYPTION_KEYS": "", "WEBHOOKS": "off"}).output
+
+
 def test_many_secrets_are_encrypted_in_pieces(
     database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,23 +61,20 @@ def encrypted(keyring: Keyring, secrets: Sequence[str]) -> dict[str, Any]:
 def encrypt_page(connection: Connection, keyring: Keyring, after: int, limit: int) -> tuple[int, int]:
     """Encrypt the secrets of the next webhooks, by id, that are not encrypted, or not with the first key.
 
-    Return the last id, `after` where none was left, and how many were encrypted. Raises Undecryptable.
+    Return the last id, `after` where no webhook was left, and how many were encrypted. Raises Undecryptable, also for
+    one that has the name of the first key: another key had that name.
     """
-    others = ~func.coalesce(hooks.encrypted_secrets, "").startswith(f"{keyring.first}:", autoescape=True)
-    page = (
-        select(webhooks)
-        .where(hooks.id > after, or_(others, hooks.secret != ""))
-        .order_by(hooks.id)
-        .limit(limit)
-        .with_for_update()
-    )
-    rows = connection.execute(page).all()
+    page = select(webhooks).where(hooks.id > after).order_by(hooks.id).limit(limit).with_for_update()
+    rows, encrypted_here = connection.execute(page).all(), 0
     for row in rows:
         try:
-            change(connection, row.id, encrypted(keyring, secrets_of(keyring, row)))
+            secrets = secrets_of(keyring, row)
         except Undecryptable as error:
             raise Undecryptable(f"the secret of webhook {row.id}: {error}") from None
-    return (rows[-1].id if rows else after), len(rows)
+        if row.secret or not row.encrypted_secrets.startswith(f"{keyring.first}:"):
+            change(connection, row.id, encrypted(keyring, secrets))
+            encrypted_here += 1
+    return (rows[-1].id if rows else after), encrypted_here
 
 
 def disable_all(connection: Connection, owner_id: int, now: datetime, reason: str) -> int:
