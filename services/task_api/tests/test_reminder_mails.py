@@ -21,7 +21,7 @@ from task_core import reminders
 from task_core.database import Database
 from task_core.reminder_mails import ReminderMails
 from task_core.reminders import Put, Reminders, put_out
-from task_core.schema import LOCAL_ACCOUNT, accounts, reminder_mails, task_changes, task_reminders
+from task_core.schema import LOCAL_ACCOUNT, accounts, reminder_mails, task_changes, task_reminders, tasks
 
 from .conftest import KEY, PASSWORD, Client, Serve, log_in
 from .test_mail import ADA, Inbox, inbox
@@ -156,11 +156,17 @@ def disable(_client: Client, database: Database, _headers: dict[str, str]) -> No
     administration.change(database, "operator", account, AccountChanges(disabled=True))
 
 
+def hand_over(_client: Client, database: Database, _headers: dict[str, str]) -> None:
+    """As where a file is imported whose tasks have the same ids."""
+    with database.write() as connection:
+        connection.execute(update(tasks).values(owner_id=LOCAL_ACCOUNT))
+
+
 def leave(client: Client, _database: Database, headers: dict[str, str]) -> None:
     assert client.post("/auth/me/delete", json={"password": PASSWORD}, headers=headers).status_code == 204
 
 
-@pytest.mark.parametrize("finish", [complete, remove, disable, leave])
+@pytest.mark.parametrize("finish", [complete, remove, disable, hand_over, leave])
 def test_nobody_gets_a_mail_about_what_is_done_with_or_for_an_account_that_is_disabled(
     guarded: Client, database: Database, finish: Callable[[Client, Database, dict[str, str]], None]
 ) -> None:
