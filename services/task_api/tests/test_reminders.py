@@ -78,8 +78,8 @@ def test_reminders_are_returned_in_their_order_once_each_and_in_one_form(client:
         ([{"at": "2030-01-01T08:00:00"}], ["#/reminders/0/at"]),
         ([{"at": "0001-01-01T00:00:00+05:00"}], ["#/reminders/0"]),
         (
-            [{"before": "-PT1H"}, {"before": "P1M"}, {"before": "PT"}, {"before": "P"}],
-            [f"#/reminders/{index}/before" for index in range(4)],
+            [{"before": "-PT1H"}, {"before": "P1M"}, {"before": "PT"}, {"before": "P"}, {"before": "PT1H\n"}],
+            [f"#/reminders/{index}/before" for index in range(5)],
         ),
         ([{"before": None}], ["#/reminders/0/before"]),
         ([{"before": "P999DT24H"}], ["#/reminders/0"]),

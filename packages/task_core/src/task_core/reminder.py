@@ -12,7 +12,7 @@ _TIME = r"T([0-9]{1,4}H([0-9]{1,5}M)?([0-9]{1,6}S)?|[0-9]{1,5}M([0-9]{1,6}S)?|[0
 Before = Annotated[
     str,
     Meta(
-        pattern=rf"^P([0-9]{{1,2}}W|[0-9]{{1,3}}D({_TIME})?|{_TIME})$",
+        pattern=rf"^P([0-9]{{1,2}}W|[0-9]{{1,3}}D({_TIME})?|{_TIME})$(?!\n)",
         description="how long before `due_at`, as a duration of ISO 8601 in weeks, or in days, hours, minutes, seconds",
         examples=["PT15M"],
     ),
