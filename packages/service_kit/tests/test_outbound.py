@@ -106,6 +106,8 @@ def test_a_url_that_leads_where_none_may_is_refused(url: str, reason: str) -> No
     [
         "https://hooks.example.org",
         "https://hooks.example.org:8443/tasks?a=b",
+        "https://hooks.example.org:1024/",
+        "https://hooks.example.org/".ljust(outbound.LONGEST_URL, "a"),
         "https://xn--bcher-kva.example/",
         f"https://{PUBLIC}/",
         "https://[2606:2800:21f:cb07:6820:80da:af6b:8b2c]/",
@@ -120,6 +122,28 @@ def test_a_name_is_refused_by_each_of_its_addresses(address: str, monkeypatch: p
     monkeypatch.setattr(socket, "create_connection", lambda *_: pytest.fail("it connected"))
     with pytest.raises(Refused):
         Sender(resolver=lambda *_: [PUBLIC, address]).post("https://hooks.example.org/", b"", {})
+
+
+def test_a_name_is_resolved_to_its_addresses_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 443)) for address in (PUBLIC, "1.1.1.1", PUBLIC)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: entries)
+    assert outbound.resolve("hooks.example.org", 443) == [PUBLIC, "1.1.1.1"]
+
+
+def test_the_second_address_is_tried_where_the_first_does_not_connect_and_no_third(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried = []
+
+    def connect(address: tuple[str, int], _timeout: float) -> socket.socket:
+        tried.append(address[0])
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    addresses = [PUBLIC, "1.1.1.1", "8.8.8.8"]
+    with pytest.raises(ConnectionRefusedError):
+        Sender(resolver=lambda *_: addresses).post("https://hooks.example.org/", b"", {})
+    assert tried == addresses[:2]
 
 
 def nowhere(*_: Any) -> list[str]:

@@ -226,7 +226,7 @@ def test_every_reminder_goes_out_once_and_arrives_while_notifiers_are_killed(
         service.create(
             database, Keyring(parse_keys(KEYS)), 0, url + FAULTS[0], insecure=True
         )  # of what changes from now on
-        gone_out = select(func.count()).where(task_changes.c.kind == "reminder")
+        gone_out = select(func.count()).where(task_changes.c.remind_at.is_not(None))
         killed_at = []
         with replicated(server.url) as replicas:
             with database.write() as connection:
@@ -240,7 +240,9 @@ def test_every_reminder_goes_out_once_and_arrives_while_notifiers_are_killed(
                 messages = receiver.messages[FAULTS[0]]
                 complete = receiver.changed.wait_for(lambda: {task for task, _ in messages} >= set(ids), 240)
         with database.read() as connection:
-            entries = connection.scalars(select(task_changes.c.task_id).where(task_changes.c.kind == "reminder")).all()
+            entries = connection.scalars(
+                select(task_changes.c.task_id).where(task_changes.c.remind_at.is_not(None))
+            ).all()
             left = connection.scalar(select(func.count()).select_from(task_reminders))
         database.engine.dispose()
     assert complete, receiver.messages

@@ -24,7 +24,7 @@ from task_api.accounts.service import Accounts, Origin, register
 from task_api.accounts.throttle import network
 from task_api.accounts.tokens import TokenIssuer
 from task_api.config import Rate, Settings
-from task_api.store import rates
+from task_core import rates
 from task_core.config import SecretKey
 from task_core.database import Database
 from task_core.schema import accounts as accounts_table

@@ -217,6 +217,7 @@ def test_what_a_task_has_no_place_for_is_left_out_and_counted() -> None:
     [
         (b"", "this is no whole calendar"),
         (b"hello", "this is no calendar"),
+        (to_dos("SUMMARY:a\nDUE;VALUE=DATE,DATE-TIME:20260601"), "this is no calendar: a parameter has"),
         (b"\xff\xfe", "a calendar is a text in UTF-8"),
         (to_dos("SUMMARY:a")[:-20], "this is no whole calendar"),
         (to_dos("SUMMARY:a") + to_dos("SUMMARY:b")[:-20], "this is no whole calendar"),
@@ -315,7 +316,8 @@ def test_a_task_that_recurs_comes_in_the_same(rule: str, end: str, zone: str | N
             [Reminder(at=datetime(2026, 6, 1, 7, 30, tzinfo=UTC))],
         ),
         ("DUE:20260601T100000Z\n{TRIGGER:soon}\n{TRIGGER;VALUE=DATE-TIME:20260601T073000}\n{TRIGGER:-P1000D}", []),
-        ("DUE:20260601T100000Z\n{X-NONE:1}", []),
+        ("DUE:20260601T100000Z\n{TRIGGER;RELATED=END,START:-PT15M}\n{X-NONE:1}", [Reminder(before="PT15M")]),
+        ("DTSTART:20250601T080000Z\nDUE:20260601T100000Z\n{TRIGGER:-P999999999D}\n{TRIGGER:P999999999D}", []),
         (
             "DUE:20260601T100000Z\n" + "\n".join(f"{{TRIGGER:-PT{hours}H}}" for hours in range(1, 7)),
             [Reminder(before=f"PT{hours}H") for hours in range(1, 6)],

@@ -11,8 +11,9 @@ from sqlalchemy.exc import OperationalError
 
 from task_api import telemetry
 from task_api.config import Settings
-from task_api.store import clearing, pruning, rates
+from task_api.store import clearing, pruning
 from task_api.store.clearing import EXPIRING, Backlog, Clearer, clear
+from task_core import rates
 from task_core.database import Database
 from task_core.schema import LOCAL_ACCOUNT, idempotency_keys, metadata, refresh_tokens, sessions
 

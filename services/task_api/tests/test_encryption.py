@@ -96,6 +96,37 @@ def test_secrets_from_before_are_used_and_then_encrypted(serve: Serve, settings:
     assert row(database).secret == ""
 
 
+def test_a_secret_that_the_version_before_rotates_is_the_one_that_signs(
+    serve: Serve, settings: Settings, database: Database
+) -> None:
+    client = serve(webhooks="on")
+    register(client)
+    new = new_secret()
+    with database.write() as connection:  # as that version does: it knows of no encryption
+        connection.execute(update(webhooks).values(secret=new, previous_secret=""))
+    receiver = Receiver()
+    for number in range(2):
+        create(client)
+        drain(Deliverer(database, BOTH, receiver))
+        headers, body = receiver.attempts[number]
+        assert Webhook(new).verify(body.decode(), headers)
+        assert encrypt(settings, KEY).output.startswith(f"{1 - number} secrets were encrypted")
+    assert (row(database).secret, row(database).previous_secret) == ("", None)
+
+
+def test_a_key_that_took_the_name_of_another_is_not_taken_for_it(database: Database, settings: Settings) -> None:
+    service.create(database, Keyring((KEY,)), LOCAL_ACCOUNT, URL, insecure=False)
+    refused = encrypt(settings, SecretKey(KEY.kid, NEW.secret))
+    assert refused.exit_code == 1
+    assert refused.output.startswith("task-api: the secret of webhook 1: it is not encrypted with the key 'k1'")
+    assert "ENCRYPTION_KEYS: there is no key to encrypt with; make one" in encrypt_without_keys(settings)
+
+
+def encrypt_without_keys(settings: Settings) -> str:
+    place = {"DATABASE_URL": settings.database_url} if settings.postgresql else {"DB_PATH": settings.db_path}
+    return CliRunner().invoke(main, ["encrypt-secrets"], env={**place, "ENCRYPTION_KEYS": "", "WEBHOOKS": "off"}).output
+
+
 def test_many_secrets_are_encrypted_in_pieces(
     database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from aiosmtpd.smtp import SMTP
 from sqlalchemy import select, update
 
 from service_kit.config import ConfigurationError, load
-from service_kit.mail import Mailer, QueueFull
+from service_kit.mail import WAITING, Mailer, QueueFull
 from task_api.accounts.by_mail import MAILS_TO_AN_ADDRESS
 from task_api.config import Rate, Settings
 from task_core.database import Database
@@ -228,6 +228,28 @@ def test_a_server_that_is_gone_fails_no_request_and_frees_its_place() -> None:
         mailer.send(ADA, "s", "t")
     mailer._executor.shutdown(wait=True)
     assert mailer._places._value == 100
+
+
+ENCODED = ["=?utf-8?q?ad=61?=@example.org", "=?utf-8?q?a=0d=0aBcc=3A=20eve=40example.org=0d=0aX=3A?=@example.org"]
+"""Addresses in which Python's library reads others, or headers."""
+
+
+@pytest.mark.parametrize("address", ENCODED)
+@pytest.mark.parametrize("path", ["/auth/register", "/auth/password/forgot"])
+def test_an_address_that_stands_for_another_is_refused(
+    mailing: Client, inbox: tuple[Inbox, str], path: str, address: str
+) -> None:
+    refused = mailing.post(path, json={"email": address})
+    assert (refused.status_code, refused.json["errors"][0]["pointer"]) == (400, "#")
+    assert inbox[0].mails == []
+
+
+@pytest.mark.parametrize("address", ENCODED)
+def test_an_address_that_cannot_be_written_takes_no_place_in_the_queue(address: str) -> None:
+    mailer = Mailer("smtp+insecure://127.0.0.1:1", "tasks@example.org")
+    for _ in range(WAITING + 1):
+        with pytest.raises(ValueError, match="address"):
+            mailer.send(address, "Hello", "Text.")
 
 
 def test_mails_that_wait_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

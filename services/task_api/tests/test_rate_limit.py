@@ -15,9 +15,9 @@ from task_api.config import Rate
 from task_api.http import rate_limit
 from task_api.http.rate_limit import SHARE, RateLimiter, Windows
 from task_api.store import shared_windows
-from task_api.store.rates import DatabaseWindows
 from task_api.store.shared_windows import SLOTS_OF_A_BUCKET, SharedWindows
 from task_core.database import Database
+from task_core.rates import DatabaseWindows
 
 from .conftest import KEY, Migrated, Serve, client_of, log_in
 

@@ -48,7 +48,7 @@ def make_due(database: Database, ago: timedelta = SECOND) -> datetime:
 
 def outbox(database: Database) -> list[tuple[int, datetime]]:
     """Return the task and the moment of each reminder that went out."""
-    entries = select(task_changes.c.task_id, task_changes.c.remind_at).where(task_changes.c.kind == "reminder")
+    entries = select(task_changes.c.task_id, task_changes.c.remind_at).where(task_changes.c.remind_at.is_not(None))
     with database.read() as connection:
         return [(row[0], row[1]) for row in connection.execute(entries.order_by(task_changes.c.id))]
 
@@ -82,6 +82,18 @@ def test_a_reminder_that_is_due_goes_out_once_and_is_marked_where_it_is_late(
     assert datetime.fromisoformat(data["changed_at"]) >= moment
     drain(deliverer)
     assert len(receiver.attempts) == 2
+
+
+def test_the_version_before_takes_a_reminder_for_a_change_of_a_kind_that_its_clients_know(
+    client: Client, database: Database
+) -> None:
+    create(client)
+    make_due(database)
+    Reminders(database).put_out()
+    with database.read() as connection:  # its feed and history return all kinds that there are
+        kinds = connection.scalars(select(task_changes.c.kind).order_by(task_changes.c.id)).all()
+    assert kinds == ["created", "updated"]
+    assert [one["kind"] for one in client.get("/tasks/1/history").json] == ["created"]
 
 
 def test_each_goes_out_once_whoever_puts_them_out_at_the_same_time(

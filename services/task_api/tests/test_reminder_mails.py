@@ -17,10 +17,11 @@ from task_api.accounts.model import AccountChanges
 from task_api.config import Settings
 from task_api.http.context import Services
 from task_core import reminder_mails as module
+from task_core import reminders
 from task_core.database import Database
 from task_core.reminder_mails import ReminderMails
-from task_core.reminders import Reminders, put_out
-from task_core.schema import LOCAL_ACCOUNT, accounts, reminder_mails, task_reminders
+from task_core.reminders import Put, Reminders, put_out
+from task_core.schema import LOCAL_ACCOUNT, accounts, reminder_mails, task_changes, task_reminders, tasks
 
 from .conftest import KEY, PASSWORD, Client, Serve, log_in
 from .test_mail import ADA, Inbox, inbox
@@ -120,6 +121,26 @@ def test_a_mail_that_fails_is_tried_again_with_its_name_until_a_day_is_over(
     assert waiting(database) == 0
 
 
+def test_an_account_gets_so_many_mails_an_hour_and_others_get_theirs(
+    guarded: Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reminders, "MAILS", 3)
+    monkeypatch.setattr(reminders, "MAILS_SECONDS", 1 << 40)  # no window ends meanwhile
+    ada, bob = log_in(guarded), log_in(guarded, "bob@example.org")
+    puts: list[Put] = []
+    for headers, count in [(ada, 2), (ada, 3), (bob, 1)]:
+        for _ in range(count):
+            create(guarded, headers=headers)
+        make_due(database)
+        Reminders(database, by_mail=True, report=puts.extend).put_out()
+    owners = [one.owner_id for one in puts]
+    assert [one.limited for one in puts] == [False, False, False, True, True, False]
+    with database.read() as connection:
+        mailed = connection.scalars(select(reminder_mails.c.owner_id).order_by(reminder_mails.c.id)).all()
+        sent = connection.scalar(select(func.count()).where(task_changes.c.remind_at.is_not(None)))
+    assert (mailed, sent) == ([*owners[:3], owners[-1]], 6)
+
+
 def complete(client: Client, _database: Database, headers: dict[str, str]) -> None:
     client.put("/tasks/1", json={"status": "completed"}, headers=headers)
 
@@ -135,11 +156,17 @@ def disable(_client: Client, database: Database, _headers: dict[str, str]) -> No
     administration.change(database, "operator", account, AccountChanges(disabled=True))
 
 
+def hand_over(_client: Client, database: Database, _headers: dict[str, str]) -> None:
+    """As where a file is imported whose tasks have the same ids."""
+    with database.write() as connection:
+        connection.execute(update(tasks).values(owner_id=LOCAL_ACCOUNT))
+
+
 def leave(client: Client, _database: Database, headers: dict[str, str]) -> None:
     assert client.post("/auth/me/delete", json={"password": PASSWORD}, headers=headers).status_code == 204
 
 
-@pytest.mark.parametrize("finish", [complete, remove, disable, leave])
+@pytest.mark.parametrize("finish", [complete, remove, disable, hand_over, leave])
 def test_nobody_gets_a_mail_about_what_is_done_with_or_for_an_account_that_is_disabled(
     guarded: Client, database: Database, finish: Callable[[Client, Database, dict[str, str]], None]
 ) -> None:

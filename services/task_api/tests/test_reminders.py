@@ -3,13 +3,14 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy import insert, select, update
 
 from task_core.database import Database
-from task_core.reminder import Reminder, duration, seconds
+from task_core.reminder import LONGEST_BEFORE, Reminder, duration, seconds
 from task_core.schema import deleted_tasks, task_reminders, tasks
 
 from .conftest import Client
@@ -33,10 +34,25 @@ def create(client: Client, **fields: Any) -> dict[str, Any]:
     return task
 
 
-@given(st.integers(0, 99 * 7 * 86_400))
+@given(st.integers(0, LONGEST_BEFORE))
+@example(LONGEST_BEFORE)
 def test_a_duration_is_read_as_it_was_written(length: int) -> None:
     assert seconds(duration(length)) == length
-    assert Reminder(before=duration(length)).before == duration(length)
+    assert msgspec.convert({"before": duration(length)}, Reminder).before == duration(length)
+
+
+@given(
+    st.from_regex(
+        r"P[0-9]{1,3}DT[0-9]{1,4}H[0-9]{1,5}M[0-9]{1,6}S", fullmatch=True, alphabet=st.characters(codec="ascii")
+    )
+)
+def test_a_duration_that_is_returned_may_be_sent_back(before: str) -> None:
+    try:
+        reminder = msgspec.convert({"before": before}, Reminder)
+    except msgspec.ValidationError:
+        assert seconds(before) > LONGEST_BEFORE
+    else:
+        assert msgspec.convert(msgspec.to_builtins(reminder), Reminder) == reminder
 
 
 def test_reminders_are_returned_in_their_order_once_each_and_in_one_form(client: Client) -> None:
@@ -62,10 +78,12 @@ def test_reminders_are_returned_in_their_order_once_each_and_in_one_form(client:
         ([{"at": "2030-01-01T08:00:00"}], ["#/reminders/0/at"]),
         ([{"at": "0001-01-01T00:00:00+05:00"}], ["#/reminders/0"]),
         (
-            [{"before": "-PT1H"}, {"before": "P1M"}, {"before": "PT"}, {"before": "P"}],
-            [f"#/reminders/{index}/before" for index in range(4)],
+            [{"before": "-PT1H"}, {"before": "P1M"}, {"before": "PT"}, {"before": "P"}, {"before": "PT1H\n"}],
+            [f"#/reminders/{index}/before" for index in range(5)],
         ),
         ([{"before": None}], ["#/reminders/0/before"]),
+        ([{"before": "P999DT24H"}], ["#/reminders/0"]),
+        ([{"before": "P999D"}, {"before": "P999DT9999H99999M999999S"}], ["#/reminders/1"]),
         ([{"before": "PT1H", "by": "mail"}], ["#/reminders/0/by"]),
         ([{"before": f"PT{hours}H"} for hours in range(6)], ["#/reminders"]),
     ],
@@ -137,7 +155,7 @@ def test_a_moment_that_has_passed_when_it_is_set_does_not_remind(client: Client,
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"])
 def test_the_first_and_the_last_moment_are_kept(client: Client, moment: str) -> None:
     reminders = [{"before": "P99W"}, {"at": moment}]
-    task = create(client, due_at=moment, reminders=[{"before": "P999DT9999H99999M999999S"}, *reminders])
+    task = create(client, due_at=moment, reminders=[{"before": "P999DT23H59M59S"}, *reminders])
     assert client.get("/tasks/1").json == task
 
 

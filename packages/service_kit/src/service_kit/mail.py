@@ -15,6 +15,9 @@ from service_kit.telemetry.logs import log
 WAITING = 100
 """How many mails a worker holds that are not sent yet."""
 
+ENCODED_WORD = "=?"
+"""Begins an encoded word (RFC 2047), by which an address stands for another one, in any number of ways."""
+
 SMTP_SECONDS = 20
 PORTS = {"smtp": 587, "smtps": 465, "smtp+insecure": 25}
 
@@ -49,10 +52,11 @@ class Mailer:
         self._executor = ThreadPoolExecutor(1, "mail")  # its thread starts with the first mail
 
     def send(self, to: str, subject: str, text: str) -> None:
-        """Send a mail some time soon. Raises QueueFull where too many wait."""
+        """Send a mail some time soon. Raises QueueFull where too many wait, and ValueError for a bad address."""
+        message = self._message(to, subject, text)
         if not self._places.acquire(blocking=False):
             raise QueueFull
-        self._executor.submit(self._send, self._message(to, subject, text))
+        self._executor.submit(self._send, message)
 
     def deliver(self, to: str, subject: str, text: str, name: str) -> None:
         """Send a mail now, with a Message-ID that begins with `name`. Raises OSError, SMTPException or ValueError."""
@@ -61,6 +65,8 @@ class Mailer:
         self._deliver(message)
 
     def _message(self, to: str, subject: str, text: str) -> EmailMessage:
+        if ENCODED_WORD in to:
+            raise ValueError(f"an address without {ENCODED_WORD} is expected")
         message = EmailMessage()
         message["From"], message["To"], message["Subject"] = self._sender, to, subject
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation notice comes back

@@ -100,7 +100,7 @@ _FLOOR = (
     .limit(1)
 )
 _FLOOR_OF_OWNER = _FLOOR.where(change_floors.c.owner_id == bindparam("owner"))
-_IS_CHANGE = _changes.kind != literal_column("'reminder'")
+_IS_CHANGE = _changes.remind_at.is_(None)
 _HISTORY = (
     select(_changes.version, _changes.kind, _changes.changed_at, _changes.actor_id, _changes.fields)
     .where(_changes.task_id == bindparam("task_id"), _IS_CHANGE)

@@ -368,7 +368,7 @@ class Deliverer:
         if email and "@" in email:  # the account of AUTH=off has no address
             try:
                 self._post.send(email, DISABLED, DISABLED_TEXT.format(url=hook.url, reason=reason, id=hook.id))
-            except QueueFull as error:
+            except (QueueFull, ValueError) as error:
                 log.error("a mail was not sent", error=str(error))
 
     def _may_mail(self, owner_id: int) -> bool:

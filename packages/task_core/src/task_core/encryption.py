@@ -7,7 +7,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from task_core.config import SecretKey
+from task_core.config import MAKE_KEY, SecretKey
 
 PURPOSE = b"task-api: secrets at rest"
 KEY_BYTES = 32
@@ -27,7 +27,7 @@ class Keyring:
     def first(self) -> str:
         """The kid of the key that encrypts. Raises ValueError where there is none."""
         if not self._keys:
-            raise ValueError("ENCRYPTION_KEYS: there is no key to encrypt with")
+            raise ValueError(f"ENCRYPTION_KEYS: there is no key to encrypt with; {MAKE_KEY}")
         return next(iter(self._keys))
 
     def encrypt(self, secret: str) -> str:
@@ -42,7 +42,10 @@ class Keyring:
         try:
             return self._keys[kid].decrypt(token).decode()
         except InvalidToken:
-            raise Undecryptable(f"it is not encrypted with the key {kid!r} that ENCRYPTION_KEYS has") from None
+            raise Undecryptable(
+                f"it is not encrypted with the key {kid!r} that ENCRYPTION_KEYS has, but with another of that name:"
+                " set that one, and give the new one another name"
+            ) from None
 
 
 def _derived(secret: str) -> bytes:

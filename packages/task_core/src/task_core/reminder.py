@@ -14,7 +14,7 @@ Before = Annotated[
         pattern=(
             "^P([0-9]{1,2}W"
             "|[0-9]{1,3}D(T([0-9]{1,4}H([0-9]{1,5}M)?([0-9]{1,6}S)?|[0-9]{1,5}M([0-9]{1,6}S)?|[0-9]{1,6}S))?"
-            "|T([0-9]{1,4}H([0-9]{1,5}M)?([0-9]{1,6}S)?|[0-9]{1,5}M([0-9]{1,6}S)?|[0-9]{1,6}S))$"
+            "|T([0-9]{1,4}H([0-9]{1,5}M)?([0-9]{1,6}S)?|[0-9]{1,5}M([0-9]{1,6}S)?|[0-9]{1,6}S))$(?!\n)"
         ),
         description="how long before `due_at`, as a duration of ISO 8601 in weeks, or in days, hours, minutes, seconds",
         examples=["PT15M"],
@@ -22,6 +22,8 @@ Before = Annotated[
 ]
 _SECONDS = {"W": 604_800, "D": 86_400, "H": 3_600, "M": 60, "S": 1}
 MOST_REMINDERS = 5
+LONGEST_BEFORE = 1000 * _SECONDS["D"] - 1
+"""In seconds: what is longer has more than three digits of days in the form in which it is returned."""
 
 LATE = timedelta(seconds=60)
 """A reminder that goes out later than so long after its moment is marked as late. It goes out, however late."""
@@ -61,7 +63,10 @@ class Reminder(Struct, frozen=True, forbid_unknown_fields=True):
         if isinstance(self.at, datetime):
             msgspec.structs.force_setattr(self, "at", utc(self.at))
         if isinstance(self.before, str):
-            msgspec.structs.force_setattr(self, "before", duration(seconds(self.before)))
+            length = seconds(self.before)
+            if length > LONGEST_BEFORE:
+                raise ValueError("less than 1000 days before the due date is expected")
+            msgspec.structs.force_setattr(self, "before", duration(length))
 
 
 Reminders = Annotated[

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from smtplib import SMTPException
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, exists, func, select, update
+from sqlalchemy import Connection, Row, and_, delete, exists, func, select, update
 
 from service_kit.mail import Mailer
 from service_kit.telemetry.logs import log
@@ -45,7 +45,8 @@ def hold(connection: Connection, now: datetime) -> Row[Any] | None:
         return None
     connection.execute(update(reminder_mails).where(_mails.id == found).values(next_attempt_at=now + HELD))
     about = (tasks.c.title, tasks.c.status, tasks.c.due_at, accounts.c.email, accounts.c.disabled_at)
-    joined = reminder_mails.outerjoin(tasks, tasks.c.id == _mails.task_id)
+    own = and_(tasks.c.id == _mails.task_id, tasks.c.owner_id == _mails.owner_id)  # as the feed does
+    joined = reminder_mails.outerjoin(tasks, own)
     joined = joined.outerjoin(accounts, accounts.c.id == _mails.owner_id)
     return connection.execute(select(reminder_mails, *about).select_from(joined).where(_mails.id == found)).one()
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, insert, literal_column, select
 
 from service_kit.telemetry.logs import log
+from task_core import rates
 from task_core.database import Database
 from task_core.reminder import LATE
 from task_core.schema import Instant, accounts, reminder_mails, task_changes, task_reminders, tasks
@@ -24,6 +25,9 @@ POLL_SECONDS = 1.0
 SAMPLE_SECONDS = 15.0
 PIECE = 100
 """Reminders that are put out in one transaction."""
+
+MAILS, MAILS_SECONDS = 60, 3600
+"""How many reminders of an account are mailed in such a window: neither a mistake nor malice floods an inbox."""
 
 _pending = task_reminders.c
 _NOW: dict[str, ColumnElement[datetime]] = {
@@ -52,6 +56,8 @@ class Put(NamedTuple):
     dropped: bool
     reachable: bool
     """Whether the owner's account has an address, which that of AUTH=off has not."""
+    limited: bool = False
+    """Whether it is not mailed, as its owner has had MAILS."""
 
     @property
     def late(self) -> bool:
@@ -93,7 +99,7 @@ class Sampler:
 def put_out(connection: Connection, limit: int, *, by_mail: bool = False) -> list[Put]:
     """Put the oldest reminders that are due, and that no other transaction puts out, into the queue of webhooks.
 
-    `by_mail` makes a mail of each, too.
+    `by_mail` makes a mail of each, too, up to MAILS of an account.
     """
     now = _NOW[connection.dialect.name]
     due = (
@@ -113,13 +119,34 @@ def put_out(connection: Connection, limit: int, *, by_mail: bool = False) -> lis
         .with_for_update(skip_locked=True, of=task_reminders)
     )
     puts = [Put(*row) for row in connection.execute(due)]
+    if by_mail:
+        _limit_mails(connection, puts)
     if puts:
         connection.execute(_TAKE, [{"of_task": one.task_id, "moment": one.remind_at} for one in puts])
     if entries := [_entry(one) for one in puts if not one.dropped]:
         connection.execute(insert(task_changes).values(_TRANSACTION[connection.dialect.name]), entries)
-    if mails := [_mail(one) for one in puts if by_mail and one.reachable and not one.dropped]:
+    if mails := [_mail(one) for one in puts if by_mail and _is_mailed(one)]:
         connection.execute(insert(reminder_mails), mails)
     return puts
+
+
+def _is_mailed(put: Put) -> bool:
+    return put.reachable and not (put.dropped or put.limited)
+
+
+def _limit_mails(connection: Connection, puts: list[Put]) -> None:
+    """Mark those that are not mailed, as their owner has had MAILS.
+
+    It goes by the accounts' order: two transactions that count for the same accounts do not wait for each other.
+    """
+    full: set[int] = set()
+    for index, one in sorted(enumerate(puts), key=lambda numbered: numbered[1].owner_id):
+        if not _is_mailed(one):
+            continue
+        client, ends_at = f"reminders:{one.owner_id}", rates.window_end(MAILS_SECONDS, int(one.put_out_at.timestamp()))
+        if one.owner_id not in full and not rates.take(connection, client, ends_at, MAILS, MAILS)[0]:
+            full.add(one.owner_id)
+        puts[index] = one._replace(limited=one.owner_id in full)
 
 
 def _mail(put: Put) -> dict[str, Any]:
@@ -133,11 +160,12 @@ def _mail(put: Put) -> dict[str, Any]:
 
 
 def _entry(put: Put) -> dict[str, Any]:
+    """Return the entry of the queue, which is a reminder by its `remind_at`."""
     return {
         "task_id": put.task_id,
         "owner_id": put.owner_id,
         "version": put.version,
-        "kind": "reminder",
+        "kind": "updated",  # the version before shows it in its feed, whose clients know of no other kind
         "changed_at": put.put_out_at,
         "actor_id": put.owner_id,
         "fields": "",

@@ -267,8 +267,8 @@ task_changes = Table(
 )
 """What happened to tasks, without their content. Triggers write it. Entries outlive tasks and accounts.
 
-Those of the kind `reminder` are no changes: they are for webhooks alone, in order with the changes. Each is of the
-moment `remind_at`, and of the version that the task had then.
+Those with the moment `remind_at` are reminders, and no changes: they are for webhooks alone, in order with the changes.
+Each is of the version that the task had then.
 
 `transaction_id` is PostgreSQL's, and 0 on SQLite. `mark` is random, which distinguishes an entry from another that has
 the same id after a restore. `gone_at` is when the deleted task was removed for good.
@@ -325,8 +325,8 @@ webhooks = Table(
 
 `transaction_id` and `change_id` are the position in the order of changes: what is behind it is not delivered yet. Who
 delivers holds `lease`, until `next_attempt_at`. `failures` and `failing_since` are of the change that is next.
-`encrypted_secrets` has the secret, and the one before it after a space. Where it is null, `secret` and
-`previous_secret` have them as they are; else `secret` is empty.
+`encrypted_secrets` has the secret, and the one before it after a space; `secret` is empty then. Where it is not,
+`secret` and `previous_secret` have them as they are, whatever is encrypted: the version before wrote them.
 """
 
 webhook_dead_letters = Table(

@@ -61,7 +61,7 @@ def start_reminding(settings: Settings, database: Database, wake: Callable[[], N
     if by_mail:
         mailer = Mailer(settings.smtp_url, settings.mail_from)
         started.append(ReminderMails(database, mailer, telemetry.reminded, partial(due, "mail")))
-    for result, late in product(("put_out", "dropped", *MAIL_RESULTS), (False, True)):
+    for result, late in product(("put_out", "dropped", "mail_limited", *MAIL_RESULTS), (False, True)):
         telemetry.reminded(result, late, 0)
     for one in started:
         one.start()

@@ -79,9 +79,11 @@ def reminded(result: str, late: bool, count: int = 1) -> None:
 
 
 def put_out(puts: Collection[Put]) -> None:
-    """Count reminders that went out or were dropped."""
+    """Count reminders that went out or were dropped, and those that are not mailed as there were too many."""
     for one in puts:
         reminded("dropped" if one.dropped else "put_out", one.late)
+        if one.limited:
+            reminded("mail_limited", one.late)
 
 
 def reminders_due(stage: str, seconds: float) -> None:

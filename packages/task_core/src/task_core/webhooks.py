@@ -44,9 +44,12 @@ def change(connection: Connection, webhook_id: int, values: Mapping[str, Any]) -
 
 
 def secrets_of(keyring: Keyring, row: Any) -> list[str]:
-    """Return the secret of a webhook, and the one before it where there is one. Raises Undecryptable."""
-    if row.encrypted_secrets is None:
-        return [row.secret] + [row.previous_secret] * (row.previous_secret is not None)
+    """Return the secret of a webhook, and the one before it where there is one. Raises Undecryptable.
+
+    One that is not encrypted is the newest: the version before rotates so, and leaves what is encrypted.
+    """
+    if row.secret:
+        return [row.secret] + [row.previous_secret] * bool(row.previous_secret)
     return keyring.decrypt(row.encrypted_secrets).split()
 
 
@@ -56,19 +59,22 @@ def encrypted(keyring: Keyring, secrets: Sequence[str]) -> dict[str, Any]:
 
 
 def encrypt_page(connection: Connection, keyring: Keyring, after: int, limit: int) -> tuple[int, int]:
-    """Encrypt the secrets of the next webhooks, by id, that are not encrypted with the first key.
+    """Encrypt the secrets of the next webhooks, by id, that are not encrypted, or not with the first key.
 
-    Return the last id, `after` where none was left, and how many were encrypted. Raises Undecryptable.
+    Return the last id, `after` where no webhook was left, and how many were encrypted. Raises Undecryptable, also for
+    one that has the name of the first key: another key had that name.
     """
-    others = ~func.coalesce(hooks.encrypted_secrets, "").startswith(f"{keyring.first}:", autoescape=True)
-    page = select(webhooks).where(hooks.id > after, others).order_by(hooks.id).limit(limit).with_for_update()
-    rows = connection.execute(page).all()
+    page = select(webhooks).where(hooks.id > after).order_by(hooks.id).limit(limit).with_for_update()
+    rows, encrypted_here = connection.execute(page).all(), 0
     for row in rows:
         try:
-            change(connection, row.id, encrypted(keyring, secrets_of(keyring, row)))
+            secrets = secrets_of(keyring, row)
         except Undecryptable as error:
             raise Undecryptable(f"the secret of webhook {row.id}: {error}") from None
-    return (rows[-1].id if rows else after), len(rows)
+        if row.secret or not row.encrypted_secrets.startswith(f"{keyring.first}:"):
+            change(connection, row.id, encrypted(keyring, secrets))
+            encrypted_here += 1
+    return (rows[-1].id if rows else after), encrypted_here
 
 
 def disable_all(connection: Connection, owner_id: int, now: datetime, reason: str) -> int:

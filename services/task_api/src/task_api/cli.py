@@ -124,19 +124,19 @@ def encrypt_secrets() -> None:
     from task_core.encryption import Keyring, Undecryptable  # noqa: PLC0415
     from task_core.webhooks import encrypt_page  # noqa: PLC0415
 
-    keyring, last, encrypted = Keyring(main.settings().encryption_keys), 0, 0
+    keyring, done, last, encrypted = Keyring(main.settings().encryption_keys), -1, 0, 0
     try:
+        first = keyring.first
         with _database() as database:
             database.check()
-            while True:
+            while done < last:
+                done = last
                 with database.write() as connection:
-                    last, count = encrypt_page(connection, keyring, last, ENCRYPTED_AT_ONCE)
+                    last, count = encrypt_page(connection, keyring, done, ENCRYPTED_AT_ONCE)
                 encrypted += count
-                if not count:
-                    break
     except (Undecryptable, ValueError) as error:
         main.fail(error)
-    click.echo(f"{encrypted} secrets were encrypted; all are encrypted with the key {keyring.first}")
+    click.echo(f"{encrypted} secrets were encrypted; all are encrypted with the key {first}")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from service_kit.mail import ENCODED_WORD
 from task_api.accounts.password_policy import check_password
 
 SHORTEST_PASSWORD = 12
@@ -28,6 +29,16 @@ Password = Annotated[
     ),
 ]
 Role = Literal["user", "admin"]
+
+
+def kept(email: str) -> str:
+    """Return an address in small letters, as it is kept. Raises ValueError for one that may stand for another.
+
+    That is one with an encoded word (RFC 2047), which who sends mail may decode.
+    """
+    if ENCODED_WORD in email:
+        raise ValueError(f"an address without {ENCODED_WORD} is expected")
+    return email.lower()
 
 
 class Account(Struct, frozen=True):
@@ -72,7 +83,7 @@ class Registration(Struct, forbid_unknown_fields=True):
     password: Password
 
     def __post_init__(self) -> None:
-        self.email = self.email.lower()
+        self.email = kept(self.email)
         check_password(self.password, self.email)
 
 
@@ -118,7 +129,7 @@ class Address(Struct, forbid_unknown_fields=True):
     email: Email
 
     def __post_init__(self) -> None:
-        self.email = self.email.lower()
+        self.email = kept(self.email)
 
 
 class TokenAndPassword(Struct, forbid_unknown_fields=True):

@@ -8,7 +8,7 @@ from ipaddress import IPv6Address, IPv6Network, ip_address
 
 from task_api.accounts.model import Throttled
 from task_api.config import Rate
-from task_api.store import rates
+from task_core import rates
 from task_core.database import Database
 
 ATTEMPTS_OF_A_NETWORK = 5
@@ -104,7 +104,7 @@ class Throttle:
 
     def _take(self, rate: Rate, limits: dict[str, int], what: str) -> list[Attempt]:
         now = int(datetime.now(UTC).timestamp())
-        ends_at = rates.window_end(rate, now)
+        ends_at = rates.window_end(rate.seconds, now)
         if any(self._refused.get(client, 0.0) > time.monotonic() for client in limits):
             raise Throttled(what, ends_at - now)
         with self._database.write() as connection:

@@ -23,13 +23,13 @@ from task_api.http.rate_limit import RateLimiter, Windows
 from task_api.http.streams import Follower
 from task_api.store.clearing import Clearer
 from task_api.store.pruning import Most
-from task_api.store.rates import DatabaseWindows
 from task_api.store.shared_windows import SharedWindows
 from task_api.tasks.quota import Quota
 from task_core import telemetry as shared
 from task_core.database import Database, SchemaBehind
 from task_core.encryption import Keyring
 from task_core.errors import UNAVAILABLE, down
+from task_core.rates import DatabaseWindows
 from task_core.schema import LOCAL_ACCOUNT
 from task_core.start import start_delivery, start_reminding
 

@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Protocol
 
 from task_api.config import Rate
-from task_api.store.rates import window_end
+from task_core.rates import window_end
 
 SHARE = 16
 MOST_CLIENTS_REMEMBERED = 10_000
@@ -68,7 +68,7 @@ class RateLimiter:
     def hit(self, client: str) -> Decision:
         """Count one request of a client."""
         now = time.time()
-        ends_at = window_end(self._rate, int(now))
+        ends_at = window_end(self._rate.seconds, int(now))
         reset = max(1, math.ceil(ends_at - now))
         with self._lock:
             allowance = self._allowance(client, ends_at)

@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 from task_api.tasks import recurrence, service
 from task_api.tasks.calendar import PROJECT, STATUS
 from task_api.tasks.model import NewTask, Priority, Reminder, Status
-from task_core.reminder import MOST_REMINDERS, duration
+from task_core.reminder import LONGEST_BEFORE, MOST_REMINDERS, duration
 
 # what cannot be read is in `errors` then, beside the other faults
 icalendar.Todo.ignore_exceptions = icalendar.Alarm.ignore_exceptions = True
@@ -30,8 +30,6 @@ MOST_TO_DOS, MOST_BYTES = 5_000, 32 << 20
 """How many to-dos, and how many bytes, are read at most."""
 
 LONGEST_DETAIL = 300
-_LONGEST_DAYS = 1000
-"""Less than so many days before the due date is when a reminder may be."""
 _STATUS: dict[str, Status] = {name: status for status, name in STATUS.items()} | {"CANCELLED": "completed"}  # type: ignore[assignment]
 _TAKEN = {"SUMMARY", "DESCRIPTION", "STATUS", "PRIORITY", "DUE", "DURATION", "CATEGORIES"}
 _NOT_NEEDED = {"UID", "DTSTAMP", "CREATED", "LAST-MODIFIED", "SEQUENCE", "COMPLETED", "PERCENT-COMPLETE"}
@@ -121,6 +119,8 @@ def _calendars(content: bytes) -> list[Any]:
     try:
         with warnings.catch_warnings(action="ignore", category=GloballyUniqueTZIDGuessed):
             calendars = cast("list[Any]", icalendar.Calendar.from_ical(text, multiple=True))
+    except AttributeError:  # icalendar expects one value of a parameter such as VALUE
+        raise CalendarFaults("this is no calendar: a parameter has several values where one is expected") from None
     except (ValueError, TypeError, OSError, RecursionError) as error:  # a TZID may name a folder, or be endless
         raise CalendarFaults(f"this is no calendar: {str(error)[:LONGEST_DETAIL]}") from None
     begun = sum(line.strip().upper() == "BEGIN:VCALENDAR" for line in text.split("\n"))
@@ -231,10 +231,10 @@ def _reminders(to_do: Any, due_at: datetime | None, floating: str | None) -> lis
         trigger: Any = None if alarm.errors else alarm.get("TRIGGER")
         when = getattr(trigger, "dt", None)
         if isinstance(when, timedelta) and due_at and begin:
-            if trigger.params.get("RELATED", "START").upper() != "END":
-                when += begin - due_at
-            if timedelta(-_LONGEST_DAYS) < when <= timedelta():
-                reminders.append(Reminder(before=duration(-int(when.total_seconds()))))
+            of_start = str(trigger.params.get("RELATED", "START")).upper() != "END"
+            before = (due_at - begin if of_start else timedelta()).total_seconds() - when.total_seconds()
+            if 0 <= before <= LONGEST_BEFORE:
+                reminders.append(Reminder(before=duration(int(before))))
         elif isinstance(when, datetime) and when.tzinfo:
             reminders.append(Reminder(at=when))
     return list(dict.fromkeys(reminders))[:MOST_REMINDERS]

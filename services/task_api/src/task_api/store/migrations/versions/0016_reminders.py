@@ -1,7 +1,7 @@
 """The reminders of a task, those that are still to go out, and those that are to be sent by mail.
 
 The version before writes none, and what it changes of a task moves those that are there: a trigger sees to them.
-A reminder that went out is an entry of `task_changes`, which that version takes for a change of an unknown kind.
+A reminder that went out is an entry of `task_changes`, which that version takes for another change to the same version.
 """
 
 import sqlalchemy as sa

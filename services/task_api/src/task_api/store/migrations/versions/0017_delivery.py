@@ -1,6 +1,7 @@
 """Webhooks' secrets encrypted, and the trace that a change is part of.
 
-The columns are empty until they are used: the version before passes over them.
+The columns are empty until they are used. The version before passes over them: it signs what it sends to a webhook
+whose secret is encrypted with an empty one, and writes secrets that are not encrypted, which are the newest then.
 """
 
 import sqlalchemy as sa

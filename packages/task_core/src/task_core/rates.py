@@ -5,14 +5,13 @@ from typing import Any
 from sqlalchemy import Connection, case, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from task_api.config import Rate
 from task_core.database import Database
 from task_core.schema import rate_windows
 
 
-def window_end(rate: Rate, now: int) -> int:
-    """Return when the window of a rate that contains `now` ends, both in Unix seconds."""
-    return (now // rate.seconds + 1) * rate.seconds
+def window_end(seconds: int, now: int) -> int:
+    """Return when the window of so many seconds that contains `now` ends, both in Unix seconds."""
+    return (now // seconds + 1) * seconds
 
 
 def take(connection: Connection, client: str, ends_at: int, limit: int, share: int) -> tuple[int, int]:
