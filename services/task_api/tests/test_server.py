@@ -179,7 +179,7 @@ def test_counts_survive_the_death_of_a_worker_and_its_gauges_do_not(
 def test_sigterm_under_load_drops_no_request_and_readiness_falls_first(
     tmp_path: Path, log: Path, http: httpx.Client
 ) -> None:
-    url, settings = serve(tmp_path, DRAIN_SECONDS="2")
+    url, settings = serve(tmp_path, DRAIN_SECONDS="5")
     outcomes: Counter[str] = Counter()
     acknowledged: set[int] = set()
     stop = threading.Event()
@@ -188,9 +188,6 @@ def test_sigterm_under_load_drops_no_request_and_readiness_falls_first(
         while not stop.wait(0.02):
             try:
                 answer = http.post(f"{url}/tasks", json={"title": "t"})
-            except httpx.ConnectError:
-                outcomes["not accepted"] += 1
-                return
             except httpx.TransportError as error:
                 outcomes[f"dropped: {error!r}"] += 1
             else:
@@ -208,11 +205,11 @@ def test_sigterm_under_load_drops_no_request_and_readiness_falls_first(
         while_draining = http.get(f"{url}/tasks")
         assert while_draining.status_code == 200
         assert while_draining.headers["connection"] == "close"  # so that clients go elsewhere before the end
-        assert process.wait(30) == 0
-        stop.set()
+        stop.set()  # as clients do that no longer get its address; what comes when it closes its port is lost
         for client in clients:
             client.join()
-    assert set(outcomes) <= {"201", "not accepted"}, outcomes
+        assert process.wait(60) == 0
+    assert set(outcomes) == {"201"}, outcomes
     assert outcomes["201"] > 10
     with closing(sqlite3.connect(settings["DB_PATH"])) as database:
         assert acknowledged <= {identity for (identity,) in database.execute("SELECT id FROM tasks")}
