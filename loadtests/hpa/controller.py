@@ -130,7 +130,7 @@ class Controller:
         if ratio < 1:
             share = max(100, self._settings.targets[resource]) / 100
             usage |= {name: requests[name] * share for name in missing}
-        else:
+        else:  # upstream leaves a ratio of 1 as it is; idle pods turn its direction, which changes nothing either
             usage |= dict.fromkeys(missing, 0.0)
         if rebalance:
             usage |= dict.fromkeys(unready, 0.0)
