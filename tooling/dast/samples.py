@@ -22,12 +22,12 @@ class Sampler:
     text: str = "attempt"
 
     def resolve(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Follow references within the document."""
+        """Follow references within the document; what stands beside one counts too."""
         while "$ref" in schema:
             node: Any = self.document
             for part in schema["$ref"].removeprefix("#/").split("/"):
                 node = node[part]
-            schema = node
+            schema = node | {key: value for key, value in schema.items() if key != "$ref"}
         return schema
 
     def alternatives(self, schema: Mapping[str, Any]) -> list[Any]:
@@ -81,12 +81,11 @@ class Sampler:
                 return self.full(schema[word][0])
         match schema.get("type"):
             case "object":
-                written = {
-                    name: each for name, each in schema.get("properties", {}).items() if not each.get("readOnly")
-                }
+                properties = schema.get("properties", {}).items()
+                written = [(name, each) for name, each in properties if not each.get("readOnly")]
                 return {
                     name: self.values[name] if name in self.values else self.full(each)
-                    for name, each in written.items()
+                    for name, each in written[: schema.get("maxProperties")]
                 }
             case "array":
                 return [self.full(schema["items"])]

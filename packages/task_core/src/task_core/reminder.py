@@ -14,7 +14,7 @@ Before = Annotated[
         pattern=(
             "^P([0-9]{1,2}W"
             "|[0-9]{1,3}D(T([0-9]{1,4}H([0-9]{1,5}M)?([0-9]{1,6}S)?|[0-9]{1,5}M([0-9]{1,6}S)?|[0-9]{1,6}S))?"
-            "|T([0-9]{1,4}H([0-9]{1,5}M)?([0-9]{1,6}S)?|[0-9]{1,5}M([0-9]{1,6}S)?|[0-9]{1,6}S))$(?!\n)"
+            r"|T([0-9]{1,4}H([0-9]{1,5}M)?([0-9]{1,6}S)?|[0-9]{1,5}M([0-9]{1,6}S)?|[0-9]{1,6}S))$(?!\n)"
         ),
         description="how long before `due_at`, as a duration of ISO 8601 in weeks, or in days, hours, minutes, seconds",
         examples=["PT15M"],
