@@ -256,6 +256,21 @@ def test_the_next_link_keeps_the_filters_and_the_last_page_has_none(client: Clie
     assert next_link(last) is None
 
 
+@pytest.mark.parametrize(
+    ("task_id", "status"), [(-(2**63), 200), (-(2**63) - 1, 400), (2**63 - 1, 200), (2**63, 400), (2**64, 400)]
+)
+def test_a_forged_cursor_has_an_id_that_a_database_can_have(client: Client, task_id: int, status: int) -> None:
+    forged = service._encode(service.Cursor("id", None, task_id))
+    assert client.get(f"/tasks?cursor={forged}").status_code == status
+
+
+def test_a_page_that_ends_with_the_last_task_has_no_next(client: Client) -> None:
+    fill(client)
+    count = len(client.get("/tasks").json)
+    assert next_link(client.get(f"/tasks?limit={count}")) is None
+    assert next_link(client.get(f"/tasks?limit={count - 1}"))
+
+
 @pytest.mark.parametrize("sort", SORTS)
 def test_pages_of_any_size_return_the_same_as_one_page(client: Client, sort: str) -> None:
     fill(client)
