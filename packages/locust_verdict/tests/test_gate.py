@@ -45,6 +45,13 @@ def run_of(*seconds: list[float], endpoint: str = READ, start: float = START) ->
     return [Requests(start + place, endpoint, 0, encoded(each)) for place, each in enumerate(seconds)]
 
 
+def test_requests_without_an_intended_start_fail_too() -> None:
+    starts = [19, 20, 20, 20, 20]
+    run = [Requests(START + at, READ, 20, encoded([1] * 20), encoded([1] * late)) for at, late in enumerate(starts)]
+    check = checked(Limits(error_percent=5), [*run], "error_percent")
+    assert (check.outcome, check.measured) == (Outcome.FAIL, 100)
+
+
 def checked(limits: Limits, entries: list[Entry], objective: str, **more: object) -> Check:
     judged = objectives(limits, **{"warmup_seconds": 0, **more})
     return next(one for one in judge(judged, entries).checks if (one.endpoint, one.objective) == (READ, objective))

@@ -156,6 +156,7 @@ def test_a_rule_counts_from_when_the_task_is_due(body: str, rule: str | None, zo
         ("DUE;TZID=Nowhere:20260601T100000", "TZID 'Nowhere' is neither a name of the IANA database nor defined"),
         ("DUE:20260601T100000Z\nDUE:20260602T100000Z", "DUE is there 2 times"),
         ("DURATION:PT1H", "DURATION needs DTSTART, and no DUE"),
+        ("DTSTART:20260601\nDURATION:20260601", "DURATION has to be a length of time such as PT1H"),
         ("DUE:20260601T100000Z\nRRULE:FREQ=HOURLY", "FREQ has to be one of DAILY, WEEKLY, MONTHLY, YEARLY"),
         ("DUE:20260601T100000Z\nRRULE:FREQ=DAILY;BYMONTH=1", "BYMONTH is not supported with FREQ=DAILY"),
         ("DUE:20260601T100000Z\nRRULE:FREQ=SOMETIMES", "RRULE cannot be read"),

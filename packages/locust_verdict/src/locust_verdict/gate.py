@@ -411,6 +411,9 @@ class _Judge:
     def _errors(self, endpoint: str, limit: float, number: int) -> Check:
         failures = self._measured.failures
         failed = sum(failures.values()) if endpoint == "all" else failures[endpoint]
+        ended = self._measured.latency
+        # those before a user's first intended start have none, and may fail too
+        number = max(number, int(sum(one.sum() for name, one in ended.items() if endpoint in {name, "all"})))
         low, high = (100 * bound for bound in binomial_interval(failed, number))
         value = 100 * failed / number
         outcome = _decide(low, high, limit) if limit else (Outcome.FAIL if failed else Outcome.PASS)

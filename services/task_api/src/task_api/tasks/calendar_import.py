@@ -206,6 +206,8 @@ def _when(to_do: Any, floating: str | None, *, recurs: bool) -> dict[str, Any]:
     if duration is not None:
         if end or not begin:
             raise ValueError("DURATION needs DTSTART, and no DUE")
+        if not isinstance(duration.dt, timedelta):
+            raise ValueError("DURATION has to be a length of time such as PT1H")
         later = begin.at + timedelta(days=duration.dt.days)  # a day has its own length, an hour has not
         exact = (later.astimezone(UTC) + timedelta(seconds=duration.dt.seconds)).astimezone(later.tzinfo)
         end = Moment(exact, begin.zone)
