@@ -1,16 +1,15 @@
-"""Secrets that the services have to read again, encrypted in the database (Fernet: AES-128-CBC and HMAC-SHA-256)."""
+"""Secrets that the services have to read again, encrypted in the database (libsodium: XChaCha20-Poly1305-IETF)."""
 
-from base64 import urlsafe_b64encode
 from collections.abc import Sequence
+from hashlib import blake2b
 
-from cryptography.fernet import Fernet, InvalidToken
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from nacl.encoding import URLSafeBase64Encoder
+from nacl.exceptions import CryptoError
+from nacl.secret import Aead
 
 from task_core.config import MAKE_KEY, SecretKey
 
-PURPOSE = b"task-api: secrets at rest"
-KEY_BYTES = 32
+PURPOSE = b"secrets at rest"
 
 
 class Undecryptable(Exception):
@@ -18,10 +17,10 @@ class Undecryptable(Exception):
 
 
 class Keyring:
-    """Encrypts with the first of its keys, and decrypts with the one that a text names: `kid:` and a Fernet token."""
+    """Encrypts with the first of its keys, and decrypts with the one that a text names: `kid:` and the rest in Base64."""
 
     def __init__(self, keys: Sequence[SecretKey]) -> None:
-        self._keys = {key.kid: Fernet(_derived(key.secret)) for key in keys}
+        self._keys = {key.kid: Aead(_derived(key.secret)) for key in keys}
 
     @property
     def first(self) -> str:
@@ -32,7 +31,8 @@ class Keyring:
 
     def encrypt(self, secret: str) -> str:
         """Return a text that `decrypt` returns the secret of. Raises ValueError where there is no key."""
-        return f"{self.first}:{self._keys[self.first].encrypt(secret.encode()).decode()}"
+        encrypted = self._keys[self.first].encrypt(secret.encode(), encoder=URLSafeBase64Encoder)
+        return f"{self.first}:{encrypted.decode()}"
 
     def decrypt(self, text: str) -> str:
         """Return the secret. Raises Undecryptable where its key is missing, or another one with its kid is there."""
@@ -40,8 +40,8 @@ class Keyring:
         if kid not in self._keys:
             raise Undecryptable(f"it is encrypted with the key {kid!r}, which ENCRYPTION_KEYS lacks: add it")
         try:
-            return self._keys[kid].decrypt(token).decode()
-        except InvalidToken:
+            return self._keys[kid].decrypt(token.encode(), encoder=URLSafeBase64Encoder).decode()
+        except (CryptoError, ValueError):  # ValueError: it is no Base64
             raise Undecryptable(
                 f"it is not encrypted with the key {kid!r} that ENCRYPTION_KEYS has, but with another of that name:"
                 " set that one, and give the new one another name"
@@ -49,5 +49,5 @@ class Keyring:
 
 
 def _derived(secret: str) -> bytes:
-    """Return a Fernet key of a secret that is random already (RFC 5869)."""
-    return urlsafe_b64encode(HKDF(SHA256(), KEY_BYTES, None, PURPOSE).derive(secret.encode()))
+    """Return a key of a secret that is random already (RFC 7693)."""
+    return blake2b(secret.encode(), digest_size=Aead.KEY_SIZE, person=PURPOSE).digest()
