@@ -17,7 +17,7 @@ class Undecryptable(Exception):
 
 
 class Keyring:
-    """Encrypts with the first of its keys, and decrypts with the one that a text names: `kid:` and the rest in Base64."""
+    """Encrypts with the first of its keys, and decrypts with the one that a text names: `kid:` and a message."""
 
     def __init__(self, keys: Sequence[SecretKey]) -> None:
         self._keys = {key.kid: Aead(_derived(key.secret)) for key in keys}
