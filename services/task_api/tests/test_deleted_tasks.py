@@ -3,11 +3,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from task_api.store import deleted_tasks as store
 from task_api.store.clearing import clear
-from task_api.tasks.model import CHANGEABLE
+from task_api.tasks.model import CHANGEABLE, LARGEST_ID
 from task_core.database import Database
 from task_core.schema import deleted_tasks, task_changes, tasks
 
@@ -59,6 +59,18 @@ def test_a_deleted_task_is_nowhere_until_it_is_restored_as_it_was(client: Client
     assert answer.json == {**task, "updated_at": answer.json["updated_at"]}
     assert answer.json["updated_at"] > task["updated_at"]
     assert client.get("/tasks").json == client.get("/tasks?q=t\u00eftle").json == [answer.json]
+
+
+def test_the_task_of_the_largest_id_is_one_like_any_other(client: Client, database: Database) -> None:
+    client.post("/tasks", json={"title": "t"})
+    with database.write() as connection:
+        connection.execute(update(tasks).values(id=LARGEST_ID))
+    one = f"/tasks/{LARGEST_ID}"
+    assert client.get(one).json["id"] == LARGEST_ID
+    assert client.delete(one).status_code == 200
+    assert client.get(f"{one}/history").status_code == 200
+    assert client.post(f"{one}/restore").status_code == 200
+    assert client.get(one).status_code == 200
 
 
 def test_no_version_is_used_twice(client: Client) -> None:
