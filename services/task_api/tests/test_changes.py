@@ -518,3 +518,20 @@ def test_triggers_that_were_planned_while_the_tables_were_empty_read_no_table_fo
                 connection.execute(*statement)
                 read[step] = rows_read(connection) - before
     assert all(count < 20 * len(ids) for count in read.values()), f"rows read for {len(ids)} rows written: {read}"
+
+
+@POSTGRESQL
+@pytest.mark.parametrize("beyond", [-1, 0, 1])
+def test_changes_of_another_server_that_may_be_after_this_ones_come_before_all_of_it(
+    client: Client, database: Database, beyond: int
+) -> None:
+    for title in "ab":
+        client.post("/tasks", json={"title": title})
+    with database.write() as connection:
+        connection.execute(update(task_changes).values(transaction_id=1))
+        unused = connection.scalar(text("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"))
+        last = select(task_changes.c.id).order_by(task_changes.c.id.desc()).limit(1).scalar_subquery()
+        connection.execute(update(task_changes).where(task_changes.c.id == last).values(transaction_id=unused + beyond))
+        store.adopt(connection)
+        kept = connection.scalars(select(task_changes.c.transaction_id).order_by(task_changes.c.id)).all()
+    assert kept == ([1, unused - 1] if beyond < 0 else [0, 0])

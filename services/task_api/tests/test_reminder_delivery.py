@@ -13,9 +13,12 @@ from task_api.accounts import administration
 from task_api.accounts.model import AccountChanges
 from task_api.tasks import service as tasks
 from task_api.tasks.model import NewTask, Reminder, TaskChanges
+from task_core import changes
 from task_core import reminders as module
 from task_core.database import Database
 from task_core.delivery import Deliverer, Patience
+from task_core.model import Change, Reminded
+from task_core.reminder import LATE
 from task_core.reminders import Put, Reminders, Sampler
 from task_core.schema import accounts, task_changes, task_reminders
 
@@ -271,3 +274,11 @@ def test_for_how_long_the_oldest_has_been_due_is_sampled_from_time_to_time(clien
     assert samples[0] == 0
     assert len(samples) == 2
     assert samples[1] >= 90
+
+
+@pytest.mark.parametrize(("after", "late"), [(timedelta(), False), (LATE, False), (LATE + timedelta.resolution, True)])
+def test_a_reminder_is_late_that_goes_out_more_than_a_minute_after_its_moment(after: timedelta, late: bool) -> None:
+    moment = datetime.now(UTC)
+    message = changes.message_of(Change("updated", 1, 1, moment + after, None), moment)
+    assert isinstance(message, Reminded)
+    assert message.late is late
