@@ -351,3 +351,15 @@ def test_a_title_is_valid_when_it_is_short_enough_has_a_visible_character_and_no
         assert not valid
     else:
         assert (valid, decoded.title) == (True, title.strip())
+
+
+def test_a_bulk_request_locks_its_tasks_together_so_that_two_do_not_wait_for_each_other(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [client.post("/tasks", json={"title": title}).json["id"] for title in "ab"]
+    locked: list[set[int]] = []
+    monkeypatch.setattr(store, "lock", lambda _connection, task_ids, _scope: locked.append(set(task_ids)))
+    for touched in (ids[:1], ids[::-1]):
+        operations = [{"op": "update", "id": one, "changes": {"title": "c"}} for one in touched]
+        assert client.post("/tasks/bulk", json={"operations": operations}).status_code == 200
+    assert locked == [set(ids)]
