@@ -135,6 +135,10 @@ class Measured:
         total: histogram.Counts = sum(source.values(), self._empty())
         return total
 
+    def ended(self, endpoint: str) -> int:
+        """Return how many requests to an endpoint (`all`: to any) have ended, with an intended start or without."""
+        return int(sum(counts.sum() for name, counts in self.latency.items() if endpoint in {name, "all"}))
+
     def summaries(self) -> list[Summary]:
         """Sum up each endpoint, both ways of counting latency, and all together."""
         endpoints = sorted(self.latency)
@@ -148,7 +152,7 @@ class Measured:
                 if counts.any():
                     values = {p: histogram.percentile(counts, p, self.milliseconds) for p in (50, 95, 99)}
                     percentiles |= {f"{prefix}p{p}": value for p, value in values.items()}
-            number = int(sum(self.latency[name].sum() for name in names))
+            number = self.ended(endpoint)
             results.append(
                 Summary(
                     endpoint=endpoint,
@@ -411,9 +415,7 @@ class _Judge:
     def _errors(self, endpoint: str, limit: float, number: int) -> Check:
         failures = self._measured.failures
         failed = sum(failures.values()) if endpoint == "all" else failures[endpoint]
-        ended = self._measured.latency
-        # those before a user's first intended start have none, and may fail too
-        number = max(number, int(sum(one.sum() for name, one in ended.items() if endpoint in {name, "all"})))
+        number = max(number, self._measured.ended(endpoint))  # one before a user's first intended start may fail too
         low, high = (100 * bound for bound in binomial_interval(failed, number))
         value = 100 * failed / number
         outcome = _decide(low, high, limit) if limit else (Outcome.FAIL if failed else Outcome.PASS)
