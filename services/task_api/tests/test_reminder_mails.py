@@ -189,7 +189,7 @@ def test_a_mail_is_held_by_one_and_sent_by_another_where_that_one_was_killed(
     with database.write() as connection:
         assert module.hold(connection, datetime.now(UTC)) is not None
     box, url = inbox
-    monkeypatch.setattr("task_core.reminder_mails.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("task_core.reminders.POLL_SECONDS", 0.01)
     mails = ReminderMails(database, Mailer(url, FROM))
     assert not mails.send()
     come_due(database)

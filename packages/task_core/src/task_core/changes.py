@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from task_core.model import Change, Reminded
 from task_core.prepared import Row, rows
-from task_core.reminder import LATE
+from task_core.reminder import is_late
 from task_core.schema import Key, change_feed, change_floors, task_changes, tasks, webhooks
 from task_core.tasks import LISTED, versioned
 
@@ -219,7 +219,7 @@ def message_of(change: Change, remind_at: datetime | None) -> Change | Reminded:
     """Return what webhooks get of an entry: the change, or the reminder that it is where it has a moment."""
     if remind_at is None:
         return change
-    late = change.changed_at - remind_at > LATE
+    late = is_late(remind_at, change.changed_at)
     return Reminded("reminder", change.id, change.version, change.changed_at, change.task, remind_at, late)
 
 

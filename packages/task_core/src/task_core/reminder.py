@@ -29,6 +29,11 @@ LATE = timedelta(seconds=60)
 """A reminder that goes out later than so long after its moment is marked as late. It goes out, however late."""
 
 
+def is_late(remind_at: datetime, went_out_at: datetime) -> bool:
+    """Return whether a reminder is marked as late."""
+    return went_out_at - remind_at > LATE
+
+
 def utc(moment: datetime) -> datetime:
     """The same moment in UTC. Raises ValueError for one that UTC cannot express (before year 1, after year 9999)."""
     try:

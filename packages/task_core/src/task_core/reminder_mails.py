@@ -4,8 +4,6 @@ Who sends one holds it in a short transaction, holds none while it sends, and de
 in between leaves it to be sent again later, with the same Message-ID.
 """
 
-import random
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from smtplib import SMTPException
@@ -17,8 +15,8 @@ from service_kit.mail import Mailer
 from service_kit.telemetry.logs import log
 from task_core.database import Database
 from task_core.delivery import delay
-from task_core.reminder import LATE
-from task_core.reminders import POLL_SECONDS, Sampler
+from task_core.reminder import is_late
+from task_core.reminders import Poller, Sampler
 from task_core.schema import accounts, reminder_mails, tasks
 
 HELD = timedelta(seconds=120)
@@ -57,7 +55,7 @@ def oldest(connection: Connection) -> datetime | None:
     return found
 
 
-class ReminderMails:
+class ReminderMails(Poller):
     """Sends mails in a thread of its own.
 
     `report` is called with each of RESULTS, and whether the reminder is late; `sample` with the seconds for which the
@@ -71,33 +69,9 @@ class ReminderMails:
         report: Callable[[str, bool], None] = lambda _result, _late: None,
         sample: Callable[[float], None] = lambda _: None,
     ) -> None:
+        sampler = Sampler(database, oldest, sample)
+        super().__init__("reminder-mails", self.send, sampler, "reminders could not be mailed")
         self._database, self._mailer, self._report = database, mailer, report
-        self._sampler = Sampler(database, oldest, sample)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reminder-mails", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread, which does not keep the process alive."""
-        self._thread.start()
-
-    def end(self) -> None:
-        """Begin nothing more."""
-        self._ended.set()
-
-    def stop(self) -> None:
-        """End the thread after the mail that it sends now."""
-        self.end()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._ended.is_set():
-            try:
-                self._sampler.sample()
-                if self.send():
-                    continue
-            except Exception:  # noqa: BLE001 - whatever the database does, the thread goes on
-                log.warning("reminders could not be mailed", exc_info=True)
-            self._ended.wait(random.uniform(0.5, 1.5) * POLL_SECONDS)
 
     def send(self) -> bool:
         """Send the mail that is due first; return False where none is. Raises one of UNAVAILABLE."""
@@ -110,14 +84,14 @@ class ReminderMails:
         if mail is not None:
             result = self._send(mail)
             self._settle(mail, result)
-            self._report(result, mail.put_out_at - mail.remind_at > LATE)
+            self._report(result, is_late(mail.remind_at, mail.put_out_at))
         return mail is not None
 
     def _send(self, mail: Row[Any]) -> str:
         """Return what became of an attempt, one of RESULTS."""
         if mail.email is None or mail.status in {None, "completed"} or mail.disabled_at is not None:
             return "mail_dropped"
-        late = mail.put_out_at - mail.remind_at > LATE
+        late = is_late(mail.remind_at, mail.put_out_at)
         subject = f"{'Late reminder' if late else 'Reminder'}: {' '.join(mail.title.split())}"
         text = TEXT.format(
             title=mail.title,

@@ -18,13 +18,16 @@ from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, fun
 from service_kit.telemetry.logs import log
 from task_core import rates
 from task_core.database import Database
-from task_core.reminder import LATE
+from task_core.reminder import is_late
 from task_core.schema import Instant, accounts, reminder_mails, task_changes, task_reminders, tasks
 
 POLL_SECONDS = 1.0
 SAMPLE_SECONDS = 15.0
 PIECE = 100
 """Reminders that are put out in one transaction."""
+
+RESULTS = ("put_out", "dropped", "mail_limited")
+"""Of a reminder that went out, of one of a disabled account, and of one that is not mailed as there were too many."""
 
 MAILS, MAILS_SECONDS = 60, 3600
 """How many reminders of an account are mailed in such a window: neither a mistake nor malice floods an inbox."""
@@ -62,7 +65,7 @@ class Put(NamedTuple):
     @property
     def late(self) -> bool:
         """Whether it is marked as late."""
-        return self.put_out_at - self.remind_at > LATE
+        return is_late(self.remind_at, self.put_out_at)
 
 
 def is_due(connection: Connection) -> bool:
@@ -94,6 +97,41 @@ class Sampler:
         with self._database.peek() as connection:
             since = self._oldest(connection)
         self._sample(max(0.0, (datetime.now(UTC) - since).total_seconds()) if since else 0.0)
+
+
+class Poller:
+    """A thread that works while there is something to do, and else looks each POLL_SECONDS.
+
+    `work` returns whether there may be more, `trouble` is logged with what it raises.
+    """
+
+    def __init__(self, name: str, work: Callable[[], object], sampler: Sampler, trouble: str) -> None:
+        self._work, self._sampler, self._trouble = work, sampler, trouble
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread, which does not keep the process alive."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """Begin nothing more."""
+        self._ended.set()
+
+    def stop(self) -> None:
+        """End the thread after what it does now."""
+        self.end()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self._sampler.sample()
+                if self._work():
+                    continue
+            except Exception:  # noqa: BLE001 - whatever the database does, the thread goes on
+                log.warning(self._trouble, exc_info=True)
+            self._ended.wait(random.uniform(0.5, 1.5) * POLL_SECONDS)
 
 
 def put_out(connection: Connection, limit: int, *, by_mail: bool = False) -> list[Put]:
@@ -174,7 +212,7 @@ def _entry(put: Put) -> dict[str, Any]:
     }
 
 
-class Reminders:
+class Reminders(Poller):
     """Puts reminders out in a thread of its own, and calls `wake` when there is something to deliver.
 
     `report` is called with what was put out in each transaction, once that is committed, `sample` with the seconds for
@@ -189,36 +227,8 @@ class Reminders:
         by_mail: bool = False,
         sample: Callable[[float], None] = lambda _: None,
     ) -> None:
+        super().__init__("reminders", self.put_out, Sampler(database, oldest, sample), "reminders could not be put out")
         self._database, self._wake, self._report, self._by_mail = database, wake, report, by_mail
-        self._sampler = Sampler(database, oldest, sample)
-        self._ended = threading.Event()
-        self._threads: list[threading.Thread] = []
-
-    def start(self) -> None:
-        """Start the thread, which does not keep the process alive."""
-        self._threads = [threading.Thread(target=self._run, name="reminders", daemon=True)]
-        for thread in self._threads:
-            thread.start()
-
-    def end(self) -> None:
-        """Begin nothing more."""
-        self._ended.set()
-
-    def stop(self) -> None:
-        """End the thread after its transaction."""
-        self.end()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self) -> None:
-        while not self._ended.is_set():
-            try:
-                self._sampler.sample()
-                if self.put_out():
-                    continue
-            except Exception:  # noqa: BLE001 - whatever the database does, the thread goes on
-                log.warning("reminders could not be put out", exc_info=True)
-            self._ended.wait(random.uniform(0.5, 1.5) * POLL_SECONDS)
 
     def put_out(self) -> int:
         """Put out some reminders that are due, and return how many. Raises one of UNAVAILABLE."""

@@ -16,6 +16,7 @@ from task_core.delivery import RESULTS, Deliverer
 from task_core.encryption import Keyring
 from task_core.reminder_mails import RESULTS as MAIL_RESULTS
 from task_core.reminder_mails import ReminderMails
+from task_core.reminders import RESULTS as REMINDER_RESULTS
 from task_core.reminders import Reminders
 
 Reminding = list[Reminders | ReminderMails]
@@ -61,7 +62,7 @@ def start_reminding(settings: Settings, database: Database, wake: Callable[[], N
     if by_mail:
         mailer = Mailer(settings.smtp_url, settings.mail_from)
         started.append(ReminderMails(database, mailer, telemetry.reminded, partial(due, "mail")))
-    for result, late in product(("put_out", "dropped", "mail_limited", *MAIL_RESULTS), (False, True)):
+    for result, late in product((*REMINDER_RESULTS, *MAIL_RESULTS), (False, True)):
         telemetry.reminded(result, late, 0)
     for one in started:
         one.start()
