@@ -221,6 +221,20 @@ def test_everything_by_keyboard_alone(service: Service, visit: Visit) -> None:
     assert service.titles() == ["First of all", "Second", "Third"]
 
 
+def test_a_dialog_that_closes_leaves_the_focus_where_a_person_has_gone_meanwhile(
+    embedded: Service, visit: Visit
+) -> None:
+    embedded.create("First")
+    board = visit(embedded.url)
+    dialog = board.details("First")
+    board.page.evaluate("""() => {
+      document.querySelector("dialog").close();
+      document.querySelector("input[type=search]").focus();
+    }""")
+    expect(dialog).to_have_count(0)  # the close event has come
+    expect(board.page.get_by_label("Search")).to_be_focused()
+
+
 def test_a_phone_shows_a_column_at_a_time(service: Service, visit: Visit) -> None:
     service.create("On the go")
     board = visit(service.url, viewport=PHONE, has_touch=True, is_mobile=True)

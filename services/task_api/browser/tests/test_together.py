@@ -173,6 +173,22 @@ def test_a_conflict_shows_both_versions_and_lets_one_merge(service: Service, vis
     assert (task["description"], task["status"]) == ("Their text and mine", "in_progress")
 
 
+def test_a_conflict_that_is_decided_is_not_asked_about_again_by_a_second_click(embedded: Service, visit: Visit) -> None:
+    board, task_id = opened_for_editing(embedded, visit)
+    embedded.change(task_id, description="Their text")
+    page = board.page
+    page.get_by_label("Description").fill("My text")
+    page.get_by_role("button", name="Save").click()
+    page.get_by_role("button", name="1 change needs you").click()
+    keep = page.get_by_role("button", name="Keep theirs")
+    keep.evaluate("""(keep) => {
+      keep.click();
+      document.querySelector(".sign button")?.click();
+    }""")
+    board.saved()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
 def test_a_conflict_shows_titles_that_are_names_of_other_things_and_keeps_theirs_to_the_second(
     embedded: Service, visit: Visit
 ) -> None:

@@ -39,15 +39,12 @@ export function choices(made, options, value) {
   made.value = value;
 }
 
-// Opens a modal dialog with these contents, and returns it. It is removed when it closes; focus goes back to where it was.
+// Opens a modal dialog with these contents, and returns it. It is removed when it closes. The browser puts the focus back at
+// once: the close event comes later, when a person may have gone on to another field.
 export function dialog(title, ...contents) {
   const id = `dialog-${++ids}`;
-  const before = document.activeElement;
   const made = element("dialog", { "aria-labelledby": id }, element("h2", { id }, title), ...contents);
-  made.addEventListener("close", () => {
-    made.remove();
-    if (before?.isConnected) before.focus();
-  });
+  made.addEventListener("close", () => made.remove());
   document.body.append(made);
   made.showModal();
   return made;

@@ -32,6 +32,7 @@ export class Outbox extends EventTarget {
     this.announce = announce; // to other tabs
     this.entries = [];
     this.keeping = 0;
+    this.settling = new Set(); // numbers of changes that a person has decided on
     this.state = "online"; // offline, signed-out
     this.pause = 0;
   }
@@ -45,7 +46,7 @@ export class Outbox extends EventTarget {
   }
 
   get troubled() {
-    return this.mine.filter((entry) => entry.trouble);
+    return this.mine.filter(({ trouble, number }) => trouble && !this.settling.has(number));
   }
 
   // Takes over what an earlier version of the page kept under the account's id alone. What is older than the account was
@@ -116,13 +117,19 @@ export class Outbox extends EventTarget {
 
   // Puts what a person decided in the place of a change that is in trouble; without operations it is dropped.
   async settle(number, operations) {
-    await this.edit((all) => {
-      const entry = all.find((one) => one.number === number);
-      if (!entry) return {};
-      return operations
-        ? { put: [{ ...fresh(entry), operations }] }
-        : { remove: [number] };
-    });
+    this.settling.add(number);
+    try {
+      await this.kept((all) => {
+        const entry = all.find((one) => one.number === number);
+        if (!entry) return {};
+        return operations
+          ? { put: [{ ...fresh(entry), operations }] }
+          : { remove: [number] };
+      });
+    } finally {
+      this.settling.delete(number);
+      this.dispatchEvent(new Event("change"));
+    }
     this.send();
   }
 
