@@ -114,6 +114,8 @@ def send(client: Client, kind: str, number: int, ids: list[int], chance: random.
         case "update":
             status = chance.choice(("pending", "completed"))
             client.request("PUT", f"/tasks/{chance.choice(ids)}", {"status": status})
+        case "rename":
+            client.request("PUT", f"/tasks/{chance.choice(ids)}", {"title": f"Title {chance.random()}"})
         case "delete":
             client.request("DELETE", f"/tasks/{ids.pop(chance.randrange(len(ids)))}")
 

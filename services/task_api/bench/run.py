@@ -11,13 +11,14 @@ import json
 import platform
 import re
 import secrets
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -27,11 +28,13 @@ from typing import Any
 import httpx
 import psutil
 import psycopg
+from psycopg import sql
 
 from tooling.page import render
 from tooling.postgres import postgres
 from tooling.project import REPORTS
 from tooling.service import ServiceError, command_line, environment, free_port, listening
+from tooling.tools import MissingTool
 
 from .load import (
     MIX,
@@ -62,6 +65,8 @@ FEW, MANY = 1_000, 1_000_000
 LONG, SAMPLE, SETTLED = 100_000, 5_000, 20_000
 STARTS = 5
 SCALE_ROUNDS, SCALE_REQUESTS = 7, 600
+OUTBOX_ROUNDS, OUTBOX_REQUESTS = 15, 600
+OF_WRITE = 1.15
 OF_SERVICE, WRITTEN, KEPT = 0.6, 3.0, 2.0
 TIMES = "\N{MULTIPLICATION SIGN}"
 
@@ -364,7 +369,7 @@ def measure_scale(folder: Path) -> list[Measure]:
             assert row is not None
             return float(row[0])
 
-        postmaster = int(number("SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)"))
+        postmaster = postmaster_of(connection)
         fill(server)
         measures = []
         for kind in MIX:
@@ -398,6 +403,75 @@ def measure_scale(folder: Path) -> list[Measure]:
 
 
 WRITES = {"create", "update", "delete"}
+
+OUTBOX = re.compile(r"task_(changes|reminders)_\w+")
+"""The triggers of `tasks` that record a change, for clients, webhooks and reminders."""
+
+
+def measure_outbox(folder: Path) -> list[Measure]:
+    """Compare the CPU time of a write with that of one that records no change, the database's included."""
+    measures = []
+    for database in (sqlite, postgresql):
+        with ExitStack() as stack:
+            services = {
+                recorded: stack.enter_context(database(folder / f"{database.__name__}-{recorded}", recorded=recorded))
+                for recorded in (True, False)
+            }
+            for kind in ("create", "rename"):
+                spent: dict[bool, list[float]] = {True: [], False: []}
+                for number in range(OUTBOX_ROUNDS + 1):
+                    for recorded in (True, False) if number % 2 else (False, True):
+                        server, pids = services[recorded]
+                        before = sum(map(cpu_seconds, pids))
+                        mixed(server, OUTBOX_REQUESTS, number, {kind: 1})
+                        if number:  # the first round warms the caches
+                            seconds = sum(map(cpu_seconds, pids)) - before
+                            spent[recorded].append(seconds / OUTBOX_REQUESTS * 1000)
+                ratios = [a / b for a, b in zip(spent[True], spent[False], strict=True)]
+                ours, plain = (statistics.median(samples) for samples in spent.values())
+                detail = f"{ours:.3f} ms CPU of service and database, {plain:.3f} ms where no change is recorded"
+                name = f"A write with its change, {database.__name__}: {kind}"
+                measures.append(Measure.median(name, ratios, OF_WRITE, detail=detail))
+                progress(f"{name}: {detail}")
+    return measures
+
+
+@contextmanager
+def sqlite(folder: Path, *, recorded: bool) -> Iterator[tuple[Server, list[int]]]:
+    """Run the service on SQLite; yield it, and the processes that do its work. `recorded`: changes are recorded."""
+    with service(folder) as server:
+        with closing(sqlite3.connect(folder / "tasks.db")) as connection:
+            query = "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'tasks'"
+            for (name,) in connection.execute(query).fetchall():
+                if not recorded and OUTBOX.fullmatch(name):
+                    connection.execute(f'DROP TRIGGER "{name}"')
+        fill(server)
+        yield server, [server.pid]
+
+
+@contextmanager
+def postgresql(folder: Path, *, recorded: bool) -> Iterator[tuple[Server, list[int]]]:
+    """Run the service on PostgreSQL; yield it, and the processes that do its work. `recorded`: changes are recorded."""
+    with postgres() as database:
+        subprocess.run(command_line("migrate"), env=environment({"DATABASE_URL": database}), check=True)
+        with psycopg.connect(database, autocommit=True) as connection:
+            query = "SELECT tgname FROM pg_trigger WHERE tgrelid = 'tasks'::regclass AND NOT tgisinternal"
+            for (name,) in connection.execute(query).fetchall():
+                if not recorded and OUTBOX.fullmatch(name):
+                    connection.execute(sql.SQL("DROP TRIGGER {} ON tasks").format(sql.Identifier(name)))
+            postmaster = postmaster_of(connection)
+        with service(folder, DATABASE_URL=database, DB_PATH="") as server:
+            fill(server)
+            yield server, [server.pid, postmaster]
+
+
+def postmaster_of(connection: psycopg.Connection) -> int:
+    """Return the process id of the database server."""
+    row = connection.execute("SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::integer").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 MEASURES = {
     "cpu": measure_cpu,
     "rivals": measure_rivals,
@@ -405,6 +479,7 @@ MEASURES = {
     "memory": measure_memory,
     "start": measure_start,
     "scale": measure_scale,
+    "outbox": measure_outbox,
 }
 
 
@@ -449,7 +524,7 @@ def main(arguments: Sequence[str]) -> int:
         for name in names:
             with tempfile.TemporaryDirectory(prefix="bench-") as folder:
                 measures += MEASURES[name](Path(folder))
-    except (ServiceError, UnexpectedResponseError, NotEqualError, httpx.HTTPError) as error:
+    except (ServiceError, MissingTool, UnexpectedResponseError, NotEqualError, httpx.HTTPError) as error:
         print(f"bench: a measure could not be taken: {error}", file=sys.stderr)
         return 2
     write(measures, time.monotonic() - began)

