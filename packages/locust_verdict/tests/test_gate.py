@@ -342,7 +342,11 @@ ONE = "GET /tasks/<int:task_id>"
         (0, 1000, 20, 1),  # one endpoint alone is slow
         (0, 0, 20, 0),  # every endpoint is: the ratio decides
         (800, 1000, 20, 0),  # some requests of one are
-        (0, 900, 20, 0),  # the other held its limit in hardly more than nine tenths, if at all
+        (0, 440, 20, 1),  # the other mostly missed it too, but far less
+        (0, 400, 20, 0),  # two fifths between them are not certain
+        (400, 1000, 20, 1),
+        (480, 1000, 20, 0),  # half of its requests may have held the limit
+        (300, 700, 20, 0),
         (1000, 1000, 400, 2),  # nothing can be measured
     ],
 )
@@ -360,7 +364,7 @@ def test_a_slow_machine_excuses_an_endpoint_only_where_the_others_are_slow_too(
     verdict = judge(judged, run)
     assert verdict.exit_code == exit_code
     if exit_code == 1:
-        assert f"{ONE} held its limit in the same run" in verdict.reasons[0]
+        assert f"{ONE} mostly held its limit in the same run" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -381,7 +385,7 @@ def test_a_client_excuses_an_endpoint_only_where_the_others_are_slow_too(
     verdict = judge(judged, make_run({READ: one, ONE: other, LIVEZ: 5}))
     assert verdict.exit_code == (2 if ratio is None and not exit_code else exit_code)
     if exit_code == 1:
-        assert f"{ONE} held its limit in the same run" in verdict.reasons[0]
+        assert f"{ONE} mostly held its limit in the same run" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize(("limited", "outcome"), [(True, Outcome.FAIL), (False, Outcome.EXCUSED)])

@@ -22,9 +22,9 @@ RESAMPLES = 999
 MOST_BLOCKS = 200
 PERCENTILES = {"p50_ms": 50.0, "p95_ms": 95.0, "p99_ms": 99.0}
 SERVER_PERCENT = 95
-MOST_SLOW, MOST_FAST = 0.5, 0.9
-"""The share of an endpoint's requests within its limit: a slow machine leaves no endpoint below the first while another
-is above the second. So such an endpoint is not excused."""
+MOST_SLOW, LEAST_GAP = 0.5, 0.4
+"""Shares of requests within their limit. A slow machine slows all endpoints: one with less than the first, while another
+has more than it by the second, is not excused."""
 
 
 class Outcome(enum.StrEnum):
@@ -362,7 +362,7 @@ class _Judge:
         elif outcome is not Outcome.PASS and self._slow and objective != "p95_ratio":
             if peer := self._fast_peer(endpoint, objective):
                 outcome = Outcome.FAIL
-                reason = f"{figures}; {peer} held its limit in the same run, so it is not the machine"
+                reason = f"{figures}; {peer} mostly held its limit in the same run, so it is not the machine"
             else:
                 outcome = Outcome.EXCUSED if excusable else Outcome.INCONCLUSIVE
                 reason = f"{self._slow}; {figures}"
@@ -393,11 +393,11 @@ class _Judge:
         return msgspec.structs.replace(check, limit=limit, low=None, high=None, reason=check.reason or figures)
 
     def _fast_peer(self, endpoint: str, objective: str) -> str:
-        """Return another endpoint that held its limit where most of this one's requests missed theirs; empty: none."""
-        if endpoint not in self._endpoints or self._share(endpoint, objective)[1] >= MOST_SLOW:
+        """Return another endpoint that mostly held its limit where this one mostly missed it; empty: there is none."""
+        if endpoint not in self._endpoints or (most := self._share(endpoint, objective)[1]) >= MOST_SLOW:
             return ""
         peers = self._endpoints.keys() - {endpoint, self._yardstick_endpoint}
-        return next((other for other in sorted(peers) if self._share(other, objective)[0] > MOST_FAST), "")
+        return next((other for other in sorted(peers) if self._share(other, objective)[0] > most + LEAST_GAP), "")
 
     def _share(self, endpoint: str, objective: str) -> tuple[float, float]:
         """Return the interval of the share of an endpoint's requests within its limit; 0 to 1: not known."""
