@@ -23,8 +23,8 @@ MOST_BLOCKS = 200
 PERCENTILES = {"p50_ms": 50.0, "p95_ms": 95.0, "p99_ms": 99.0}
 SERVER_PERCENT = 95
 MOST_SLOW, LEAST_GAP = 0.5, 0.4
-"""Shares of requests within their limit. A slow machine slows all endpoints: one with less than the first, while another
-has more than it by the second, is not excused."""
+"""Shares of requests within their limit. A slow machine slows all endpoints: one with less than the first, while
+another has more than it by the second, is not excused."""
 
 
 class Outcome(enum.StrEnum):

@@ -158,7 +158,7 @@ def test_the_environment_of_the_measures_has_the_database_that_they_start() -> N
 def test_an_unknown_measure_is_refused_with_a_list_of_the_measures(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run.main(["cpus"])
-    assert "unknown measure: cpus; the measures are cpu, rivals, pages, memory, start, scale, outbox" in capsys.readouterr().err
+    assert f"unknown measure: cpus; the measures are {', '.join(run.MEASURES)}\n" in capsys.readouterr().err
 
 
 def test_the_scale_has_what_each_kind_of_request_costs_both_sides(
