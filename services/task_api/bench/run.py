@@ -411,28 +411,27 @@ OUTBOX = re.compile(r"task_(changes|reminders)_\w+")
 def measure_outbox(folder: Path) -> list[Measure]:
     """Compare the CPU time of a write with that of one that records no change, the database's included."""
     measures = []
-    for database in (sqlite, postgresql):
+    for database, kind in itertools.product((sqlite, postgresql), ("create", "rename")):
+        name = f"A write with its change, {database.__name__}: {kind}"
+        spent: dict[bool, list[float]] = {True: [], False: []}
         with ExitStack() as stack:
             services = {
-                recorded: stack.enter_context(database(folder / f"{database.__name__}-{recorded}", recorded=recorded))
-                for recorded in (True, False)
+                recorded: stack.enter_context(database(folder / f"{name} {recorded}", recorded=recorded))
+                for recorded in spent
             }
-            for kind in ("create", "rename"):
-                spent: dict[bool, list[float]] = {True: [], False: []}
-                for number in range(OUTBOX_ROUNDS + 1):
-                    for recorded in (True, False) if number % 2 else (False, True):
-                        server, pids = services[recorded]
-                        before = sum(map(cpu_seconds, pids))
-                        mixed(server, OUTBOX_REQUESTS, number, {kind: 1})
-                        if number:  # the first round warms the caches
-                            seconds = sum(map(cpu_seconds, pids)) - before
-                            spent[recorded].append(seconds / OUTBOX_REQUESTS * 1000)
-                ratios = [a / b for a, b in zip(spent[True], spent[False], strict=True)]
-                ours, plain = (statistics.median(samples) for samples in spent.values())
-                detail = f"{ours:.3f} ms CPU of service and database, {plain:.3f} ms where no change is recorded"
-                name = f"A write with its change, {database.__name__}: {kind}"
-                measures.append(Measure.median(name, ratios, OF_WRITE, detail=detail))
-                progress(f"{name}: {detail}")
+            for number in range(OUTBOX_ROUNDS + 1):
+                for recorded in (True, False) if number % 2 else (False, True):
+                    server, pids = services[recorded]
+                    before = sum(map(cpu_seconds, pids))
+                    mixed(server, OUTBOX_REQUESTS, number, {kind: 1})
+                    if number:  # the first round warms the caches
+                        seconds = sum(map(cpu_seconds, pids)) - before
+                        spent[recorded].append(seconds / OUTBOX_REQUESTS * 1000)
+        ratios = [a / b for a, b in zip(spent[True], spent[False], strict=True)]
+        ours, plain = (statistics.median(samples) for samples in spent.values())
+        detail = f"{ours:.3f} ms CPU of service and database, {plain:.3f} ms where no change is recorded"
+        measures.append(Measure.median(name, ratios, OF_WRITE, detail=detail))
+        progress(f"{name}: {detail}")
     return measures
 
 

@@ -2,8 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -180,22 +180,36 @@ def test_the_scale_has_what_each_kind_of_request_costs_both_sides(
 def test_the_cost_of_a_write_with_its_change_is_held_against_one_that_records_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(run, "OUTBOX_ROUNDS", 1)
-    monkeypatch.setattr(run, "OUTBOX_REQUESTS", 40)
+    spent: Counter[int] = Counter()
+
+    @contextmanager
+    def database(_folder: Path, *, recorded: bool) -> Iterator[tuple[Server, list[int]]]:
+        yield Server("ours", "", pid := 12 if recorded else 10), [pid]
+
+    def mixed(server: Server, requests: int, _seed: int, _mix: dict[str, int]) -> None:
+        spent[server.pid] += server.pid * requests
+
+    monkeypatch.setattr(run, "sqlite", database)
+    monkeypatch.setattr(run, "postgresql", database)
+    monkeypatch.setattr(run, "mixed", mixed)
+    monkeypatch.setattr(run, "cpu_seconds", lambda pid: float(spent[pid]))
     measures = run.measure_outbox(tmp_path)
     assert [measure.name for measure in measures] == [
-        f"A write with its change, {database}: {kind}"
-        for database in ("sqlite", "postgresql")
-        for kind in ("create", "rename")
+        f"A write with its change, database: {kind}" for _ in range(2) for kind in ("create", "rename")
     ]
-    assert all(measure.value > 0 for measure in measures)
+    assert {measure.value for measure in measures} == {1.2}
+    assert not any(measure.kept for measure in measures)
 
 
 @pytest.mark.parametrize("database", [run.sqlite, run.postgresql])
 @pytest.mark.parametrize("recorded", [True, False])
 def test_a_service_that_records_no_change_has_none(
-    database: Callable[..., AbstractContextManager[tuple[Server, list[int]]]], recorded: bool, tmp_path: Path
+    database: Callable[..., AbstractContextManager[tuple[Server, list[int]]]],
+    recorded: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(load, "TASKS_BEFORE", 40)
     with (
         database(tmp_path / "ours", recorded=recorded) as (server, _),
         httpx.Client(base_url=server.url, headers=server.headers) as client,
