@@ -180,7 +180,7 @@ def survivors(area: Area, root: Path, made: Sequence[Mutant], workers: int) -> I
             started = time.monotonic()
             if not first.passes(600):
                 raise NotAssessed(f"the tests fail without any defect: run `pytest {' '.join(area.tests)}`")
-            seconds = 60 + 10 * (time.monotonic() - started)
+            seconds = 60 + 5 * (time.monotonic() - started)
         for module in area.modules:
             with replaced(first.folder / module, "raise RuntimeError"):
                 if first.passes(seconds):

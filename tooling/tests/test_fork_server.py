@@ -51,7 +51,7 @@ def has_ended(process: int) -> bool:
 RULE = "def test_rule():\n    import rules\n    assert rules.LIMIT == 2\n"
 
 
-def test_each_run_is_of_the_code_of_its_time_also_where_old_byte_code_is_of_the_same_size(start: Start) -> None:
+def test_each_run_is_of_the_code_of_its_time(start: Start) -> None:
     server = start({"rules.py": "LIMIT = 2\n", "test_rules.py": RULE})
     verdicts = [server.passes(PLENTY)]
     for code in ("LIMIT = 3\n", "LIMIT = 2\n", "LIMIT = 4\n"):
@@ -143,7 +143,7 @@ EXIT = """
 import sys
 
 if "test_rules" not in sys.modules:
-    raise SystemExit(1)
+    raise SystemExit(0)
 
 def more(number):
     return number + 1

@@ -72,6 +72,17 @@ def test_several_copies_judge_as_one_does(tmp_path: Path) -> None:
     assert judged(tmp_path, WEAK, workers=3).findings == judged(tmp_path, WEAK).findings
 
 
+def test_no_code_is_written_at_a_second_of_other_code_for_which_python_keeps_byte_code(tmp_path: Path) -> None:
+    file = tmp_path / "rules.py"
+    file.write_text("A = 1\n")
+    seconds = [int(file.stat().st_mtime)]
+    for code in ("A = 2\n", "A = 3\n", "A = 4\n"):
+        with mutation.replaced(file, code):
+            seconds.append(int(file.stat().st_mtime))
+        seconds.append(int(file.stat().st_mtime))
+    assert len(set(seconds)) == len(seconds)
+
+
 def test_tests_that_fail_without_a_defect_prove_nothing(tmp_path: Path) -> None:
     with pytest.raises(NotAssessed, match=r"fail without any defect: run `pytest test_rules\.py`"):
         judged(tmp_path, WEAK.replace("grown_up(40)", "grown_up(4)"))
