@@ -3,7 +3,7 @@
 A run costs what the tests cost: the libraries are there. The process imports nothing of the folder that it runs in, so
 each run imports the code as it is by then. What a run has started ends with it.
 
-`ForkServer` starts the process, which executes this file and imports nothing else of this repository.
+`fork_server` starts the process, which executes this file and imports nothing else of this repository.
 """
 
 import gc
@@ -34,7 +34,7 @@ FORK = os.fork
 
 
 class ForkServer:
-    """The process, from the side that requests runs of it. Make it with `fork_server`."""
+    """The process, as its parent sees it. Make it with `fork_server`."""
 
     def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
         """Talk to a process that executes this file in a folder."""
@@ -161,7 +161,7 @@ def of_folder(module: ModuleType) -> bool:
 
 
 def import_forkable(packages: Sequence[Sequence[str]]) -> None:
-    """Import the modules of packages, of several or of one: those after whose import this process can still fork."""
+    """Import the modules of those packages after whose import this process can still be forked safely."""
     if in_fork(IMPORT_SECONDS, breaks_forks, packages) == 0:
         import_all(packages)
     elif len(packages) > 1:
