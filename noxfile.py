@@ -276,6 +276,8 @@ def sync(session: nox.Session) -> None:
 def mutation(session: nox.Session) -> None:
     """Defects of one operator in the core, and those that no test fails for; `nox -s mutation -- hpa` for one area."""
     install(session, "test", service=True)
+    if not session.posargs:
+        session.run("python", "-m", "tooling.canaries", "mutation")
     session.run("python", "-m", "tooling.mutation", *session.posargs)
 
 

@@ -12,14 +12,12 @@ import importlib.metadata
 import itertools
 import os
 import re
-import signal
-import subprocess
 import sys
 import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -32,6 +30,7 @@ from cosmic_ray.operators.number_replacer import NumberReplacer
 
 from gate_canaries.canaries import copy
 from tooling.findings import NOT_ASSESSED, Finding, Gate, NotAssessed, Scan, Severity, run_stage
+from tooling.fork_server import ForkServer, fork_server
 from tooling.previous_version import sources
 from tooling.project import ROOT, distributions
 
@@ -144,39 +143,6 @@ def _mutant(module: str, source: str, code: str) -> Mutant:
     return Mutant(module, start + 1, " -> ".join(lines), code)
 
 
-def passes(folder: Path, tests: Sequence[str], seconds: float) -> bool:
-    """Return whether tests pass on the code in a folder. Those that do not end by themselves fail."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests]
-    settings = {
-        **{name: value for name, value in os.environ.items() if name not in {"PYTEST_ADDOPTS", "PYTEST_PLUGINS"}},
-        "PYTHONPATH": os.pathsep.join([str(folder), sources(folder)]),
-    }
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=settings,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        return process.wait(seconds) == 0
-    except subprocess.TimeoutExpired:
-        return False
-    finally:
-        with_all_children(process)
-
-
-def with_all_children(process: subprocess.Popen[bytes]) -> None:
-    """End a process that began a session, and all that it has started."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    process.wait()
-
-
 _moments = itertools.count(1)
 
 
@@ -203,28 +169,30 @@ def survivors(area: Area, root: Path, made: Sequence[Mutant], workers: int) -> I
 
     Raises `NotAssessed` where the tests fail without any defect, or do not run the code that has it.
     """
-    with TemporaryDirectory(prefix="mutation-") as scratch:
-        folders: SimpleQueue[Path] = SimpleQueue()
+    with TemporaryDirectory(prefix="mutation-") as scratch, ExitStack() as stack:
+        servers: SimpleQueue[ForkServer] = SimpleQueue()
         for number in range(workers):
-            copy(root, Path(scratch) / str(number))
-            folders.put(Path(scratch) / str(number))
-        first = Path(scratch) / "0"
-        started = time.monotonic()
-        if not passes(first, area.tests, 600):
-            raise NotAssessed(f"the tests fail without any defect: run `pytest {' '.join(area.tests)}`")
-        seconds = 60 + 10 * (time.monotonic() - started)
+            folder = Path(scratch) / str(number)
+            copy(root, folder)
+            path = os.pathsep.join([str(folder), sources(folder)])
+            servers.put(first := stack.enter_context(fork_server(folder, area.tests, path)))
+        for _ in range(2):  # the first run waits for the libraries, and compiles the code
+            started = time.monotonic()
+            if not first.passes(600):
+                raise NotAssessed(f"the tests fail without any defect: run `pytest {' '.join(area.tests)}`")
+            seconds = 60 + 5 * (time.monotonic() - started)
         for module in area.modules:
-            with replaced(first / module, "raise RuntimeError"):
-                if passes(first, area.tests, seconds):
+            with replaced(first.folder / module, "raise RuntimeError"):
+                if first.passes(seconds):
                     raise NotAssessed(f"{' '.join(area.tests)} passes without {module}: name tests that import it")
 
         def judge(mutant: Mutant) -> tuple[Mutant, bool]:
-            folder = folders.get()
+            server = servers.get()
             try:
-                with replaced(folder / mutant.module, mutant.code):
-                    return mutant, passes(folder, area.tests, seconds)
+                with replaced(server.folder / mutant.module, mutant.code):
+                    return mutant, server.passes(seconds)
             finally:
-                folders.put(folder)
+                servers.put(server)
 
         with ThreadPoolExecutor(workers) as pool:
             yield from pool.map(judge, made)

@@ -279,7 +279,10 @@ PROOF_COMMANDS = {
         "session.run('python', '-m', 'loadtests.slow_clients', success_codes=[0, 2])",
         "session.run('pytest', '-m', 'load', 'loadtests', 'packages', *session.posargs)",
     ],
-    "mutation": ["session.run('python', '-m', 'tooling.mutation', *session.posargs)"],
+    "mutation": [
+        "if not session.posargs:\n    session.run('python', '-m', 'tooling.canaries', 'mutation')",
+        "session.run('python', '-m', 'tooling.mutation', *session.posargs)",
+    ],
     "fuzz": ["session.run('python', '-m', 'tooling.dast.fuzz', *session.posargs)"],
     "e2e": ["session.run('python', '-m', 'e2e', *session.posargs)"],
     "rehearse": ["session.run('python', '-m', 'tooling.rehearsal', *session.posargs)"],
