@@ -298,10 +298,10 @@ class SecondFactorNeeded(Exception):
 
 
 class WrongCode(Exception):
-    """A code of the second factor is not valid: wrong, too old, or used before."""
+    """A code of the second factor is not valid: wrong, too old, or used before; or no code can be checked."""
 
-    def __init__(self) -> None:
-        super().__init__("the code is wrong, too old, or was used before")
+    def __init__(self, detail: str = "the code is wrong, too old, or was used before") -> None:
+        super().__init__(detail)
 
 
 class NotAllowed(Exception):

@@ -53,6 +53,7 @@ from task_api.store import accounts as store
 from task_api.store import audit
 from task_core import webhooks
 from task_core.database import Database
+from task_core.encryption import Keyring
 
 LONGEST_USER_AGENT, LONGEST_ADDRESS = 200, 64
 REMEMBERED_SECONDS = 1.0
@@ -152,7 +153,8 @@ class Accounts:
         self._session_life = timedelta(seconds=settings.session_seconds)
         self._logins = Throttle(database, settings.login_limit)
         self._registrations = Throttle(database, settings.registration_limit)
-        self.second_factors = second_factor.SecondFactors(database, self._logins, failed)
+        self._keyring = Keyring(settings.encryption_keys)
+        self.second_factors = second_factor.SecondFactors(database, self._keyring, self._logins, failed)
         self._lane = passwords.Lane(max(1, settings.threads - 1))
         self._failed = failed
         post = post or Mailer(settings.smtp_url, settings.mail_from)
@@ -237,7 +239,7 @@ class Accounts:
             if held.totp_step is not None:
                 if row.totp_step is None or login.code is None:  # turned on meanwhile
                     raise SecondFactorNeeded
-                second_factor.spend(connection, held, login.code)
+                second_factor.spend(connection, self._keyring, held, login.code)
             if renewed:
                 store.set_password_hash(connection, row.id, renewed)
             store.add_session(connection, session)

@@ -4,11 +4,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from pyotp import random_base32
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
+from task_core.encryption import EncryptedColumn, Keyring
 from task_core.schema import (
     LARGEST_KEY,
     LOCAL_ACCOUNT,
+    TOTP_PLACEHOLDER,
+    TOTP_SECRET,
     accounts,
     deleted_tasks,
     personal_tokens,
@@ -19,6 +23,15 @@ from task_core.schema import (
 
 PIECE = 5_000
 """Rows that one statement deletes."""
+
+SECOND_FACTORS = EncryptedColumn(
+    "second factor of account",
+    accounts.c.encrypted_totp_secret,
+    in_clear=lambda row: row.totp_secret if len(row.totp_secret) == TOTP_SECRET else None,
+    cleared=lambda: {"totp_secret": random_base32(TOTP_PLACEHOLDER)},
+    present=accounts.c.totp_secret.is_not(None),
+)
+"""The secrets that codes by time are computed with (TOTP, RFC 6238)."""
 
 _SESSION = (
     select(accounts.c.id, accounts.c.email, accounts.c.role, accounts.c.created_at)
@@ -92,6 +105,13 @@ def remove(connection: Connection, account_id: int) -> None:
         while connection.execute(delete(table).where(table.c.id.in_(some))).rowcount == PIECE:
             pass
     connection.execute(delete(accounts).where(accounts.c.id == account_id))
+
+
+def second_factor_columns(keyring: Keyring, account_id: int, secret: str | None) -> dict[str, str | None]:
+    """Return the columns that keep the secret of a second factor, or none; without a key it is kept in clear."""
+    if secret is None or not keyring:
+        return {"totp_secret": secret, SECOND_FACTORS.column.name: None}
+    return SECOND_FACTORS.columns(keyring, account_id, secret)
 
 
 def set_password_hash(connection: Connection, account_id: int, password_hash: str) -> None:
