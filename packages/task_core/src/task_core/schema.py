@@ -47,6 +47,7 @@ REVISIONS = (
     "0016",
     "0017",
     "0018",
+    "0019",
 )
 """Every migration, oldest first. The service is ready at the last one, and at any that it does not know."""
 
@@ -141,12 +142,15 @@ accounts = Table(
     Column("totp_step", BigInteger),
     Column("recovery_codes", String(1000)),
     Column("encrypted_totp_secret", Text),
+    Column("verified_at", Instant),
     CheckConstraint("role IN ('user', 'admin')", name="role"),
     sqlite_autoincrement=True,
 )
 """`totp_secret` is empty where there is no second factor. Where it has TOTP_SECRET characters, it is the secret in
 clear: the version before wrote it, or this one without a key. Else the secret is in `encrypted_totp_secret`, and
 `totp_secret` is random: the version before computes codes with it, which no authenticator shows.
+
+`verified_at` is when a token from a mail to the address came back last; the service mails nothing else to others.
 """
 
 sessions = Table(

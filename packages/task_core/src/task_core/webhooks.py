@@ -144,8 +144,9 @@ def disabled(connection: Connection) -> int:
 
 
 def email(connection: Connection, account_id: int) -> str | None:
-    """Return the address of an account, None where it is gone."""
-    found: str | None = connection.scalar(select(accounts.c.email).where(accounts.c.id == account_id))
+    """Return the address of an account, None where it is gone, or its owner has not confirmed the address."""
+    own = (accounts.c.id == account_id, accounts.c.verified_at.is_not(None))
+    found: str | None = connection.scalar(select(accounts.c.email).where(*own))
     return found
 
 

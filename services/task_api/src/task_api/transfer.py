@@ -68,6 +68,7 @@ class AccountLine(msgspec.Struct, tag="account", tag_field="type", forbid_unknow
     totp_step: Annotated[int, Meta(ge=0, le=2**53)] | None = None
     recovery_codes: Annotated[str, Meta(max_length=1000, pattern=r"^[0-9a-f]{64}(?: [0-9a-f]{64})*$")] | None = None
     encrypted_totp_secret: Annotated[str, Meta(max_length=500)] | None = None
+    verified_at: Moment | None = None
 
 
 class TaskLine(msgspec.Struct, tag="task", tag_field="type", forbid_unknown_fields=True):

@@ -99,7 +99,7 @@ class Sessions:
             row = store.by_session(connection, session_id)
         if row is None:
             raise BadToken("revoked")
-        account = Account(row.id, row.email, cast("Role", row.role), row.created_at)
+        account = Account(row.id, row.email, cast("Role", row.role), row.created_at, row.verified_at)
         if len(self._known) >= SESSIONS_REMEMBERED:
             self._known.clear()
         self._known[session_id] = (account, now + REMEMBERED_SECONDS, revoked)
@@ -112,7 +112,7 @@ class Sessions:
             row = store.by_personal_token(connection, digest, datetime.now(UTC))
         if row is None:
             raise BadToken("invalid")
-        account = Account(row.id, row.email, cast("Role", row.role), row.created_at)
+        account = Account(row.id, row.email, cast("Role", row.role), row.created_at, row.verified_at)
         return account, None, frozenset(row.scopes.split())
 
     def forget(self) -> None:
@@ -196,6 +196,17 @@ class Accounts:
         with self._counted():
             self._registrations.once("forgot", address, "forgotten passwords")
             self.by_mail.forgot(email)
+
+    def request_confirmation(self, account: Account, address: str) -> None:
+        """Have a token to confirm the account's address with sent. Raises Throttled after too many of a network."""
+        with self._counted():
+            self._registrations.once("confirm", address, "confirmations")
+            self.by_mail.request_confirmation(account.email)
+
+    def confirm_address(self, token: str) -> None:
+        """Note that a token from a mail came back. Raises BadMailToken."""
+        self.by_mail.confirm(token)
+        self._sessions.forget()
 
     def reset_password(self, sent: TokenAndPassword) -> None:
         """Replace a password by a token that was sent. Raises BadMailToken, BadPassword, and Overloaded."""

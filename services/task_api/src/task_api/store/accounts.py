@@ -33,13 +33,14 @@ SECOND_FACTORS = EncryptedColumn(
 )
 """The secrets that codes by time are computed with (TOTP, RFC 6238)."""
 
+_KNOWN = (accounts.c.id, accounts.c.email, accounts.c.role, accounts.c.created_at, accounts.c.verified_at)
 _SESSION = (
-    select(accounts.c.id, accounts.c.email, accounts.c.role, accounts.c.created_at)
+    select(*_KNOWN)
     .join(sessions, sessions.c.account_id == accounts.c.id)
     .where(sessions.c.id == bindparam("session_id"), sessions.c.revoked_at.is_(None), accounts.c.disabled_at.is_(None))
 )
 _PERSONAL = (
-    select(accounts.c.id, accounts.c.email, accounts.c.role, accounts.c.created_at, personal_tokens.c.scopes)
+    select(*_KNOWN, personal_tokens.c.scopes)
     .join(personal_tokens, personal_tokens.c.account_id == accounts.c.id)
     .where(
         personal_tokens.c.digest == bindparam("digest"),
@@ -119,8 +120,8 @@ def set_password_hash(connection: Connection, account_id: int, password_hash: st
     connection.execute(update(accounts).where(accounts.c.id == account_id).values(password_hash=password_hash))
 
 
-def by_session(connection: Connection, session_id: str) -> Row[int, str, str, datetime] | None:
-    """Return (id, email, role, created_at) of the account of a session; None where either is not valid any more."""
+def by_session(connection: Connection, session_id: str) -> Row[int, str, str, datetime, datetime | None] | None:
+    """Return (id, email, role, created_at, verified_at) of the account of a session; None where either is over."""
     return connection.execute(_SESSION, {"session_id": session_id}).one_or_none()
 
 
@@ -183,8 +184,10 @@ def every(connection: Connection) -> Any:
     return connection.execute(select(accounts).order_by(accounts.c.id)).mappings()
 
 
-def by_personal_token(connection: Connection, digest: bytes, now: datetime) -> Row[int, str, str, datetime, str] | None:
-    """Return (id, email, role, created_at, scopes) of a personal token and its account; None where one is not valid."""
+def by_personal_token(
+    connection: Connection, digest: bytes, now: datetime
+) -> Row[int, str, str, datetime, datetime | None, str] | None:
+    """Return what `by_session` does, and the scopes, of a personal token; None where one is not valid."""
     return connection.execute(_PERSONAL, {"digest": digest, "now": now}).one_or_none()
 
 
