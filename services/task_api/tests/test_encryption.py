@@ -227,22 +227,29 @@ def test_ciphertexts_of_the_version_before_are_bound_by_encrypt_secrets(
     assert row(database).encrypted_secrets.startswith("k1:2:")
 
 
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ({"encrypted_secrets": OLD.encrypt("whsec_secret", "webhook", 1)}, ": it is encrypted with the key 'k1'"),
+        ({"encrypted_secrets": unbound("whsec_secret", NEW)}, " was written meanwhile, as a process without this key"),
+        ({"secret": "whsec_secret"}, " was written meanwhile, as a process without this key"),
+    ],
+)
 def test_a_secret_that_is_written_meanwhile_is_not_counted_as_encrypted(
-    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch, written: dict[str, str], reason: str
 ) -> None:
     service.create(database, OLD, LOCAL_ACCOUNT, URL, insecure=False)
-    before = row(database).encrypted_secrets
     confirm = EncryptedColumn.confirm
 
     def meanwhile(self: EncryptedColumn, read: Transaction, keyring: Keyring) -> int:
         with database.write() as connection:
-            connection.execute(update(webhooks).values(encrypted_secrets=before))
+            connection.execute(update(webhooks).values(**written))
         return confirm(self, read, keyring)
 
     monkeypatch.setattr(EncryptedColumn, "confirm", meanwhile)
     refused = encrypt(settings, NEW, KEY)
     assert refused.exit_code == 1
-    assert refused.output.startswith("task-api: the secret of webhook 1: it is encrypted with the key 'k1'")
+    assert refused.output.startswith(f"task-api: the secret of webhook 1{reason}")
 
 
 def account(database: Database) -> Any:
