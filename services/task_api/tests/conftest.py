@@ -13,7 +13,7 @@ import pytest
 import structlog
 from argon2 import PasswordHasher
 from flask import Flask
-from sqlalchemy import create_engine, delete, insert, text
+from sqlalchemy import create_engine, delete, insert, text, update
 
 from service_kit.http.requests import EXTENSION
 from task_api.accounts import passwords
@@ -263,6 +263,15 @@ def client(lend: Lend) -> Client:
 def guarded(lend: Lend) -> Client:
     """A client of the service with accounts."""
     return lend(auth="on", jwt_keys=(KEY,))
+
+
+def log_in_confirmed(client: Client, email: str = "ada@example.org") -> dict[str, str]:
+    """Do as `log_in`, with an account whose address is confirmed."""
+    headers = log_in(client, email)
+    database: Database = client.application.extensions[EXTENSION].database
+    with database.write() as connection:
+        connection.execute(update(accounts).where(accounts.c.email == email).values(verified_at=datetime.now(UTC)))
+    return headers
 
 
 def log_in_tokens(client: Client, email: str = "ada@example.org") -> dict[str, Any]:

@@ -172,6 +172,41 @@ def test_a_reset_password_ends_all_sessions_and_every_token(mailing: Client, inb
         assert (again.status_code, again.json["type"].rpartition("#")[2]) == (400, "mail-token-invalid")
 
 
+def test_who_registers_by_mail_or_resets_the_password_by_mail_has_confirmed_the_address(
+    serve: Serve, mailing: Client, inbox: tuple[Inbox, str], database: Database
+) -> None:
+    sign_up(mailing, inbox[0], "bob@example.org")
+    serve(auth="on", jwt_keys=(KEY,)).post("/auth/register", json={"email": ADA, "password": PASSWORD})
+    assert confirmed(database) == {"bob@example.org"}
+    mailing.post("/auth/password/forgot", json={"email": ADA})
+    mailing.post("/auth/password/reset", json={"token": inbox[0].token(), "password": NEW})
+    assert confirmed(database) == {ADA, "bob@example.org"}
+
+
+def test_an_address_that_was_registered_without_mail_is_confirmed_by_a_token_that_is_requested(
+    serve: Serve, mailing: Client, inbox: tuple[Inbox, str], database: Database
+) -> None:
+    serve(auth="on", jwt_keys=(KEY,)).post("/auth/register", json={"email": ADA, "password": PASSWORD})
+    session = {"Authorization": f"Bearer {log_in(mailing).json['access_token']}"}
+    assert mailing.get("/auth/me", headers=session).json["verified_at"] is None
+    assert mailing.post("/auth/me/confirm").status_code == 401
+    assert mailing.post("/auth/me/confirm", headers=session).status_code == 204
+    token = inbox[0].token()
+    assert (inbox[0].mails[0]["To"], inbox[0].mails[0]["Subject"]) == (ADA, "Confirm your address")
+    wrong = mailing.post("/auth/password/reset", json={"token": token, "password": NEW})  # it is for one purpose
+    assert (wrong.status_code, confirmed(database)) == (400, set())
+    answers = [mailing.post("/auth/confirm", json={"token": token}).status_code for _ in range(2)]
+    assert (answers, confirmed(database)) == ([204, 400], {ADA})
+    me = mailing.get("/auth/me", headers=session)
+    assert me.json["verified_at"] is not None, "the session goes on"
+    assert '"action":"address confirmed"' in mailing.get("/auth/me/export", headers=session).text
+
+
+def confirmed(database: Database) -> set[str]:
+    with database.read() as connection:
+        return set(connection.scalars(select(accounts.c.email).where(accounts.c.verified_at.is_not(None))))
+
+
 def test_an_address_without_an_account_gets_no_mail(mailing: Client, inbox: tuple[Inbox, str]) -> None:
     mailing.post("/auth/password/forgot", json={"email": "bob@example.org"})
     sign_up(mailing, inbox[0])

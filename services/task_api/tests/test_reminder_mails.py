@@ -23,7 +23,7 @@ from task_core.reminder_mails import ReminderMails
 from task_core.reminders import Put, Reminders, put_out
 from task_core.schema import LOCAL_ACCOUNT, accounts, reminder_mails, task_changes, task_reminders, tasks
 
-from .conftest import KEY, PASSWORD, Client, Serve, log_in
+from .conftest import KEY, PASSWORD, Client, Serve, log_in, log_in_confirmed
 from .test_mail import ADA, Inbox, inbox
 from .test_reminder_delivery import SECOND, create, make_due
 
@@ -63,8 +63,8 @@ class Broken(Mailer):
 def test_a_reminder_comes_by_mail_to_its_owner_alone(
     guarded: Client, database: Database, inbox: tuple[Inbox, str], late: bool
 ) -> None:
-    headers = log_in(guarded)
-    log_in(guarded, "bob@example.org")
+    headers = log_in_confirmed(guarded)
+    log_in_confirmed(guarded, "bob@example.org")
     task = create(guarded, headers=headers)
     title = 'Wäsche\n\x07  "aufhängen"'
     guarded.put(f"/tasks/{task}", json={"title": title}, headers=headers)
@@ -93,7 +93,7 @@ def test_without_a_server_for_mail_or_an_address_no_mail_waits(serve: Serve, dat
     make_due(database)
     assert Reminders(database, by_mail=True).put_out() == 1  # AUTH=off has no address
     guarded = serve(auth="on", jwt_keys=(KEY,))
-    create(guarded, headers=log_in(guarded))
+    create(guarded, headers=log_in_confirmed(guarded))
     make_due(database)
     assert Reminders(database).put_out() == 1
     assert waiting(database) == 0
@@ -102,7 +102,7 @@ def test_without_a_server_for_mail_or_an_address_no_mail_waits(serve: Serve, dat
 def test_a_mail_that_fails_is_tried_again_with_its_name_until_a_day_is_over(
     guarded: Client, database: Database
 ) -> None:
-    create(guarded, headers=log_in(guarded))
+    create(guarded, headers=log_in_confirmed(guarded))
     make_due(database)
     Reminders(database, by_mail=True).put_out()
     results: Results = []
@@ -126,7 +126,7 @@ def test_an_account_gets_so_many_mails_an_hour_and_others_get_theirs(
 ) -> None:
     monkeypatch.setattr(reminders, "MAILS", 3)
     monkeypatch.setattr(reminders, "MAILS_SECONDS", 1 << 40)  # no window ends meanwhile
-    ada, bob = log_in(guarded), log_in(guarded, "bob@example.org")
+    ada, bob = log_in_confirmed(guarded), log_in_confirmed(guarded, "bob@example.org")
     puts: list[Put] = []
     for headers, count in [(ada, 2), (ada, 3), (bob, 1)]:
         for _ in range(count):
@@ -139,6 +139,22 @@ def test_an_account_gets_so_many_mails_an_hour_and_others_get_theirs(
         mailed = connection.scalars(select(reminder_mails.c.owner_id).order_by(reminder_mails.c.id)).all()
         sent = connection.scalar(select(func.count()).where(task_changes.c.remind_at.is_not(None)))
     assert (mailed, sent) == ([*owners[:3], owners[-1]], 6)
+
+
+def test_no_reminder_is_mailed_to_an_address_that_nobody_has_confirmed(guarded: Client, database: Database) -> None:
+    create(guarded, headers=log_in(guarded))
+    make_due(database)
+    Reminders(database, by_mail=True).put_out()
+    assert waiting(database) == 0
+    with database.write() as connection:  # as the version before does
+        (owner, task) = connection.execute(select(tasks.c.owner_id, tasks.c.id)).one()
+        now = datetime.now(UTC)
+        row = {"owner_id": owner, "task_id": task, "remind_at": now, "put_out_at": now, "next_attempt_at": now}
+        connection.execute(insert(reminder_mails), row)
+    results: Results = []
+    broken = Broken()
+    assert ReminderMails(database, broken, lambda *result: results.append(result)).send()
+    assert (results, broken.names, waiting(database)) == ([("mail_dropped", False)], [], 0)
 
 
 def complete(client: Client, _database: Database, headers: dict[str, str]) -> None:
@@ -170,7 +186,7 @@ def leave(client: Client, _database: Database, headers: dict[str, str]) -> None:
 def test_nobody_gets_a_mail_about_what_is_done_with_or_for_an_account_that_is_disabled(
     guarded: Client, database: Database, finish: Callable[[Client, Database, dict[str, str]], None]
 ) -> None:
-    headers = log_in(guarded)
+    headers = log_in_confirmed(guarded)
     create(guarded, headers=headers)
     make_due(database)
     Reminders(database, by_mail=True).put_out()
@@ -183,7 +199,7 @@ def test_nobody_gets_a_mail_about_what_is_done_with_or_for_an_account_that_is_di
 def test_a_mail_is_held_by_one_and_sent_by_another_where_that_one_was_killed(
     guarded: Client, database: Database, inbox: tuple[Inbox, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create(guarded, headers=log_in(guarded))
+    create(guarded, headers=log_in_confirmed(guarded))
     make_due(database)
     Reminders(database, by_mail=True).put_out()
     with database.write() as connection:
@@ -204,9 +220,9 @@ def test_a_mail_is_held_by_one_and_sent_by_another_where_that_one_was_killed(
 def test_each_mail_is_sent_once_by_several_at_the_same_time(
     guarded: Client, database: Database, inbox: tuple[Inbox, str]
 ) -> None:
-    log_in(guarded)
+    log_in_confirmed(guarded)
     now = datetime.now(UTC) - SECOND
-    create(guarded, headers=log_in(guarded))
+    create(guarded, headers=log_in_confirmed(guarded))
     with database.write() as connection:
         owner = connection.scalar(select(accounts.c.id).where(accounts.c.id != LOCAL_ACCOUNT))
         row = {"owner_id": owner, "task_id": 1, "remind_at": now, "put_out_at": now, "next_attempt_at": now}
@@ -236,7 +252,7 @@ def test_a_worker_sends_mails_of_reminders_also_where_webhooks_are_off(
     monkeypatch: pytest.MonkeyPatch,
     webhooks: Literal["off", "on"],
 ) -> None:
-    create(guarded, headers=log_in(guarded))
+    create(guarded, headers=log_in_confirmed(guarded))
     make_due(database)
     box, url = inbox
     stops: list[Callable[[], None]] = []
@@ -255,7 +271,7 @@ def test_a_worker_sends_mails_of_reminders_also_where_webhooks_are_off(
 
 @pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
 def test_an_account_is_deleted_while_its_reminders_go_out(guarded: Client, database: Database) -> None:
-    headers = log_in(guarded)
+    headers = log_in_confirmed(guarded)
     create(guarded, headers=headers)
     make_due(database)
     gone = threading.Event()

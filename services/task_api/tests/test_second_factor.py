@@ -1,5 +1,6 @@
 """The second factor: codes by time, each valid once, recovery codes, and how it is turned off."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,15 +8,18 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from pyotp import TOTP
+from pyotp import TOTP, random_base32
 from sqlalchemy import select
 
 from task_api import cli
 from task_api.accounts import second_factor
 from task_api.accounts.model import WrongCode
 from task_api.config import Rate, Settings
-from task_api.transfer import export, import_lines
+from task_api.store.accounts import SECOND_FACTORS
+from task_api.transfer import TransferError, export, import_lines
+from task_core.config import SecretKey
 from task_core.database import Database
+from task_core.encryption import Keyring
 from task_core.schema import accounts
 
 from .conftest import KEY, PASSWORD, Client, Serve, log_in
@@ -238,15 +242,35 @@ def test_the_export_of_ones_own_data_has_no_secret_of_the_second_factor(guarded:
 def test_export_and_import_keep_the_second_factor(
     guarded: Client, database: Database, other_settings: Settings
 ) -> None:
-    secret, codes = turn_on(guarded, log_in(guarded))
+    secret, _ = turn_on(guarded, log_in(guarded))
     other = Database(other_settings)
-    import_lines(other, export(database))
+    lines = list(export(database))
+    assert secret not in b"".join(lines).decode()
+    with pytest.raises(TransferError, match=r"^line 2: it is encrypted with the key 'k1', which ENCRYPTION_KEYS lacks"):
+        import_lines(other, lines)
+    keyring = Keyring((SecretKey("k2", KEY.secret), KEY))
+    for _ in range(2):  # the second finds all there
+        import_lines(other, lines, keyring=keyring)
+    statement = select(accounts).where(accounts.c.email == ADA)
     with database.read() as here, other.read() as there:
-        statement = select(accounts).where(accounts.c.email == ADA)
-        assert here.execute(statement).one() == there.execute(statement).one()
+        old, new = here.execute(statement).one(), there.execute(statement).one()
     other.engine.dispose()
-    assert secret
-    assert codes
+    assert (new.totp_step, new.recovery_codes) == (old.totp_step, old.recovery_codes)
+    assert new.encrypted_totp_secret.startswith("k2:")
+    assert SECOND_FACTORS.read(keyring, new) == secret
+
+
+def test_an_export_of_the_version_before_is_imported_and_its_second_factors_are_encrypted(database: Database) -> None:
+    secret = random_base32()
+    ada = {"type": "account", "id": 7, "email": ADA, "password_hash": None, "role": "user", "totp_secret": secret}
+    lines = [json.dumps({**ada, "created_at": "2030-01-01T00:00:00Z", "totp_step": 1}).encode()]
+    lines.append(b'{"type": "end", "accounts": 1, "tasks": 0}')
+    for _ in range(2):
+        import_lines(database, lines, keyring=Keyring((KEY,)))
+    with database.read() as connection:
+        row = connection.execute(select(accounts).where(accounts.c.email == ADA)).one()
+    assert secret not in str(row)
+    assert SECOND_FACTORS.read(Keyring((KEY,)), row) == secret
 
 
 @given(text=st.text("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ- ", min_size=6, max_size=32))
@@ -257,4 +281,4 @@ def test_no_other_text_is_a_code(text: str) -> None:
     right = {code_at(Held.totp_secret, offset) for offset in (-30, 0, 30)}
     if text.replace(" ", "").replace("-", "") not in right:
         with pytest.raises(WrongCode):
-            second_factor.spend(None, Held, text)  # type: ignore[arg-type]
+            second_factor.spend(None, Keyring(()), Held, text)  # type: ignore[arg-type]

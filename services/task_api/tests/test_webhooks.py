@@ -30,7 +30,7 @@ from task_core.delivery import FIRST_DELAY, LONGEST_DELAY, Backlog, Deliverer, P
 from task_core.encryption import Keyring
 from task_core.schema import accounts, task_changes, webhook_dead_letters, webhooks
 
-from .conftest import KEY, PASSWORD, Client, Serve, log_in
+from .conftest import KEY, PASSWORD, Client, Serve, log_in, log_in_confirmed
 
 URL = "https://hooks.example.org/tasks"
 NOW = timedelta()
@@ -475,7 +475,7 @@ def test_a_transaction_notifies_once_and_only_for_an_account_with_an_active_webh
 def test_the_owner_of_a_webhook_that_is_disabled_gets_a_mail(serve: Serve, database: Database) -> None:
     letterbox = Letterbox()
     client = serve(webhooks="on", auth="on", jwt_keys=(KEY,))
-    ada = log_in(client)
+    ada = log_in_confirmed(client)
     gone, own = register(client, f"{URL}/gone", headers=ada), register(client, headers=ada)
     client.patch(f"/webhooks/{own['id']}", json={"active": False}, headers=ada)
     create(client, headers=ada)
@@ -486,6 +486,17 @@ def test_the_owner_of_a_webhook_that_is_disabled_gets_a_mail(serve: Serve, datab
     assert f"{URL}/gone any more: its server answered 410 Gone." in text
     assert f"PATCH /webhooks/{gone['id']} " in text
     assert results == ["failed", "disabled"]
+
+
+def test_no_mail_about_a_webhook_goes_to_an_address_that_nobody_has_confirmed(serve: Serve, database: Database) -> None:
+    letterbox = Letterbox()
+    client = serve(webhooks="on", auth="on", jwt_keys=(KEY,))
+    ada = log_in(client)
+    register(client, headers=ada)
+    create(client, headers=ada)
+    results: list[str] = []
+    drain(Deliverer(database, KEYRING, Receiver(lambda _: 410), results.append, post=letterbox))
+    assert (results, letterbox.mails) == (["failed", "disabled"], [])
 
 
 def test_a_mail_that_cannot_wait_leaves_the_webhook_disabled(client: Client, database: Database) -> None:
@@ -715,7 +726,7 @@ def test_a_webhook_that_is_switched_on_and_gone_again_and_again_sends_few_mails(
     monkeypatch.setattr(delivery, "MAILS", 2)
     letterbox = Letterbox()
     client = serve(webhooks="on", auth="on", jwt_keys=(KEY,))
-    ada, bob = log_in(client), log_in(client, "bob@example.org")
+    ada, bob = log_in_confirmed(client), log_in_confirmed(client, "bob@example.org")
     one = f"/webhooks/{register(client, headers=ada)['id']}"
     register(client, headers=bob)
     create(client, headers=ada)

@@ -67,7 +67,7 @@ class Settings(config.Settings, frozen=True, kw_only=True):
     ] = ""
     encryption_keys: Annotated[
         tuple[SecretKey, ...],
-        Meta(description="kid:secret[,kid:secret] for webhooks' secrets in the database; the first encrypts"),
+        Meta(description="kid:secret[,kid:secret] for secrets in the database; the first encrypts"),
         KEYS_TEXT,
     ] = ()
     mail_from: Annotated[str, Meta(description="sender of mails, such as tasks@example.org")] = ""

@@ -110,6 +110,12 @@ class Database:
         yield
         connection.execute(update(task_changes).where(made).values(traceparent=traceparent))
 
+    def settle(self) -> None:
+        """Bring SQLite's file to what is committed: until then it has what was overwritten in its log alone."""
+        if self._file:
+            with self.read() as connection:
+                command(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+
     def transaction(self, work: Callable[[Connection], R]) -> R:
         """Return what `work` returns, done in a transaction; raises what `write` raises.
 

@@ -365,7 +365,7 @@ class Deliverer:
             return
         with self._database.read() as connection:
             email = store.email(connection, hook.owner_id)
-        if email and "@" in email:  # the account of AUTH=off has no address
+        if email:
             try:
                 self._post.send(email, DISABLED, DISABLED_TEXT.format(url=hook.url, reason=reason, id=hook.id))
             except (QueueFull, ValueError) as error:

@@ -1,26 +1,54 @@
-"""Secrets that the services have to read again, encrypted in the database (libsodium: XChaCha20-Poly1305-IETF)."""
+"""Secrets that the services have to read again, encrypted in the database (libsodium: XChaCha20-Poly1305-IETF).
 
-from collections.abc import Sequence
+Each is bound to what it belongs to: the ciphertext of one row is no secret of another row, or of another kind.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from hashlib import blake2b
+from typing import Any, Literal, NamedTuple
 
 from nacl.encoding import URLSafeBase64Encoder
 from nacl.exceptions import CryptoError
 from nacl.secret import Aead
+from sqlalchemy import Column, ColumnElement, Connection, Row, select, true, update
 
 from task_core.config import MAKE_KEY, SecretKey
 
 PURPOSE = b"secrets at rest"
+AT_ONCE = 500
+"""How many secrets are encrypted in one transaction."""
+
+OUTDATED = "a process without this key, or of the version before, does: restart it, and run this again"
+
+BOUND = "2:"
+"""What follows the kid in a ciphertext that is bound to its row. Those of the version before have nothing there."""
+
+Transaction = Callable[[], AbstractContextManager[Connection]]
+Kind = Literal["second factor of account", "webhook"]
+"""What a secret is for. It is part of what a ciphertext is bound to: whoever renames one makes them unreadable."""
+
+UNBOUND: frozenset[Kind] = frozenset({"webhook"})
+"""The kinds of which the version before has written ciphertexts, which are not bound."""
 
 
 class Undecryptable(Exception):
-    """A text cannot be decrypted; the message has the kid of its key, and no secret."""
+    """A ciphertext cannot be decrypted; the message has the kid of its key, and no secret."""
 
 
 class Keyring:
-    """Encrypts with the first of its keys, and decrypts with the one that a text names: `kid:` and a message."""
+    """Encrypts with the first of its keys, and decrypts with the one that a ciphertext names: `kid:2:` and a message.
+
+    The message authenticates the kind of the secret and the id of its row too (additional data, RFC 8439).
+    """
 
     def __init__(self, keys: Sequence[SecretKey]) -> None:
         self._keys = {key.kid: Aead(_derived(key.secret)) for key in keys}
+        self._first = tuple(keys[:1])
+
+    def __bool__(self) -> bool:
+        """Whether there is a key."""
+        return bool(self._keys)
 
     @property
     def first(self) -> str:
@@ -29,23 +57,132 @@ class Keyring:
             raise ValueError(f"ENCRYPTION_KEYS: there is no key to encrypt with; {MAKE_KEY}")
         return next(iter(self._keys))
 
-    def encrypt(self, secret: str) -> str:
-        """Return a text that `decrypt` returns the secret of. Raises ValueError where there is no key."""
-        encrypted = self._keys[self.first].encrypt(secret.encode(), encoder=URLSafeBase64Encoder)
-        return f"{self.first}:{encrypted.decode()}"
+    def alone(self) -> "Keyring":
+        """Return the keyring that is left when the keys after the first are dropped."""
+        return Keyring(self._first)
 
-    def decrypt(self, text: str) -> str:
-        """Return the secret. Raises Undecryptable where its key is missing, or another one with its kid is there."""
-        kid, _, token = text.partition(":")
+    def encrypt(self, secret: str, kind: Kind, row_id: int) -> str:
+        """Return a ciphertext that `decrypt` returns the secret of. Raises ValueError where there is no key."""
+        encrypted = self._keys[self.first].encrypt(secret.encode(), _bound(kind, row_id), encoder=URLSafeBase64Encoder)
+        return f"{self.first}:{BOUND}{encrypted.decode()}"
+
+    def encrypts_so(self, ciphertext: str) -> bool:
+        """Return whether a ciphertext is as `encrypt` makes it now: with the first key, and bound."""
+        return ciphertext.startswith(f"{self.first}:{BOUND}")
+
+    def decrypt(self, ciphertext: str, kind: Kind, row_id: int) -> str:
+        """Return the secret. Raises Undecryptable where its key is missing, or another one with its kid is there.
+
+        Likewise for the ciphertext of another row or kind.
+        """
+        kid, _, message = ciphertext.partition(":")
         if kid not in self._keys:
             raise Undecryptable(f"it is encrypted with the key {kid!r}, which ENCRYPTION_KEYS lacks: add it")
+        unbound = kind in UNBOUND and not message.startswith(BOUND)
+        data = b"" if unbound else _bound(kind, row_id)
         try:
-            return self._keys[kid].decrypt(token.encode(), encoder=URLSafeBase64Encoder).decode()
+            encoded = message.removeprefix("" if unbound else BOUND).encode()
+            return self._keys[kid].decrypt(encoded, data, encoder=URLSafeBase64Encoder).decode()
         except (CryptoError, ValueError):  # ValueError: it is no Base64
             raise Undecryptable(
                 f"it is not encrypted with the key {kid!r} that ENCRYPTION_KEYS has, but with another of that name:"
-                " set that one, and give the new one another name"
+                " set that one, and give the new one another name; or it was changed, or is of another row"
             ) from None
+
+
+class EncryptedColumn(NamedTuple):
+    """A column of ciphertexts, and where the same secrets may be in clear, which are the newest then.
+
+    The version before writes them there, and this one where it has no key.
+    """
+
+    kind: Kind
+    column: Column[Any]
+    in_clear: Callable[[Any], str | None]
+    """Returns the secret that a row has in clear, None where it has none."""
+
+    cleared: Callable[[], dict[str, Any]]
+    """Returns the columns that may have it in clear, as they are where it is encrypted."""
+
+    present: ColumnElement[bool] = true()
+    """The condition that a row has a secret."""
+
+    def read(self, keyring: Keyring, row: Any) -> str:
+        """Return the secret of a row that has one. Raises Undecryptable."""
+        clear = self.in_clear(row)
+        return clear if clear is not None else keyring.decrypt(self._ciphertext(row), self.kind, row.id)
+
+    def columns(self, keyring: Keyring, row_id: int, secret: str) -> dict[str, Any]:
+        """Return the columns that keep a secret. Raises ValueError where there is no key."""
+        return {**self.cleared(), self.column.name: keyring.encrypt(secret, self.kind, row_id)}
+
+    def encrypt(self, write: Transaction, keyring: Keyring) -> int:
+        """Encrypt the secrets that are not as the keyring encrypts now, in pieces; return how many.
+
+        Raises Undecryptable, also for one that has the name of the first key: another key had that name.
+        """
+
+        def encrypt(connection: Connection, row: Row[Any]) -> bool:
+            secret, as_now = self._named(keyring, row), self._as_now(keyring, row)
+            if not as_now:
+                changed = update(self.column.table).where(self._id == row.id)
+                connection.execute(changed.values(**self.columns(keyring, row.id, secret)))
+            return not as_now
+
+        return self._count(write, encrypt, lock=True)
+
+    def confirm(self, read: Transaction, keyring: Keyring) -> int:
+        """Read all secrets back with the first key; return how many.
+
+        Raises Undecryptable for one that is not encrypted with that key: it has been written since.
+        """
+        first = keyring.alone()
+
+        def confirm(_: Connection, row: Row[Any]) -> bool:
+            self._named(first, row)
+            if not self._as_now(first, row):
+                raise Undecryptable(f"the secret of {self.kind} {row.id} was written meanwhile, as {OUTDATED}")
+            return True
+
+        return self._count(read, confirm)
+
+    @property
+    def _id(self) -> Column[Any]:
+        return self.column.table.c.id
+
+    def _ciphertext(self, row: Any) -> str:
+        return getattr(row, self.column.name) or ""
+
+    def _named(self, keyring: Keyring, row: Row[Any]) -> str:
+        try:
+            return self.read(keyring, row)
+        except Undecryptable as error:
+            raise Undecryptable(f"the secret of {self.kind} {row.id}: {error}") from None
+
+    def _as_now(self, keyring: Keyring, row: Row[Any]) -> bool:
+        return self.in_clear(row) is None and keyring.encrypts_so(self._ciphertext(row))
+
+    def _count(
+        self, transaction: Transaction, act: Callable[[Connection, Row[Any]], bool], *, lock: bool = False
+    ) -> int:
+        """Return for how many of the rows that have a secret `act` returns True.
+
+        Those that are held keep nobody from adding rows that refer to them.
+        """
+        page = select(self.column.table).where(self.present).order_by(self._id).limit(AT_ONCE)
+        page = page.with_for_update(key_share=True) if lock else page
+        counted, after = 0, -1
+        while True:
+            with transaction() as connection:
+                rows = connection.execute(page.where(self._id > after)).all()
+                counted += sum(act(connection, row) for row in rows)
+            if not rows:
+                return counted
+            after = rows[-1].id
+
+
+def _bound(kind: Kind, row_id: int) -> bytes:
+    return f"{kind} {row_id}".encode()
 
 
 def _derived(secret: str) -> bytes:

@@ -42,11 +42,12 @@ def hold(connection: Connection, now: datetime) -> Row[Any] | None:
     if found is None:
         return None
     connection.execute(update(reminder_mails).where(_mails.id == found).values(next_attempt_at=now + HELD))
-    about = (tasks.c.title, tasks.c.status, tasks.c.due_at, accounts.c.email, accounts.c.disabled_at)
+    task = (tasks.c.title, tasks.c.status, tasks.c.due_at)
+    owner = (accounts.c.email, accounts.c.disabled_at, accounts.c.verified_at)
     own = and_(tasks.c.id == _mails.task_id, tasks.c.owner_id == _mails.owner_id)  # as the feed does
     joined = reminder_mails.outerjoin(tasks, own)
     joined = joined.outerjoin(accounts, accounts.c.id == _mails.owner_id)
-    return connection.execute(select(reminder_mails, *about).select_from(joined).where(_mails.id == found)).one()
+    return connection.execute(select(reminder_mails, *task, *owner).select_from(joined).where(_mails.id == found)).one()
 
 
 def oldest(connection: Connection) -> datetime | None:
@@ -89,7 +90,8 @@ class ReminderMails(Poller):
 
     def _send(self, mail: Row[Any]) -> str:
         """Return what became of an attempt, one of RESULTS."""
-        if mail.email is None or mail.status in {None, "completed"} or mail.disabled_at is not None:
+        gone = mail.verified_at is None or mail.disabled_at is not None  # the version before mails to any address
+        if gone or mail.status in {None, "completed"}:
             return "mail_dropped"
         late = is_late(mail.remind_at, mail.put_out_at)
         subject = f"{'Late reminder' if late else 'Reminder'}: {' '.join(mail.title.split())}"

@@ -148,7 +148,7 @@ def put_out(connection: Connection, limit: int, *, by_mail: bool = False) -> lis
             _pending.remind_at,
             now,
             accounts.c.disabled_at.is_not(None),
-            accounts.c.email.contains("@"),
+            accounts.c.verified_at.is_not(None),
         )
         .select_from(task_reminders.join(tasks).join(accounts))
         .where(_pending.remind_at <= now)

@@ -46,6 +46,8 @@ REVISIONS = (
     "0015",
     "0016",
     "0017",
+    "0018",
+    "0019",
 )
 """Every migration, oldest first. The service is ready at the last one, and at any that it does not know."""
 
@@ -53,6 +55,9 @@ LARGEST_KEY = 2**63 - 1
 """The largest integer that both databases accept in a query."""
 
 NO_LABELS = NO_REMINDERS = "[]"
+
+TOTP_SECRET, TOTP_PLACEHOLDER = 32, 64
+"""The lengths of the secret of a second factor, and of what is in its place where it is encrypted."""
 
 LOCAL_ACCOUNT = 0
 """The account that all requests act as with AUTH=off. It has no password, so nobody can log in as it."""
@@ -136,9 +141,17 @@ accounts = Table(
     Column("totp_secret", String(64)),
     Column("totp_step", BigInteger),
     Column("recovery_codes", String(1000)),
+    Column("encrypted_totp_secret", Text),
+    Column("verified_at", Instant),
     CheckConstraint("role IN ('user', 'admin')", name="role"),
     sqlite_autoincrement=True,
 )
+"""`totp_secret` is empty where there is no second factor. Where it has TOTP_SECRET characters, it is the secret in
+clear: the version before wrote it, or this one without a key. Else the secret is in `encrypted_totp_secret`, and
+`totp_secret` is random: the version before computes codes with it, which no authenticator shows.
+
+`verified_at` is when a token from a mail to the address came back last; the service mails nothing else to others.
+"""
 
 sessions = Table(
     "sessions",

@@ -10,6 +10,9 @@ from sqlalchemy.engine import URL
 from task_core.config import Settings
 from task_core.errors import Unusable
 
+PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
+"""`secure_delete`, which is Debian's default too, overwrites what was replaced: it may have been a secret."""
+
 BUSY_SECONDS = 10
 """How long a write waits for the writers before it, those of this process and of others together."""
 
@@ -93,7 +96,7 @@ def engine(settings: Settings, file: DatabaseFile) -> Engine:
 
     @event.listens_for(made, "connect")
     def prepare(connection: Any, _record: Any) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
 
     return made

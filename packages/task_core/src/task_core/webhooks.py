@@ -21,15 +21,29 @@ from sqlalchemy import (
 )
 
 from task_core.changes import BEFORE_HORIZON, horizon
-from task_core.encryption import Keyring, Undecryptable
+from task_core.encryption import EncryptedColumn, Keyring
 from task_core.schema import accounts, task_changes, webhook_dead_letters, webhooks
 
 hooks, letters = webhooks.c, webhook_dead_letters.c
 
+SECRETS = EncryptedColumn(
+    "webhook",
+    hooks.encrypted_secrets,
+    in_clear=lambda row: " ".join(filter(None, (row.secret, row.previous_secret))) if row.secret else None,
+    cleared=lambda: {"secret": "", "previous_secret": None},
+)
+"""The secret of a webhook, and the one before it after a space, where there is one.
 
-def add(connection: Connection, values: Mapping[str, Any]) -> int:
-    """Insert a webhook and return its id."""
-    return int(connection.execute(insert(webhooks).returning(hooks.id), values).scalar_one())
+One that is not encrypted is the newest: the version before 0017 rotates so, and leaves what is encrypted.
+"""
+
+
+def add(connection: Connection, keyring: Keyring, secret: str, values: Mapping[str, Any]) -> int:
+    """Insert a webhook with a secret and return its id. Raises ValueError where there is no key."""
+    new = insert(webhooks).returning(hooks.id)
+    webhook_id = int(connection.execute(new, {**values, **SECRETS.cleared()}).scalar_one())
+    change(connection, webhook_id, SECRETS.columns(keyring, webhook_id, secret))  # which is bound to the id
+    return webhook_id
 
 
 def of_owner(connection: Connection, owner_id: int, webhook_id: int | None = None) -> Sequence[Row[Any]]:
@@ -44,37 +58,8 @@ def change(connection: Connection, webhook_id: int, values: Mapping[str, Any]) -
 
 
 def secrets_of(keyring: Keyring, row: Any) -> list[str]:
-    """Return the secret of a webhook, and the one before it where there is one. Raises Undecryptable.
-
-    One that is not encrypted is the newest: the version before rotates so, and leaves what is encrypted.
-    """
-    if row.secret:
-        return [row.secret] + [row.previous_secret] * bool(row.previous_secret)
-    return keyring.decrypt(row.encrypted_secrets).split()
-
-
-def encrypted(keyring: Keyring, secrets: Sequence[str]) -> dict[str, Any]:
-    """Return the columns that keep secrets, the newest first. Raises ValueError where there is no key."""
-    return {"encrypted_secrets": keyring.encrypt(" ".join(secrets)), "secret": "", "previous_secret": None}
-
-
-def encrypt_page(connection: Connection, keyring: Keyring, after: int, limit: int) -> tuple[int, int]:
-    """Encrypt the secrets of the next webhooks, by id, that are not encrypted, or not with the first key.
-
-    Return the last id, `after` where no webhook was left, and how many were encrypted. Raises Undecryptable, also for
-    one that has the name of the first key: another key had that name.
-    """
-    page = select(webhooks).where(hooks.id > after).order_by(hooks.id).limit(limit).with_for_update()
-    rows, encrypted_here = connection.execute(page).all(), 0
-    for row in rows:
-        try:
-            secrets = secrets_of(keyring, row)
-        except Undecryptable as error:
-            raise Undecryptable(f"the secret of webhook {row.id}: {error}") from None
-        if row.secret or not row.encrypted_secrets.startswith(f"{keyring.first}:"):
-            change(connection, row.id, encrypted(keyring, secrets))
-            encrypted_here += 1
-    return (rows[-1].id if rows else after), encrypted_here
+    """Return the secret of a webhook, and the one before it where there is one. Raises Undecryptable."""
+    return SECRETS.read(keyring, row).split()
 
 
 def disable_all(connection: Connection, owner_id: int, now: datetime, reason: str) -> int:
@@ -159,8 +144,9 @@ def disabled(connection: Connection) -> int:
 
 
 def email(connection: Connection, account_id: int) -> str | None:
-    """Return the address of an account, None where it is gone."""
-    found: str | None = connection.scalar(select(accounts.c.email).where(accounts.c.id == account_id))
+    """Return the address of an account, None where it is gone, or its owner has not confirmed the address."""
+    own = (accounts.c.id == account_id, accounts.c.verified_at.is_not(None))
+    found: str | None = connection.scalar(select(accounts.c.email).where(*own))
     return found
 
 

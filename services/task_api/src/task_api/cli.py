@@ -96,9 +96,6 @@ def _application(settings: Settings) -> "Flask":
     return create_app(Services(settings, Database(settings)))
 
 
-ENCRYPTED_AT_ONCE = 500
-"""How many secrets are encrypted in one transaction."""
-
 MOST_FAULTS = 100
 """How many faults of a calendar are printed."""
 
@@ -120,23 +117,26 @@ def migrate(wait: float) -> None:
 
 @main.command("encrypt-secrets")
 def encrypt_secrets() -> None:
-    """Encrypt the webhooks' secrets with the first of ENCRYPTION_KEYS; the keys after it may go then."""
-    from task_core.encryption import Keyring, Undecryptable  # noqa: PLC0415
-    from task_core.webhooks import encrypt_page  # noqa: PLC0415
+    """Encrypt the secrets in the database with the first of ENCRYPTION_KEYS, and read all back with that key alone.
 
-    keyring, done, last, encrypted = Keyring(main.settings().encryption_keys), -1, 0, 0
+    The keys after it may go then.
+    """
+    from task_api.store.accounts import SECOND_FACTORS  # noqa: PLC0415
+    from task_core.encryption import Keyring, Undecryptable  # noqa: PLC0415
+    from task_core.webhooks import SECRETS  # noqa: PLC0415
+
+    keyring, columns = Keyring(main.settings().encryption_keys), (SECOND_FACTORS, SECRETS)
     try:
-        first = keyring.first
+        kid = keyring.first
         with _database() as database:
             database.check()
-            while done < last:
-                done = last
-                with database.write() as connection:
-                    last, count = encrypt_page(connection, keyring, done, ENCRYPTED_AT_ONCE)
-                encrypted += count
+            encrypted = [column.encrypt(database.write, keyring) for column in columns]
+            database.settle()
+            confirmed = [column.confirm(database.read, keyring) for column in columns]
     except (Undecryptable, ValueError) as error:
         main.fail(error)
-    click.echo(f"{encrypted} secrets were encrypted; all are encrypted with the key {first}")
+    for column, changed, read in zip(columns, encrypted, confirmed, strict=True):
+        click.echo(f"{column.kind}: {changed} secrets were encrypted; {read} were read back with the key {kid} alone")
 
 
 @contextmanager
@@ -342,6 +342,7 @@ def _import_calendar(file: BinaryIO, email: str, time_zone: str | None) -> None:
 
 def _import_lines(file: BinaryIO) -> None:
     from task_api.transfer import TransferError, import_lines  # noqa: PLC0415
+    from task_core.encryption import Keyring  # noqa: PLC0415
 
     def progress(lines: int) -> None:
         if lines % 10_000 == 0:
@@ -349,7 +350,7 @@ def _import_lines(file: BinaryIO) -> None:
 
     try:
         with _database() as database:
-            seen = import_lines(database, file, progress)
+            seen = import_lines(database, file, progress, Keyring(main.settings().encryption_keys))
     except TransferError as error:
         main.fail(error)
     else:

@@ -111,6 +111,8 @@ class Settings(config.Settings, frozen=True, kw_only=True):
             notes.append("RATE_LIMIT=off: one client can use up the service")
         if self.auth == "on" and not (self.quota_tasks and self.quota_bytes):
             notes.append("QUOTA_TASKS=0 or QUOTA_BYTES=0: one account can fill the disk")
+        if self.auth == "on" and not self.encryption_keys:
+            notes.append(f"ENCRYPTION_KEYS: without one, secrets of second factors are stored in clear; {MAKE_KEY}")
         if self.auth == "on" and self.login_limit is None:
             notes.append("LOGIN_LIMIT=off: passwords can be guessed without limit")
         if self.auth == "on" and self.registration == "open" and self.registration_limit is None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from tempfile import TemporaryFile
 from time import monotonic, sleep
+from types import SimpleNamespace
 from typing import IO, Annotated, Any, Literal
 
 import msgspec
@@ -35,9 +36,11 @@ from task_api.tasks.model import (
     utc,
 )
 from task_core.database import UNAVAILABLE, Database
-from task_core.schema import LOCAL_ACCOUNT, accounts, deleted_tasks, tasks
+from task_core.encryption import Keyring, Undecryptable
+from task_core.schema import LOCAL_ACCOUNT, TOTP_PLACEHOLDER, TOTP_SECRET, accounts, deleted_tasks, tasks
 
 BATCH = 500
+NO_KEYS = Keyring(())
 SNAPSHOT = {"sqlite": "BEGIN", "postgresql": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
 
 
@@ -59,9 +62,13 @@ class AccountLine(msgspec.Struct, tag="account", tag_field="type", forbid_unknow
     role: Role
     created_at: Moment
     disabled_at: Moment | None = None
-    totp_secret: Annotated[str, Meta(pattern=r"^[A-Z2-7]{32}$")] | None = None
+    totp_secret: (
+        Annotated[str, Meta(pattern=rf"^(?:[A-Z2-7]{{{TOTP_SECRET}}}|[A-Z2-7]{{{TOTP_PLACEHOLDER}}})$")] | None
+    ) = None
     totp_step: Annotated[int, Meta(ge=0, le=2**53)] | None = None
     recovery_codes: Annotated[str, Meta(max_length=1000, pattern=r"^[0-9a-f]{64}(?: [0-9a-f]{64})*$")] | None = None
+    encrypted_totp_secret: Annotated[str, Meta(max_length=500)] | None = None
+    verified_at: Moment | None = None
 
 
 class TaskLine(msgspec.Struct, tag="task", tag_field="type", forbid_unknown_fields=True):
@@ -113,20 +120,24 @@ def export(database: Database) -> Iterator[bytes]:
 
 
 def import_lines(
-    database: Database, lines: Iterable[bytes], progress: Callable[[int], None] = lambda _: None
+    database: Database,
+    lines: Iterable[bytes],
+    progress: Callable[[int], None] = lambda _: None,
+    keyring: Keyring = NO_KEYS,
 ) -> EndLine:
     """Take in what `export` wrote; rows that are there already, just so, are passed over.
 
     The file is read to its end before anything is written. Then the rows are written in pieces, between which others
     write; where one fails, the pieces before are deleted again. An import whose process was killed is completed by
-    another of the same file.
+    another of the same file. Secrets of second factors are encrypted with the first key.
 
     Raises SchemaBehind, and TransferError, with the number of the line, for one that cannot be read or that the service
-    could not have written, an id or address that is taken by another, and a file that was cut off.
+    could not have written, an id or address that is taken by another, a secret that cannot be decrypted, and a file
+    that was cut off.
     """
     database.check()
     with TemporaryFile() as staged:
-        count, largest = _stage(lines, staged, progress)
+        count, largest = _stage(lines, staged, progress, keyring)
         staged.seek(0)
         added: list[tuple[Table, list[int]]] = []
         try:
@@ -136,7 +147,7 @@ def import_lines(
             for piece in _pieces(staged):
                 start = monotonic()
                 with database.write() as connection:
-                    new = _write(connection, piece)
+                    new = _write(connection, piece, keyring)
                 added.append(new)
                 if database.dialect == "sqlite":  # whoever waits for its one writer looks again only now and then
                     sleep(monotonic() - start)
@@ -155,7 +166,7 @@ _piece = msgspec.msgpack.Decoder(Piece)
 
 
 def _stage(
-    lines: Iterable[bytes], staged: IO[bytes], progress: Callable[[int], None]
+    lines: Iterable[bytes], staged: IO[bytes], progress: Callable[[int], None], keyring: Keyring
 ) -> tuple[EndLine, dict[str, int]]:
     """Check every line and write the rows in pieces; return how many there are, and the largest id of each table."""
     decode = msgspec.json.Decoder(AccountLine | TaskLine | EndLine).decode
@@ -173,7 +184,9 @@ def _stage(
         try:
             record = decode(line)
             values = _values(record)
-        except (ValueError, RecursionError) as error:  # msgspec's and Unicode's errors are ValueErrors
+            if isinstance(record, AccountLine):
+                _second_factor(keyring, record)
+        except (ValueError, RecursionError, Undecryptable) as error:  # msgspec's and Unicode's errors are ValueErrors
             raise TransferError(f"line {number}: {error}") from error
         if isinstance(record, EndLine):
             end = record
@@ -201,11 +214,11 @@ def _pieces(staged: IO[bytes]) -> Iterator[Piece]:
         yield _piece.decode(staged.read(int.from_bytes(size)))
 
 
-def _write(connection: Connection, piece: Piece) -> tuple[Table, list[int]]:
+def _write(connection: Connection, piece: Piece, keyring: Keyring) -> tuple[Table, list[int]]:
     """Write the rows of a piece that are not there yet; return their table and ids."""
     name, rows = piece
     if name == "accounts":
-        return accounts, [values["id"] for number, values in rows if _account(connection, values, number)]
+        return accounts, [values["id"] for number, values in rows if _account(connection, keyring, values, number)]
     for _, values in rows:
         values["reminders"] = msgspec.convert(values["reminders"], Reminders)
     return tasks, _tasks(connection, dict(rows))
@@ -252,18 +265,34 @@ def _values(record: AccountLine | TaskLine | EndLine) -> dict[str, Any]:
     return {name: utc(value) if isinstance(value, datetime) else value for name, value in values.items()}
 
 
-def _account(connection: Connection, values: dict[str, Any], number: int) -> bool:
+def _account(connection: Connection, keyring: Keyring, values: dict[str, Any], number: int) -> bool:
     """Insert an account; return False when it is there already."""
     same = (accounts.c.id == values["id"]) | (accounts.c.email == values["email"])
     existing = [dict(row) for row in connection.execute(select(accounts).where(same)).mappings()]
     if not existing:
-        connection.execute(insert(accounts), values)
+        secret = _second_factor(keyring, SimpleNamespace(**values))
+        columns = account_store.second_factor_columns(keyring, values["id"], secret)
+        connection.execute(insert(accounts), {**values, **columns})
         return True
-    if values["id"] != LOCAL_ACCOUNT and existing != [values]:
+    if values["id"] != LOCAL_ACCOUNT and [_plain(keyring, one) for one in existing] != [_plain(keyring, values)]:
         raise TransferError(
             f"line {number}: account {values['id']} or its address is taken by another: import into an empty database"
         )
     return False
+
+
+def _plain(keyring: Keyring, account: dict[str, Any]) -> dict[str, Any]:
+    """Return an account as it compares: no two ciphertexts of a secret are equal."""
+    try:
+        secret = _second_factor(keyring, SimpleNamespace(**account))
+    except Undecryptable:
+        return account
+    return {**account, **account_store.second_factor_columns(NO_KEYS, account["id"], secret)}
+
+
+def _second_factor(keyring: Keyring, account: Any) -> str | None:
+    """Return the secret of the account's second factor, None where it has none. Raises Undecryptable."""
+    return account_store.SECOND_FACTORS.read(keyring, account) if account.totp_secret else None
 
 
 def _tasks(connection: Connection, waiting: dict[int, dict[str, Any]]) -> list[int]:

@@ -25,9 +25,16 @@ from task_core.database import Database
 VALID = timedelta(hours=1)
 MAILS_TO_AN_ADDRESS = Rate(5, 3600)
 
-Purpose = Literal["register", "reset"]
+Purpose = Literal["register", "reset", "confirm"]
 REGISTER: Purpose = "register"
 RESET: Purpose = "reset"
+CONFIRM: Purpose = "confirm"
+PATHS: dict[Purpose, str] = {
+    REGISTER: "/auth/verify",
+    RESET: "/auth/password/reset",
+    CONFIRM: "/auth/confirm",
+}
+"""Where each kind of token is sent back to."""
 
 WELCOME = (
     "Confirm your address",
@@ -37,6 +44,17 @@ Somebody, probably you, registers this address with the Task API. To confirm it 
 {how}
 
 It is valid for an hour. If it was not you, ignore this mail: without it there is no account.
+""",
+)
+UNCONFIRMED = (
+    "Confirm your address",
+    """\
+Somebody, probably you, has an account of the Task API with this address. To confirm that the address is yours, so that
+reminders are mailed to it:
+
+{how}
+
+It is valid for an hour. If it was not you, ignore this mail: you get no other.
 """,
 )
 KNOWN = (
@@ -88,7 +106,7 @@ class ByMail:
         email, digest = self._checked(REGISTER, sent)
         password_hash = self._digest(sent.password)
         now = datetime.now(UTC)
-        values = {"email": email, "password_hash": password_hash, "role": "user", "created_at": now}
+        values = {"email": email, "password_hash": password_hash, "role": "user", "created_at": now, "verified_at": now}
         try:
             with self._database.write() as connection:
                 if not mail_tokens.spend(connection, digest):
@@ -97,7 +115,24 @@ class ByMail:
                 mail_tokens.forget(connection, email)
         except IntegrityError:
             raise EmailTaken(email) from None
-        return Account(identity, email, "user", now)
+        return Account(identity, email, "user", now, now)
+
+    def request_confirmation(self, email: str) -> None:
+        """Send the address of an account a token to confirm it with."""
+        token = self._token(CONFIRM, email)
+        if token:
+            subject, text = UNCONFIRMED
+            self._post.send(email, subject, text.format(how=self._how(CONFIRM, token)))
+
+    def confirm(self, token: str) -> None:
+        """Note that the address of the token is its account's owner's. Raises BadMailToken."""
+        email, digest = self._address(CONFIRM, token)
+        account_id = self._account(email)
+        with self._database.write() as connection:
+            if account_id is None or not mail_tokens.spend(connection, digest):
+                raise BadMailToken
+            store.change(connection, account_id, verified_at=datetime.now(UTC))
+            audit.record(connection, f"account {account_id}", "address confirmed", account_id)
 
     def forgot(self, email: str) -> None:
         """Send the address a token to reset the password with, where it has an account that is not disabled."""
@@ -116,8 +151,9 @@ class ByMail:
         with self._database.write() as connection:
             if not mail_tokens.spend(connection, digest):
                 raise BadMailToken
-            store.set_password_hash(connection, account_id, password_hash)
-            ended = administration.end_all(connection, account_id, datetime.now(UTC))
+            now = datetime.now(UTC)
+            store.change(connection, account_id, password_hash=password_hash, verified_at=now)
+            ended = administration.end_all(connection, account_id, now)
             audit.record(connection, f"account {account_id}", "password reset by mail", account_id, ended)
             mail_tokens.forget(connection, email)
         self._post.send(email, *CHANGED)
@@ -138,19 +174,23 @@ class ByMail:
 
     def _checked(self, purpose: Purpose, sent: TokenAndPassword) -> tuple[str, bytes]:
         """Return the address and the digest of a valid token, before the password costs a hash."""
-        digest = sha256(sent.token.encode()).digest()
-        with self._database.read() as connection:
-            email = mail_tokens.address(connection, digest, purpose, datetime.now(UTC))
-        if email is None:
-            raise BadMailToken
+        email, digest = self._address(purpose, sent.token)
         try:
             check_password(sent.password, email)
         except ValueError as error:
             raise BadPassword(str(error)) from None
         return email, digest
 
+    def _address(self, purpose: Purpose, token: str) -> tuple[str, bytes]:
+        """Return the address and the digest of a valid token. Raises BadMailToken."""
+        digest = sha256(token.encode()).digest()
+        with self._database.read() as connection:
+            email = mail_tokens.address(connection, digest, purpose, datetime.now(UTC))
+        if email is None:
+            raise BadMailToken
+        return email, digest
+
     def _how(self, purpose: Purpose, token: str) -> str:
         if self._link:  # after the #, which browsers send to no server
             return f"  {self._link}#{purpose}={token}"
-        path = "/auth/verify" if purpose == REGISTER else "/auth/password/reset"
-        return f"  POST {path} with the token\n\n  {token}"
+        return f"  POST {PATHS[purpose]} with the token\n\n  {token}"

@@ -48,6 +48,10 @@ class Account(Struct, frozen=True):
     email: str
     role: Role
     created_at: datetime
+    verified_at: Annotated[
+        datetime | None,
+        Meta(description="when a token from a mail to the address came back; null: no mail is sent to it"),
+    ] = None
 
     @property
     def scope(self) -> int | None:
@@ -130,6 +134,12 @@ class Address(Struct, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         self.email = kept(self.email)
+
+
+class MailToken(Struct, forbid_unknown_fields=True):
+    """The token from a mail."""
+
+    token: Annotated[str, Meta(max_length=128)]
 
 
 class TokenAndPassword(Struct, forbid_unknown_fields=True):
@@ -298,10 +308,10 @@ class SecondFactorNeeded(Exception):
 
 
 class WrongCode(Exception):
-    """A code of the second factor is not valid: wrong, too old, or used before."""
+    """A code of the second factor is not valid: wrong, too old, or used before; or no code can be checked."""
 
-    def __init__(self) -> None:
-        super().__init__("the code is wrong, too old, or was used before")
+    def __init__(self, detail: str = "the code is wrong, too old, or was used before") -> None:
+        super().__init__(detail)
 
 
 class NotAllowed(Exception):

@@ -18,6 +18,7 @@ PAGE = 500
 UNTOLD = {
     "password_hash",
     "totp_secret",
+    "encrypted_totp_secret",
     "recovery_codes",
     "digest",
     "account_id",

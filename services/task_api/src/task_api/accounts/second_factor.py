@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pyotp import TOTP, random_base32
 from sqlalchemy import Connection
 
+from service_kit.telemetry.logs import log
 from task_api.accounts.administration import actor
 from task_api.accounts.model import (
     Account,
@@ -28,6 +29,7 @@ from task_api.accounts.throttle import Throttle
 from task_api.store import accounts as store
 from task_api.store import audit
 from task_core.database import Database
+from task_core.encryption import Keyring, Undecryptable
 
 T = TypeVar("T")
 ISSUER = "Task API"
@@ -40,12 +42,17 @@ RECOVERY_CODES = 10
 RECOVERY_BYTES = 10
 """80 random bits cannot be guessed, so a plain digest protects them as well as a slow one."""
 
+UNREADABLE = "codes of the authenticator cannot be checked: use a recovery code, or inform whoever runs the service"
+
 
 class SecondFactors:
     """What people do with the second factor of their own account; the caller has sent the password already."""
 
-    def __init__(self, database: Database, attempts: Throttle, failed: Callable[[Failure], None]) -> None:
+    def __init__(
+        self, database: Database, keyring: Keyring, attempts: Throttle, failed: Callable[[Failure], None]
+    ) -> None:
         self._database = database
+        self._keyring = keyring
         self._attempts = attempts
         self._failed = failed
 
@@ -63,7 +70,7 @@ class SecondFactors:
             row = store.by_id(connection, account.id, lock=True)
             if row is None or row.totp_step is not None:
                 raise NotAllowed("the second factor is on: turn it off before you enrol another authenticator")
-            store.change(connection, account.id, totp_secret=secret)
+            store.change(connection, account.id, **store.second_factor_columns(self._keyring, account.id, secret))
         return Enrolment(secret=secret, uri=TOTP(secret).provisioning_uri(name=account.email, issuer_name=ISSUER))
 
     def confirm(self, account: Account, code: str) -> RecoveryCodes:
@@ -104,25 +111,35 @@ class SecondFactors:
             row = store.by_id(connection, account.id, lock=True)
             if row is None or row.totp_secret is None or (row.totp_step is not None) != on:
                 raise NotAllowed(OFF if on else "no authenticator waits to be confirmed: enrol one first")
-            spend(connection, row, code)
+            spend(connection, self._keyring, row, code)
             return act(connection, row)
 
 
-def spend(connection: Connection, row: Any, code: str) -> None:
+def spend(connection: Connection, keyring: Keyring, row: Any, code: str) -> None:
     """Use a code of an account that is held until the transaction ends: each is valid once. Raises WrongCode."""
     plain = code.replace(" ", "").replace("-", "").upper().encode()
     now = int(datetime.now(UTC).timestamp()) // SECONDS
+    totp = _totp(keyring, row)
     oldest = now - DRIFT if row.totp_step is None else max(now - DRIFT, row.totp_step + 1)
     for step in range(oldest, now + DRIFT + 1):
-        if compare_digest(TOTP(row.totp_secret).generate_otp(step).encode(), plain):
+        if totp and compare_digest(totp.generate_otp(step).encode(), plain):
             store.change(connection, row.id, totp_step=step)
             return
     left, digest = _digests(row), sha256(plain).hexdigest()
     if digest not in left:
-        raise WrongCode
+        raise WrongCode if totp else WrongCode(UNREADABLE)
     left.remove(digest)
     store.change(connection, row.id, recovery_codes=" ".join(left) or None)
     audit.record(connection, f"account {row.id}", "recovery code used", row.id, f"{len(left)} left")
+
+
+def _totp(keyring: Keyring, row: Any) -> TOTP | None:
+    """Return what computes the codes of an account; None, which is logged, where its secret cannot be decrypted."""
+    try:
+        return TOTP(store.SECOND_FACTORS.read(keyring, row))
+    except Undecryptable as error:
+        log.error("the secret of a second factor cannot be decrypted", account=row.id, reason=str(error))
+        return None
 
 
 def turn_off(database: Database, by: str, account_id: int) -> None:
@@ -135,7 +152,8 @@ def turn_off(database: Database, by: str, account_id: int) -> None:
 
 
 def _turn_off(connection: Connection, by: str, account_id: int) -> None:
-    store.change(connection, account_id, totp_secret=None, totp_step=None, recovery_codes=None)
+    off = {**store.second_factor_columns(Keyring(()), account_id, None), "totp_step": None, "recovery_codes": None}
+    store.change(connection, account_id, **off)
     audit.record(connection, by, "second factor turned off", account_id)
 
 

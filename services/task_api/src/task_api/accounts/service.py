@@ -53,6 +53,7 @@ from task_api.store import accounts as store
 from task_api.store import audit
 from task_core import webhooks
 from task_core.database import Database
+from task_core.encryption import Keyring
 
 LONGEST_USER_AGENT, LONGEST_ADDRESS = 200, 64
 REMEMBERED_SECONDS = 1.0
@@ -98,7 +99,7 @@ class Sessions:
             row = store.by_session(connection, session_id)
         if row is None:
             raise BadToken("revoked")
-        account = Account(row.id, row.email, cast("Role", row.role), row.created_at)
+        account = Account(row.id, row.email, cast("Role", row.role), row.created_at, row.verified_at)
         if len(self._known) >= SESSIONS_REMEMBERED:
             self._known.clear()
         self._known[session_id] = (account, now + REMEMBERED_SECONDS, revoked)
@@ -111,7 +112,7 @@ class Sessions:
             row = store.by_personal_token(connection, digest, datetime.now(UTC))
         if row is None:
             raise BadToken("invalid")
-        account = Account(row.id, row.email, cast("Role", row.role), row.created_at)
+        account = Account(row.id, row.email, cast("Role", row.role), row.created_at, row.verified_at)
         return account, None, frozenset(row.scopes.split())
 
     def forget(self) -> None:
@@ -152,7 +153,8 @@ class Accounts:
         self._session_life = timedelta(seconds=settings.session_seconds)
         self._logins = Throttle(database, settings.login_limit)
         self._registrations = Throttle(database, settings.registration_limit)
-        self.second_factors = second_factor.SecondFactors(database, self._logins, failed)
+        self._keyring = Keyring(settings.encryption_keys)
+        self.second_factors = second_factor.SecondFactors(database, self._keyring, self._logins, failed)
         self._lane = passwords.Lane(max(1, settings.threads - 1))
         self._failed = failed
         post = post or Mailer(settings.smtp_url, settings.mail_from)
@@ -194,6 +196,17 @@ class Accounts:
         with self._counted():
             self._registrations.once("forgot", address, "forgotten passwords")
             self.by_mail.forgot(email)
+
+    def request_confirmation(self, account: Account, address: str) -> None:
+        """Have a token to confirm the account's address with sent. Raises Throttled after too many of a network."""
+        with self._counted():
+            self._registrations.once("confirm", address, "confirmations")
+            self.by_mail.request_confirmation(account.email)
+
+    def confirm_address(self, token: str) -> None:
+        """Note that a token from a mail came back. Raises BadMailToken."""
+        self.by_mail.confirm(token)
+        self._sessions.forget()
 
     def reset_password(self, sent: TokenAndPassword) -> None:
         """Replace a password by a token that was sent. Raises BadMailToken, BadPassword, and Overloaded."""
@@ -237,7 +250,7 @@ class Accounts:
             if held.totp_step is not None:
                 if row.totp_step is None or login.code is None:  # turned on meanwhile
                     raise SecondFactorNeeded
-                second_factor.spend(connection, held, login.code)
+                second_factor.spend(connection, self._keyring, held, login.code)
             if renewed:
                 store.set_password_hash(connection, row.id, renewed)
             store.add_session(connection, session)

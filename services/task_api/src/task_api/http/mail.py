@@ -1,11 +1,12 @@
-"""/auth where mail is configured: registering and resetting a password by tokens that are sent to the address."""
+"""/auth where mail is configured: registering, confirming and resetting a password by tokens sent to the address."""
 
 from flask import Blueprint, Response
 
 from service_kit.http.messages import body, respond
 from service_kit.http.openapi import Answers, documented
-from task_api.accounts.model import Account, Address, TokenAndPassword
+from task_api.accounts.model import Account, Address, MailToken, TokenAndPassword
 from task_api.http.auth import accounts, address, check_open
+from task_api.http.context import account
 
 blueprint = Blueprint("mail", __name__, url_prefix="/auth")
 
@@ -46,4 +47,20 @@ def forgot_password() -> Response:
 def reset_password() -> Response:
     """Replace the password. All sessions and personal tokens of the account end; its webhooks are switched off."""
     accounts().reset_password(body(TokenAndPassword))
+    return Response(status=204)
+
+
+@blueprint.post("/me/confirm")
+@documented(answers=Answers(no_content=True, problems=(429,)), tag="auth")
+def request_confirmation() -> Response:
+    """Send a token to the account's address, for `POST /auth/confirm`: reminders are mailed to confirmed addresses."""
+    accounts().request_confirmation(account(), address())
+    return Response(status=204)
+
+
+@blueprint.post("/confirm")
+@documented(json=MailToken, answers=Answers(no_content=True, problems=(400, 413, 415)), public=True, tag="auth")
+def confirm_address() -> Response:
+    """Confirm the address that the token was sent to. Registering and resetting a password by mail do so too."""
+    accounts().confirm_address(body(MailToken).token)
     return Response(status=204)

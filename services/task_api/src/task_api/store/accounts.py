@@ -4,11 +4,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from pyotp import random_base32
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
+from task_core.encryption import EncryptedColumn, Keyring
 from task_core.schema import (
     LARGEST_KEY,
     LOCAL_ACCOUNT,
+    TOTP_PLACEHOLDER,
+    TOTP_SECRET,
     accounts,
     deleted_tasks,
     personal_tokens,
@@ -20,13 +24,23 @@ from task_core.schema import (
 PIECE = 5_000
 """Rows that one statement deletes."""
 
+SECOND_FACTORS = EncryptedColumn(
+    "second factor of account",
+    accounts.c.encrypted_totp_secret,
+    in_clear=lambda row: row.totp_secret if len(row.totp_secret) == TOTP_SECRET else None,
+    cleared=lambda: {"totp_secret": random_base32(TOTP_PLACEHOLDER)},
+    present=accounts.c.totp_secret.is_not(None),
+)
+"""The secrets that codes by time are computed with (TOTP, RFC 6238)."""
+
+_KNOWN = (accounts.c.id, accounts.c.email, accounts.c.role, accounts.c.created_at, accounts.c.verified_at)
 _SESSION = (
-    select(accounts.c.id, accounts.c.email, accounts.c.role, accounts.c.created_at)
+    select(*_KNOWN)
     .join(sessions, sessions.c.account_id == accounts.c.id)
     .where(sessions.c.id == bindparam("session_id"), sessions.c.revoked_at.is_(None), accounts.c.disabled_at.is_(None))
 )
 _PERSONAL = (
-    select(accounts.c.id, accounts.c.email, accounts.c.role, accounts.c.created_at, personal_tokens.c.scopes)
+    select(*_KNOWN, personal_tokens.c.scopes)
     .join(personal_tokens, personal_tokens.c.account_id == accounts.c.id)
     .where(
         personal_tokens.c.digest == bindparam("digest"),
@@ -94,13 +108,20 @@ def remove(connection: Connection, account_id: int) -> None:
     connection.execute(delete(accounts).where(accounts.c.id == account_id))
 
 
+def second_factor_columns(keyring: Keyring, account_id: int, secret: str | None) -> dict[str, str | None]:
+    """Return the columns that keep the secret of a second factor, or none; without a key it is kept in clear."""
+    if secret is None or not keyring:
+        return {"totp_secret": secret, SECOND_FACTORS.column.name: None}
+    return SECOND_FACTORS.columns(keyring, account_id, secret)
+
+
 def set_password_hash(connection: Connection, account_id: int, password_hash: str) -> None:
     """Replace the hash, as when its parameters have become too weak."""
     connection.execute(update(accounts).where(accounts.c.id == account_id).values(password_hash=password_hash))
 
 
-def by_session(connection: Connection, session_id: str) -> Row[int, str, str, datetime] | None:
-    """Return (id, email, role, created_at) of the account of a session; None where either is not valid any more."""
+def by_session(connection: Connection, session_id: str) -> Row[int, str, str, datetime, datetime | None] | None:
+    """Return (id, email, role, created_at, verified_at) of the account of a session; None where either is over."""
     return connection.execute(_SESSION, {"session_id": session_id}).one_or_none()
 
 
@@ -163,8 +184,10 @@ def every(connection: Connection) -> Any:
     return connection.execute(select(accounts).order_by(accounts.c.id)).mappings()
 
 
-def by_personal_token(connection: Connection, digest: bytes, now: datetime) -> Row[int, str, str, datetime, str] | None:
-    """Return (id, email, role, created_at, scopes) of a personal token and its account; None where one is not valid."""
+def by_personal_token(
+    connection: Connection, digest: bytes, now: datetime
+) -> Row[int, str, str, datetime, datetime | None, str] | None:
+    """Return what `by_session` does, and the scopes, of a personal token; None where one is not valid."""
     return connection.execute(_PERSONAL, {"digest": digest, "now": now}).one_or_none()
 
 

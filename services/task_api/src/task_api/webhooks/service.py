@@ -53,8 +53,8 @@ def create(
         if len(store.of_owner(connection, owner_id)) >= most:
             raise NotAllowed(f"an account has at most {most} webhooks: delete one first")
         values = {"owner_id": owner_id, "url": url, "created_at": now, "next_attempt_at": now}
-        values |= store.encrypted(keyring, [secret]) | _newest(connection, owner_id)
-        webhook_id = store.add(connection, values)
+        values |= _newest(connection, owner_id)
+        webhook_id = store.add(connection, keyring, secret, values)
         created = _shown(find(connection, owner_id, webhook_id))
     return CreatedWebhook(**msgspec.structs.asdict(created), secret=secret)
 
@@ -157,7 +157,8 @@ def rotate_secret(
         except Undecryptable:  # then the new secret is what repairs the webhook
             before = []
         values = {"previous_until": now + PREVIOUS_SECRET_KEPT, "next_attempt_at": now, "lease": None}
-        store.change(connection, webhook_id, {**values, **store.encrypted(keyring, [secret, *before])})
+        encrypted = store.SECRETS.columns(keyring, webhook_id, " ".join([secret, *before]))
+        store.change(connection, webhook_id, {**values, **encrypted})
     return secret
 
 
