@@ -41,12 +41,18 @@ def manifest() -> list[Object]:
 
 
 def released(name: str, version: str, url: str, sha256: str, setting: str) -> list[Object]:
-    """Return the objects of a release's manifest, from the copy that `setting` names, or from its address, once.
+    """Return the objects of a release's manifest. Raises `DeployError` as `release_file` does."""
+    file = release_file(name, version, url, sha256, setting)
+    return [item for item in yaml.safe_load_all(file.read_text()) if item]
+
+
+def release_file(name: str, version: str, url: str, sha256: str, setting: str) -> Path:
+    """Return the file of a release that has its manifest: the copy that `setting` names, or from its address, once.
 
     Raises `DeployError` where it cannot be had, and where it is not the release whose hash is known.
     """
     named = os.environ.get(setting, "")
-    file = Path(named) if named else CACHE / f"{name.lower()}-{version}.yaml"
+    file = Path(named) if named else CACHE / f"{name.lower()}-{version}{Path(url).suffix}"
     if not named and not file.exists():
         try:
             download(url, file)
@@ -61,7 +67,7 @@ def released(name: str, version: str, url: str, sha256: str, setting: str) -> li
         if not named:
             file.unlink()
         raise DeployError(f"{file} has the SHA-256 {actual}; {name} {version} has {sha256}")
-    return [item for item in yaml.safe_load_all(file.read_text()) if item]
+    return file
 
 
 def spread(deployment: Object) -> None:
