@@ -2,12 +2,13 @@
 
 import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
 from tooling.deploy import DeployError, manifests, operator
-from tooling.deploy.kube import Kube, Object
+from tooling.deploy.kube import Kube, Object, establish
 from tooling.deploy.rollout import wait
 from tooling.deploy.steps import Log
 from tooling.project import CACHE
@@ -27,6 +28,7 @@ IMAGES = ("ghcr.io/kedacore/keda", "ghcr.io/kedacore/keda-metrics-apiserver")
 DEPLOYMENTS = ("keda-operator", "keda-metrics-apiserver")
 CRD = "scaledobjects.keda.sh"
 KIND = "ScaledObject"
+API = "v1beta1.external.metrics.k8s.io"
 
 
 def manifest(kube: Kube) -> list[Object]:
@@ -56,14 +58,17 @@ def manifest(kube: Kube) -> list[Object]:
 
 def install(kube: Kube, log: Log) -> None:
     """Install KEDA in a cluster, or bring it to this release, and wait until it serves metrics."""
-    kube, objects = Kube(kube.context, NAMESPACE), manifest(kube)
+    kube, objects = replace(kube, namespace=NAMESPACE), manifest(kube)
     first = [item for item in objects if item["kind"] in ("Namespace", "CustomResourceDefinition")]
     kube.apply(first)
-    kube.run("wait", "--for=condition=Established", f"customresourcedefinition/{CRD}", "--timeout=60s")
-    kube.apply([item for item in objects if item not in first])
+    establish(kube)
+    rest = [item for item in objects if item not in first]
+    for namespace in {item["metadata"].get("namespace", NAMESPACE) for item in rest}:  # kubectl takes one at a time
+        within = [item for item in rest if item["metadata"].get("namespace", NAMESPACE) == namespace]
+        replace(kube, namespace=namespace).apply(within)
     for deployment in DEPLOYMENTS:
         wait(kube, "deployment", deployment, log)
-    kube.run("wait", "--for=condition=Available", "apiservice/v1beta1.external.metrics.k8s.io", "--timeout=120s")
+    kube.run("wait", "--for=condition=Available", f"apiservice/{API}", "--timeout=120s")
 
 
 def check(kube: Kube) -> None:

@@ -8,7 +8,7 @@ import httpx
 import yaml
 
 from tooling.deploy import DeployError, certificates
-from tooling.deploy.kube import Kube, Object
+from tooling.deploy.kube import Kube, Object, establish
 from tooling.deploy.rollout import wait
 from tooling.deploy.steps import Log
 from tooling.project import CACHE
@@ -94,7 +94,7 @@ def install(context: str, log: Log) -> None:
     objects = manifest()
     first = [item for item in objects if item["kind"] in ("Namespace", "CustomResourceDefinition")]
     kube.apply(first)
-    kube.run("wait", "--for=condition=Established", f"customresourcedefinition/{CRD}", "--timeout=60s")
+    establish(kube)
     kube.apply([item for item in objects if item not in first])
     wait(kube, "deployment", DEPLOYMENT, log)
 
