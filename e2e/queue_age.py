@@ -125,6 +125,8 @@ def scaling_by_age(bench: Bench, proof: Proof) -> None:
         not wrong,
     )
     proof.check(f"back to {least} pods", f"{down:.0f} s after the queue was empty", holds=True)
+    shares = [sum(pod.cpu or 0 for pod in e.pods) / sum(pod.cpu_request for pod in e.pods) for e in states if e.pods]
+    proof.notes.append(f"CPU: {max(shares):.0%} of the pods' request at most")
     proof.notes += [f"{path}: {receiver.tasks[path]} arrived, {written[path]} were written" for path in wrong]
     proof.notes.append("shortened: pods go once none of them was needed for 60 s, where the base waits 300 s")
 
