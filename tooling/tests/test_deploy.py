@@ -29,6 +29,7 @@ from tooling.deploy import (
     DeployError,
     backup,
     cluster,
+    keda,
     kube,
     manifests,
     operator,
@@ -768,6 +769,36 @@ def test_a_cluster_without_keda_is_named_before_anything_is_deployed_to_it() -> 
     with pytest.raises(DeployError, match="nowhere has no KEDA: install it first"):
         release.provide_operators(target, [item("ScaledObject")], Steps("deploy"))
     assert lacking.applied == []
+
+
+class ByNamespace(Recorded):
+    """A cluster whose kubectl takes objects of the namespace that it is called for, and of none, as the real one."""
+
+    def apply(self, objects: Sequence[Object]) -> list[Change]:
+        assert {one["metadata"].get("namespace", self.namespace) for one in objects} <= {self.namespace}
+        return super().apply(objects)
+
+
+def test_keda_is_installed_with_its_objects_of_other_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, foreign = ({"kind": "Role", "metadata": {"name": "r", "namespace": one}} for one in ("keda", "kube-system"))
+    whole = {"kind": "Namespace", "metadata": {"name": "keda"}}
+    monkeypatch.setattr(keda, "manifest", lambda _kube: [own, whole, foreign])
+    monkeypatch.setattr(keda, "wait", lambda *_: None)
+    into = ByNamespace()
+    keda.install(into, silent)
+    assert into.applied[0] == whole
+    assert sorted(map(str, into.applied)) == sorted(map(str, (own, whole, foreign)))
+
+
+@pytest.mark.parametrize(
+    "status", [{}, {"conditions": None}, {"conditions": [{"type": "Established", "status": "False"}]}]
+)
+def test_a_kind_that_the_api_server_has_not_looked_at_yet_is_waited_for(status: Object) -> None:
+    defined = item("CustomResourceDefinition", "things.example.com", status=status)
+    with pytest.raises(DeployError, match="not served"):
+        kube.establish(Recorded(objects=[defined]), timeout=0)
+    served = {"conditions": [{"type": "NamesAccepted", "status": "True"}, {"type": "Established", "status": "True"}]}
+    kube.establish(Recorded(objects=[defined | {"status": served}]), timeout=0)
 
 
 @pytest.fixture(scope="module")
