@@ -47,6 +47,7 @@ def manifest(kube: Kube) -> list[Object]:
             "kind": "Kustomization",
             "resources": ["config/minimal"],
             "images": [{"name": image, "newTag": VERSION} for image in IMAGES],
+            "labels": [{"pairs": {"app.kubernetes.io/version": VERSION}}],
         }
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         objects: list[Object] = [item for item in yaml.safe_load_all(kube.run("kustomize", name)) if item]
