@@ -18,6 +18,7 @@ from e2e.clouds import clouds
 from e2e.database import outliving
 from e2e.page import staying_open
 from e2e.proofs import FOLDER, NIGHTLY, Bench, Proof
+from e2e.queue_age import scaling_by_age
 from e2e.upgrade import upgrading
 from e2e.versions import replacing
 from locust_verdict import VerdictError
@@ -33,6 +34,7 @@ LONG = {
     "cloud": clouds,
     "database": outliving,
     "page": staying_open,
+    "queue-age": scaling_by_age,
     "upgrade": upgrading,
     "versions": replacing,
 }
@@ -88,7 +90,7 @@ def prepare(steps: Steps, *, database: str, archived: bool, accept_unassessed: b
         raise
     finally:
         steps.write(FOLDER / "deploy", error)
-    return Bench(target, image)
+    return Bench(target, image, accept_unassessed)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -259,7 +259,7 @@ def on_a_worker(kube: Kube, proof: Proof, load: Load) -> None:
 
 
 @contextmanager
-def repeating(work: Callable[[], None], *, pause: float) -> Iterator[None]:
+def repeating(work: Callable[[], object], *, pause: float) -> Iterator[None]:
     """Do some work over and over, in a thread, with so many seconds between, while the block runs."""
     over = threading.Event()
 

@@ -134,10 +134,11 @@ class Proof:
 
 @dataclass(frozen=True)
 class Bench:
-    """What the proofs share: the deployed target, and its image."""
+    """What the proofs share: the deployed target, its image, and whether one may be deployed that nobody could scan."""
 
     target: Target
     image: str
+    accept_unassessed: bool = False
 
     @property
     def kube(self) -> Kube:
@@ -435,6 +436,7 @@ NIGHTLY = {
     "archive": "The archive may be away for a while, and the database comes back as it was at a moment",
     "database": "The replicated database outlives its node, its primary and its operator",
     "page": "The page that stays open over a rolling update and a rollback loses no change",
+    "queue-age": "Deliveries that wait add pods, which go when none waits, and each delivery arrives",
     "upgrade": "The replicated database goes to PostgreSQL's next major version in place, and nothing is lost",
     "versions": "The last release is replaced, rolled back to and replaced again, and no request is lost",
     "cloud": "Both clouds' overlays serve, back up and restore, with stand-ins for what only a cloud has",

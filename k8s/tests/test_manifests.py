@@ -6,10 +6,12 @@ import json
 import os
 import re
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
@@ -17,11 +19,12 @@ import yaml
 
 from monitoring import operator_rules
 from tooling import secret_files
-from tooling.deploy import cluster, manifests
+from tooling.deploy import DeployError, cluster, keda, manifests
 from tooling.deploy.kube import Kube
+from tooling.deploy.manifests import AUTOSCALERS
 from tooling.kubernetes import quantity
 from tooling.project import Service, migrating, service, services
-from tooling.tools import call
+from tooling.tools import call, digest
 
 K8S = Path(__file__).parent.parent
 ROOT = K8S.parent
@@ -514,11 +517,18 @@ def settings_of(folder: str, name: str) -> dict[str, str]:
     return {key: value for each in sources for key, value in one(folder, "ConfigMap", each)["data"].items()} | named
 
 
+def least_pods(folder: str, name: str) -> int:
+    """Return how many pods the autoscaler leaves a service, whoever makes it."""
+    scalers = [item for item in objects(folder) if item["kind"] in AUTOSCALERS and item["metadata"]["name"] == name]
+    (spec,) = (item["spec"] for item in scalers)
+    return int(spec.get("minReplicas") or spec["minReplicaCount"])
+
+
 @pytest.mark.parametrize(("folder", "name"), OF_SERVICES)
 def test_a_service_stays_up_while_pods_are_replaced_and_nodes_drained(folder: str, name: str) -> None:
     spec = one(folder, "Deployment", name)["spec"]
     assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
-    assert one(folder, "HorizontalPodAutoscaler", name)["spec"]["minReplicas"] >= 2
+    assert least_pods(folder, name) >= 2
     budget = one(folder, "PodDisruptionBudget", name)["spec"]
     assert budget["maxUnavailable"] == 1
     assert selects(budget["selector"], labels_of(folder, "Deployment", name))
@@ -656,20 +666,51 @@ def with_components(sharer: Service, folder: Path, *components: str) -> str:
     return call("kubectl", "kustomize", folder)
 
 
-def test_with_an_adapter_notifier_scales_by_the_age_of_its_queue_beside_cpu(tmp_path: Path) -> None:
+def test_notifier_may_scale_by_the_age_of_its_queue_beside_what_its_autoscaler_has_by_default(tmp_path: Path) -> None:
     notifier = service("notifier")
     items = list(yaml.safe_load_all(with_components(notifier, tmp_path.resolve(), "queue-age")))
-    (autoscaler,) = [item for item in items if item["kind"] == "HorizontalPodAutoscaler"]
-    kubernetes_validate.validate(autoscaler, VERSION, strict=True)
-    age, cpu = autoscaler["spec"]["metrics"]
-    by_default = one(f"../{notifier.path}/k8s/overlays/eks", "HorizontalPodAutoscaler", notifier.name)
-    assert [cpu] == by_default["spec"]["metrics"]
-    name = age["external"]["metric"]["name"]
-    adapter = notifier.manifests / "components" / "queue-age" / "prometheus-adapter.yaml"
-    (rule,) = yaml.safe_load(adapter.read_text())["rules"]["external"]
-    assert rule["seriesQuery"].startswith(f"{name}{{")
-    exported = (ROOT / "packages" / "task_core" / "src" / "task_core" / "telemetry.py").read_text()
-    assert f'"{name}"' in exported
+    (scaled,) = [item["spec"] for item in items if item["kind"] in AUTOSCALERS]
+    by_default = one(f"../{notifier.path}/k8s/overlays/eks", "HorizontalPodAutoscaler", notifier.name)["spec"]
+    assert scaled["scaleTargetRef"]["name"] == by_default["scaleTargetRef"]["name"]
+    assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (
+        by_default["minReplicas"],
+        by_default["maxReplicas"],
+    )
+    made = scaled["advanced"]["horizontalPodAutoscalerConfig"]
+    assert made == {"name": notifier.name, "behavior": by_default["behavior"]}
+    age, cpu = scaled["triggers"]
+    (metric,) = by_default["metrics"]
+    assert (cpu["type"], cpu["metadata"]) == ("cpu", {"value": str(metric["resource"]["target"]["averageUtilization"])})
+    (reached,) = [item for item in items if item["kind"] == "Service"]
+    address = urlsplit(age["metadata"]["url"])
+    assert address.hostname == f"{reached['metadata']['name']}.{reached['metadata']['namespace']}"
+    assert (address.port or 80) in {port["port"] for port in reached["spec"]["ports"]}
+    document = json.loads((notifier.folder / "released-openapi.json").read_text())
+    (answer,) = document["paths"][address.path]["get"]["responses"]["200"]["content"].values()
+    answered = document["components"]["schemas"][answer["schema"]["$ref"].rpartition("/")[2]]
+    assert age["metadata"]["valueLocation"] in answered["properties"]
+
+
+def test_keda_runs_from_the_images_of_its_release_by_its_modules_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "keda.zip"
+    pod = {"spec": {"containers": [{"name": "one", "image": f"{keda.IMAGES[0]}:main", "imagePullPolicy": "Always"}]}}
+    deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": {"template": pod}}
+    with zipfile.ZipFile(module, "w") as archive:
+        archive.writestr(f"{keda.MODULE}/config/minimal/kustomization.yaml", yaml.safe_dump({"resources": ["d.yaml"]}))
+        archive.writestr(f"{keda.MODULE}/config/minimal/d.yaml", yaml.safe_dump(deployment))
+    monkeypatch.setenv(keda.SETTING, str(module))
+    with pytest.raises(DeployError, match=rf"KEDA {keda.VERSION} has {keda.SHA256}"):
+        keda.manifest(Kube("nowhere"))
+    monkeypatch.setattr(keda, "SHA256", digest(module))
+    (made,) = keda.manifest(Kube("nowhere"))
+    (container,) = made["spec"]["template"]["spec"]["containers"]
+    assert container == {
+        "name": "one",
+        "image": f"{keda.IMAGES[0]}:{keda.VERSION}",
+        "imagePullPolicy": "IfNotPresent",
+    }
 
 
 def test_an_operators_prometheus_scrapes_notifier_under_the_name_that_the_rules_select(tmp_path: Path) -> None:

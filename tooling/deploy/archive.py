@@ -9,7 +9,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from tooling.deploy import DeployError, certificates, operator, verify
-from tooling.deploy.kube import Kube, Object
+from tooling.deploy.kube import Kube, Object, establish
 from tooling.deploy.rollout import CLUSTER, wait
 from tooling.deploy.steps import Log
 
@@ -144,7 +144,7 @@ def install(context: str, log: Log) -> None:
     kube = Kube(context, operator.NAMESPACE)
     objects = manifest()
     kube.apply([*trust(kube), *objects])
-    kube.run("wait", "--for=condition=Established", f"customresourcedefinition/{CRD}", "--timeout=60s")
+    establish(kube)
     wait(kube, "deployment", DEPLOYMENT, log)
 
 

@@ -3,6 +3,7 @@
 import difflib
 import json
 import subprocess
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,25 @@ class Kube:
 def define(kube: Kube, folder: Path) -> None:
     """Make the API server know the kinds that a folder defines. Raises `DeployError`."""
     kube.run("apply", "--server-side", f"--filename={folder}")
-    kube.run("wait", "--for=condition=Established", "customresourcedefinition", "--all", "--timeout=60s")
+    establish(kube)
+
+
+def establish(kube: Kube, *, timeout: float = 60) -> None:
+    """Wait until the API server serves every kind that is defined. Raises `DeployError` after `timeout` seconds.
+
+    `kubectl wait` fails for a definition so new that it has no conditions yet.
+    """
+    deadline = time.monotonic() + timeout
+    while waiting := [one["metadata"]["name"] for one in kube.find("customresourcedefinition") if not established(one)]:
+        if time.monotonic() > deadline:
+            raise DeployError(f"{', '.join(waiting)}: not served {timeout:.0f} s after being defined")
+        time.sleep(0.5)
+
+
+def established(definition: Object) -> bool:
+    """Return whether the API server serves the kind of a definition."""
+    conditions = definition.get("status", {}).get("conditions") or []
+    return any((one["type"], one["status"]) == ("Established", "True") for one in conditions)
 
 
 def refused(kube: Kube, objects: Sequence[Object]) -> list[str]:

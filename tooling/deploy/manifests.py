@@ -20,9 +20,13 @@ WORKLOADS = (
     "ScheduledBackup",
     "Job",
     "HorizontalPodAutoscaler",
+    "ScaledObject",
     "CronJob",
     "Ingress",
 )
+AUTOSCALERS = ("HorizontalPodAutoscaler", "ScaledObject")
+"""The kinds that set a workload's number of pods; for each of the second, KEDA makes one of the first."""
+
 STAGES = ("database", "archive", "monitoring", "migration")
 DATABASE = "postgres"
 """The database's Service, and its cluster of PostgreSQL until a recovery has put another one in the place."""

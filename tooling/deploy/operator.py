@@ -8,7 +8,7 @@ import httpx
 import yaml
 
 from tooling.deploy import DeployError, certificates
-from tooling.deploy.kube import Kube, Object
+from tooling.deploy.kube import Kube, Object, establish
 from tooling.deploy.rollout import wait
 from tooling.deploy.steps import Log
 from tooling.project import CACHE
@@ -41,12 +41,18 @@ def manifest() -> list[Object]:
 
 
 def released(name: str, version: str, url: str, sha256: str, setting: str) -> list[Object]:
-    """Return the objects of a release's manifest, from the copy that `setting` names, or from its address, once.
+    """Return the objects of a release's manifest. Raises `DeployError` as `release_file` does."""
+    file = release_file(name, version, url, sha256, setting)
+    return [item for item in yaml.safe_load_all(file.read_text()) if item]
+
+
+def release_file(name: str, version: str, url: str, sha256: str, setting: str) -> Path:
+    """Return the file of a release that has its manifest: the copy that `setting` names, or from its address, once.
 
     Raises `DeployError` where it cannot be had, and where it is not the release whose hash is known.
     """
     named = os.environ.get(setting, "")
-    file = Path(named) if named else CACHE / f"{name.lower()}-{version}.yaml"
+    file = Path(named) if named else CACHE / f"{name.lower()}-{version}{Path(url).suffix}"
     if not named and not file.exists():
         try:
             download(url, file)
@@ -61,7 +67,7 @@ def released(name: str, version: str, url: str, sha256: str, setting: str) -> li
         if not named:
             file.unlink()
         raise DeployError(f"{file} has the SHA-256 {actual}; {name} {version} has {sha256}")
-    return [item for item in yaml.safe_load_all(file.read_text()) if item]
+    return file
 
 
 def spread(deployment: Object) -> None:
@@ -88,7 +94,7 @@ def install(context: str, log: Log) -> None:
     objects = manifest()
     first = [item for item in objects if item["kind"] in ("Namespace", "CustomResourceDefinition")]
     kube.apply(first)
-    kube.run("wait", "--for=condition=Established", f"customresourcedefinition/{CRD}", "--timeout=60s")
+    establish(kube)
     kube.apply([item for item in objects if item not in first])
     wait(kube, "deployment", DEPLOYMENT, log)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tooling.deploy import DeployError, archive, cluster, manifests, operator, recovery, rollout, verify
+from tooling.deploy import DeployError, archive, cluster, keda, manifests, operator, recovery, rollout, verify
 from tooling.deploy.kube import Change, Kube, Object
 from tooling.deploy.steps import Log, Steps
 from tooling.project import Service, migrating, service
@@ -96,9 +96,7 @@ def deploy(target: Target, image: str, steps: Steps) -> None:
     check_references(kube, objects)
     check_database(kube, objects)
     check_owner(target)
-    if manifests.clusters(objects):
-        with steps.step("CloudNativePG") as log:
-            provide_operator(target, log)
+    provide_operators(target, objects, steps)
     with steps.step("namespace, settings, secrets, network policies") as log:
         show(steps, kube.apply([item for item in objects if item["kind"] == "Namespace"]))
         show(
@@ -159,7 +157,17 @@ def load_images(objects: Sequence[Object], log: Log) -> None:
     cluster.load(manifests.images(objects), log)
 
 
-def provide_operator(target: Target, log: Log) -> None:
+def provide_operators(target: Target, objects: Sequence[Object], steps: Steps) -> None:
+    """Provide the operators whose objects are deployed. Raises `DeployError` where another cluster lacks one."""
+    if manifests.clusters(objects):
+        with steps.step("CloudNativePG") as log:
+            provide_database_operator(target, log)
+    if any(item["kind"] == keda.KIND for item in objects):
+        with steps.step("KEDA") as log:
+            provide_keda(target, log)
+
+
+def provide_database_operator(target: Target, log: Log) -> None:
     """Install CloudNativePG in the local cluster, and its plugin where the database is archived.
 
     Raises `DeployError` where another cluster does not have them.
@@ -175,6 +183,15 @@ def provide_operator(target: Target, log: Log) -> None:
         raise DeployError(
             f"{target.kube.context} has no barman-cloud plugin: install {archive.VERSION} first, beside CloudNativePG"
         )
+
+
+def provide_keda(target: Target, log: Log) -> None:
+    """Install KEDA in the local cluster. Raises `DeployError` where another cluster does not have it."""
+    if target.local:
+        cluster.load([f"{image}:{keda.VERSION}" for image in keda.IMAGES], log)
+        keda.install(target.kube, log)
+    else:
+        keda.check(target.kube)
 
 
 def check_archive(target: Target, objects: Sequence[Object]) -> None:
@@ -304,7 +321,7 @@ def roll_out(target: Target, objects: Sequence[Object], steps: Steps) -> None:
         if target.service.accounts:
             with steps.step("write and read a task") as log:
                 verify.task_round(target.url(), verify.account(kube), log)
-        if any(item["kind"] == "HorizontalPodAutoscaler" for item in objects):
+        if any(item["kind"] in manifests.AUTOSCALERS for item in objects):
             with steps.step("autoscaler reads real numbers") as log:
                 verify.autoscaler_reads(kube, name, log)
     except DeployError as error:
@@ -324,7 +341,7 @@ def patience(target: Target) -> float:
 
 def apply_service(kube: Kube, objects: Sequence[Object], *, first: bool) -> list[Change]:
     """Apply the workloads. The first time the manifest sets the number of pods, afterwards the autoscaler does."""
-    scaled = {item["spec"]["scaleTargetRef"]["name"] for item in objects if item["kind"] == "HorizontalPodAutoscaler"}
+    scaled = {item["spec"]["scaleTargetRef"]["name"] for item in objects if item["kind"] in manifests.AUTOSCALERS}
     deployments = [item for item in objects if item["kind"] == "Deployment" and item["metadata"]["name"] in scaled]
     if first:
         changes = kube.apply(objects)

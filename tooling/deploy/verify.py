@@ -157,18 +157,23 @@ def unreceived(kube: Kube, monitoring: Sequence[Object]) -> str:
 
 def autoscaler_text(autoscaler: Object) -> tuple[bool, str]:
     """Return whether the autoscaler has a value for each metric, and those values as `kubectl get hpa` shows them."""
-    current = {
-        metric["resource"]["name"]: metric["resource"]["current"].get("averageUtilization")
-        for metric in autoscaler.get("status", {}).get("currentMetrics") or []
-        if metric["type"] == "Resource"
-    }
+    status = autoscaler.get("status", {}).get("currentMetrics") or []
+    current = dict(_values(metric, "current") for metric in status if metric["type"])  # none of one that cannot be read
     parts, known = [], True
     for metric in autoscaler["spec"]["metrics"]:
-        name, target = metric["resource"]["name"], metric["resource"]["target"]["averageUtilization"]
+        name, target = _values(metric, "target")
         value = current.get(name)
         known = known and value is not None
-        parts.append(f"{name}: {'<unknown>' if value is None else f'{value}%'}/{target}%")
+        parts.append(f"{name}: {'<unknown>' if value is None else value}/{target}")
     return known, ", ".join(parts)
+
+
+def _values(metric: Object, which: str) -> tuple[str, str | None]:
+    """Return the name of an autoscaler's metric, and its `current` or `target` value; None where it has none."""
+    if metric["type"] == "External":
+        return metric["external"]["metric"]["name"], metric["external"][which].get("value")
+    value = metric["resource"][which].get("averageUtilization")
+    return metric["resource"]["name"], None if value is None else f"{value}%"
 
 
 def autoscaler_reads(kube: Kube, name: str, log: Log, *, timeout: float = 120) -> None:

@@ -29,6 +29,7 @@ from tooling.deploy import (
     DeployError,
     backup,
     cluster,
+    keda,
     kube,
     manifests,
     operator,
@@ -161,6 +162,7 @@ def test_a_secret_is_never_shown(value: str) -> None:
         (item("StatefulSet", "postgres", "database"), "database"),
         (item("Deployment", component="api"), "service"),
         (item("HorizontalPodAutoscaler"), "service"),
+        (item("ScaledObject"), "service"),
         (item("StatefulSet", "prometheus", "monitoring"), "monitoring"),
         (item("Service", "postgres", "database"), "foundation"),
         (item("Secret"), "foundation"),
@@ -181,19 +183,23 @@ def test_every_image_is_found_wherever_its_pod_is() -> None:
     }
 
 
-SCALED = item("HorizontalPodAutoscaler", spec={"scaleTargetRef": {"name": "task-api"}})
+SCALED = pytest.mark.parametrize(
+    "scaled", [item(kind, spec={"scaleTargetRef": {"name": "task-api"}}) for kind in manifests.AUTOSCALERS]
+)
 
 
-def test_the_first_deploy_says_how_many_pods_and_hands_the_number_over() -> None:
+@SCALED
+def test_the_first_deploy_says_how_many_pods_and_hands_the_number_over(scaled: Object) -> None:
     cluster = Recorded()
-    release.apply_service(cluster, [item("Deployment", spec={"replicas": 3}), SCALED], first=True)
+    release.apply_service(cluster, [item("Deployment", spec={"replicas": 3}), scaled], first=True)
     assert cluster.applied[0]["spec"]["replicas"] == 3
     assert cluster.handed_over == ["task-api"]
 
 
-def test_later_deploys_leave_the_number_of_pods_to_the_autoscaler() -> None:
+@SCALED
+def test_later_deploys_leave_the_number_of_pods_to_the_autoscaler(scaled: Object) -> None:
     cluster = Recorded()
-    release.apply_service(cluster, [item("Deployment", spec={"replicas": 3}), SCALED], first=False)
+    release.apply_service(cluster, [item("Deployment", spec={"replicas": 3}), scaled], first=False)
     assert "replicas" not in cluster.applied[0]["spec"]
     assert cluster.handed_over == []
 
@@ -729,7 +735,7 @@ def test_the_status_is_readable_in_80_columns(capsys: pytest.CaptureFixture[str]
 
 def autoscaler(**values: int) -> Object:
     metrics = [
-        {"resource": {"name": name, "target": {"averageUtilization": target}}}
+        {"type": "Resource", "resource": {"name": name, "target": {"averageUtilization": target}}}
         for name, target in (("cpu", 70), ("memory", 80))
     ]
     current = [
@@ -745,6 +751,54 @@ def test_the_autoscaler_must_read_every_metric() -> None:
     assert verify.autoscaler_text(autoscaler())[0] is False
     with pytest.raises(DeployError, match="<unknown>"):
         verify.autoscaler_reads(Recorded(objects=[autoscaler(cpu=1)]), "task-api", silent, timeout=0)
+
+
+def test_a_metric_from_outside_has_its_value_in_the_autoscalers_text() -> None:
+    metric = {"metric": {"name": "s0-age"}}
+    scaled = autoscaler(cpu=12, memory=40)
+    scaled["spec"]["metrics"].append({"type": "External", "external": {**metric, "target": {"value": "10"}}})
+    scaled["status"]["currentMetrics"].append({"type": ""})  # Kubernetes' own, of a metric that it could not read
+    assert verify.autoscaler_text(scaled) == (False, "cpu: 12%/70%, memory: 40%/80%, s0-age: <unknown>/10")
+    scaled["status"]["currentMetrics"][-1] = {"type": "External", "external": {**metric, "current": {"value": "25"}}}
+    assert verify.autoscaler_text(scaled) == (True, "cpu: 12%/70%, memory: 40%/80%, s0-age: 25/10")
+
+
+def test_a_cluster_without_keda_is_named_before_anything_is_deployed_to_it() -> None:
+    lacking = Recorded()
+    target = release.Target(Path(), lacking, local=False, service=service())
+    with pytest.raises(DeployError, match="nowhere has no KEDA: install it first"):
+        release.provide_operators(target, [item("ScaledObject")], Steps("deploy"))
+    assert lacking.applied == []
+
+
+class ByNamespace(Recorded):
+    """A cluster whose kubectl takes objects of the namespace that it is called for, and of none, as the real one."""
+
+    def apply(self, objects: Sequence[Object]) -> list[Change]:
+        assert {one["metadata"].get("namespace", self.namespace) for one in objects} <= {self.namespace}
+        return super().apply(objects)
+
+
+def test_keda_is_installed_with_its_objects_of_other_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, foreign = ({"kind": "Role", "metadata": {"name": "r", "namespace": one}} for one in ("keda", "kube-system"))
+    whole = {"kind": "Namespace", "metadata": {"name": "keda"}}
+    monkeypatch.setattr(keda, "manifest", lambda _kube: [own, whole, foreign])
+    monkeypatch.setattr(keda, "wait", lambda *_: None)
+    into = ByNamespace()
+    keda.install(into, silent)
+    assert into.applied[0] == whole
+    assert sorted(map(str, into.applied)) == sorted(map(str, (own, whole, foreign)))
+
+
+@pytest.mark.parametrize(
+    "status", [{}, {"conditions": None}, {"conditions": [{"type": "Established", "status": "False"}]}]
+)
+def test_a_kind_that_the_api_server_has_not_looked_at_yet_is_waited_for(status: Object) -> None:
+    defined = item("CustomResourceDefinition", "things.example.com", status=status)
+    with pytest.raises(DeployError, match="not served"):
+        kube.establish(Recorded(objects=[defined]), timeout=0)
+    served = {"conditions": [{"type": "NamesAccepted", "status": "True"}, {"type": "Established", "status": "True"}]}
+    kube.establish(Recorded(objects=[defined | {"status": served}]), timeout=0)
 
 
 @pytest.fixture(scope="module")

@@ -533,7 +533,7 @@ PROOFS = {
 }
 
 
-CLUSTER_PROOFS = {"archive", "cloud", "database", "page", "upgrade", "versions"}
+CLUSTER_PROOFS = {"archive", "cloud", "database", "page", "queue-age", "upgrade", "versions"}
 """The proofs that take a cluster of their own."""
 
 
