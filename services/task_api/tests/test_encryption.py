@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from nacl.encoding import URLSafeBase64Encoder
 from nacl.secret import Aead
@@ -79,6 +79,7 @@ def test_ciphertexts_of_the_version_before_are_read_where_it_wrote_them_alone(se
 
 
 @given(place=st.integers(min_value=0), character=st.sampled_from("AbC019-_:"), kind=st.sampled_from(KINDS))
+@example(place=3, character=":", kind="second factor of account")  # base64 passes over what it does not know
 def test_a_ciphertext_that_was_changed_is_not_decrypted(place: int, character: str, kind: Kind) -> None:
     ciphertext = OLD.encrypt("whsec_secret", kind, 1)
     place %= len(ciphertext) - 4  # the last characters hold bits that base64 passes over

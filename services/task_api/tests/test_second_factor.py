@@ -248,16 +248,16 @@ def test_export_and_import_keep_the_second_factor(
     assert secret not in b"".join(lines).decode()
     with pytest.raises(TransferError, match=r"^line 2: it is encrypted with the key 'k1', which ENCRYPTION_KEYS lacks"):
         import_lines(other, lines)
-    keyring = Keyring((SecretKey("k2", KEY.secret), KEY))
+    keys = (SecretKey("k2", KEY.secret), KEY)
     for _ in range(2):  # the second finds all there
-        import_lines(other, lines, keyring=keyring)
+        import_lines(other, lines, keys=keys)
     statement = select(accounts).where(accounts.c.email == ADA)
     with database.read() as here, other.read() as there:
         old, new = here.execute(statement).one(), there.execute(statement).one()
     other.engine.dispose()
     assert (new.totp_step, new.recovery_codes) == (old.totp_step, old.recovery_codes)
     assert new.encrypted_totp_secret.startswith("k2:")
-    assert SECOND_FACTORS.read(keyring, new) == secret
+    assert SECOND_FACTORS.read(Keyring(keys), new) == secret
 
 
 def test_an_export_of_the_version_before_is_imported_and_its_second_factors_are_encrypted(database: Database) -> None:
@@ -266,7 +266,7 @@ def test_an_export_of_the_version_before_is_imported_and_its_second_factors_are_
     lines = [json.dumps({**ada, "created_at": "2030-01-01T00:00:00Z", "totp_step": 1}).encode()]
     lines.append(b'{"type": "end", "accounts": 1, "tasks": 0}')
     for _ in range(2):
-        import_lines(database, lines, keyring=Keyring((KEY,)))
+        import_lines(database, lines, keys=(KEY,))
     with database.read() as connection:
         row = connection.execute(select(accounts).where(accounts.c.email == ADA)).one()
     assert secret not in str(row)

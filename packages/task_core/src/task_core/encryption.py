@@ -78,11 +78,11 @@ class Keyring:
         kid, _, message = ciphertext.partition(":")
         if kid not in self._keys:
             raise Undecryptable(f"it is encrypted with the key {kid!r}, which ENCRYPTION_KEYS lacks: add it")
-        unbound = kind in UNBOUND and not message.startswith(BOUND)
-        data = b"" if unbound else _bound(kind, row_id)
+        bound = message.startswith(BOUND)
+        data = _bound(kind, row_id) if bound else b""
+        encoded = message.removeprefix(BOUND) if bound or kind in UNBOUND else ""
         try:
-            encoded = message.removeprefix("" if unbound else BOUND).encode()
-            return self._keys[kid].decrypt(encoded, data, encoder=URLSafeBase64Encoder).decode()
+            return self._keys[kid].decrypt(encoded.encode(), data, encoder=URLSafeBase64Encoder).decode()
         except (CryptoError, ValueError):  # ValueError: it is no Base64
             raise Undecryptable(
                 f"it is not encrypted with the key {kid!r} that ENCRYPTION_KEYS has, but with another of that name:"

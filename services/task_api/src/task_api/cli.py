@@ -121,11 +121,11 @@ def encrypt_secrets() -> None:
 
     The keys after it may go then.
     """
-    from task_api.store.accounts import SECOND_FACTORS  # noqa: PLC0415
-    from task_core.encryption import Keyring, Undecryptable  # noqa: PLC0415
-    from task_core.webhooks import SECRETS  # noqa: PLC0415
+    from task_api.store import accounts  # noqa: PLC0415
+    from task_core import encryption, webhooks  # noqa: PLC0415
 
-    keyring, columns = Keyring(main.settings().encryption_keys), (SECOND_FACTORS, SECRETS)
+    keyring = encryption.Keyring(main.settings().encryption_keys)
+    columns = (accounts.SECOND_FACTORS, webhooks.SECRETS)
     try:
         kid = keyring.first
         with _database() as database:
@@ -133,7 +133,7 @@ def encrypt_secrets() -> None:
             encrypted = [column.encrypt(database.write, keyring) for column in columns]
             database.settle()
             confirmed = [column.confirm(database.read, keyring) for column in columns]
-    except (Undecryptable, ValueError) as error:
+    except (encryption.Undecryptable, ValueError) as error:
         main.fail(error)
     for column, changed, read in zip(columns, encrypted, confirmed, strict=True):
         click.echo(f"{column.kind}: {changed} secrets were encrypted; {read} were read back with the key {kid} alone")
@@ -342,7 +342,6 @@ def _import_calendar(file: BinaryIO, email: str, time_zone: str | None) -> None:
 
 def _import_lines(file: BinaryIO) -> None:
     from task_api.transfer import TransferError, import_lines  # noqa: PLC0415
-    from task_core.encryption import Keyring  # noqa: PLC0415
 
     def progress(lines: int) -> None:
         if lines % 10_000 == 0:
@@ -350,7 +349,7 @@ def _import_lines(file: BinaryIO) -> None:
 
     try:
         with _database() as database:
-            seen = import_lines(database, file, progress, Keyring(main.settings().encryption_keys))
+            seen = import_lines(database, file, progress, main.settings().encryption_keys)
     except TransferError as error:
         main.fail(error)
     else:

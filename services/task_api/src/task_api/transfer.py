@@ -3,7 +3,7 @@
 The last line counts the others, so that a file that was cut off is recognised.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from tempfile import TemporaryFile
 from time import monotonic, sleep
@@ -35,9 +35,10 @@ from task_api.tasks.model import (
     trimmed,
     utc,
 )
+from task_core.config import SecretKey
 from task_core.database import UNAVAILABLE, Database
 from task_core.encryption import Keyring, Undecryptable
-from task_core.schema import LOCAL_ACCOUNT, TOTP_PLACEHOLDER, TOTP_SECRET, accounts, deleted_tasks, tasks
+from task_core.schema import LOCAL_ACCOUNT, accounts, deleted_tasks, tasks
 
 BATCH = 500
 NO_KEYS = Keyring(())
@@ -62,9 +63,7 @@ class AccountLine(msgspec.Struct, tag="account", tag_field="type", forbid_unknow
     role: Role
     created_at: Moment
     disabled_at: Moment | None = None
-    totp_secret: (
-        Annotated[str, Meta(pattern=rf"^(?:[A-Z2-7]{{{TOTP_SECRET}}}|[A-Z2-7]{{{TOTP_PLACEHOLDER}}})$")] | None
-    ) = None
+    totp_secret: Annotated[str, Meta(pattern=r"^(?:[A-Z2-7]{32}|[A-Z2-7]{64})$")] | None = None
     totp_step: Annotated[int, Meta(ge=0, le=2**53)] | None = None
     recovery_codes: Annotated[str, Meta(max_length=1000, pattern=r"^[0-9a-f]{64}(?: [0-9a-f]{64})*$")] | None = None
     encrypted_totp_secret: Annotated[str, Meta(max_length=500)] | None = None
@@ -123,19 +122,20 @@ def import_lines(
     database: Database,
     lines: Iterable[bytes],
     progress: Callable[[int], None] = lambda _: None,
-    keyring: Keyring = NO_KEYS,
+    keys: Sequence[SecretKey] = (),
 ) -> EndLine:
     """Take in what `export` wrote; rows that are there already, just so, are passed over.
 
     The file is read to its end before anything is written. Then the rows are written in pieces, between which others
     write; where one fails, the pieces before are deleted again. An import whose process was killed is completed by
-    another of the same file. Secrets of second factors are encrypted with the first key.
+    another of the same file. Secrets of second factors are encrypted with the first of `keys`.
 
     Raises SchemaBehind, and TransferError, with the number of the line, for one that cannot be read or that the service
     could not have written, an id or address that is taken by another, a secret that cannot be decrypted, and a file
     that was cut off.
     """
     database.check()
+    keyring = Keyring(keys)
     with TemporaryFile() as staged:
         count, largest = _stage(lines, staged, progress, keyring)
         staged.seek(0)
