@@ -58,17 +58,22 @@ def manifest(kube: Kube) -> list[Object]:
 
 
 def install(kube: Kube, log: Log) -> None:
-    """Install KEDA in a cluster, or bring it to this release, and wait until it serves metrics."""
+    """Install KEDA in a cluster, or bring it to this release, and wait until it serves metrics.
+
+    It is registered with the API server last, as metrics-server is (`cluster.serve_metrics`).
+    """
     kube, objects = replace(kube, namespace=NAMESPACE), manifest(kube)
     first = [item for item in objects if item["kind"] in ("Namespace", "CustomResourceDefinition")]
     kube.apply(first)
     establish(kube)
-    rest = [item for item in objects if item not in first]
+    last = [item for item in objects if item["kind"] == "APIService"]
+    rest = [item for item in objects if item not in (*first, *last)]
     for namespace in {item["metadata"].get("namespace", NAMESPACE) for item in rest}:  # kubectl takes one at a time
         within = [item for item in rest if item["metadata"].get("namespace", NAMESPACE) == namespace]
         replace(kube, namespace=namespace).apply(within)
     for deployment in DEPLOYMENTS:
         wait(kube, "deployment", deployment, log)
+    kube.apply(last)
     kube.run("wait", "--for=condition=Available", f"apiservice/{API}", "--timeout=120s")
 
 

@@ -779,15 +779,18 @@ class ByNamespace(Recorded):
         return super().apply(objects)
 
 
-def test_keda_is_installed_with_its_objects_of_other_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keda_is_installed_with_its_objects_of_other_namespaces_and_registered_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     own, foreign = ({"kind": "Role", "metadata": {"name": "r", "namespace": one}} for one in ("keda", "kube-system"))
     whole = {"kind": "Namespace", "metadata": {"name": "keda"}}
-    monkeypatch.setattr(keda, "manifest", lambda _kube: [own, whole, foreign])
+    registration = {"kind": "APIService", "metadata": {"name": keda.API}}
+    monkeypatch.setattr(keda, "manifest", lambda _kube: [registration, own, whole, foreign])
     monkeypatch.setattr(keda, "wait", lambda *_: None)
     into = ByNamespace()
     keda.install(into, silent)
-    assert into.applied[0] == whole
-    assert sorted(map(str, into.applied)) == sorted(map(str, (own, whole, foreign)))
+    assert (into.applied[0], into.applied[-1]) == (whole, registration)
+    assert sorted(map(str, into.applied[1:-1])) == sorted(map(str, (own, foreign)))
 
 
 @pytest.mark.parametrize(
