@@ -1,8 +1,10 @@
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,16 @@ def test_a_database_is_migrated_filled_exported_and_imported_from_the_command_li
     assert [json.loads(line)["type"] for line in exported.read_text().splitlines()] == ["account", "account", "end"]
     imported = run("import", str(exported), env=environment)
     assert (imported.exit_code, imported.output) == (0, "2 accounts and 0 tasks are here\n")
+
+
+def test_migrate_leaves_the_schema_of_a_newer_version_and_ends_with_0(tmp_path: Path) -> None:
+    file = tmp_path / "tasks.db"
+    run("migrate", env={"DB_PATH": str(file)})
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.commit()
+    left = run("migrate", env={"DB_PATH": str(file)})
+    assert (left.exit_code, left.output) == (0, "the schema is at 9999, of a newer version, and stays there\n")
 
 
 def test_an_import_that_fails_reports_the_reason_and_exits_with_1(environment: dict[str, str], tmp_path: Path) -> None:

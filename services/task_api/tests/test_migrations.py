@@ -177,6 +177,13 @@ def test_two_migrations_at_once_follow_each_other(empty: Database, monkeypatch: 
     empty.check()
 
 
+def test_an_older_version_leaves_a_newer_schema_as_it_is(empty: Database) -> None:
+    migrate(empty)
+    with empty.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert migrate(empty) == ("9999", "9999")
+
+
 def test_an_older_version_stays_ready_on_a_newer_schema(empty: Database) -> None:
     migrate(empty)
     with empty.write() as connection:

@@ -108,11 +108,15 @@ def migrate(wait: float) -> None:
     """Bring the database to the newest schema."""
     from task_api.store.migrations import migrate as run  # noqa: PLC0415
     from task_core.database import await_database  # noqa: PLC0415
+    from task_core.schema import REVISIONS  # noqa: PLC0415
 
     with _database() as database:
         await_database(database, wait)
         before, after = run(database)
-    click.echo(f"the schema was at {before or 'nothing'} and is at {after}")
+    if before not in {None, *REVISIONS}:
+        click.echo(f"the schema is at {before}, of a newer version, and stays there")
+    else:
+        click.echo(f"the schema was at {before or 'nothing'} and is at {after}")
 
 
 @main.command("encrypt-secrets")

@@ -15,6 +15,7 @@ from task_core import changes
 from task_core.database import Database
 from task_core.errors import TableInUse
 from task_core.postgresql import driver
+from task_core.schema import REVISIONS
 
 MIGRATION_LOCK = 7_216_301_554
 LOCK_MILLISECONDS = 2_000
@@ -38,17 +39,20 @@ def migrate(database: Database, revision: str = "head") -> tuple[str | None, str
 
     On SQLite it is one transaction. On PostgreSQL each migration has its own, so that no table is locked for longer
     than its change takes; a migration that fails can be run again. A restored dump is made part of the feed of changes
-    of its new server. Raises TableInUse.
+    of its new server. A revision of a newer version stays, as after a rollback. Raises TableInUse.
     """
     before = database.revision()
+    newer = before is not None and before not in REVISIONS
     if database.dialect == "sqlite":
-        with database.write() as connection:
-            command.upgrade(configuration(connection), revision)
+        if not newer:
+            with database.write() as connection:
+                command.upgrade(configuration(connection), revision)
     else:
         engine = database.migrating()
         try:
             with _alone(engine):
-                _upgrade(engine, revision)
+                if not newer:
+                    _upgrade(engine, revision)
                 if revision == "head":
                     with engine.begin() as connection:
                         changes.adopt(connection)
