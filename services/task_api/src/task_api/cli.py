@@ -106,14 +106,13 @@ main = CommandLine("task-api", __version__, Settings, _serve, "A task service ov
 @click.option("--wait", type=click.FloatRange(0, 600), default=0, help="Seconds to wait for the database server.")
 def migrate(wait: float) -> None:
     """Bring the database to the newest schema."""
-    from task_api.store.migrations import migrate as run  # noqa: PLC0415
+    from task_api.store import migrations  # noqa: PLC0415
     from task_core.database import await_database  # noqa: PLC0415
-    from task_core.schema import REVISIONS  # noqa: PLC0415
 
     with _database() as database:
         await_database(database, wait)
-        before, after = run(database)
-    if before not in {None, *REVISIONS}:
+        before, after = migrations.migrate(database)
+    if migrations.is_newer(before):
         click.echo(f"the schema is at {before}, of a newer version, and stays there")
     else:
         click.echo(f"the schema was at {before or 'nothing'} and is at {after}")

@@ -34,6 +34,11 @@ def configuration(connection: Connection | None = None) -> Config:
     return config
 
 
+def is_newer(revision: str | None) -> bool:
+    """Return whether a database's revision is of a newer version than this one; None: it has none yet."""
+    return revision not in {None, *REVISIONS}
+
+
 def migrate(database: Database, revision: str = "head") -> tuple[str | None, str | None]:
     """Bring the database to a revision, one migration at a time; return the revisions before and after.
 
@@ -42,16 +47,15 @@ def migrate(database: Database, revision: str = "head") -> tuple[str | None, str
     of its new server. A revision of a newer version stays, as after a rollback. Raises TableInUse.
     """
     before = database.revision()
-    newer = before is not None and before not in REVISIONS
     if database.dialect == "sqlite":
-        if not newer:
+        if not is_newer(before):
             with database.write() as connection:
                 command.upgrade(configuration(connection), revision)
     else:
         engine = database.migrating()
         try:
             with _alone(engine):
-                if not newer:
+                if not is_newer(before):
                     _upgrade(engine, revision)
                 if revision == "head":
                     with engine.begin() as connection:
