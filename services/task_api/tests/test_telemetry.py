@@ -10,6 +10,7 @@ import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import mmap_dict
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -195,6 +196,21 @@ def test_what_a_former_run_counted_is_removed_and_nothing_else(tmp_path: Path, m
         (tmp_path / name).touch()
     metrics.prepare_folder()
     assert {path.name for path in tmp_path.iterdir()} == {"tasks.db", "counter_of_sheep.db"}
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text"])
+def test_a_scrape_passes_over_the_file_that_a_worker_has_just_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accept: str
+) -> None:
+    library: Any = mmap_dict  # which has no types
+    counts = library.MmapedDict(str(tmp_path / "counter_12.db"))
+    counts.write_value(library.mmap_key("kettles", "kettles_total", ["tea"], ["green"], "help"), 3.0, 0.0)
+    counts.close()
+    (tmp_path / "counter_13.db").touch()
+    (tmp_path / "gauge_livesum_14.db").symlink_to(tmp_path / "gone")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    body, _ = metrics.expose(accept)
+    assert b'kettles_total{tea="green"} 3.0' in body
 
 
 def test_what_people_wrote_is_not_in_a_failed_statements_log(output: Output, empty_settings: Settings) -> None:

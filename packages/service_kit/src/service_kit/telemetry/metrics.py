@@ -136,11 +136,27 @@ def prepare_folder() -> None:
             file.unlink()
 
 
-class _WithExemplars(MultiProcessCollector):
+class _OfAllWorkers(MultiProcessCollector):
+    """Passes over files that a worker has just created, and not written to: prometheus-client fails on them."""
+
+    def collect(self) -> Iterable[Metric]:
+        files = [str(file) for file in Path(self._path).glob("*.db") if _has_begun(file)]
+        metrics: Iterable[Metric] = self.merge(files)  # type: ignore[no-untyped-call]
+        return metrics
+
+
+def _has_begun(file: Path) -> bool:
+    try:
+        return file.stat().st_size > 0
+    except FileNotFoundError:  # a worker's gauges go when it ends
+        return False
+
+
+class _WithExemplars(_OfAllWorkers):
     """Adds this worker's latest exemplars, which the files of prometheus-client do not carry."""
 
     def collect(self) -> Iterable[Metric]:
-        for metric in super().collect():  # type: ignore[no-untyped-call]
+        for metric in super().collect():
             if metric.name == "api_request_duration_seconds":
                 metric.samples = [self._with_exemplar(sample) for sample in metric.samples]
             yield metric
@@ -161,5 +177,5 @@ def expose(accept: str) -> tuple[bytes, str]:
         _WithExemplars(registry)  # type: ignore[no-untyped-call]
         body: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
         return body, openmetrics.CONTENT_TYPE_LATEST
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    _OfAllWorkers(registry)  # type: ignore[no-untyped-call]
     return exposition.generate_latest(registry), exposition.CONTENT_TYPE_PLAIN_0_0_4
