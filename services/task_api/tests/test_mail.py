@@ -144,6 +144,22 @@ def test_no_answer_reveals_whether_an_address_has_an_account(
     assert {name for name, _ in known.headers} == {name for name, _ in unknown.headers}
 
 
+def test_where_too_many_mails_wait_no_answer_reveals_an_account_and_a_reset_is_done(
+    serve: Serve, mailing: Client, inbox: tuple[Inbox, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_up(mailing, inbox[0])
+    mailing.post("/auth/password/forgot", json={"email": ADA})
+    token = inbox[0].token()
+    monkeypatch.setattr("service_kit.mail.WAITING", 0)
+    full = serve(auth="on", jwt_keys=(KEY,), smtp_url=inbox[1], mail_from="tasks@example.org")
+    session = {"Authorization": f"Bearer {log_in(full).json['access_token']}"}
+    assert full.get("/auth/me", headers=session).status_code == 200  # remembered
+    answers = [full.post("/auth/password/forgot", json={"email": email}) for email in (ADA, "bob@example.org")]
+    assert [answer.status_code for answer in answers] == [204, 204]
+    assert full.post("/auth/password/reset", json={"token": token, "password": NEW}).status_code == 204
+    assert (full.get("/auth/me", headers=session).status_code, log_in(full, NEW).status_code) == (401, 200)
+
+
 def test_who_registers_an_address_again_learns_of_the_account_by_mail(
     mailing: Client, inbox: tuple[Inbox, str]
 ) -> None:

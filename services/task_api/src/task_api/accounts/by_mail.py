@@ -12,7 +12,8 @@ from typing import Literal
 
 from sqlalchemy.exc import IntegrityError
 
-from service_kit.mail import Post
+from service_kit.mail import Post, QueueFull
+from service_kit.telemetry.logs import log
 from task_api.accounts import administration
 from task_api.accounts.model import Account, BadMailToken, BadPassword, EmailTaken, TokenAndPassword
 from task_api.accounts.password_policy import check_password
@@ -139,7 +140,7 @@ class ByMail:
         token = self._token(RESET, email)  # stored for any address: the time that takes reveals nothing
         if token and self._account(email):
             subject, text = FORGOTTEN
-            self._post.send(email, subject, text.format(how=self._how(RESET, token)))
+            self._try_to_send(email, subject, text.format(how=self._how(RESET, token)))
 
     def reset(self, sent: TokenAndPassword) -> None:
         """Replace the password; all sessions, personal tokens and webhooks end. Raises BadMailToken and BadPassword."""
@@ -156,7 +157,14 @@ class ByMail:
             ended = administration.end_all(connection, account_id, now)
             audit.record(connection, f"account {account_id}", "password reset by mail", account_id, ended)
             mail_tokens.forget(connection, email)
-        self._post.send(email, *CHANGED)
+        self._try_to_send(email, *CHANGED)
+
+    def _try_to_send(self, email: str, subject: str, text: str) -> None:
+        """Send a mail without which the answer is the same; where too many wait, that is logged."""
+        try:
+            self._post.send(email, subject, text)
+        except QueueFull as error:
+            log.error("a mail was not sent", error=type(error).__name__)
 
     def _account(self, email: str) -> int | None:
         with self._database.read() as connection:
