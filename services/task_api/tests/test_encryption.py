@@ -19,7 +19,7 @@ from task_api.accounts.passwords import digest
 from task_api.cli import main
 from task_api.config import Settings
 from task_api.store.accounts import SECOND_FACTORS
-from task_api.transfer import export
+from task_api.transfer import SNAPSHOT, export
 from task_api.webhooks import service
 from task_core import webhooks as webhook_store
 from task_core.config import SecretKey, parse_keys
@@ -251,6 +251,24 @@ def test_a_secret_that_is_written_meanwhile_is_not_counted_as_encrypted(
     refused = encrypt(settings, NEW, KEY)
     assert refused.exit_code == 1
     assert refused.output.startswith(f"task-api: the secret of webhook 1{reason}")
+
+
+def test_a_secret_that_a_reader_keeps_in_sqlites_file_is_reported(
+    serve: Serve, settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serve(auth="on", jwt_keys=(KEY,), encryption_keys=())
+    secret = enrol(client, log_in(client)).secret.encode()
+    database.settle()
+    monkeypatch.setattr("task_core.sqlite.BUSY_SECONDS", 0)
+    with database.read() as reader:
+        reader.exec_driver_sql(SNAPSHOT[database.dialect])
+        reader.execute(select(accounts)).all()
+        meanwhile = encrypt(settings, KEY)
+    if not settings.postgresql:
+        assert meanwhile.exit_code == 1
+        assert meanwhile.output.startswith("task-api: DB_PATH: what was overwritten is still in SQLite's file")
+    assert encrypt(settings, KEY).exit_code == 0
+    assert secret not in everything_stored(settings, database)
 
 
 def account(database: Database) -> Any:
