@@ -100,6 +100,12 @@ def test_the_reason_names_the_key_and_no_secret() -> None:
     assert another.secret not in str(error.value) + repr(another)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_reason_names_what_to_do_where_there_is_no_ciphertext(kind: Kind) -> None:
+    with pytest.raises(Undecryptable, match="its ciphertext is missing, as in an export of the version before: turn"):
+        OLD.decrypt("", kind, 1)
+
+
 def test_no_secret_is_in_the_database(serve: Serve, database: Database) -> None:
     client = serve(webhooks="on")
     created = register(client)

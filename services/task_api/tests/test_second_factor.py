@@ -260,6 +260,30 @@ def test_export_and_import_keep_the_second_factor(
     assert SECOND_FACTORS.read(Keyring(keys), new) == secret
 
 
+@pytest.mark.parametrize(
+    ("factor", "fault"),
+    [
+        ({"totp_step": 1}, "a second factor that is on has a secret"),
+        ({"totp_secret": random_base32(64)}, "its ciphertext is missing, as in an export of the version before"),
+        (
+            {
+                "totp_secret": random_base32(64),
+                "encrypted_totp_secret": Keyring((KEY,)).encrypt("no Base32", "second factor of account", 7),
+            },
+            "the secret of a second factor is 32 characters of Base32",
+        ),
+    ],
+)
+def test_a_second_factor_that_no_code_can_be_computed_of_is_not_imported(
+    database: Database, factor: dict[str, Any], fault: str
+) -> None:
+    ada = {"type": "account", "id": 7, "email": ADA, "password_hash": None, "role": "user"}
+    lines = [json.dumps({**ada, "created_at": "2030-01-01T00:00:00Z", **factor}).encode()]
+    lines.append(b'{"type": "end", "accounts": 1, "tasks": 0}')
+    with pytest.raises(TransferError, match=f"^line 1: {fault}"):
+        import_lines(database, lines, keys=(KEY,))
+
+
 def test_an_export_of_the_version_before_is_imported_and_its_second_factors_are_encrypted(database: Database) -> None:
     secret = random_base32()
     ada = {"type": "account", "id": 7, "email": ADA, "password_hash": None, "role": "user", "totp_secret": secret}

@@ -73,8 +73,13 @@ class Keyring:
     def decrypt(self, ciphertext: str, kind: Kind, row_id: int) -> str:
         """Return the secret. Raises Undecryptable where its key is missing, or another one with its kid is there.
 
-        Likewise for the ciphertext of another row or kind.
+        Likewise for the ciphertext of another row or kind, and for none.
         """
+        if not ciphertext:
+            raise Undecryptable(
+                "its ciphertext is missing, as in an export of the version before: turn the second factor off,"
+                " or rotate the webhook's secret"
+            )
         kid, _, message = ciphertext.partition(":")
         if kid not in self._keys:
             raise Undecryptable(f"it is encrypted with the key {kid!r}, which ENCRYPTION_KEYS lacks: add it")

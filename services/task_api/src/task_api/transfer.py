@@ -3,6 +3,7 @@
 The last line counts the others, so that a file that was cut off is recognised.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from tempfile import TemporaryFile
@@ -51,6 +52,8 @@ LARGEST_IMPORTED_ID = 2**52
 LARGEST_IMPORTED_VERSION = 2**30
 """Half of what the column holds: each change counts one up."""
 
+TOTP_IN_CLEAR = "[A-Z2-7]{32}"
+
 ImportedId = Annotated[int, Meta(ge=0, le=LARGEST_IMPORTED_ID)]
 
 
@@ -63,7 +66,7 @@ class AccountLine(msgspec.Struct, tag="account", tag_field="type", forbid_unknow
     role: Role
     created_at: Moment
     disabled_at: Moment | None = None
-    totp_secret: Annotated[str, Meta(pattern=r"^(?:[A-Z2-7]{32}|[A-Z2-7]{64})$")] | None = None
+    totp_secret: Annotated[str, Meta(pattern=rf"^(?:{TOTP_IN_CLEAR}|[A-Z2-7]{{64}})$")] | None = None
     totp_step: Annotated[int, Meta(ge=0, le=2**53)] | None = None
     recovery_codes: Annotated[str, Meta(max_length=1000, pattern=r"^[0-9a-f]{64}(?: [0-9a-f]{64})*$")] | None = None
     encrypted_totp_secret: Annotated[str, Meta(max_length=500)] | None = None
@@ -185,7 +188,7 @@ def _stage(
             record = decode(line)
             values = _values(record)
             if isinstance(record, AccountLine):
-                _second_factor(keyring, record)
+                _check_second_factor(keyring, record)
         except (ValueError, RecursionError, Undecryptable) as error:  # msgspec's and Unicode's errors are ValueErrors
             raise TransferError(f"line {number}: {error}") from error
         if isinstance(record, EndLine):
@@ -293,6 +296,15 @@ def _plain(keyring: Keyring, account: dict[str, Any]) -> dict[str, Any]:
 def _second_factor(keyring: Keyring, account: Any) -> str | None:
     """Return the secret of the account's second factor, None where it has none. Raises Undecryptable."""
     return account_store.SECOND_FACTORS.read(keyring, account) if account.totp_secret else None
+
+
+def _check_second_factor(keyring: Keyring, account: AccountLine) -> None:
+    """Raise ValueError for a second factor that no code can be computed of, and Undecryptable."""
+    secret = _second_factor(keyring, account)
+    if secret is None and account.totp_step is not None:
+        raise ValueError("a second factor that is on has a secret: totp_secret")
+    if secret is not None and not re.fullmatch(TOTP_IN_CLEAR, secret):
+        raise ValueError("the secret of a second factor is 32 characters of Base32")
 
 
 def _tasks(connection: Connection, waiting: dict[int, dict[str, Any]]) -> list[int]:
