@@ -257,6 +257,22 @@ def test_an_address_gets_a_few_mails_an_hour_and_the_answer_stays_the_same(
     assert recipients == [ADA] * count + ["bob@example.org"]
 
 
+def test_who_registers_an_address_again_and_again_keeps_its_owner_from_no_other_mail(
+    serve: Serve, mailing: Client, inbox: tuple[Inbox, str]
+) -> None:
+    serve(auth="on", jwt_keys=(KEY,)).post("/auth/register", json={"email": ADA, "password": PASSWORD})
+    session = {"Authorization": f"Bearer {log_in(mailing).json['access_token']}"}
+    for _ in range(MAILS_TO_AN_ADDRESS.limit + 1):
+        mailing.post("/auth/register", json={"email": ADA})
+    mailing.post("/auth/password/forgot", json={"email": ADA})
+    mailing.post("/auth/me/confirm", headers=session)
+    mailing.post("/auth/register", json={"email": "bob@example.org"})  # after them
+    mails = [inbox[0].next()]
+    while mails[-1]["To"] == ADA:
+        mails.append(inbox[0].next())
+    assert [mail["Subject"] for mail in mails[-3:-1]] == ["Reset your password", "Confirm your address"]
+
+
 @pytest.mark.parametrize("path", ["/auth/register", "/auth/password/forgot"])
 def test_a_network_causes_a_few_mails_an_hour(serve: Serve, inbox: tuple[Inbox, str], path: str) -> None:
     client = serve(

@@ -25,6 +25,7 @@ from task_core.database import Database
 
 VALID = timedelta(hours=1)
 MAILS_TO_AN_ADDRESS = Rate(5, 3600)
+"""Of each purpose: whoever registers somebody's address keeps them from no mail that resets their password."""
 
 Purpose = Literal["register", "reset", "confirm"]
 REGISTER: Purpose = "register"
@@ -55,7 +56,7 @@ reminders are mailed to it:
 
 {how}
 
-It is valid for an hour. If it was not you, ignore this mail: you get no other.
+It is valid for an hour. If it was not you, ignore this mail: no reminder is mailed to you.
 """,
 )
 KNOWN = (
@@ -172,8 +173,8 @@ class ByMail:
         return row.id if row and row.password_hash and not row.disabled_at else None
 
     def _token(self, purpose: Purpose, email: str) -> str | None:
-        """Store a new token and return it; None where the address has had enough mails for now."""
-        if not self._mails.admits(f"mail:{email}"):
+        """Store a new token and return it; None where the address has had enough mails of this purpose for now."""
+        if not self._mails.admits(f"mail:{purpose}:{email}"):
             return None
         token = secrets.token_urlsafe(32)
         with self._database.write() as connection:
