@@ -251,6 +251,10 @@ def test_export_and_import_keep_the_second_factor(
     keys = (SecretKey("k2", KEY.secret), KEY)
     for _ in range(2):  # the second finds all there
         import_lines(other, lines, keys=keys)
+    with pytest.raises(
+        TransferError, match=r"^line 2: account 1 or its address is here, .* encrypted with the key 'k2', which"
+    ):
+        import_lines(other, lines, keys=(KEY,))
     statement = select(accounts).where(accounts.c.email == ADA)
     with database.read() as here, other.read() as there:
         old, new = here.execute(statement).one(), there.execute(statement).one()

@@ -277,7 +277,16 @@ def _account(connection: Connection, keyring: Keyring, values: dict[str, Any], n
         columns = account_store.second_factor_columns(keyring, values["id"], secret)
         connection.execute(insert(accounts), {**values, **columns})
         return True
-    if values["id"] != LOCAL_ACCOUNT and [_plain(keyring, one) for one in existing] != [_plain(keyring, values)]:
+    if values["id"] == LOCAL_ACCOUNT:
+        return False
+    try:
+        here = [_plain(keyring, one) for one in existing]
+    except Undecryptable as error:
+        raise TransferError(
+            f"line {number}: account {values['id']} or its address is here, with a second factor that cannot be"
+            f" compared: {error}"
+        ) from None
+    if here != [_plain(keyring, values)]:
         raise TransferError(
             f"line {number}: account {values['id']} or its address is taken by another: import into an empty database"
         )
@@ -285,11 +294,8 @@ def _account(connection: Connection, keyring: Keyring, values: dict[str, Any], n
 
 
 def _plain(keyring: Keyring, account: dict[str, Any]) -> dict[str, Any]:
-    """Return an account as it compares: no two ciphertexts of a secret are equal."""
-    try:
-        secret = _second_factor(keyring, SimpleNamespace(**account))
-    except Undecryptable:
-        return account
+    """Return an account as it compares: no two ciphertexts of a secret are equal. Raises Undecryptable."""
+    secret = _second_factor(keyring, SimpleNamespace(**account))
     return {**account, **account_store.second_factor_columns(NO_KEYS, account["id"], secret)}
 
 
