@@ -1,4 +1,5 @@
 import re
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, get_args
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from nacl.encoding import URLSafeBase64Encoder
 from nacl.secret import Aead
 from pyotp import TOTP, random_base32
-from sqlalchemy import select, update
+from sqlalchemy import func, select, text, update
 from standardwebhooks.webhooks import Webhook
 
 from service_kit.signatures import new_secret
@@ -179,6 +180,22 @@ def test_many_secrets_are_encrypted_in_pieces(
     for _ in range(5):
         service.create(database, Keyring((KEY,)), LOCAL_ACCOUNT, URL, insecure=False)
     assert "webhook: 5 secrets were encrypted; 5 were read back" in encrypt(settings, NEW, KEY).output
+
+
+@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
+def test_who_holds_a_row_that_is_to_be_encrypted_is_in_no_deadlock(settings: Settings, database: Database) -> None:
+    for _ in range(2):
+        service.create(database, OLD, LOCAL_ACCOUNT, URL, insecure=False)
+    waiting = select(func.count()).select_from(text("pg_stat_activity")).where(text("wait_event_type = 'Lock'"))
+    with ThreadPoolExecutor(1) as pool:
+        with database.write() as connection:
+            webhook_store.change(connection, 2, {"failures": 1})
+            encrypting = pool.submit(encrypt, settings, NEW, KEY)
+            with database.read() as watching:
+                while not watching.scalar(waiting):
+                    assert not encrypting.done(), encrypting.result().output
+            webhook_store.change(connection, 1, {"failures": 1})
+        assert "webhook: 2 secrets were encrypted; 2 were read back" in encrypting.result().output
 
 
 def test_a_key_that_is_missing_is_named_and_its_webhook_waits(
