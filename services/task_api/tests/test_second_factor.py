@@ -168,6 +168,20 @@ def test_another_authenticator_is_enrolled_only_when_it_is_off(guarded: Client) 
     assert guarded.post("/auth/totp/confirm", json={"code": code_at(secret)}, headers=ada).status_code == 409
 
 
+def test_who_is_thrown_out_locks_nobody_out_by_a_replica_that_still_knows_the_session(serve: Serve) -> None:
+    replica, other = (serve(auth="on", jwt_keys=(KEY,)) for _ in range(2))
+    guest = log_in(replica)
+    confirm = {"code": code_at(enrol(replica, guest))}
+    assert other.get("/auth/me", headers=guest).status_code == 200
+    owner = replica.post("/auth/login", json={"email": ADA, "password": PASSWORD}).json["access_token"]
+    change = {"password": PASSWORD, "new_password": "quite another long one"}
+    changed = replica.post("/auth/password", json=change, headers={"Authorization": f"Bearer {owner}"})
+    assert changed.status_code == 204
+    refused = other.post("/auth/totp/confirm", json=confirm, headers=guest)
+    assert (refused.status_code, refused.json["type"]) == (401, "/problems#token-revoked")
+    assert login(replica, password="quite another long one") == IN
+
+
 def test_guessed_codes_are_throttled_from_all_networks_together_but_not_on_a_known_device(serve: Serve) -> None:
     client = serve(auth="on", jwt_keys=(KEY,), login_limit=Rate(3, 86400), trusted_proxies=1)
     ada = log_in(client)
