@@ -27,22 +27,27 @@ def ensure(folder: Path = FOLDER) -> dict[str, Path]:
         "postgres": postgres,
         "grafana": _complete(folder / "grafana.env", {"GF_SECURITY_ADMIN_PASSWORD": secrets.token_urlsafe(18)}),
     }
-    encryption_keys = _key()
-    for one in services():  # the default one first
+    sharing = [one for one in services() if one.database == service().database]  # the data, and what decrypts it
+    kept = [_read_if_there(folder / f"{one.package}.env").get("ENCRYPTION_KEYS") for one in sharing]
+    encryption_keys = next(filter(None, kept), None) or _key()
+    for one in services():
         values = {"JWT_KEYS": _key()} if one.accounts else {}
         if one.database:
             values["DATABASE_URL"] = f"postgresql://{service().package}:{password}@postgres/{one.database}"
-        if one.database == service().database:  # who shares the data, shares what decrypts it
+        if one in sharing:
             values["ENCRYPTION_KEYS"] = encryption_keys
         if values:
             files[one.package] = _complete(folder / f"{one.package}.env", values)
-            encryption_keys = read(files[one.package]).get("ENCRYPTION_KEYS", encryption_keys)
     return files
 
 
 def read(path: Path) -> dict[str, str]:
     """Return the names and values of an env file."""
     return dict(line.split("=", 1) for line in path.read_text().splitlines())
+
+
+def _read_if_there(path: Path) -> dict[str, str]:
+    return read(path) if path.exists() else {}
 
 
 def rotate(folder: Path = FOLDER) -> str:
@@ -90,7 +95,7 @@ def _key() -> str:
 
 def _complete(path: Path, values: dict[str, str]) -> Path:
     """Write the values that the file has not yet."""
-    there = read(path) if path.exists() else {}
+    there = _read_if_there(path)
     if values.keys() - there.keys():
         _write(path, {**values, **there})
     return path

@@ -32,8 +32,9 @@ def test_services_that_share_a_database_share_what_decrypts_it(tmp_path: Path) -
     (keys,) = {
         secret_files.read(files[one.package])["ENCRYPTION_KEYS"] for one in services() if one.database == "tasks"
     }
-    files["notifier"].unlink()
-    assert secret_files.read(secret_files.ensure(tmp_path)["notifier"])["ENCRYPTION_KEYS"] == keys
+    for name in ("notifier", "task_api"):
+        files[name].unlink()
+        assert secret_files.read(secret_files.ensure(tmp_path)[name])["ENCRYPTION_KEYS"] == keys
 
 
 def test_what_a_newer_checkout_needs_is_added_to_the_files_that_there_are(tmp_path: Path) -> None:

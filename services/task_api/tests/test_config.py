@@ -55,6 +55,8 @@ def test_without_any_setting_it_is_the_embedded_service_on_loopback() -> None:
         ("JWT_KEYS", "k1"),
         ("JWT_KEYS", "k 1:" + GOOD_SECRET),
         ("JWT_KEYS", f"a:{GOOD_SECRET},a:{GOOD_SECRET}"),
+        ("JWT_KEYS", f"k1:{GOOD_SECRET}\udce9"),
+        ("ENCRYPTION_KEYS", f"k1:{GOOD_SECRET}\udce9"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost"),
         ("TRUSTED_PROXIES", "all"),
         ("MAX_BODY_BYTES", "1"),

@@ -1,4 +1,5 @@
 import re
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, get_args
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from nacl.encoding import URLSafeBase64Encoder
 from nacl.secret import Aead
 from pyotp import TOTP, random_base32
-from sqlalchemy import select, update
+from sqlalchemy import func, select, text, update
 from standardwebhooks.webhooks import Webhook
 
 from service_kit.signatures import new_secret
@@ -19,7 +20,7 @@ from task_api.accounts.passwords import digest
 from task_api.cli import main
 from task_api.config import Settings
 from task_api.store.accounts import SECOND_FACTORS
-from task_api.transfer import export
+from task_api.transfer import SNAPSHOT, export
 from task_api.webhooks import service
 from task_core import webhooks as webhook_store
 from task_core.config import SecretKey, parse_keys
@@ -100,6 +101,12 @@ def test_the_reason_names_the_key_and_no_secret() -> None:
     assert another.secret not in str(error.value) + repr(another)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_reason_names_what_to_do_where_there_is_no_ciphertext(kind: Kind) -> None:
+    with pytest.raises(Undecryptable, match="its ciphertext is missing, as in an export of the version before: turn"):
+        OLD.decrypt("", kind, 1)
+
+
 def test_no_secret_is_in_the_database(serve: Serve, database: Database) -> None:
     client = serve(webhooks="on")
     created = register(client)
@@ -173,6 +180,22 @@ def test_many_secrets_are_encrypted_in_pieces(
     for _ in range(5):
         service.create(database, Keyring((KEY,)), LOCAL_ACCOUNT, URL, insecure=False)
     assert "webhook: 5 secrets were encrypted; 5 were read back" in encrypt(settings, NEW, KEY).output
+
+
+@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
+def test_who_holds_a_row_that_is_to_be_encrypted_is_in_no_deadlock(settings: Settings, database: Database) -> None:
+    for _ in range(2):
+        service.create(database, OLD, LOCAL_ACCOUNT, URL, insecure=False)
+    waiting = select(func.count()).select_from(text("pg_stat_activity")).where(text("wait_event_type = 'Lock'"))
+    with ThreadPoolExecutor(1) as pool:
+        with database.write() as connection:
+            webhook_store.change(connection, 2, {"failures": 1})
+            encrypting = pool.submit(encrypt, settings, NEW, KEY)
+            with database.read() as watching:
+                while not watching.scalar(waiting):
+                    assert not encrypting.done(), encrypting.result().output
+            webhook_store.change(connection, 1, {"failures": 1})
+        assert "webhook: 2 secrets were encrypted; 2 were read back" in encrypting.result().output
 
 
 def test_a_key_that_is_missing_is_named_and_its_webhook_waits(
@@ -251,6 +274,24 @@ def test_a_secret_that_is_written_meanwhile_is_not_counted_as_encrypted(
     refused = encrypt(settings, NEW, KEY)
     assert refused.exit_code == 1
     assert refused.output.startswith(f"task-api: the secret of webhook 1{reason}")
+
+
+def test_a_secret_that_a_reader_keeps_in_sqlites_file_is_reported(
+    serve: Serve, settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serve(auth="on", jwt_keys=(KEY,), encryption_keys=())
+    secret = enrol(client, log_in(client)).secret.encode()
+    database.settle()
+    monkeypatch.setattr("task_core.sqlite.BUSY_SECONDS", 0)
+    with database.read() as reader:
+        reader.exec_driver_sql(SNAPSHOT[database.dialect])
+        reader.execute(select(accounts)).all()
+        meanwhile = encrypt(settings, KEY)
+    if not settings.postgresql:
+        assert meanwhile.exit_code == 1
+        assert meanwhile.output.startswith("task-api: DB_PATH: what was overwritten is still in SQLite's file")
+    assert encrypt(settings, KEY).exit_code == 0
+    assert secret not in everything_stored(settings, database)
 
 
 def account(database: Database) -> Any:

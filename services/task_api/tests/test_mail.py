@@ -144,6 +144,22 @@ def test_no_answer_reveals_whether_an_address_has_an_account(
     assert {name for name, _ in known.headers} == {name for name, _ in unknown.headers}
 
 
+def test_where_too_many_mails_wait_no_answer_reveals_an_account_and_a_reset_is_done(
+    serve: Serve, mailing: Client, inbox: tuple[Inbox, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_up(mailing, inbox[0])
+    mailing.post("/auth/password/forgot", json={"email": ADA})
+    token = inbox[0].token()
+    monkeypatch.setattr("service_kit.mail.WAITING", 0)
+    full = serve(auth="on", jwt_keys=(KEY,), smtp_url=inbox[1], mail_from="tasks@example.org")
+    session = {"Authorization": f"Bearer {log_in(full).json['access_token']}"}
+    assert full.get("/auth/me", headers=session).status_code == 200  # remembered
+    answers = [full.post("/auth/password/forgot", json={"email": email}) for email in (ADA, "bob@example.org")]
+    assert [answer.status_code for answer in answers] == [204, 204]
+    assert full.post("/auth/password/reset", json={"token": token, "password": NEW}).status_code == 204
+    assert (full.get("/auth/me", headers=session).status_code, log_in(full, NEW).status_code) == (401, 200)
+
+
 def test_who_registers_an_address_again_learns_of_the_account_by_mail(
     mailing: Client, inbox: tuple[Inbox, str]
 ) -> None:
@@ -239,6 +255,22 @@ def test_an_address_gets_a_few_mails_an_hour_and_the_answer_stays_the_same(
     mailing.post("/auth/register", json={"email": "bob@example.org"})
     recipients = [inbox[0].next()["To"] for _ in range(count + 1)]
     assert recipients == [ADA] * count + ["bob@example.org"]
+
+
+def test_who_registers_an_address_again_and_again_keeps_its_owner_from_no_other_mail(
+    serve: Serve, mailing: Client, inbox: tuple[Inbox, str]
+) -> None:
+    serve(auth="on", jwt_keys=(KEY,)).post("/auth/register", json={"email": ADA, "password": PASSWORD})
+    session = {"Authorization": f"Bearer {log_in(mailing).json['access_token']}"}
+    for _ in range(MAILS_TO_AN_ADDRESS.limit + 1):
+        mailing.post("/auth/register", json={"email": ADA})
+    mailing.post("/auth/password/forgot", json={"email": ADA})
+    mailing.post("/auth/me/confirm", headers=session)
+    mailing.post("/auth/register", json={"email": "bob@example.org"})  # after them
+    mails = [inbox[0].next()]
+    while mails[-1]["To"] == ADA:
+        mails.append(inbox[0].next())
+    assert [mail["Subject"] for mail in mails[-3:-1]] == ["Reset your password", "Confirm your address"]
 
 
 @pytest.mark.parametrize("path", ["/auth/register", "/auth/password/forgot"])

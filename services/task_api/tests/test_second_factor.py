@@ -168,6 +168,20 @@ def test_another_authenticator_is_enrolled_only_when_it_is_off(guarded: Client) 
     assert guarded.post("/auth/totp/confirm", json={"code": code_at(secret)}, headers=ada).status_code == 409
 
 
+def test_who_is_thrown_out_locks_nobody_out_by_a_replica_that_still_knows_the_session(serve: Serve) -> None:
+    replica, other = (serve(auth="on", jwt_keys=(KEY,)) for _ in range(2))
+    guest = log_in(replica)
+    confirm = {"code": code_at(enrol(replica, guest))}
+    assert other.get("/auth/me", headers=guest).status_code == 200
+    owner = replica.post("/auth/login", json={"email": ADA, "password": PASSWORD}).json["access_token"]
+    change = {"password": PASSWORD, "new_password": "quite another long one"}
+    changed = replica.post("/auth/password", json=change, headers={"Authorization": f"Bearer {owner}"})
+    assert changed.status_code == 204
+    refused = other.post("/auth/totp/confirm", json=confirm, headers=guest)
+    assert (refused.status_code, refused.json["type"]) == (401, "/problems#token-revoked")
+    assert login(replica, password="quite another long one") == IN
+
+
 def test_guessed_codes_are_throttled_from_all_networks_together_but_not_on_a_known_device(serve: Serve) -> None:
     client = serve(auth="on", jwt_keys=(KEY,), login_limit=Rate(3, 86400), trusted_proxies=1)
     ada = log_in(client)
@@ -251,6 +265,10 @@ def test_export_and_import_keep_the_second_factor(
     keys = (SecretKey("k2", KEY.secret), KEY)
     for _ in range(2):  # the second finds all there
         import_lines(other, lines, keys=keys)
+    with pytest.raises(
+        TransferError, match=r"^line 2: account 1 or its address is here, .* encrypted with the key 'k2', which"
+    ):
+        import_lines(other, lines, keys=(KEY,))
     statement = select(accounts).where(accounts.c.email == ADA)
     with database.read() as here, other.read() as there:
         old, new = here.execute(statement).one(), there.execute(statement).one()
@@ -258,6 +276,30 @@ def test_export_and_import_keep_the_second_factor(
     assert (new.totp_step, new.recovery_codes) == (old.totp_step, old.recovery_codes)
     assert new.encrypted_totp_secret.startswith("k2:")
     assert SECOND_FACTORS.read(Keyring(keys), new) == secret
+
+
+@pytest.mark.parametrize(
+    ("factor", "fault"),
+    [
+        ({"totp_step": 1}, "a second factor that is on has a secret"),
+        ({"totp_secret": random_base32(64)}, "its ciphertext is missing, as in an export of the version before"),
+        (
+            {
+                "totp_secret": random_base32(64),
+                "encrypted_totp_secret": Keyring((KEY,)).encrypt("no Base32", "second factor of account", 7),
+            },
+            "the secret of a second factor is 32 characters of Base32",
+        ),
+    ],
+)
+def test_a_second_factor_that_no_code_can_be_computed_of_is_not_imported(
+    database: Database, factor: dict[str, Any], fault: str
+) -> None:
+    ada = {"type": "account", "id": 7, "email": ADA, "password_hash": None, "role": "user"}
+    lines = [json.dumps({**ada, "created_at": "2030-01-01T00:00:00Z", **factor}).encode()]
+    lines.append(b'{"type": "end", "accounts": 1, "tasks": 0}')
+    with pytest.raises(TransferError, match=f"^line 1: {fault}"):
+        import_lines(database, lines, keys=(KEY,))
 
 
 def test_an_export_of_the_version_before_is_imported_and_its_second_factors_are_encrypted(database: Database) -> None:

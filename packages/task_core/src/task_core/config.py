@@ -39,6 +39,8 @@ def parse_keys(text: str) -> tuple[SecretKey, ...]:
             )
         if len(secret) < SHORTEST_SECRET:
             raise ValueError(f"the secret of key {kid!r} is shorter than {SHORTEST_SECRET} characters; {MAKE_KEY}")
+        if not secret.isprintable():  # neither is a byte that is no UTF-8 (PEP 383), of which no key can be made
+            raise ValueError(f"the secret of key {kid!r} has a character that cannot be printed; {MAKE_KEY}")
         if EXAMPLE_WORDS.search(secret) or len(set(secret)) < FEWEST_DISTINCT_CHARACTERS:
             raise ValueError(f"the secret of key {kid!r} is an example or easily guessed; {MAKE_KEY}")
         keys.append(SecretKey(kid, secret))

@@ -111,10 +111,18 @@ class Database:
         connection.execute(update(task_changes).where(made).values(traceparent=traceparent))
 
     def settle(self) -> None:
-        """Bring SQLite's file to what is committed: until then it has what was overwritten in its log alone."""
+        """Bring SQLite's file to what is committed: until then it has what was overwritten in its log alone.
+
+        Raises Unusable where another process reads the file as it was for longer than a write waits.
+        """
         if self._file:
             with self.read() as connection:
-                command(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+                busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar_one()
+            if busy:
+                raise Unusable(
+                    "DB_PATH: what was overwritten is still in SQLite's file, as another process reads it from before,"
+                    " such as an export or a backup: run this again after that"
+                )
 
     def transaction(self, work: Callable[[Connection], R]) -> R:
         """Return what `work` returns, done in a transaction; raises what `write` raises.

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from nacl.encoding import URLSafeBase64Encoder
 from nacl.exceptions import CryptoError
 from nacl.secret import Aead
-from sqlalchemy import Column, ColumnElement, Connection, Row, select, true, update
+from sqlalchemy import Column, ColumnElement, Connection, FromClause, Row, Select, select, true, update
 
 from task_core.config import MAKE_KEY, SecretKey
 
@@ -73,8 +73,13 @@ class Keyring:
     def decrypt(self, ciphertext: str, kind: Kind, row_id: int) -> str:
         """Return the secret. Raises Undecryptable where its key is missing, or another one with its kid is there.
 
-        Likewise for the ciphertext of another row or kind.
+        Likewise for the ciphertext of another row or kind, and for none.
         """
+        if not ciphertext:
+            raise Undecryptable(
+                "its ciphertext is missing, as in an export of the version before: turn the second factor off,"
+                " or rotate the webhook's secret"
+            )
         kid, _, message = ciphertext.partition(":")
         if kid not in self._keys:
             raise Undecryptable(f"it is encrypted with the key {kid!r}, which ENCRYPTION_KEYS lacks: add it")
@@ -119,6 +124,9 @@ class EncryptedColumn(NamedTuple):
     def encrypt(self, write: Transaction, keyring: Keyring) -> int:
         """Encrypt the secrets that are not as the keyring encrypts now, in pieces; return how many.
 
+        Rows that others hold are passed over, and then waited for one by one: who waits for a row holds no other, so
+        that nobody is in a deadlock with this. Those that are held keep nobody from adding rows that refer to them.
+
         Raises Undecryptable, also for one that has the name of the first key: another key had that name.
         """
 
@@ -129,7 +137,18 @@ class EncryptedColumn(NamedTuple):
                 connection.execute(changed.values(**self.columns(keyring, row.id, secret)))
             return not as_now
 
-        return self._count(write, encrypt, lock=True)
+        counted, after = 0, -1
+        while True:
+            with write() as connection:
+                ids = connection.scalars(self._page(self._id, after)).all()
+                rows = connection.execute(self._held(ids, skip_locked=True)).all()
+                counted += sum(encrypt(connection, row) for row in rows)
+            for row_id in sorted(set(ids) - {row.id for row in rows}):
+                with write() as connection:
+                    counted += sum(encrypt(connection, row) for row in connection.execute(self._held([row_id])))
+            if not ids:
+                return counted
+            after = ids[-1]
 
     def confirm(self, read: Transaction, keyring: Keyring) -> int:
         """Read all secrets back with the first key; return how many.
@@ -137,14 +156,17 @@ class EncryptedColumn(NamedTuple):
         Raises Undecryptable for one that is not encrypted with that key: it has been written since.
         """
         first = keyring.alone()
-
-        def confirm(_: Connection, row: Row[Any]) -> bool:
-            self._named(first, row)
-            if not self._as_now(first, row):
-                raise Undecryptable(f"the secret of {self.kind} {row.id} was written meanwhile, as {OUTDATED}")
-            return True
-
-        return self._count(read, confirm)
+        counted, after = 0, -1
+        while True:
+            with read() as connection:
+                rows = connection.execute(self._page(self.column.table, after)).all()
+            for row in rows:
+                self._named(first, row)
+                if not self._as_now(first, row):
+                    raise Undecryptable(f"the secret of {self.kind} {row.id} was written meanwhile, as {OUTDATED}")
+            if not rows:
+                return counted
+            counted, after = counted + len(rows), rows[-1].id
 
     @property
     def _id(self) -> Column[Any]:
@@ -162,23 +184,14 @@ class EncryptedColumn(NamedTuple):
     def _as_now(self, keyring: Keyring, row: Row[Any]) -> bool:
         return self.in_clear(row) is None and keyring.encrypts_so(self._ciphertext(row))
 
-    def _count(
-        self, transaction: Transaction, act: Callable[[Connection, Row[Any]], bool], *, lock: bool = False
-    ) -> int:
-        """Return for how many of the rows that have a secret `act` returns True.
+    def _page(self, what: Column[Any] | FromClause, after: int) -> Select[Any]:
+        """Return a statement for at most AT_ONCE rows that have a secret and whose ids are greater than `after`."""
+        return select(what).where(self.present, self._id > after).order_by(self._id).limit(AT_ONCE)
 
-        Those that are held keep nobody from adding rows that refer to them.
-        """
-        page = select(self.column.table).where(self.present).order_by(self._id).limit(AT_ONCE)
-        page = page.with_for_update(key_share=True) if lock else page
-        counted, after = 0, -1
-        while True:
-            with transaction() as connection:
-                rows = connection.execute(page.where(self._id > after)).all()
-                counted += sum(act(connection, row) for row in rows)
-            if not rows:
-                return counted
-            after = rows[-1].id
+    def _held(self, ids: Sequence[int], *, skip_locked: bool = False) -> Select[Any]:
+        """Return a statement for the rows of these that have a secret, held until the transaction ends."""
+        rows = select(self.column.table).where(self.present, self._id.in_(ids)).order_by(self._id)
+        return rows.with_for_update(key_share=True, skip_locked=skip_locked)
 
 
 def _bound(kind: Kind, row_id: int) -> bytes:

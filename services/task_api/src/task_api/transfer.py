@@ -3,6 +3,7 @@
 The last line counts the others, so that a file that was cut off is recognised.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from tempfile import TemporaryFile
@@ -51,6 +52,8 @@ LARGEST_IMPORTED_ID = 2**52
 LARGEST_IMPORTED_VERSION = 2**30
 """Half of what the column holds: each change counts one up."""
 
+TOTP_IN_CLEAR = "[A-Z2-7]{32}"
+
 ImportedId = Annotated[int, Meta(ge=0, le=LARGEST_IMPORTED_ID)]
 
 
@@ -63,7 +66,7 @@ class AccountLine(msgspec.Struct, tag="account", tag_field="type", forbid_unknow
     role: Role
     created_at: Moment
     disabled_at: Moment | None = None
-    totp_secret: Annotated[str, Meta(pattern=r"^(?:[A-Z2-7]{32}|[A-Z2-7]{64})$")] | None = None
+    totp_secret: Annotated[str, Meta(pattern=rf"^(?:{TOTP_IN_CLEAR}|[A-Z2-7]{{64}})$")] | None = None
     totp_step: Annotated[int, Meta(ge=0, le=2**53)] | None = None
     recovery_codes: Annotated[str, Meta(max_length=1000, pattern=r"^[0-9a-f]{64}(?: [0-9a-f]{64})*$")] | None = None
     encrypted_totp_secret: Annotated[str, Meta(max_length=500)] | None = None
@@ -185,7 +188,7 @@ def _stage(
             record = decode(line)
             values = _values(record)
             if isinstance(record, AccountLine):
-                _second_factor(keyring, record)
+                _check_second_factor(keyring, record)
         except (ValueError, RecursionError, Undecryptable) as error:  # msgspec's and Unicode's errors are ValueErrors
             raise TransferError(f"line {number}: {error}") from error
         if isinstance(record, EndLine):
@@ -274,7 +277,16 @@ def _account(connection: Connection, keyring: Keyring, values: dict[str, Any], n
         columns = account_store.second_factor_columns(keyring, values["id"], secret)
         connection.execute(insert(accounts), {**values, **columns})
         return True
-    if values["id"] != LOCAL_ACCOUNT and [_plain(keyring, one) for one in existing] != [_plain(keyring, values)]:
+    if values["id"] == LOCAL_ACCOUNT:
+        return False
+    try:
+        here = [_plain(keyring, one) for one in existing]
+    except Undecryptable as error:
+        raise TransferError(
+            f"line {number}: account {values['id']} or its address is here, with a second factor that cannot be"
+            f" compared: {error}"
+        ) from None
+    if here != [_plain(keyring, values)]:
         raise TransferError(
             f"line {number}: account {values['id']} or its address is taken by another: import into an empty database"
         )
@@ -282,17 +294,23 @@ def _account(connection: Connection, keyring: Keyring, values: dict[str, Any], n
 
 
 def _plain(keyring: Keyring, account: dict[str, Any]) -> dict[str, Any]:
-    """Return an account as it compares: no two ciphertexts of a secret are equal."""
-    try:
-        secret = _second_factor(keyring, SimpleNamespace(**account))
-    except Undecryptable:
-        return account
+    """Return an account as it compares: no two ciphertexts of a secret are equal. Raises Undecryptable."""
+    secret = _second_factor(keyring, SimpleNamespace(**account))
     return {**account, **account_store.second_factor_columns(NO_KEYS, account["id"], secret)}
 
 
 def _second_factor(keyring: Keyring, account: Any) -> str | None:
     """Return the secret of the account's second factor, None where it has none. Raises Undecryptable."""
     return account_store.SECOND_FACTORS.read(keyring, account) if account.totp_secret else None
+
+
+def _check_second_factor(keyring: Keyring, account: AccountLine) -> None:
+    """Raise ValueError for a second factor that no code can be computed of, and Undecryptable."""
+    secret = _second_factor(keyring, account)
+    if secret is None and account.totp_step is not None:
+        raise ValueError("a second factor that is on has a secret: totp_secret")
+    if secret is not None and not re.fullmatch(TOTP_IN_CLEAR, secret):
+        raise ValueError("the secret of a second factor is 32 characters of Base32")
 
 
 def _tasks(connection: Connection, waiting: dict[int, dict[str, Any]]) -> list[int]:

@@ -12,7 +12,8 @@ from typing import Literal
 
 from sqlalchemy.exc import IntegrityError
 
-from service_kit.mail import Post
+from service_kit.mail import Post, QueueFull
+from service_kit.telemetry.logs import log
 from task_api.accounts import administration
 from task_api.accounts.model import Account, BadMailToken, BadPassword, EmailTaken, TokenAndPassword
 from task_api.accounts.password_policy import check_password
@@ -24,6 +25,7 @@ from task_core.database import Database
 
 VALID = timedelta(hours=1)
 MAILS_TO_AN_ADDRESS = Rate(5, 3600)
+"""Of each purpose: whoever registers somebody's address keeps them from no mail that resets their password."""
 
 Purpose = Literal["register", "reset", "confirm"]
 REGISTER: Purpose = "register"
@@ -54,7 +56,7 @@ reminders are mailed to it:
 
 {how}
 
-It is valid for an hour. If it was not you, ignore this mail: you get no other.
+It is valid for an hour. If it was not you, ignore this mail: no reminder is mailed to you.
 """,
 )
 KNOWN = (
@@ -139,7 +141,7 @@ class ByMail:
         token = self._token(RESET, email)  # stored for any address: the time that takes reveals nothing
         if token and self._account(email):
             subject, text = FORGOTTEN
-            self._post.send(email, subject, text.format(how=self._how(RESET, token)))
+            self._try_to_send(email, subject, text.format(how=self._how(RESET, token)))
 
     def reset(self, sent: TokenAndPassword) -> None:
         """Replace the password; all sessions, personal tokens and webhooks end. Raises BadMailToken and BadPassword."""
@@ -156,7 +158,14 @@ class ByMail:
             ended = administration.end_all(connection, account_id, now)
             audit.record(connection, f"account {account_id}", "password reset by mail", account_id, ended)
             mail_tokens.forget(connection, email)
-        self._post.send(email, *CHANGED)
+        self._try_to_send(email, *CHANGED)
+
+    def _try_to_send(self, email: str, subject: str, text: str) -> None:
+        """Send a mail without which the answer is the same; where too many wait, that is logged."""
+        try:
+            self._post.send(email, subject, text)
+        except QueueFull as error:
+            log.error("a mail was not sent", error=type(error).__name__)
 
     def _account(self, email: str) -> int | None:
         with self._database.read() as connection:
@@ -164,8 +173,8 @@ class ByMail:
         return row.id if row and row.password_hash and not row.disabled_at else None
 
     def _token(self, purpose: Purpose, email: str) -> str | None:
-        """Store a new token and return it; None where the address has had enough mails for now."""
-        if not self._mails.admits(f"mail:{email}"):
+        """Store a new token and return it; None where the address has had enough mails of this purpose for now."""
+        if not self._mails.admits(f"mail:{purpose}:{email}"):
             return None
         token = secrets.token_urlsafe(32)
         with self._database.write() as connection:

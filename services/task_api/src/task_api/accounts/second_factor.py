@@ -17,6 +17,7 @@ from service_kit.telemetry.logs import log
 from task_api.accounts.administration import actor
 from task_api.accounts.model import (
     Account,
+    BadToken,
     Enrolment,
     Failure,
     NotAllowed,
@@ -73,10 +74,15 @@ class SecondFactors:
             store.change(connection, account.id, **store.second_factor_columns(self._keyring, account.id, secret))
         return Enrolment(secret=secret, uri=TOTP(secret).provisioning_uri(name=account.email, issuer_name=ISSUER))
 
-    def confirm(self, account: Account, code: str) -> RecoveryCodes:
-        """Turn the second factor on by the first code, and return recovery codes. Raises WrongCode and Throttled."""
+    def confirm(self, account: Account, session_id: str | None, code: str) -> RecoveryCodes:
+        """Turn the second factor on by the first code, and return recovery codes.
+
+        Raises WrongCode, NotAllowed, Throttled, and BadToken after the session, whose owner would be locked out.
+        """
 
         def turn_on(connection: Connection, row: Any) -> RecoveryCodes:
+            if not store.hold(connection, row.id, session_id):
+                raise BadToken("revoked")
             audit.record(connection, actor(account), "second factor turned on", account.id)
             return _renew(connection, row.id)
 

@@ -1,6 +1,6 @@
 """/auth/totp, where accounts are on: the second factor of an account, codes by time (TOTP, RFC 6238)."""
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, g
 
 from service_kit.http.messages import body, respond
 from service_kit.http.openapi import Answers, Link, documented
@@ -40,7 +40,8 @@ def enrol_totp() -> Response:
 @documented(json=Confirmation, answers=CODES, tag="auth")
 def confirm_totp() -> Response:
     """Turn the second factor on: from now on logging in needs a code. The recovery codes are returned this once."""
-    return respond(accounts().second_factors.confirm(account(), body(Confirmation).code))
+    who = account()
+    return respond(accounts().second_factors.confirm(who, g.session_id, body(Confirmation).code))
 
 
 @blueprint.post("/recovery-codes")
