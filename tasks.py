@@ -65,6 +65,8 @@ def rotate_encryption_keys(_context: Context, finish: bool = False) -> None:
     """Renew the key that encrypts secrets in the database; those before it go on decrypting, until --finish."""
     kid = secret_files.drop_old_encryption() if finish else secret_files.rotate_encryption()
     print(f"{kid} encrypts from the next `./dev up` or `./dev deploy` on{', alone' if finish else ''}")
+    if finish:
+        print(f"those before are kept in {secret_files.FOLDER / secret_files.DROPPED}, for older dumps")
 
 
 @task(help={"volumes": "delete the data too: tasks, metrics, dashboards' state"})

@@ -11,6 +11,7 @@ from pathlib import Path
 from tooling.project import ROOT, service, services
 
 FOLDER = ROOT / ".secrets"
+DROPPED = "dropped_encryption_keys.env"
 JWT_KEYS_KEPT = 2  # the one that signs, and the one whose tokens are still out
 
 
@@ -75,8 +76,19 @@ def rotate_encryption(folder: Path = FOLDER) -> str:
 
 
 def drop_old_encryption(folder: Path = FOLDER) -> str:
-    """Drop all keys but the one that encrypts, and return its id."""
-    return _set_encryption(folder, lambda keys: keys[:1])[0].split(":")[0]
+    """Drop all keys but the one that encrypts, and return its id.
+
+    The others are kept in `DROPPED`: older dumps need them, and so does the database until `encrypt-secrets` has run.
+    """
+
+    def drop(keys: list[str]) -> list[str]:
+        dropped = folder / DROPPED
+        before = _read_if_there(dropped).get("ENCRYPTION_KEYS", "").split(",")
+        if kept := list(filter(None, [*keys[1:], *before])):
+            _write(dropped, {"ENCRYPTION_KEYS": ",".join(kept)})
+        return keys[:1]
+
+    return _set_encryption(folder, drop)[0].split(":")[0]
 
 
 def _set_encryption(folder: Path, change: Callable[[list[str]], list[str]]) -> list[str]:

@@ -64,6 +64,14 @@ def test_the_key_that_encrypts_is_renewed_and_the_old_ones_are_dropped_later(tmp
     assert secret_files.drop_old_encryption(tmp_path) == kid
     assert keys() == [new]
 
+    dropped = tmp_path / secret_files.DROPPED
+    assert secret_files.read(dropped)["ENCRYPTION_KEYS"] == old
+    assert dropped.stat().st_mode & 0o777 == 0o600
+    secret_files.drop_old_encryption(tmp_path)  # once more: there is nothing to drop, and nothing is lost
+    secret_files.rotate_encryption(tmp_path)
+    secret_files.drop_old_encryption(tmp_path)
+    assert secret_files.read(dropped)["ENCRYPTION_KEYS"].split(",") == [new, old]
+
 
 def test_rotation_signs_with_a_new_key_and_still_knows_the_one_before(tmp_path: Path) -> None:
     path = secret_files.ensure(tmp_path)["task_api"]
