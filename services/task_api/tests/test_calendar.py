@@ -133,8 +133,8 @@ def occurrences(content: bytes, most: int) -> list[datetime]:
         zone = tzical(StringIO(content.decode().replace("\r\n ", ""))).get(name)
     local = zone or UTC
     rule = rrule.rrulestr(read["RRULE"].to_ical().decode(), dtstart=start.replace(tzinfo=local))
-    # A time that the clock leaves out is read by the offset before (RFC 5545, section 3.3.5). Which those are it does not
-    # know itself: it takes one that comes twice in Casablanca, where the clock goes back for Ramadan, for one of them.
+    # A time that the clock leaves out is read by the offset before (RFC 5545, section 3.3.5). dateutil takes one that
+    # comes twice in Casablanca, where the clock goes back for Ramadan, for one of them.
     later = (
         (one if datetime_exists(one.replace(tzinfo=None), ZoneInfo(name)) else resolve_imaginary(one)).astimezone(UTC)
         for one in rule
