@@ -27,7 +27,10 @@ class UnexpectedResponseError(Exception):
 
 @dataclass
 class Server:
-    """A running server: its address, its first process, and the headers of its requests."""
+    """A running server: its address, its first process, and the headers of its requests.
+
+    `database` is the first process of a database server that works for it alone.
+    """
 
     name: str
     url: str
@@ -35,6 +38,8 @@ class Server:
     headers: dict[str, str] = field(default_factory=dict)
     owned: list[list[int]] = field(default_factory=lambda: [[] for _ in range(CONNECTIONS)])
     """The ids of the tasks that each connection reads and writes."""
+
+    database: int | None = None
 
 
 class Client:
@@ -147,7 +152,8 @@ def cpu_seconds(pid: int) -> float:
 
 
 def cost(load: Callable[Concatenate[Server, P], None], server: Server, *args: P.args, **kwargs: P.kwargs) -> float:
-    """Return the CPU seconds that the server spends under `load`."""
-    before = cpu_seconds(server.pid)
+    """Return the CPU seconds that the server, with its database, spends under `load`."""
+    pids = [pid for pid in (server.pid, server.database) if pid is not None]
+    before = sum(map(cpu_seconds, pids))
     load(server, *args, **kwargs)
-    return cpu_seconds(server.pid) - before
+    return sum(map(cpu_seconds, pids)) - before

@@ -358,22 +358,18 @@ def measure_scale(folder: Path) -> list[Measure]:
 
     docs/scale.md derives from these figures what one database carries.
     """
-    with ExitStack() as stack:
-        database = stack.enter_context(postgres())
-        subprocess.run(command_line("migrate"), env=environment({"DATABASE_URL": database}), check=True)
-        server = stack.enter_context(service(folder / "ours", DATABASE_URL=database, DB_PATH=""))
-        connection = stack.enter_context(psycopg.connect(database, autocommit=True))
+    with on_postgresql(folder / "ours") as (server, connection):
 
         def number(query: str) -> float:
             row = connection.execute(query.encode()).fetchone()
             assert row is not None
             return float(row[0])
 
-        postmaster = postmaster_of(connection)
+        assert server.database is not None
         fill(server)
         measures = []
         for kind in MIX:
-            spent: dict[int, list[float]] = {server.pid: [], postmaster: []}
+            spent: dict[int, list[float]] = {server.pid: [], server.database: []}
             written, size = [], number("SELECT pg_database_size(current_database())")
             for round_ in range(SCALE_ROUNDS + 1):
                 before = {pid: cpu_seconds(pid) for pid in spent}
@@ -415,17 +411,14 @@ def measure_outbox(folder: Path) -> list[Measure]:
         name = f"A write with its change, {database.__name__}: {kind}"
         spent: dict[bool, list[float]] = {True: [], False: []}
         with ExitStack() as stack:
-            services = {
+            servers = {
                 recorded: stack.enter_context(database(folder / f"{name} {recorded}", recorded=recorded))
                 for recorded in spent
             }
             for number in range(OUTBOX_ROUNDS + 1):
                 for recorded in (True, False) if number % 2 else (False, True):
-                    server, pids = services[recorded]
-                    before = sum(map(cpu_seconds, pids))
-                    mixed(server, OUTBOX_REQUESTS, number, {kind: 1})
+                    seconds = cost(mixed, servers[recorded], OUTBOX_REQUESTS, number, {kind: 1})
                     if number:  # the first round warms the caches
-                        seconds = sum(map(cpu_seconds, pids)) - before
                         spent[recorded].append(seconds / OUTBOX_REQUESTS * 1000)
         ratios = [a / b for a, b in zip(spent[True], spent[False], strict=True)]
         ours, plain = (statistics.median(samples) for samples in spent.values())
@@ -436,8 +429,8 @@ def measure_outbox(folder: Path) -> list[Measure]:
 
 
 @contextmanager
-def sqlite(folder: Path, *, recorded: bool) -> Iterator[tuple[Server, list[int]]]:
-    """Run the service on SQLite; yield it, and the processes that do its work. `recorded`: changes are recorded."""
+def sqlite(folder: Path, *, recorded: bool) -> Iterator[Server]:
+    """Run the service on SQLite, with some tasks. `recorded`: changes are recorded."""
     with service(folder) as server:
         with closing(sqlite3.connect(folder / "tasks.db")) as connection:
             query = "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'tasks'"
@@ -445,30 +438,31 @@ def sqlite(folder: Path, *, recorded: bool) -> Iterator[tuple[Server, list[int]]
                 if not recorded and OUTBOX.fullmatch(name):
                     connection.execute(f'DROP TRIGGER "{name}"')
         fill(server)
-        yield server, [server.pid]
+        yield server
 
 
 @contextmanager
-def postgresql(folder: Path, *, recorded: bool) -> Iterator[tuple[Server, list[int]]]:
-    """Run the service on PostgreSQL; yield it, and the processes that do its work. `recorded`: changes are recorded."""
-    with postgres() as database:
+def postgresql(folder: Path, *, recorded: bool) -> Iterator[Server]:
+    """Run the service on PostgreSQL, with some tasks. `recorded`: changes are recorded."""
+    with on_postgresql(folder) as (server, connection):
+        query = "SELECT tgname FROM pg_trigger WHERE tgrelid = 'tasks'::regclass AND NOT tgisinternal"
+        for (name,) in connection.execute(query).fetchall():
+            if not recorded and OUTBOX.fullmatch(name):
+                connection.execute(sql.SQL("DROP TRIGGER {} ON tasks").format(sql.Identifier(name)))
+        fill(server)
+        yield server
+
+
+@contextmanager
+def on_postgresql(folder: Path) -> Iterator[tuple[Server, psycopg.Connection]]:
+    """Run the service on a database server of its own; yield it with a connection to its database."""
+    with postgres() as database, psycopg.connect(database, autocommit=True) as connection:
         subprocess.run(command_line("migrate"), env=environment({"DATABASE_URL": database}), check=True)
-        with psycopg.connect(database, autocommit=True) as connection:
-            query = "SELECT tgname FROM pg_trigger WHERE tgrelid = 'tasks'::regclass AND NOT tgisinternal"
-            for (name,) in connection.execute(query).fetchall():
-                if not recorded and OUTBOX.fullmatch(name):
-                    connection.execute(sql.SQL("DROP TRIGGER {} ON tasks").format(sql.Identifier(name)))
-            postmaster = postmaster_of(connection)
+        row = connection.execute("SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::integer").fetchone()
+        assert row is not None
         with service(folder, DATABASE_URL=database, DB_PATH="") as server:
-            fill(server)
-            yield server, [server.pid, postmaster]
-
-
-def postmaster_of(connection: psycopg.Connection) -> int:
-    """Return the process id of the database server."""
-    row = connection.execute("SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::integer").fetchone()
-    assert row is not None
-    return int(row[0])
+            server.database = int(row[0])
+            yield server, connection
 
 
 MEASURES = {
