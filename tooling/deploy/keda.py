@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from tooling.deploy import DeployError, manifests, operator
-from tooling.deploy.kube import Kube, Object, establish
+from tooling.deploy.kube import Kube, Object, apply_definitions
 from tooling.deploy.rollout import wait
 from tooling.deploy.steps import Log
 from tooling.project import CACHE
@@ -62,12 +62,10 @@ def install(kube: Kube, log: Log) -> None:
 
     It is registered with the API server last, as metrics-server is (`cluster.serve_metrics`).
     """
-    kube, objects = replace(kube, namespace=NAMESPACE), manifest(kube)
-    first = [item for item in objects if item["kind"] in ("Namespace", "CustomResourceDefinition")]
-    kube.apply(first)
-    establish(kube)
+    kube = replace(kube, namespace=NAMESPACE)
+    objects = apply_definitions(kube, manifest(kube))
     last = [item for item in objects if item["kind"] == "APIService"]
-    rest = [item for item in objects if item not in (*first, *last)]
+    rest = [item for item in objects if item not in last]
     for namespace in {item["metadata"].get("namespace", NAMESPACE) for item in rest}:  # kubectl takes one at a time
         within = [item for item in rest if item["metadata"].get("namespace", NAMESPACE) == namespace]
         replace(kube, namespace=namespace).apply(within)

@@ -97,6 +97,17 @@ def define(kube: Kube, folder: Path) -> None:
     establish(kube)
 
 
+def apply_definitions(kube: Kube, objects: Sequence[Object]) -> list[Object]:
+    """Apply the namespaces and the definitions of kinds among objects, which the others need; return the others.
+
+    Raises `DeployError` where the API server does not serve a kind.
+    """
+    first = [item for item in objects if item["kind"] in ("Namespace", "CustomResourceDefinition")]
+    kube.apply(first)
+    establish(kube)
+    return [item for item in objects if item not in first]
+
+
 def establish(kube: Kube, *, timeout: float = 60) -> None:
     """Wait until the API server serves every kind that is defined. Raises `DeployError` after `timeout` seconds.
 

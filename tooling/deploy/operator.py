@@ -8,7 +8,7 @@ import httpx
 import yaml
 
 from tooling.deploy import DeployError, certificates
-from tooling.deploy.kube import Kube, Object, establish
+from tooling.deploy.kube import Kube, Object, apply_definitions
 from tooling.deploy.rollout import wait
 from tooling.deploy.steps import Log
 from tooling.project import CACHE
@@ -91,11 +91,7 @@ def spread(deployment: Object) -> None:
 def install(context: str, log: Log) -> None:
     """Install the operator in a cluster, or bring it to this release, and wait until it answers."""
     kube = Kube(context, NAMESPACE)
-    objects = manifest()
-    first = [item for item in objects if item["kind"] in ("Namespace", "CustomResourceDefinition")]
-    kube.apply(first)
-    establish(kube)
-    kube.apply([item for item in objects if item not in first])
+    kube.apply(apply_definitions(kube, manifest()))
     wait(kube, "deployment", DEPLOYMENT, log)
 
 
