@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,17 @@ def test_a_request_may_come_in_pieces_of_any_size(service: Running, size: int) -
         assert read_until(client, b"hello world").startswith(b"HTTP/1.1 200 OK")
         client.sendall(LIVEZ)
         assert status(client.recv(65536)) == 200
+
+
+def test_a_response_has_the_time_at_which_it_was_made(service: Running) -> None:
+    def date() -> float:
+        (line,) = (line for line in service.send(LIVEZ).split(b"\r\n") if line.startswith(b"Date: "))
+        return parsedate_to_datetime(line[6:].decode()).timestamp()
+
+    before, first = int(time.time()), date()
+    time.sleep(1)  # the text is made once a second
+    second, after = date(), time.time()
+    assert before <= first < second <= after
 
 
 def test_a_client_of_a_later_minor_version_is_answered_in_ours(service: Running) -> None:
