@@ -415,7 +415,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         util.http_date = lambda: of_second(int(time.time()))
         environ = wsgi.base_environ(self.cfg)
         wsgi.base_environ = lambda _cfg: {**environ}
-        vars(self.cfg).update({name: setting.get() for name, setting in self.cfg.settings.items()})
+        self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
 
     def load_wsgi(self) -> None:
         """Offer the application to hold a connection, while streams have less than half of the places.
