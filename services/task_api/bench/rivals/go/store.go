@@ -56,14 +56,22 @@ func open(path, queries string) (*store, error) {
 	if err := json.Unmarshal(content, &opened.queries); err != nil {
 		return nil, fmt.Errorf("QUERIES: %w", err)
 	}
-	for database, connections := range map[**sql.DB]int{&opened.reader: 4, &opened.writer: 1} {
-		if *database, err = sql.Open("sqlite3", source); err != nil {
-			return nil, fmt.Errorf("DB_PATH: %w", err)
-		}
-		(*database).SetMaxOpenConns(connections)
-		(*database).SetMaxIdleConns(connections)
+	if opened.reader, err = connect(source, 4); err != nil {
+		return nil, err
 	}
-	return opened, opened.reader.Ping()
+	opened.writer, err = connect(source, 1)
+	return opened, err
+}
+
+// connect returns a pool of at most so many connections, which stay open.
+func connect(source string, most int) (*sql.DB, error) {
+	database, err := sql.Open("sqlite3", source)
+	if err != nil {
+		return nil, err
+	}
+	database.SetMaxOpenConns(most)
+	database.SetMaxIdleConns(most)
+	return database, database.Ping()
 }
 
 // account returns the account of a session that is not over, or 0.
