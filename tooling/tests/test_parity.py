@@ -723,6 +723,7 @@ def holding(pattern: str, *names: str) -> set[Path]:
 
 RENEWED = {
     "pip": (r"--hash=sha256:", "*.txt"),
+    "gomod": (r"^module ", "*go.mod"),
     "docker": (r"^FROM [^ ]+:|^ +(- )?image: [^ ]+:", "*Dockerfile", "k8s/*.yaml", "e2e/*.yaml"),
     "docker-compose": (r"^ +image: ", "compose.yaml"),
     "github-actions": (r"^ +- uses: ", ".github/*.yml"),

@@ -8,18 +8,20 @@ ratios come from interleaved rounds on the same machine.
 import argparse
 import itertools
 import json
+import os
 import platform
 import re
 import secrets
+import shutil
 import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -32,9 +34,9 @@ from psycopg import sql
 
 from tooling.page import render
 from tooling.postgres import postgres
-from tooling.project import REPORTS
+from tooling.project import CACHE, REPORTS
 from tooling.service import ServiceError, command_line, environment, free_port, listening
-from tooling.tools import MissingTool
+from tooling.tools import MissingTool, last_words
 
 from .load import (
     MIX,
@@ -60,6 +62,7 @@ START_SECONDS = 1.5
 
 ROUNDS, REQUESTS = 15, 1200
 RIVAL_ROUNDS = 9
+FLOOR_REQUESTS = 4800  # the system counts CPU time by 10 ms
 PAGE_ROUNDS, PAGE_REQUESTS = 7, 400
 FEW, MANY = 1_000, 1_000_000
 LONG, SAMPLE, SETTLED = 100_000, 5_000, 20_000
@@ -73,21 +76,23 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 
 @dataclass
 class Measure:
-    """One figure with its upper bound and its samples."""
+    """One figure with its upper bound and its samples. One without a bound is stated alone."""
 
     name: str
     value: float
-    bound: float
+    bound: float | None
     unit: str
     samples: list[float]
     detail: str
     kept: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.kept = self.value <= self.bound
+        self.kept = self.bound is None or self.value <= self.bound
 
     @classmethod
-    def median(cls, name: str, samples: list[float], bound: float, *, unit: str = TIMES, detail: str = "") -> "Measure":
+    def median(
+        cls, name: str, samples: list[float], bound: float | None, *, unit: str = TIMES, detail: str = ""
+    ) -> "Measure":
         """Return the measure whose value is the median of its samples."""
         return cls(name, statistics.median(samples), bound, unit, samples, detail)
 
@@ -132,7 +137,36 @@ def peer(name: str, command: Sequence[str], folder: Path) -> Iterator[Server]:
 
 
 FASTAPI = ("uvicorn", "--port={port}", "fastapi_orm:app")
-FLASK = ("gunicorn", "--bind=127.0.0.1:{port}", "--worker-class=gthread", "--threads=4", "bare_flask:app")
+GTHREAD = ("gunicorn", "--bind=127.0.0.1:{port}", "--worker-class=gthread", "--threads=4")
+FLASK = (*GTHREAD, "bare_flask:app")
+
+
+def in_turns(
+    servers: Sequence[Server], rounds: int, requests: int, mix: Mapping[str, int] = MIX
+) -> dict[str, list[float]]:
+    """Return each server's CPU milliseconds a request, round by round; each round begins with another server."""
+    for server in servers:
+        mixed(server, requests, -1, mix)  # warms the caches
+    spent: dict[str, list[float]] = {server.name: [] for server in servers}
+    for number in range(rounds):
+        first = number % len(servers)
+        for server in [*servers[first:], *servers[:first]]:
+            spent[server.name].append(cost(mixed, server, requests, number, mix) / requests * 1000)
+        progress(f"round {number + 1}/{rounds}: " + ", ".join(f"{name} {ms[-1]:.3f} ms" for name, ms in spent.items()))
+    return spent
+
+
+def ratios(spent: Mapping[str, list[float]], ours: str, other: str) -> list[float]:
+    """Return each round's cost of `ours` to that of the other."""
+    return [a / b for a, b in zip(spent[ours], spent[other], strict=True)]
+
+
+def described(spent: Mapping[str, list[float]]) -> str:
+    """Return each server's median cost, with the lowest and the highest."""
+    return "; ".join(
+        f"{name} {statistics.median(ms):.3f} ms CPU a request ({min(ms):.3f} to {max(ms):.3f})"
+        for name, ms in spent.items()
+    )
 
 
 def measure_cpu(folder: Path) -> list[Measure]:
@@ -144,40 +178,61 @@ def measure_cpu(folder: Path) -> list[Measure]:
         servers = [ours, fastapi, flask]
         for server in servers:
             fill(server)
-            mixed(server, REQUESTS, -1)
-        spent: dict[str, list[float]] = {server.name: [] for server in servers}
-        for number in range(ROUNDS):
-            for server in itertools.islice(itertools.cycle(servers), number % 3, number % 3 + 3):
-                seconds = cost(mixed, server, REQUESTS, number)
-                spent[server.name].append(seconds / REQUESTS * 1000)
-            progress(
-                f"round {number + 1}/{ROUNDS}: " + ", ".join(f"{name} {ms[-1]:.2f} ms" for name, ms in spent.items())
-            )
-    detail = "; ".join(f"{name} {statistics.median(ms):.3f} ms CPU a request" for name, ms in spent.items())
+        spent = in_turns(servers, ROUNDS, REQUESTS)
     return [
         Measure.median(
             f"CPU a request, held against {other.name}",
-            [a / b for a, b in zip(spent[ours.name], spent[other.name], strict=True)],
+            ratios(spent, ours.name, other.name),
             bound,
-            detail=detail,
+            detail=described(spent),
         )
         for other, bound in ((fastapi, OF_FASTAPI), (flask, OF_FLASK))
     ]
 
 
-RIVALS = {"Litestar": "litestar_app", "BlackSheep": "blacksheep_app", "FastAPI": "fastapi_app"}
 GRANIAN = ("granian", "--interface=asgi", "--loop=uvloop", "--no-ws", "--log-level=warning", "--workers=1")
+FRAMEWORKS = {"Litestar": "litestar_app", "BlackSheep": "blacksheep_app", "FastAPI": "fastapi_app"}
+FLOOR = "Go"
+RIVALS = (*FRAMEWORKS, FLOOR)
+
+
+GO_NEEDS = {"go": "Go is missing: https://go.dev/doc/install", "cc": "a C compiler is missing: install gcc or clang"}
+"""What builds the rival in Go. Its SQLite is the one in C: with the translation to Go it takes 1.4 times the CPU."""
+
+
+def go_program() -> Path:
+    """Build the rival in Go and return its program. Raises `MissingTool`, and `ServiceError` where the build fails."""
+    for name, remedy in GO_NEEDS.items():
+        if shutil.which(name) is None:
+            raise MissingTool(f"the rival in Go cannot be built: {remedy}")
+    program = CACHE / "bench" / "go-rival"
+    options = ("-trimpath", "-buildvcs=false", "-tags=sqlite_fts5")  # the triggers of `tasks` keep an index of FTS5
+    done = subprocess.run(
+        ["go", "build", *options, "-o", program, "."],
+        cwd=HERE / "rivals" / "go",
+        env={**os.environ, "CGO_ENABLED": "1", "CC": "cc"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ServiceError(f"the rival in Go cannot be built: {last_words(done)}")
+    return program
 
 
 @contextmanager
 def rival(name: str, folder: Path, **settings: str) -> Iterator[Server]:
-    """Run a rival on granian, with the database, the account and the session that the service made."""
+    """Run a rival, frameworks on granian, with the database, the account and the session that the service made."""
     keys = f"bench:{secrets.token_urlsafe(32)}"
     with service(folder, JWT_KEYS=keys) as ours:
         headers = ours.headers
     url = f"http://127.0.0.1:{(port := free_port())}"
     every = {"DB_PATH": str(folder / "tasks.db"), "JWT_KEYS": keys, "RATE_LIMIT": "100000000/minute", **settings}
-    command = [sys.executable, "-m", *GRANIAN, f"--port={port}", f"{__package__}.rivals.{RIVALS[name]}:app"]
+    if name == FLOOR:
+        command = [str(go_program())]
+        every |= {"PORT": str(port), "QUERIES": str(HERE / "rivals" / "queries.json")}
+    else:
+        command = [sys.executable, "-m", *GRANIAN, f"--port={port}", f"{__package__}.rivals.{FRAMEWORKS[name]}:app"]
     with listening(command, every, ready=f"{url}/health", log=folder / "log") as process:
         yield Server(name, url, process.pid, headers)
 
@@ -200,31 +255,52 @@ def check_equal(name: str, folder: Path) -> None:
 
 
 def measure_rivals(folder: Path) -> list[Measure]:
-    """Compare the CPU time of a request with that of the fastest frameworks, at equal features."""
-    names = ["task-api", *RIVALS]
+    """Compare the CPU time of a request with that of the fastest frameworks, and of Go, at equal features."""
+    competitors = ("task-api", *RIVALS)
     with ExitStack() as stack:
-        for name in names:
+        for name in competitors:
             check_equal(name, folder / f"{name} checked")
             progress(f"{name} has every compared feature")
-        servers = [stack.enter_context(competitor(name, folder / name)) for name in names]
+        servers = [stack.enter_context(competitor(name, folder / name)) for name in competitors]
         for server in servers:
             fill(server)
-            mixed(server, REQUESTS, -1)
-        spent: dict[str, list[float]] = {name: [] for name in names}
-        for number in range(RIVAL_ROUNDS):
-            first = number % len(servers)
-            for server in [*servers[first:], *servers[:first]]:
-                spent[server.name].append(cost(mixed, server, REQUESTS, number) / REQUESTS * 1000)
-            progress(f"round {number + 1}: " + ", ".join(f"{name} {ms[-1]:.2f} ms" for name, ms in spent.items()))
-    detail = "; ".join(f"{name} {statistics.median(ms):.3f} ms CPU a request" for name, ms in spent.items())
+        spent = in_turns(servers, RIVAL_ROUNDS, REQUESTS)
     return [
         Measure.median(
-            f"CPU a request at equal features, held against {name} on granian",
-            [ours / other for ours, other in zip(spent["task-api"], spent[name], strict=True)],
-            OF_RIVAL,
-            detail=detail,
+            f"CPU a request at equal features, held against {name} on {server}",
+            ratios(spent, "task-api", name),
+            bound,
+            detail=described(spent),
         )
-        for name in RIVALS
+        for names, server, bound in ((FRAMEWORKS, "granian", OF_RIVAL), ((FLOOR,), "net/http", None))
+        for name in names
+    ]
+
+
+CONSTANT = {
+    "Flask on gthread, constant body": (*GTHREAD, "constant:flask_app"),
+    "no framework on gthread, constant body": (*GTHREAD, "constant:application"),
+}
+
+
+def measure_floors(folder: Path) -> list[Measure]:
+    """Compare the CPU time of reading a task with that of rivals, and of a constant body on the service's server."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(competitor(name, folder / name)) for name in ("task-api", *RIVALS)]
+        for server in servers:
+            fill(server)
+        for name, command in CONSTANT.items():
+            constant = stack.enter_context(peer(name, command, folder / name))
+            servers.append(replace(constant, owned=servers[0].owned))
+        spent = in_turns(servers, RIVAL_ROUNDS, FLOOR_REQUESTS, {"get": 1})
+    return [
+        Measure.median(
+            f"CPU of reading a task, held against {name}",
+            ratios(spent, "task-api", name),
+            None,
+            detail=described(spent),
+        )
+        for name in (*RIVALS, *CONSTANT)
     ]
 
 
@@ -468,6 +544,7 @@ def on_postgresql(folder: Path) -> Iterator[tuple[Server, psycopg.Connection]]:
 MEASURES = {
     "cpu": measure_cpu,
     "rivals": measure_rivals,
+    "floors": measure_floors,
     "pages": measure_pages,
     "memory": measure_memory,
     "start": measure_start,
@@ -523,8 +600,9 @@ def main(arguments: Sequence[str]) -> int:
     write(measures, time.monotonic() - began)
     for measure in measures:
         low, high = min(measure.samples), max(measure.samples)
-        bound = f"{measure.value:7.3f} {measure.unit} <= {measure.bound} ({low:.3f} to {high:.3f})"
-        print("ok    " if measure.kept else "MISSED", bound, "", measure.name)
+        bound = "" if measure.bound is None else f" <= {measure.bound}"
+        figure = f"{measure.value:7.3f} {measure.unit}{bound} ({low:.3f} to {high:.3f})"
+        print("ok    " if measure.kept else "MISSED", figure, "", measure.name)
     print("written: reports/bench.html, reports/bench.json")
     return 0 if all(measure.kept for measure in measures) else 1
 

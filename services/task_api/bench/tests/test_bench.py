@@ -1,9 +1,11 @@
 """The peers do the measured work, and the measures keep their format and exit codes."""
 
 import json
+import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from services.task_api.bench.rivals import equal
 from services.task_api.bench.run import FASTAPI, FLASK, Measure, peer, service
 from tooling.postgres import SHIPPED, WHEELS
 from tooling.project import ROOT
+from tooling.service import ServiceError
 from tooling.tools import MissingTool
 
 SERVERS = {
@@ -60,7 +63,57 @@ def test_every_peer_does_the_same_work(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["task-api", *run.RIVALS])
 def test_every_rival_has_the_services_features(name: str, tmp_path: Path) -> None:
-    run.check_equal(name, tmp_path)
+    optional = name == run.FLOOR and not os.environ.get("CI")  # the tests need Python alone; CI has Go
+    with suppress(MissingTool) if optional else nullcontext():
+        run.check_equal(name, tmp_path)
+
+
+def program(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize(("present", "remedy"), [("cc", "https://go.dev/doc/install"), ("go", "install gcc or clang")])
+def test_what_the_rival_in_go_is_built_by_is_named_where_it_is_missing(
+    present: str, remedy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program(tmp_path, present, "exit 0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingTool, match=rf"^the rival in Go cannot be built: .* is missing: {re.escape(remedy)}$"):
+        run.go_program()
+
+
+def test_a_rival_that_go_cannot_build_is_one_line_with_the_cause(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program(tmp_path, "cc", "exit 0")
+    program(tmp_path, "go", "echo '# rival' >&2; echo './main.go:1:1: expected package' >&2; exit 1")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ServiceError, match=r"^the rival in Go cannot be built: # rival; \./main\.go:1:1: [^\n]*$"):
+        run.go_program()
+
+
+def test_the_floors_hold_the_service_against_constant_bodies_of_its_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(load, "TASKS_BEFORE", 40)
+    monkeypatch.setattr(run, "RIVAL_ROUNDS", 1)
+    monkeypatch.setattr(run, "FLOOR_REQUESTS", 400)
+    monkeypatch.setattr(run, "competitor", lambda name, folder: peer(name, FLASK, folder))
+    measures = run.measure_floors(tmp_path)
+    assert [measure.name for measure in measures] == [
+        f"CPU of reading a task, held against {name}" for name in (*run.RIVALS, *run.CONSTANT)
+    ]
+    for measure in measures:
+        assert measure.bound is None
+        assert all(f"{name} 0." in measure.detail for name in ("task-api", *run.RIVALS, *run.CONSTANT))
+
+
+@pytest.mark.parametrize("name", run.CONSTANT)
+def test_a_constant_body_is_returned_for_every_task(name: str, tmp_path: Path) -> None:
+    with peer(name, run.CONSTANT[name], tmp_path / "constant") as server, Client(server) as client:
+        bodies = {client.request("GET", f"/tasks/{number}")[0] for number in (1, 7)}
+    assert [len(body) for body in bodies] == [160]
 
 
 def test_a_rival_that_lacks_a_feature_is_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -99,6 +152,17 @@ def test_an_unexpected_response_stops_the_measure(tmp_path: Path) -> None:
 def test_a_measure_is_kept_up_to_its_bound() -> None:
     assert Measure.median("m", [1.0, 9.0, 2.0], 2.0).kept
     assert not Measure.median("m", [1.0, 9.0, 2.1], 2.0).kept
+
+
+def test_a_measure_without_a_bound_is_stated_and_fails_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "REPORTS", tmp_path)
+    monkeypatch.setattr(run, "MEASURES", {"floors": lambda _folder: [Measure.median("of the floor", [9.0], None)]})
+    assert run.main([]) == 0
+    assert f"ok       9.000 {run.TIMES} (9.000 to 9.000)  of the floor\n" in capsys.readouterr().out
+    assert json.loads((tmp_path / "bench.json").read_text())["measures"][0]["bound"] is None
+    assert "None" not in (tmp_path / "bench.html").read_text()
 
 
 @pytest.mark.parametrize("rows", [100, 1000])
