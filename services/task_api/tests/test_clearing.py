@@ -259,9 +259,9 @@ def tombstones(database: Database, owner_id: int) -> list[int]:
         return list(connection.scalars(select(kept.id).where(kept.owner_id == owner_id).order_by(kept.id)))
 
 
-def delete_tasks(client: Client, headers: dict[str, str], number: int, title: str = "t") -> list[int]:
+def delete_tasks(client: Client, headers: dict[str, str], number: int, **task: Any) -> list[int]:
     """Create and delete tasks; return their ids."""
-    ids = [client.post("/tasks", json={"title": title}, headers=headers).json["id"] for _ in range(number)]
+    ids = [client.post("/tasks", json={"title": "t", **task}, headers=headers).json["id"] for _ in range(number)]
     for task_id in ids:
         assert client.delete(f"/tasks/{task_id}", headers=headers).status_code == 200
     return ids
@@ -289,6 +289,17 @@ def test_an_account_keeps_the_newest_deleted_tasks_and_others_keep_theirs(
 def test_an_account_keeps_as_many_bytes_of_deleted_tasks_as_it_may(guarded: Client, database: Database) -> None:
     ids = delete_tasks(guarded, log_in(guarded), 5, title="ä" * 10)
     pruning.Pruner(database, pruning.Most(bytes=50)).prune()
+    assert tombstones(database, 1) == ids[-2:]
+
+
+def test_every_text_of_a_deleted_task_counts(guarded: Client, database: Database) -> None:
+    texts = {"project": "p" * 9, "labels": ["l" * 7], "reminders": [{"before": "PT1M"}]}
+    texts |= {"recurrence": "FREQ=DAILY", "time_zone": "Asia/Tokyo", "due_at": "2030-01-01T00:00:00Z"}
+    ids = delete_tasks(guarded, log_in(guarded), 5, **texts)
+    size = 1 + 9 + len('"lllllll"') + 2 + 10 + 10
+    pruning.Pruner(database, pruning.Most(bytes=3 * size)).prune()
+    assert tombstones(database, 1) == ids[-3:]
+    pruning.Pruner(database, pruning.Most(bytes=3 * size - 1)).prune()
     assert tombstones(database, 1) == ids[-2:]
 
 

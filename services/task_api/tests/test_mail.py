@@ -160,6 +160,20 @@ def test_where_too_many_mails_wait_no_answer_reveals_an_account_and_a_reset_is_d
     assert (full.get("/auth/me", headers=session).status_code, log_in(full, NEW).status_code) == (401, 200)
 
 
+def test_a_full_queue_of_mails_is_a_problem_of_its_own(
+    serve: Serve, inbox: tuple[Inbox, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(auth="on", jwt_keys=(KEY,)).post("/auth/register", json={"email": ADA, "password": PASSWORD})
+    monkeypatch.setattr("service_kit.mail.WAITING", 0)
+    full = serve(auth="on", jwt_keys=(KEY,), smtp_url=inbox[1], mail_from="tasks@example.org")
+    session = {"Authorization": f"Bearer {log_in(full).json['access_token']}"}
+    answers = [full.post("/auth/register", json={"email": email}) for email in (ADA, "bob@example.org")]
+    answers.append(full.post("/auth/me/confirm", headers=session))
+    for answer in answers:
+        assert (answer.status_code, answer.json["type"]) == (429, "/problems#mail-queue-full")
+        assert (answer.json["title"], answer.headers["Retry-After"]) == ("Too many mails wait to be sent", "10")
+
+
 def test_who_registers_an_address_again_learns_of_the_account_by_mail(
     mailing: Client, inbox: tuple[Inbox, str]
 ) -> None:
@@ -255,6 +269,16 @@ def test_an_address_gets_a_few_mails_an_hour_and_the_answer_stays_the_same(
     mailing.post("/auth/register", json={"email": "bob@example.org"})
     recipients = [inbox[0].next()["To"] for _ in range(count + 1)]
     assert recipients == [ADA] * count + ["bob@example.org"]
+
+
+def test_an_account_learns_that_its_own_address_has_had_its_mails_of_an_hour(serve: Serve, mailing: Client) -> None:
+    serve(auth="on", jwt_keys=(KEY,)).post("/auth/register", json={"email": ADA, "password": PASSWORD})
+    session = {"Authorization": f"Bearer {log_in(mailing).json['access_token']}"}
+    answers = [mailing.post("/auth/me/confirm", headers=session) for _ in range(MAILS_TO_AN_ADDRESS.limit + 1)]
+    assert [answer.status_code for answer in answers] == [204] * MAILS_TO_AN_ADDRESS.limit + [429]
+    assert "too many mails to this address" in answers[-1].json["detail"]
+    assert 0 < int(answers[-1].headers["Retry-After"]) <= MAILS_TO_AN_ADDRESS.seconds
+    assert mailing.post("/auth/password/forgot", json={"email": ADA}).status_code == 204
 
 
 def test_who_registers_an_address_again_and_again_keeps_its_owner_from_no_other_mail(

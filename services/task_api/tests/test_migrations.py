@@ -84,6 +84,45 @@ def test_every_revision_upgrades_to_the_newest_with_its_data(empty: Database, st
         service.delete(connection, held, 0)
 
 
+TEXTS = INSERTS["0003"].replace("(title,", "(project, recurrence, time_zone, labels, reminders, title,")
+TEXTS = TEXTS.replace("VALUES (", """VALUES ('\u00e9', 'FREQ=DAILY', 'UTC', '["a"]', '[60]', """)
+"""A task whose texts, but for title and description, have 20 bytes beside the brackets of two lists."""
+
+
+def test_texts_that_no_trigger_counted_count_after_the_migration(empty: Database) -> None:
+    migrate(empty, "0019")
+    with empty.write() as connection:
+        connection.execute(text(TEXTS))
+        connection.execute(text(INSERTS["0019"]))
+        assert usage.of(connection, 0) == usage.Usage(2, 2 * len("of 0003old words") + 3)
+    migrate(empty)
+    with empty.write() as connection:
+        assert usage.of(connection, 0) == usage.Usage(2, 2 * len("of 0003old words") + 20)
+        connection.execute(text("DELETE FROM tasks WHERE title = 'of 0003'"))
+        assert usage.of(connection, 0) == usage.Usage(1, len("of 0019old words"))
+
+
+@pytest.mark.parametrize("empty_settings", ["postgresql"], indirect=True)
+def test_a_task_that_is_written_while_the_usage_is_counted_anew_counts_once(
+    empty: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "LOCK_MILLISECONDS", 10)
+    monkeypatch.setattr(migrations, "PAUSE_SECONDS", 0.01)
+    migrate(empty, "0019")
+    with ThreadPoolExecutor(1) as pool:
+        with empty.write() as writer:
+            writer.execute(text(TEXTS))
+            migration = pool.submit(migrate, empty)
+            with pytest.raises(FuturesTimeout):
+                migration.result(0.2)
+            function = writer.scalar(text("SELECT prosrc FROM pg_proc WHERE proname = 'count_account_usage'"))
+            assert "recurrence" not in function, "who is within it would count by the old one afterwards"
+            writer.execute(text(TEXTS))
+        migration.result()
+    with empty.write() as connection:
+        assert usage.of(connection, 0) == usage.Usage(2, 2 * (len("of 0003old words") + 20))
+
+
 def test_migrating_again_changes_nothing(empty: Database) -> None:
     migrate(empty)
     assert migrate(empty) == (REVISIONS[-1], REVISIONS[-1])

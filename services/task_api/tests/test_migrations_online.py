@@ -137,6 +137,7 @@ KNOWN = {
     "0004": {("INSERT INTO", "tasks_search")},  # the index of what is there
     "0008": {("INSERT INTO", "account_usage")},  # counts what is there
     "0010": {("INSERT INTO", "change_feed")},  # one row
+    "0020": {("UPDATE", "account_usage")},  # counts what is there again
 }
 """What changes rows in a migration, and loses nothing that anybody has stored."""
 

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sqlalchemy import Text, cast, delete, func, insert, select
+from sqlalchemy import String, Text, cast, delete, func, insert, select
 
 from task_api.store import usage
 from task_api.store.usage import Usage
 from task_api.tasks.quota import Quota
 from task_core.database import Database
-from task_core.schema import account_usage, accounts, tasks
+from task_core.reminder import Reminder
+from task_core.schema import Labels, Reminders, account_usage, accounts, tasks
 
 from .conftest import KEY, Client, Lend, log_in
 
@@ -68,6 +69,35 @@ def test_labels_count_for_the_quota_and_none_counts_nothing(limited: Any) -> Non
     assert create(client, headers, title="12345678").status_code == 201
 
 
+@pytest.mark.parametrize(
+    ("texts", "size"),
+    [
+        ({"project": "\u00e9t\u00e9"}, 5),
+        ({"recurrence": "FREQ=DAILY", "due_at": "2030-01-01T00:00:00Z"}, 10),
+        ({"recurrence": "FREQ=DAILY", "time_zone": "Asia/Tokyo", "due_at": "2030-01-01T00:00:00Z"}, 20),
+        ({"reminders": [{"before": "PT1M"}], "due_at": "2030-01-01T00:00:00Z"}, 2),  # [60]
+    ],
+)
+def test_every_text_counts_for_the_quota(limited: Any, texts: dict[str, Any], size: int) -> None:
+    client, headers = limited(quota_bytes=size)
+    refused = create(client, headers, **texts)
+    assert (refused.status_code, refused.json["type"]) == (403, "/problems#quota-exceeded")
+    assert f"{size} bytes of text, and would have {size + 1}" in refused.json["detail"]
+    client, headers = limited(quota_bytes=size + 1)
+    created = create(client, headers, **texts)
+    assert created.status_code == 201
+    nothing: dict[str, Any] = {"project": None, "recurrence": None, "time_zone": None, "reminders": []}
+    assert create(client, headers).status_code == 403
+    assert client.put(created.headers["Location"], json=nothing, headers=headers).status_code == 200
+    assert create(client, headers, title="t" * size).status_code == 201
+
+
+def test_every_text_of_a_task_is_counted_or_is_one_of_few_words() -> None:
+    texts = {column.name for column in tasks.c if isinstance(column.type, String | Labels | Reminders)}
+    assert texts - set(usage.TEXTS) == {"status"}
+    assert set(usage.TEXTS) <= texts
+
+
 def test_a_bulk_request_that_ends_beyond_the_quota_does_nothing(limited: Any) -> None:
     client, headers = limited(quota_tasks=2)
     new = {"op": "create", "task": {"title": "t"}}
@@ -112,36 +142,44 @@ def test_no_quota_costs_no_statement() -> None:
         pass
 
 
-STEP = st.tuples(st.sampled_from("iuds"), st.integers(0, 3), st.text("a\u00e9\U0001f600", min_size=1, max_size=5))
+TEXTS = ("title", "description", "project", "recurrence", "time_zone")
+AT = Reminder(at=MOMENT)
+WORDS = st.text("a\u00e9\U0001f600", min_size=1, max_size=5)
+CHANGE = st.one_of(
+    st.tuples(st.sampled_from(TEXTS), WORDS),
+    st.tuples(st.sampled_from(TEXTS[2:]), st.none()),
+    st.tuples(st.just("labels"), st.lists(WORDS, max_size=2)),
+    st.tuples(st.just("reminders"), st.lists(st.just(AT), max_size=2)),
+)
+STEP = st.tuples(st.sampled_from("iuds"), st.integers(0, 3), WORDS, CHANGE)
 
 
 @hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(STEP, max_size=12))
-def test_whatever_is_written_the_usage_is_what_is_there(database: Database, steps: list[tuple[str, int, str]]) -> None:
+def test_whatever_is_written_the_usage_is_what_is_there(database: Database, steps: list[Any]) -> None:
     now = {"created_at": MOMENT, "updated_at": MOMENT}
     with database.write() as connection:
         connection.execute(delete(tasks))
         connection.execute(delete(accounts).where(accounts.c.id > 0))
         for owner in range(1, 4):
             connection.execute(insert(accounts), {"id": owner, "email": f"{owner}@example.org", "created_at": MOMENT})
-        for kind, owner, words in steps:
+        for kind, owner, words, (column, value) in steps:
             mine = tasks.c.owner_id == owner
             match kind:
                 case "i":
-                    new = {"title": words, "description": words, "labels": [words], **now}
+                    new = dict.fromkeys(TEXTS, words) | {"labels": [words], "reminders": [AT], **now}
                     rows = [{**new, "owner_id": o} for o in (owner, 0)]
                     connection.execute(insert(tasks), rows)
                 case "u":
-                    more = {"description": words, "labels": [words] * (len(words) - 1)}
-                    connection.execute(tasks.update().where(mine).values(more))
+                    connection.execute(tasks.update().where(mine).values({column: value}))
                 case "d":
                     connection.execute(delete(tasks).where(mine))
                 case _:
                     connection.execute(tasks.update().where(mine).values(owner_id=0))
         for owner in range(4):
-            kept = select(tasks.c.title, tasks.c.description, cast(tasks.c.labels, Text))
-            texts = connection.execute(kept.where(tasks.c.owner_id == owner))
-            sizes = [len("".join(text).encode()) - len("[]") for text in texts]
+            kept = select(*(cast(tasks.c[name], Text) for name in (*TEXTS, "labels", "reminders")))
+            texts = connection.execute(kept.where(tasks.c.owner_id == owner)).all()
+            sizes = [len("".join(text or "" for text in row).encode()) - 2 * len("[]") for row in texts]
             assert usage.of(connection, owner) == Usage(len(sizes), sum(sizes))
         connection.execute(delete(tasks))
         connection.execute(delete(accounts).where(accounts.c.id > 0))

@@ -4,9 +4,7 @@ import atexit
 import gc
 import os
 import resource
-import shutil
 import socket
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -94,11 +92,6 @@ def places() -> int:
     return gthread.PLACES if soft == resource.RLIM_INFINITY else min(gthread.PLACES, max(soft - SPARE_FILES, 1))
 
 
-def _remove(folder: str, owner: int) -> None:
-    if os.getpid() == owner:  # workers inherit what their parent registered
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def serve(service: Service, create_app: Callable[[], Flask], listener: socket.socket) -> None:
     """Serve the application until SIGTERM, SIGINT or SIGHUP. It is created once, before the workers are forked.
 
@@ -108,7 +101,4 @@ def serve(service: Service, create_app: Callable[[], Flask], listener: socket.so
     for note in settings.weaker:
         log.warning(note)
     metrics.prepare_folder()
-    folder = os.environ["PROMETHEUS_MULTIPROC_DIR"]
-    if not settings.prometheus_multiproc_dir and folder.startswith(tempfile.gettempdir()):
-        atexit.register(_remove, folder, os.getpid())
     Server(service, create_app, listener).run()

@@ -48,6 +48,7 @@ REVISIONS = (
     "0017",
     "0018",
     "0019",
+    "0020",
 )
 """Every migration, oldest first. The service is ready at the last one, and at any that it does not know."""
 

@@ -74,7 +74,7 @@ class Settings(config.Settings, frozen=True, kw_only=True):
     ] = Rate(20, 3600)
     quota_tasks: Annotated[int, Meta(ge=0, description="tasks that one account may keep; 0: no limit")] = 100_000
     quota_bytes: Annotated[
-        int, Meta(ge=0, description="bytes of titles, descriptions and labels that one account may keep; 0: no limit")
+        int, Meta(ge=0, description="bytes of all texts of its tasks that one account may keep; 0: no limit")
     ] = 100 << 20
     quota_webhooks: Annotated[int, Meta(ge=1, le=1000, description="webhooks that one account may have")] = 10
     streams: Annotated[int, Meta(ge=0, le=1000, description="open streams of one account in each process; 0: none")] = (

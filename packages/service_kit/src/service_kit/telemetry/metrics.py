@@ -4,11 +4,9 @@ prometheus-client keeps each process' values in files under PROMETHEUS_MULTIPROC
 worker answers.
 """
 
-import fcntl
 import os
 import platform
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,8 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from service_kit.telemetry import folders
+
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:  # prometheus-client decides at its import
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="service-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folders.fresh()
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, exposition
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -119,18 +119,18 @@ class FolderInUse(Exception):
 def prepare_folder() -> None:
     """Begin with an empty folder: what a former run left there is not ours to count. In the parent, before any fork.
 
-    The folder is this service's until its last process has ended. Raises FolderInUse where it is another's.
+    The folder is this service's until its last process has ended. Raises FolderInUse where it is another's. Where
+    none is named, folders that services of this user left behind are removed.
     """
     folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder, os.O_RDONLY)  # never closed: the workers inherit it
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise FolderInUse(
-            f"PROMETHEUS_MULTIPROC_DIR: another service keeps its metrics in {folder}: name a folder of its own"
-        ) from None
+    if str(folder) in folders.made:
+        folders.remove_left()
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        if folders.hold(folder) is None:
+            raise FolderInUse(
+                f"PROMETHEUS_MULTIPROC_DIR: another service keeps its metrics in {folder}: name a folder of its own"
+            )
     for file in folder.glob("*.db"):
         if _OWN_FILE.fullmatch(file.name):
             file.unlink()

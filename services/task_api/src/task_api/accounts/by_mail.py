@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from service_kit.mail import Post, QueueFull
 from service_kit.telemetry.logs import log
 from task_api.accounts import administration
-from task_api.accounts.model import Account, BadMailToken, BadPassword, EmailTaken, TokenAndPassword
+from task_api.accounts.model import Account, BadMailToken, BadPassword, EmailTaken, Throttled, TokenAndPassword
 from task_api.accounts.password_policy import check_password
 from task_api.accounts.throttle import Throttle
 from task_api.config import Rate
@@ -97,8 +97,8 @@ class ByMail:
         self._mails = Throttle(database, MAILS_TO_AN_ADDRESS)
 
     def register(self, email: str) -> None:
-        """Send the address a token to register with, or say that it has an account."""
-        token = self._token(REGISTER, email)
+        """Send the address a token to register with, or say that it has an account. Raises QueueFull."""
+        token = self._token_unless_throttled(REGISTER, email)
         if token:
             subject, text = KNOWN if self._account(email) else WELCOME
             self._post.send(email, subject, text.format(how=self._how(REGISTER, token)))
@@ -120,11 +120,10 @@ class ByMail:
         return Account(identity, email, "user", now, now)
 
     def request_confirmation(self, email: str) -> None:
-        """Send the address of an account a token to confirm it with."""
+        """Send the address of the account that requests it a token to confirm it with. Raises Throttled, QueueFull."""
         token = self._token(CONFIRM, email)
-        if token:
-            subject, text = UNCONFIRMED
-            self._post.send(email, subject, text.format(how=self._how(CONFIRM, token)))
+        subject, text = UNCONFIRMED
+        self._post.send(email, subject, text.format(how=self._how(CONFIRM, token)))
 
     def confirm(self, token: str) -> None:
         """Note that the address of the token is its account's owner's. Raises BadMailToken."""
@@ -138,7 +137,9 @@ class ByMail:
 
     def forgot(self, email: str) -> None:
         """Send the address a token to reset the password with, where it has an account that is not disabled."""
-        token = self._token(RESET, email)  # stored for any address: the time that takes reveals nothing
+        token = self._token_unless_throttled(
+            RESET, email
+        )  # stored for any address: the time that takes reveals nothing
         if token and self._account(email):
             subject, text = FORGOTTEN
             self._try_to_send(email, subject, text.format(how=self._how(RESET, token)))
@@ -172,10 +173,16 @@ class ByMail:
             row = store.by_email(connection, email)
         return row.id if row and row.password_hash and not row.disabled_at else None
 
-    def _token(self, purpose: Purpose, email: str) -> str | None:
-        """Store a new token and return it; None where the address has had enough mails of this purpose for now."""
-        if not self._mails.admits(f"mail:{purpose}:{email}"):
+    def _token_unless_throttled(self, purpose: Purpose, email: str) -> str | None:
+        """Return what `_token` does, or None: the answer to a stranger is the same."""
+        try:
+            return self._token(purpose, email)
+        except Throttled:
             return None
+
+    def _token(self, purpose: Purpose, email: str) -> str:
+        """Store a new token and return it. Raises Throttled where the address has had enough mails of this purpose."""
+        self._mails.count(f"mail:{purpose}:{email}", "mails to this address")
         token = secrets.token_urlsafe(32)
         with self._database.write() as connection:
             mail_tokens.add(connection, sha256(token.encode()).digest(), purpose, email, datetime.now(UTC) + VALID)

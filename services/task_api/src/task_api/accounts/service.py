@@ -198,7 +198,10 @@ class Accounts:
             self.by_mail.forgot(email)
 
     def request_confirmation(self, account: Account, address: str) -> None:
-        """Have a token to confirm the account's address with sent. Raises Throttled after too many of a network."""
+        """Have a token to confirm the account's address with sent.
+
+        Raises Throttled after too many of a network, or to the address.
+        """
         with self._counted():
             self._registrations.once("confirm", address, "confirmations")
             self.by_mail.request_confirmation(account.email)

@@ -86,14 +86,10 @@ class Throttle:
         if self._rate:
             self._take(self._rate, {f"{kind}:{network(address)}": self._rate.limit}, what)
 
-    def admits(self, counter: str) -> bool:
-        """Count one more under a name of any length, and return whether the limit leaves room for it."""
-        try:
-            if self._rate:
-                self._take(self._rate, {_name(counter): self._rate.limit}, "requests")
-        except Throttled:
-            return False
-        return True
+    def count(self, counter: str, what: str) -> None:
+        """Count one more under a name of any length. Raises Throttled, whose message names `what`."""
+        if self._rate:
+            self._take(self._rate, {_name(counter): self._rate.limit}, what)
 
     def give_back(self, attempts: list[Attempt]) -> None:
         """Return what was counted."""

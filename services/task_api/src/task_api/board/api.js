@@ -76,7 +76,7 @@ async function attempt(method, path, more) {
     return { content: response.status === 204 ? null : await content(response), headers: response.headers };
   }
   const problem = new Problem(response.status, await content(response));
-  if (["rate-limited", "overloaded"].includes(problem.type)) throw wait(response);
+  if (["rate-limited", "overloaded", "mail-queue-full"].includes(problem.type)) throw wait(response);
   throw problem;
 }
 

@@ -90,6 +90,9 @@ LOGIN_THROTTLED = problem_type(
     "login-throttled", 429, "Too many attempts", "Wait for Retry-After seconds before the next attempt."
 )
 OVERLOADED = problem_type("overloaded", 429, "Too many logins at once", "Send it again after Retry-After seconds.")
+MAIL_QUEUE_FULL = problem_type(
+    "mail-queue-full", 429, "Too many mails wait to be sent", "Send it again after Retry-After seconds."
+)
 RATE_LIMITED = problem_type("rate-limited", 429, "Too many requests", "Wait for Retry-After seconds.")
 TOO_MANY_STREAMS = problem_type(
     "too-many-streams", 429, "Too many open streams", "Close streams, or read the feed page by page."
@@ -191,7 +194,7 @@ ANSWERS: dict[type[Exception], Callable[[Any], Response]] = {
     LoginFailed: lambda error: respond(LOGIN_FAILED, str(error), bearer()),
     Throttled: lambda error: respond(LOGIN_THROTTLED, str(error), {"Retry-After": str(error.retry_after)}),
     Overloaded: lambda error: respond(OVERLOADED, str(error), {"Retry-After": str(error.retry_after)}),
-    QueueFull: lambda error: respond(OVERLOADED, str(error), {"Retry-After": str(error.retry_after)}),
+    QueueFull: lambda error: respond(MAIL_QUEUE_FULL, str(error), {"Retry-After": str(error.retry_after)}),
     BadMailToken: lambda error: respond(MAIL_TOKEN_INVALID, str(error)),
     BadPassword: lambda error: respond(PASSWORD_REFUSED, str(error)),
     WrongPassword: lambda error: respond(PASSWORD_WRONG, str(error)),

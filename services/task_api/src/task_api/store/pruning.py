@@ -6,13 +6,14 @@ An account that creates and deletes without end would fill the disk otherwise: i
 from collections import Counter
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, LargeBinary, Select, cast, delete, func, or_, select
+from sqlalchemy import Select, delete, func, or_, select
 
+from task_api.store import usage
 from task_core.changes import BEFORE_HORIZON, horizon
 from task_core.database import Database
-from task_core.schema import NO_LABELS, deleted_tasks, task_changes
+from task_core.schema import deleted_tasks, task_changes
 
 PIECE = 1_000
 """Rows deleted in one transaction."""
@@ -71,10 +72,9 @@ class Pruner:
 
     def _deleted_tasks(self, owner_id: int) -> Sequence[int]:
         """Return the ids of some deleted tasks that are too many, or too large together with all newer ones."""
-        columns, dialect = deleted_tasks.c, self._database.dialect
+        columns = deleted_tasks.c
         newest_first = (columns.deleted_at.desc(), columns.id.desc())
-        size = _bytes(dialect, columns.title) + _bytes(dialect, columns.description)
-        size += _bytes(dialect, columns.labels) - len(NO_LABELS)
+        size = usage.size(deleted_tasks, self._database.dialect)
         number, total = func.row_number().over(order_by=newest_first), func.sum(size).over(order_by=newest_first)
         ranked = select(columns.id, number.label("number"), total.label("total")).where(columns.owner_id == owner_id)
         each = ranked.subquery().c
@@ -97,7 +97,3 @@ class Pruner:
     def _read(self, statement: Select[int]) -> Sequence[int]:
         with self._database.read() as connection:
             return connection.scalars(statement).all()
-
-
-def _bytes(dialect: str, column: ColumnElement[Any]) -> ColumnElement[int]:
-    return func.length(cast(column, LargeBinary)) if dialect == "sqlite" else func.octet_length(column)

@@ -27,7 +27,7 @@ from task_core import changes
 from task_core.database import Database
 
 MOST_TASKS, MOST_BYTES = 20_000, 8 << 20
-"""How many tasks, and how many bytes of titles, descriptions and labels, are in a calendar at most.
+"""How many tasks, and how many bytes of their texts, are in a calendar at most.
 
 A server keeps what a slow client has not taken yet.
 """

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from task_api.store import usage
 from task_api.store.usage import Usage
 
-UNITS = {"tasks": "tasks", "bytes": "bytes in titles, descriptions and labels"}
+UNITS = {"tasks": "tasks", "bytes": "bytes of text"}
 
 
 class QuotaExceeded(Exception):
