@@ -98,15 +98,22 @@ def test_a_process_that_ends_by_itself_leaves_nothing(start: Start, tmp_path: Pa
 def test_neither_files_nor_links_nor_folders_of_other_users_are_removed(start: Start, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (tmp_path / "service-metrics-file").touch()
-    (tmp_path / "service-metrics-link").symlink_to(elsewhere)
-    expected = {"elsewhere", "service-metrics-file", "service-metrics-link"}
+    (tmp_path / "service-metrics-held-file").touch()
+    (tmp_path / "service-metrics-held-link").symlink_to(elsewhere)
+    expected = {"elsewhere", "service-metrics-held-file", "service-metrics-held-link"}
     if os.geteuid() == 0:
-        (tmp_path / "service-metrics-other").mkdir()
-        os.chown(tmp_path / "service-metrics-other", 65534, 65534)
-        expected.add("service-metrics-other")
+        (tmp_path / "service-metrics-held-other").mkdir()
+        os.chown(tmp_path / "service-metrics-held-other", 65534, 65534)
+        expected.add("service-metrics-held-other")
     _, folder, _ = start("prepare")
     assert {one.name for one in tmp_path.iterdir()} == expected | {folder.name}
+
+
+def test_the_folder_of_an_older_version_that_starts_stays(start: Start, tmp_path: Path) -> None:
+    older = tmp_path / "service-metrics-ab_cd123"
+    older.mkdir()
+    start("prepare")
+    assert older.is_dir()
 
 
 def test_services_that_start_at_once_all_have_a_folder_and_nothing_else_is_left(start: Start, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-PREFIX = "service-metrics-"
+PREFIX = "service-metrics-held-"
+"""Folders without `held` are of a version that holds them only when it serves: one of them may be starting."""
 
 made: set[str] = set()
 """Those of this process."""
