@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flask import Flask, Request, Response, request_tearing_down
+from flask.ctx import _AppCtxGlobals
 from flask.globals import request_ctx
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import IntegerConverter, MapAdapter, UnicodeConverter, ValidationError
@@ -30,6 +31,13 @@ class _Text(UnicodeConverter):
         return value
 
 
+class _Context(_AppCtxGlobals):
+    """`flask.g`, whose attributes the interpreter sets, a dozen a request: Flask's own does the same in Python."""
+
+    __setattr__ = object.__setattr__  # type: ignore[assignment]
+    __delattr__ = object.__delattr__
+
+
 class _NoSession(SessionInterface):
     """No service keeps anything in Flask's session: all requests share one that refuses what is put into it."""
 
@@ -43,6 +51,7 @@ class _NoSession(SessionInterface):
 class _App(Flask):
     """Flask, spared what is the same for each request, and what a service has not: coroutines, sessions, teardowns."""
 
+    app_ctx_globals_class = _Context
     session_interface = _NoSession()
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
