@@ -25,7 +25,6 @@ class DatabaseFile:
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
-        self._name = str(self.path)
         self._identity: tuple[int, int] | None = None
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -49,7 +48,7 @@ class DatabaseFile:
         if self._identity is None:
             return
         try:
-            status = os.stat(self._name)  # noqa: PTH116 - each request does this
+            status = self.path.stat()
         except OSError as error:
             raise Unusable(f"DB_PATH: {error.strerror}: {str(self.path)!r} was there at start; {_REMEDY}") from None
         if self._identity != (status.st_dev, status.st_ino):

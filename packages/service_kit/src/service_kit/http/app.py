@@ -5,7 +5,6 @@ from typing import Any
 
 from flask import Flask, Request, Response, request_tearing_down
 from flask.ctx import _AppCtxGlobals
-from flask.globals import request_ctx
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import IntegerConverter, MapAdapter, UnicodeConverter, ValidationError
 
@@ -34,8 +33,8 @@ class _Text(UnicodeConverter):
 class _Context(_AppCtxGlobals):
     """`flask.g`, whose attributes the interpreter sets, a dozen a request: Flask's own does the same in Python."""
 
-    __setattr__ = object.__setattr__  # type: ignore[assignment]
-    __delattr__ = object.__delattr__
+    __setattr__: Any = object.__setattr__
+    __delattr__: Any = object.__delattr__
 
 
 class _NoSession(SessionInterface):
@@ -86,11 +85,6 @@ class _App(Flask):
     def do_teardown_request(self, exc: BaseException | None = None) -> None:
         if self.teardown_request_funcs or request_tearing_down.receivers:
             super().do_teardown_request(exc)
-
-    def process_response(self, response: Response) -> Response:
-        if self.after_request_funcs or request_ctx._after_request_functions:  # noqa: SLF001
-            return super().process_response(response)
-        return response
 
 
 def create_app(service: Service, answers: Mapping[type[Exception], Callable[[Any], Response]]) -> Flask:
