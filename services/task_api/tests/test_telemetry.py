@@ -2,6 +2,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,25 @@ def test_no_password_and_no_token_reaches_the_log(output: Output, guarded: Clien
 @given(st.text(), st.dictionaries(st.text(min_size=1), st.text() | st.integers() | st.none() | st.binary()))
 def test_whatever_is_logged_is_one_line_that_decodes(message: str, fields: dict[str, Any]) -> None:
     fields = {name: value for name, value in fields.items() if name not in {"event", "message", *logs.FIRST}}
-    line = logs.render(None, "", {"event": message, "level": "info", **fields})
+    line = logs.render(None, "info", {"event": message, **fields})
     assert b"\n" not in line
     assert json.loads(line)["message"] in {message, repr(message)}
 
 
+def test_a_line_begins_with_the_usual_fields_and_ends_with_those_of_the_request() -> None:
+    token = logs.about.set({"request_id": "1", "task": "of the request"})
+    try:
+        line = logs.render(None, "error", {"event": "failed", "task": 7, "time": "now", "exc_info": ValueError("no")})
+    finally:
+        logs.about.reset(token)
+    fields = json.loads(line)
+    assert list(fields) == ["time", "level", "message", "task", "request_id", "exception"]
+    assert (fields["level"], fields["task"], fields["exception"]) == ("error", 7, "ValueError: no")
+    assert datetime.fromisoformat(fields["time"]).utcoffset() == timedelta(0)
+
+
 def test_a_lone_surrogate_cannot_break_the_log() -> None:
-    line = logs.render(None, "", {"event": "\ud800", "level": "info", "title": "\udfff\n"})
+    line = logs.render(None, "info", {"event": "\ud800", "title": "\udfff\n"})
     assert json.loads(line)["fields"]
     assert b"\n" not in line
 

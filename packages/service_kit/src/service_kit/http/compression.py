@@ -30,14 +30,18 @@ def compressed(response: Response, *, static: bool = False) -> Response:
 
     What is `static` is compressed once, whatever its size, and all responses share the result.
     """
-    response.vary.add("Accept-Encoding")  # on a small response and on 304 too: caches choose by it (section 12.5.5)
-    accepted = request.accept_encodings
-    if not accepted.quality("gzip") or accepted.quality("gzip") < accepted.quality("identity"):
-        return response
+    vary = response.headers.get("Vary")  # on a small response and on 304 too: caches choose by it (section 12.5.5)
+    response.headers["Vary"] = f"{vary}, Accept-Encoding" if vary else "Accept-Encoding"
     if response.status_code != HTTPStatus.OK or not response.is_sequence:
         return response
     content = response.get_data()
     if not (static or LEAST_BYTES <= len(content) <= MOST_BYTES):
+        return response
+    header = request.environ.get("HTTP_ACCEPT_ENCODING", "").lower()
+    if "gzip" not in header and "*" not in header:
+        return response
+    accepted = request.accept_encodings
+    if not accepted.quality("gzip") or accepted.quality("gzip") < accepted.quality("identity"):
         return response
     response.set_data(_once(content) if static else gzip.compress(content, FASTEST, mtime=0))
     response.content_encoding = "gzip"

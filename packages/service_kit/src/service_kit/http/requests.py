@@ -3,6 +3,7 @@
 import re
 import secrets
 import time
+from threading import get_ident
 from typing import Any
 
 from flask import Flask, current_app, g, request
@@ -66,8 +67,12 @@ def _finished(application: Any) -> Any:
 
         if host := environment.get("HTTP_HOST"):
             environment["HTTP_HOST"] = host.lower()  # names of hosts have no case (RFC 3986, section 3.2.2)
-        with metrics.in_flight():
+        thread = get_ident()
+        metrics.answering.add(thread)
+        try:
             return application(environment, start)
+        finally:
+            metrics.answering.discard(thread)
 
     return answer
 
@@ -76,18 +81,18 @@ def _begin() -> None:
     context, incoming = g._get_current_object(), request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
     context.request = incoming
     context.started = time.perf_counter()
-    headers = incoming.headers
-    received = headers.get("X-Request-ID", "")
+    environment = incoming.environ  # which is read without the detours of `headers`
+    received = environment.get("HTTP_X_REQUEST_ID", "")
     context.request_id = received if REQUEST_ID.fullmatch(received) else secrets.token_hex(16)
     context.span = None
-    context.trace_id = incoming_trace_id(headers.get("traceparent"))
-    context.service = service()
-    if context.service.tracer:
-        context.span, context.trace_id = context.service.tracer.start(incoming.method, incoming.path, headers)
+    context.trace_id = incoming_trace_id(environment.get("HTTP_TRACEPARENT"))
+    context.service = own = service()
+    if own.tracer:
+        context.span, context.trace_id = own.tracer.start(incoming.method, incoming.path, incoming.headers)
     about.set({"request_id": context.request_id, "trace_id": context.trace_id})
-    if "HTTP_HOST" not in incoming.environ and incoming.environ["SERVER_PROTOCOL"] == "HTTP/1.1":
+    if "HTTP_HOST" not in environment and environment["SERVER_PROTOCOL"] == "HTTP/1.1":
         raise Refusal(MALFORMED_REQUEST, "HTTP/1.1 requires a Host header (RFC 9112, section 3.2)")
-    context.service.admit(context)
+    own.admit(context)
 
 
 def _finish(environment: Any, status: int, present: set[str]) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -15,32 +16,27 @@ FIRST = ("time", "level", "message")
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
-def render(_logger: WrappedLogger, _name: str, event: EventDict) -> bytes:
-    """One line of JSON, the usual fields first. JSON's escapes keep every value within its line."""
-    event["message"] = event.pop("event", "")
-    ordered = {name: event.pop(name) for name in FIRST if name in event}
-    try:
-        return _encode({**ordered, **event})
-    except (UnicodeEncodeError, msgspec.MsgspecError, TypeError):  # lone surrogates, unusual keys
-        return _encode({**ordered, "message": repr(ordered.get("message")), "fields": repr(event)})
-
-
 about: ContextVar[Mapping[str, Any]] = ContextVar("about", default={})  # noqa: B039 - it is never changed, only replaced
 """What each line of the current request holds beside its own: set when it begins."""
 
 
-def _merge(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+def render(_logger: WrappedLogger, level: str, event: EventDict) -> bytes:
+    """One line of JSON, the usual fields first. JSON's escapes keep every value within its line.
+
+    One function does what could be a chain of structlog's processors: each would cost every request a call and a copy.
+    """
+    message = event.pop("event", "")
+    line = {**dict.fromkeys(FIRST), **event}
     for name, value in about.get().items():
-        event.setdefault(name, value)
-    return event
-
-
-_SHARED: list[Any] = [
-    _merge,
-    structlog.stdlib.add_log_level,
-    structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-    structlog.processors.format_exc_info,
-]
+        line.setdefault(name, value)
+    line["time"], line["level"], line["message"] = datetime.now(UTC), level, message
+    if "exc_info" in line:
+        line = dict(structlog.processors.format_exc_info(None, level, line))
+    try:
+        return _encode(line)
+    except (UnicodeEncodeError, msgspec.MsgspecError, TypeError):  # lone surrogates, unusual keys
+        usual = {name: line.pop(name) for name in FIRST}
+        return _encode({**usual, "message": repr(message), "fields": repr(line)})
 
 
 class JsonLines(logging.Handler):
@@ -48,12 +44,10 @@ class JsonLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            event: EventDict = {"event": record.getMessage(), "logger": record.name, "level": record.levelname.lower()}
+            event: EventDict = {"event": record.getMessage(), "logger": record.name}
             if record.exc_info:
                 event["exc_info"] = record.exc_info
-            for process in (_SHARED[0], *_SHARED[2:]):
-                event = process(None, "", event)
-            _write(bytes(render(None, "", event)))
+            _write(render(None, record.levelname.lower(), event))
         except Exception:  # noqa: BLE001 - the standard library's contract: a handler never raises
             self.handleError(record)
 
@@ -74,7 +68,7 @@ def configure(level: str) -> None:
     """Send all logs of at least this level to standard output as JSON lines. Once a process, before any fork."""
     threshold = getattr(logging, level.upper())
     structlog.configure(
-        processors=[*_SHARED, render],
+        processors=[render],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=_Lines,
         cache_logger_on_first_use=True,

@@ -9,8 +9,7 @@ import platform
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ _streams_ended = Counter("api_streams_ended_total", "Streams of events that have
 _OWN_FILE = re.compile(r"(counter|histogram|summary|gauge_[a-z]+)_\d+\.db")
 """How prometheus-client names what it keeps."""
 
-_answering: set[int] = set()
+answering: set[int] = set()
 """The threads that answer a request now."""
 
 _series: dict[tuple[str, str, int], tuple[Any, Any]] = {}
@@ -82,17 +81,6 @@ def streams(number: int, ended: str = "") -> None:
         _streams_ended.labels(ended).inc()
 
 
-@contextmanager
-def in_flight() -> Iterator[None]:
-    """Count a request as being answered in this thread, for as long as the block."""
-    thread = threading.get_ident()
-    _answering.add(thread)
-    try:
-        yield
-    finally:
-        _answering.discard(thread)
-
-
 def start_worker(package: str, version: str, revision: str, threads: int, sample: Callable[[], None]) -> None:
     """Publish what is running, and set the gauges that are sampled every second. Once in each worker."""
     _threads.set(threads)
@@ -100,7 +88,7 @@ def start_worker(package: str, version: str, revision: str, threads: int, sample
 
     def repeat() -> None:
         while True:
-            _in_flight.set(len(_answering))
+            _in_flight.set(len(answering))
             sample()
             time.sleep(1)
 
@@ -171,7 +159,7 @@ class _WithExemplars(_OfAllWorkers):
 
 def expose(accept: str) -> tuple[bytes, str]:
     """(body, content type) of a scrape: OpenMetrics with exemplars where that is accepted, else Prometheus' text."""
-    _in_flight.set(len(_answering))
+    _in_flight.set(len(answering))
     registry = CollectorRegistry()
     if "application/openmetrics-text" in accept:
         _WithExemplars(registry)  # type: ignore[no-untyped-call]

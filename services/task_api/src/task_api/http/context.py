@@ -182,7 +182,7 @@ def _identify(here: Any, accounts: Accounts | None) -> Exception | None:
     if here.account or accounts is None:
         here.account = here.account or LOCAL
         return None
-    authorization = here.request.headers.get("Authorization")
+    authorization = here.request.environ.get("HTTP_AUTHORIZATION")
     by_cookie = not authorization
     if not authorization:
         cookie = cookies.read(here.request, cookies.ACCESS)

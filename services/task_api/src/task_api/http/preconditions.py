@@ -20,7 +20,7 @@ def check_match(held: Versioned) -> None:
 
     Raises VersionConflict (412), and Refusal 400 for an If-Match that is no list of entity tags.
     """
-    header = request.headers.get("If-Match")
+    header = request.environ.get("HTTP_IF_MATCH")
     if header is None:
         return
     if not IF_MATCH.fullmatch(header):
@@ -35,7 +35,7 @@ def check_write(held: Versioned) -> None:
     Raises as `check_match` does.
     """
     check_match(held)
-    if "If-None-Match" in request.headers and request.if_none_match.contains_weak(str(held.version)):
+    if "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(str(held.version)):
         raise VersionConflict(held)
 
 
@@ -45,7 +45,8 @@ def conditional(response: Response, tag: str = "") -> Response:
         tag = f'W/"{blake2b(response.get_data(), digest_size=12).hexdigest()}"'
     response.headers["ETag"] = tag
     response.headers["Cache-Control"] = "private, no-cache"
-    if "If-None-Match" in request.headers and request.if_none_match.contains_weak(tag.removeprefix("W/").strip('"')):
+    opaque = tag.removeprefix("W/").strip('"')
+    if "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(opaque):
         response.status_code = 304
         response.set_data(b"")
         del response.headers["Content-Type"], response.headers["Content-Length"]

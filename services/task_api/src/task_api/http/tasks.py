@@ -70,15 +70,17 @@ TASK_ID = {"task_id": "the task's id"}
 blueprint.before_request(check_account)
 
 
-def _page(**cursor: str) -> str:
-    """Return the address of a page with the filters of the request: the first, or the one of a cursor."""
-    filters = [(name, value) for name, value in request.args.items(multi=True) if name != "cursor"]
-    return "?".join(filter(None, (request.path, urlencode([*filters, *cursor.items()]))))
+def _pages(cursor: str | None) -> tuple[str, str | None]:
+    """Return the addresses of the first page, with the filters of the request, and of the cursor's if there is one."""
+    filters = urlencode([(name, value) for name, value in request.args.items(multi=True) if name != "cursor"])
+    path = request.path
+    following = cursor and f"{path}?{filters}{'&' if filters else ''}{urlencode({'cursor': cursor})}"
+    return f"{path}?{filters}" if filters else path, following
 
 
-def _shown(versioned: Versioned) -> Task:
-    """Return a task as the account may see it: administrators, who see those of all, see whose it is."""
-    return versioned.with_owner if account().scope is None else versioned.task
+def _shown(versioned: Versioned, scope: int | None) -> Task:
+    """Return a task as an account of that scope may see it: administrators, who see those of all, see whose it is."""
+    return versioned.with_owner if scope is None else versioned.task
 
 
 @blueprint.get("")
@@ -92,13 +94,13 @@ def list_tasks() -> Response:
     wanted, scope = query(TaskQuery), account().scope
     with database().read() as connection:
         tasks, cursor = service.page(connection, scope, wanted)
-    following = _page(cursor=cursor) if cursor else None
+    first, following = _pages(cursor)
     if prefers(PAGE):
         items = [versioned.current(with_owner=scope is None) for versioned in tasks]
         response = respond(TaskPage(items, following), media=PAGE)
     else:
-        response = respond([_shown(versioned) for versioned in tasks])
-    links = {"first": _page(), **({"next": following} if following else {})}
+        response = respond([_shown(versioned, scope) for versioned in tasks])
+    links = {"first": first, **({"next": following} if following else {})}
     response.headers["Link"] = ", ".join(f'<{page}>; rel="{relation}"' for relation, page in links.items())
     response.headers["Vary"] = "Accept"
     return compressed(conditional(response))
@@ -109,7 +111,7 @@ def list_tasks() -> Response:
 def create_task() -> Response:
     """Create a task."""
     new = body(NewTask)
-    owner = account().id
+    owner, scope = account().id, account().scope
 
     def create(connection: Connection) -> Versioned:
         with services().quota.held(connection, owner):
@@ -121,7 +123,7 @@ def create_task() -> Response:
             refer=lambda created: [("create", created.task.id)],
             recall=_created,
             respond=lambda created: respond(
-                _shown(created),
+                _shown(created, scope),
                 201,
                 {"Location": url_for("tasks.get_task", task_id=created.task.id), "ETag": entity_tag(created)},
             ),
@@ -168,10 +170,11 @@ def bulk_tasks() -> Response:
 @documented(answers=FETCHED, path=TASK_ID, if_match=True, scopes=READ)
 def get_task(task_id: int) -> Response:
     """Get a task."""
+    scope = account().scope
     with database().read() as connection:
-        held = service.get(connection, account().scope, task_id)
+        held = service.get(connection, scope, task_id)
     check_match(held)
-    return conditional(respond(_shown(held)), entity_tag(held))
+    return conditional(respond(_shown(held, scope)), entity_tag(held))
 
 
 _change_of = partial(
@@ -190,7 +193,7 @@ def _change(task_id: int, wanted: TaskChanges) -> Response:
             return service.change(connection, held, wanted, account().id)
 
     changed = database().transaction(change)
-    return respond(_shown(changed), 200, {"ETag": entity_tag(changed)})
+    return respond(_shown(changed, account().scope), 200, {"ETag": entity_tag(changed)})
 
 
 def _held(connection: Connection, task_id: int) -> Versioned:
@@ -239,7 +242,7 @@ def restore_task(task_id: int) -> Response:
     restored = database().transaction(
         lambda connection: service.restore(connection, who.scope, task_id, who.id, quota, check_write)
     )
-    return respond(_shown(restored), 200, {"ETag": entity_tag(restored)})
+    return respond(_shown(restored, who.scope), 200, {"ETag": entity_tag(restored)})
 
 
 @blueprint.get(f"{ONE}/history")
