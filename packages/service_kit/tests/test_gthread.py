@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -113,6 +114,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield running
         running.send(LIVEZ)
     assert "Traceback" not in running.log.read_text().replace("X-Bad", "")
+
+
+def test_metrics_begin_with_the_services_package_and_have_no_others(service: Running) -> None:
+    metrics = service.send(b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n").decode()
+    names = set(re.findall(r"^# TYPE (\w+)", metrics, re.MULTILINE))
+    assert {"api_requests_total", "small_draining"} <= names
+    assert all(name.startswith(("api_", "small_")) for name in names)
 
 
 def test_requests_that_follow_one_another_at_once_are_answered_in_order(service: Running) -> None:

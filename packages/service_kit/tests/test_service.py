@@ -127,12 +127,6 @@ def test_a_text_in_a_path_holds_no_nul(app: Flask, rule: str) -> None:
     assert get(app, "/cups/a%00b").status_code == 404
 
 
-def test_metrics_begin_with_the_services_package_and_have_no_others(app: Flask) -> None:
-    text = get(app, "/metrics").text
-    assert "tea_service_draining 0.0" in text
-    assert "task_api" not in text
-
-
 def test_the_document_has_the_services_title_version_and_common_problems(app: Flask) -> None:
     document = get(app, "/openapi.json").json
     assert document["info"] == {"title": "Tea <Service>", "version": "1.2.3", "description": "Tea over HTTP."}
