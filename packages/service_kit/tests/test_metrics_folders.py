@@ -35,13 +35,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
     environment = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
     started: list[subprocess.Popen[str]] = []
 
-    def run(*words: str) -> tuple[subprocess.Popen[str], Path, str]:
+    def run(*words: str, **more: str) -> tuple[subprocess.Popen[str], Path, str]:
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment | {"TMPDIR": str(tmp_path)},
+            env=environment | {"TMPDIR": str(tmp_path)} | more,
         )
         started.append(process)
         assert process.stdout
@@ -87,6 +87,14 @@ def test_workers_whose_parent_was_killed_keep_their_folder_until_they_end(start:
     parent.stdout.read()  # ends with the worker
     start("prepare")
     assert not folder.exists()
+
+
+def test_a_service_that_another_program_starts_has_a_folder_of_its_own(start: Start) -> None:
+    _, folder, _ = start()
+    process, own, _ = start("prepare", PROMETHEUS_MULTIPROC_DIR=str(folder))
+    assert own != folder
+    process.communicate("")
+    assert (process.returncode, folder.is_dir()) == (0, True)
 
 
 def test_a_process_that_ends_by_itself_leaves_nothing(start: Start, tmp_path: Path) -> None:

@@ -174,6 +174,20 @@ def test_a_full_queue_of_mails_is_a_problem_of_its_own(
         assert (answer.json["title"], answer.headers["Retry-After"]) == ("Too many mails wait to be sent", "10")
 
 
+def test_a_mail_for_which_the_queue_had_no_room_is_not_one_that_the_address_has_had(
+    serve: Serve, inbox: tuple[Inbox, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(auth="on", jwt_keys=(KEY,)).post("/auth/register", json={"email": ADA, "password": PASSWORD})
+    monkeypatch.setattr("service_kit.mail.WAITING", 0)
+    full = serve(auth="on", jwt_keys=(KEY,), smtp_url=inbox[1], mail_from="tasks@example.org")
+    session = {"Authorization": f"Bearer {log_in(full).json['access_token']}"}
+    for _ in range(MAILS_TO_AN_ADDRESS.limit + 1):
+        answers = [full.post("/auth/register", json={"email": email}) for email in (ADA, "bob@example.org")]
+        answers.append(full.post("/auth/me/confirm", headers=session))
+        assert [answer.status_code for answer in answers] == [429] * 3
+        assert {answer.json["type"] for answer in answers} == {"/problems#mail-queue-full"}
+
+
 def test_who_registers_an_address_again_learns_of_the_account_by_mail(
     mailing: Client, inbox: tuple[Inbox, str]
 ) -> None:

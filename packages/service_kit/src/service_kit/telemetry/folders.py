@@ -16,6 +16,11 @@ made: set[str] = set()
 """Those of this process."""
 
 
+def unnamed(folder: str | None) -> bool:
+    """Return whether no setting names the folder: who starts a program leaves its own folder in the environment."""
+    return folder is None or (Path(folder).name.startswith(PREFIX) and folder not in made)
+
+
 def fresh() -> str:
     """Return a new folder that is held, and is removed when this process ends."""
     while hold(folder := Path(tempfile.mkdtemp(prefix=PREFIX))) is None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from service_kit.telemetry import folders
 
-if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:  # prometheus-client decides at its import
+if folders.unnamed(os.environ.get("PROMETHEUS_MULTIPROC_DIR")):  # prometheus-client decides at its import
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folders.fresh()
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, exposition

@@ -5,7 +5,8 @@ the owner of the address sends the token back with a password, so nobody can pre
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Literal
@@ -98,8 +99,7 @@ class ByMail:
 
     def register(self, email: str) -> None:
         """Send the address a token to register with, or say that it has an account. Raises QueueFull."""
-        token = self._token_unless_throttled(REGISTER, email)
-        if token:
+        with suppress(Throttled), self._token(REGISTER, email) as token:  # the answer to a stranger is the same
             subject, text = KNOWN if self._account(email) else WELCOME
             self._post.send(email, subject, text.format(how=self._how(REGISTER, token)))
 
@@ -121,9 +121,9 @@ class ByMail:
 
     def request_confirmation(self, email: str) -> None:
         """Send the address of the account that requests it a token to confirm it with. Raises Throttled, QueueFull."""
-        token = self._token(CONFIRM, email)
-        subject, text = UNCONFIRMED
-        self._post.send(email, subject, text.format(how=self._how(CONFIRM, token)))
+        with self._token(CONFIRM, email) as token:
+            subject, text = UNCONFIRMED
+            self._post.send(email, subject, text.format(how=self._how(CONFIRM, token)))
 
     def confirm(self, token: str) -> None:
         """Note that the address of the token is its account's owner's. Raises BadMailToken."""
@@ -137,12 +137,11 @@ class ByMail:
 
     def forgot(self, email: str) -> None:
         """Send the address a token to reset the password with, where it has an account that is not disabled."""
-        token = self._token_unless_throttled(
-            RESET, email
-        )  # stored for any address: the time that takes reveals nothing
-        if token and self._account(email):
-            subject, text = FORGOTTEN
-            self._try_to_send(email, subject, text.format(how=self._how(RESET, token)))
+        # stored for any address: the time that takes reveals nothing
+        with suppress(Throttled), self._token(RESET, email) as token:
+            if self._account(email):
+                subject, text = FORGOTTEN
+                self._try_to_send(email, subject, text.format(how=self._how(RESET, token)))
 
     def reset(self, sent: TokenAndPassword) -> None:
         """Replace the password; all sessions, personal tokens and webhooks end. Raises BadMailToken and BadPassword."""
@@ -173,20 +172,21 @@ class ByMail:
             row = store.by_email(connection, email)
         return row.id if row and row.password_hash and not row.disabled_at else None
 
-    def _token_unless_throttled(self, purpose: Purpose, email: str) -> str | None:
-        """Return what `_token` does, or None: the answer to a stranger is the same."""
-        try:
-            return self._token(purpose, email)
-        except Throttled:
-            return None
+    @contextmanager
+    def _token(self, purpose: Purpose, email: str) -> Iterator[str]:
+        """Store a new token for the block to mail. A block that raises QueueFull has sent none: that does not count.
 
-    def _token(self, purpose: Purpose, email: str) -> str:
-        """Store a new token and return it. Raises Throttled where the address has had enough mails of this purpose."""
-        self._mails.count(f"mail:{purpose}:{email}", "mails to this address")
+        Raises Throttled where the address has had enough mails of this purpose.
+        """
+        counted = self._mails.count(f"mail:{purpose}:{email}", "mails to this address")
         token = secrets.token_urlsafe(32)
         with self._database.write() as connection:
             mail_tokens.add(connection, sha256(token.encode()).digest(), purpose, email, datetime.now(UTC) + VALID)
-        return token
+        try:
+            yield token
+        except QueueFull:
+            self._mails.give_back(counted)
+            raise
 
     def _checked(self, purpose: Purpose, sent: TokenAndPassword) -> tuple[str, bytes]:
         """Return the address and the digest of a valid token, before the password costs a hash."""

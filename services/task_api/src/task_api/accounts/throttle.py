@@ -86,10 +86,9 @@ class Throttle:
         if self._rate:
             self._take(self._rate, {f"{kind}:{network(address)}": self._rate.limit}, what)
 
-    def count(self, counter: str, what: str) -> None:
-        """Count one more under a name of any length. Raises Throttled, whose message names `what`."""
-        if self._rate:
-            self._take(self._rate, {_name(counter): self._rate.limit}, what)
+    def count(self, counter: str, what: str) -> list[Attempt]:
+        """Count one more under a name of any length, and return it. Raises Throttled, whose message names `what`."""
+        return self._take(self._rate, {_name(counter): self._rate.limit}, what) if self._rate else []
 
     def give_back(self, attempts: list[Attempt]) -> None:
         """Return what was counted."""
