@@ -1,5 +1,6 @@
 """Planted defects for the stage dast: the real service with one line of it made wrong."""
 
+import ast
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,9 +39,19 @@ RUN = "\nfrom task_api.cli import main\nmain()\n"
 @contextmanager
 def planted(folder: Path, defect: str = "") -> Iterator[Target]:
     """Run the service after `defect`, lines of Python, has changed it."""
-    plant(folder, "planted.py", defect + RUN)
+    plant(folder, "planted.py", looked_up(defect) + RUN)
     with attacked(SERVICE, folder, program=(sys.executable, str(folder / "planted.py")), embedded=True) as target:
         yield target
+
+
+def looked_up(defect: str) -> str:
+    """Return the defect with a look at each name before it is replaced: where the name is gone, no service starts."""
+    lines: list[str] = []
+    for statement in ast.parse(defect).body:
+        if isinstance(statement, ast.Assign):
+            lines += [ast.unparse(target) for target in statement.targets if isinstance(target, ast.Attribute)]
+        lines.append(ast.unparse(statement))
+    return "".join(f"{line}\n" for line in lines)
 
 
 def matrix(folder: Path, defect: str) -> Scan:
@@ -620,9 +631,9 @@ def raw_http_nowhere(_folder: Path) -> Scan:
 
 BROKEN_LIST = """
 from task_api.http import tasks
-def page(**_):
+def pages(_cursor):
     raise RuntimeError("planted")
-tasks._page = page
+tasks._pages = pages
 """
 
 
