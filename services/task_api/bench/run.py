@@ -201,12 +201,18 @@ RIVALS = (*FRAMEWORKS, FLOOR)
 GO_NEEDS = {"go": "Go is missing: https://go.dev/doc/install", "cc": "a C compiler is missing: install gcc or clang"}
 """What builds the rival in Go. Its SQLite is the one in C: with the translation to Go it takes 1.4 times the CPU."""
 
+FETCHING_GO = 21
+"""Go 1.21 is the first that fetches the Go which go.mod names."""
+
 
 def go_program() -> Path:
     """Build the rival in Go and return its program. Raises `MissingTool`, and `ServiceError` where the build fails."""
     for name, remedy in GO_NEEDS.items():
         if shutil.which(name) is None:
             raise MissingTool(f"the rival in Go cannot be built: {remedy}")
+    version = subprocess.run(["go", "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout
+    if (minor := re.match(r"go1\.([0-9]{1,3})", version)) and int(minor[1]) < FETCHING_GO:
+        raise MissingTool(f"the rival in Go cannot be built: Go 1.{FETCHING_GO} is missing: https://go.dev/doc/install")
     program = CACHE / "bench" / "go-rival"
     options = ("-trimpath", "-buildvcs=false", "-tags=sqlite_fts5")  # the triggers of `tasks` keep an index of FTS5
     done = subprocess.run(
