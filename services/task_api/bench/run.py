@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import psutil
@@ -53,6 +53,7 @@ from .load import (
 )
 from .rivals.equal import NotEqualError, check, check_limit
 
+K = TypeVar("K")
 HERE = Path(__file__).parent
 
 OF_FASTAPI, OF_FLASK = 0.5, 1.0
@@ -158,7 +159,7 @@ def in_turns(
     return spent
 
 
-def ratios(spent: Mapping[str, list[float]], ours: str, other: str) -> list[float]:
+def ratios(spent: Mapping[K, list[float]], ours: K, other: K) -> list[float]:
     """Return each round's cost of `ours` to that of the other."""
     return [a / b for a, b in zip(spent[ours], spent[other], strict=True)]
 
@@ -169,6 +170,11 @@ def described(spent: Mapping[str, list[float]]) -> str:
         f"{name} {statistics.median(ms):.3f} ms CPU a request ({min(ms):.3f} to {max(ms):.3f})"
         for name, ms in spent.items()
     )
+
+
+def held_against(other: str, name: str, spent: Mapping[str, list[float]], bound: float | None) -> Measure:
+    """Return the measure of the service's cost to another's."""
+    return Measure.median(name, ratios(spent, "task-api", other), bound, detail=described(spent))
 
 
 def measure_cpu(folder: Path) -> list[Measure]:
@@ -182,12 +188,7 @@ def measure_cpu(folder: Path) -> list[Measure]:
             fill(server)
         spent = in_turns(servers, ROUNDS, REQUESTS)
     return [
-        Measure.median(
-            f"CPU a request, held against {other.name}",
-            ratios(spent, ours.name, other.name),
-            bound,
-            detail=described(spent),
-        )
+        held_against(other.name, f"CPU a request, held against {other.name}", spent, bound)
         for other, bound in ((fastapi, OF_FASTAPI), (flask, OF_FLASK))
     ]
 
@@ -274,12 +275,7 @@ def measure_rivals(folder: Path) -> list[Measure]:
             fill(server)
         spent = in_turns(servers, RIVAL_ROUNDS, REQUESTS)
     return [
-        Measure.median(
-            f"CPU a request at equal features, held against {name} on {server}",
-            ratios(spent, "task-api", name),
-            bound,
-            detail=described(spent),
-        )
+        held_against(name, f"CPU a request at equal features, held against {name} on {server}", spent, bound)
         for names, server, bound in ((FRAMEWORKS, "granian", OF_RIVAL), ((FLOOR,), "net/http", None))
         for name in names
     ]
@@ -302,13 +298,7 @@ def measure_floors(folder: Path) -> list[Measure]:
             servers.append(replace(constant, owned=servers[0].owned))
         spent = in_turns(servers, RIVAL_ROUNDS, FLOOR_REQUESTS, {"get": 1})
     return [
-        Measure.median(
-            f"CPU of reading a task, held against {name}",
-            ratios(spent, "task-api", name),
-            None,
-            detail=described(spent),
-        )
-        for name in (*RIVALS, *CONSTANT)
+        held_against(name, f"CPU of reading a task, held against {name}", spent, None) for name in (*RIVALS, *CONSTANT)
     ]
 
 
@@ -398,8 +388,7 @@ def measure_pages(folder: Path) -> list[Measure]:
                     spent[rows].append(seconds / PAGE_REQUESTS * 1000)
             few, many = (statistics.median(spent[rows]) for rows in (FEW, MANY))
             detail = f"{many:.3f} ms CPU among {MANY:,} tasks, {few:.3f} ms among {FEW:,}"
-            ratios = [b / a for a, b in zip(spent[FEW], spent[MANY], strict=True)]
-            measures.append(Measure.median(f"Page of 20: {name}", ratios, bound, detail=detail))
+            measures.append(Measure.median(f"Page of 20: {name}", ratios(spent, MANY, FEW), bound, detail=detail))
             progress(f"{name}: {detail}")
     return measures
 
@@ -449,11 +438,12 @@ def measure_scale(folder: Path) -> list[Measure]:
             assert row is not None
             return float(row[0])
 
-        assert server.database is not None
+        database = server.database
+        assert database is not None
         fill(server)
         measures = []
         for kind in MIX:
-            spent: dict[int, list[float]] = {server.pid: [], server.database: []}
+            spent: dict[int, list[float]] = {server.pid: [], database: []}
             written, size = [], number("SELECT pg_database_size(current_database())")
             for round_ in range(SCALE_ROUNDS + 1):
                 before = {pid: cpu_seconds(pid) for pid in spent}
@@ -464,14 +454,10 @@ def measure_scale(folder: Path) -> list[Measure]:
                         samples.append((cpu_seconds(pid) - before[pid]) / SCALE_REQUESTS * 1000)
                     end = number("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn")
                     written.append((end - position) / SCALE_REQUESTS / 1024)
-            ratios = [b / a for a, b in zip(*spent.values(), strict=True)]
             ours, theirs = (statistics.median(samples) for samples in spent.values())
             detail = f"{ours:.3f} ms CPU in the service, {theirs:.3f} ms in PostgreSQL"
-            measures.append(
-                Measure.median(
-                    f"CPU of PostgreSQL, held against the service: {kind}", ratios, OF_SERVICE, detail=detail
-                )
-            )
+            name, costs = f"CPU of PostgreSQL, held against the service: {kind}", ratios(spent, database, server.pid)
+            measures.append(Measure.median(name, costs, OF_SERVICE, detail=detail))
             if kind in WRITES:
                 measures.append(Measure.median(f"Write-ahead log: {kind}", written, WRITTEN, unit="KiB"))
             if kind == "create":
@@ -487,27 +473,23 @@ WRITES = {"create", "update", "delete"}
 OUTBOX = re.compile(r"task_(changes|reminders)_\w+")
 """The triggers of `tasks` that record a change, for clients, webhooks and reminders."""
 
+RECORDED = {"with its change": True, "without": False}
+
 
 def measure_outbox(folder: Path) -> list[Measure]:
     """Compare the CPU time of a write with that of one that records no change, the database's included."""
     measures = []
     for database, kind in itertools.product((sqlite, postgresql), ("create", "rename")):
         name = f"A write with its change, {database.__name__}: {kind}"
-        spent: dict[bool, list[float]] = {True: [], False: []}
         with ExitStack() as stack:
-            servers = {
-                recorded: stack.enter_context(database(folder / f"{name} {recorded}", recorded=recorded))
-                for recorded in spent
-            }
-            for number in range(OUTBOX_ROUNDS + 1):
-                for recorded in (True, False) if number % 2 else (False, True):
-                    seconds = cost(mixed, servers[recorded], OUTBOX_REQUESTS, number, {kind: 1})
-                    if number:  # the first round warms the caches
-                        spent[recorded].append(seconds / OUTBOX_REQUESTS * 1000)
-        ratios = [a / b for a, b in zip(spent[True], spent[False], strict=True)]
+            servers = [
+                replace(stack.enter_context(database(folder / f"{name} {label}", recorded=recorded)), name=label)
+                for label, recorded in RECORDED.items()
+            ]
+            spent = in_turns(servers, OUTBOX_ROUNDS, OUTBOX_REQUESTS, {kind: 1})
         ours, plain = (statistics.median(samples) for samples in spent.values())
         detail = f"{ours:.3f} ms CPU of service and database, {plain:.3f} ms where no change is recorded"
-        measures.append(Measure.median(name, ratios, OF_WRITE, detail=detail))
+        measures.append(Measure.median(name, ratios(spent, *RECORDED), OF_WRITE, detail=detail))
         progress(f"{name}: {detail}")
     return measures
 

@@ -83,21 +83,25 @@ def test_what_the_rival_in_go_is_built_by_is_named_where_it_is_missing(
         run.go_program()
 
 
-def test_a_go_that_is_too_old_to_fetch_another_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    program(tmp_path, "cc", "exit 0")
-    program(tmp_path, "go", "echo go1.19.8")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MissingTool, match=r"Go 1\.21 is missing: https://go\.dev/doc/install$"):
-        run.go_program()
-
-
+@pytest.mark.parametrize(
+    ("go", "error", "cause"),
+    [
+        ("echo go1.19.8", MissingTool, r"Go 1\.21 is missing: https://go\.dev/doc/install"),
+        (
+            "echo '# rival' >&2; echo './main.go:1:1: expected package' >&2; exit 1",
+            ServiceError,
+            r"# rival; \./main\.go:1:1: [^\n]*",
+        ),
+    ],
+    ids=["too old to fetch another", "fails"],
+)
 def test_a_rival_that_go_cannot_build_is_one_line_with_the_cause(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    go: str, error: type[Exception], cause: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     program(tmp_path, "cc", "exit 0")
-    program(tmp_path, "go", "echo '# rival' >&2; echo './main.go:1:1: expected package' >&2; exit 1")
+    program(tmp_path, "go", go)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ServiceError, match=r"^the rival in Go cannot be built: # rival; \./main\.go:1:1: [^\n]*$"):
+    with pytest.raises(error, match=rf"^the rival in Go cannot be built: {cause}$"):
         run.go_program()
 
 
