@@ -111,11 +111,11 @@ def list_tasks() -> Response:
 def create_task() -> Response:
     """Create a task."""
     new = body(NewTask)
-    owner, scope = account().id, account().scope
+    who = account()
 
     def create(connection: Connection) -> Versioned:
-        with services().quota.held(connection, owner):
-            return service.create(connection, owner, new)
+        with services().quota.held(connection, who.id):
+            return service.create(connection, who.id, new)
 
     return once(
         Work(
@@ -123,7 +123,7 @@ def create_task() -> Response:
             refer=lambda created: [("create", created.task.id)],
             recall=_created,
             respond=lambda created: respond(
-                _shown(created, scope),
+                _shown(created, who.scope),
                 201,
                 {"Location": url_for("tasks.get_task", task_id=created.task.id), "ETag": entity_tag(created)},
             ),
@@ -187,13 +187,15 @@ _change_of = partial(
 
 
 def _change(task_id: int, wanted: TaskChanges) -> Response:
+    who = account()
+
     def change(connection: Connection) -> Versioned:
         held = _held(connection, task_id)
         with services().quota.held(connection, held.owner_id):
-            return service.change(connection, held, wanted, account().id)
+            return service.change(connection, held, wanted, who.id)
 
     changed = database().transaction(change)
-    return respond(_shown(changed, account().scope), 200, {"ETag": entity_tag(changed)})
+    return respond(_shown(changed, who.scope), 200, {"ETag": entity_tag(changed)})
 
 
 def _held(connection: Connection, task_id: int) -> Versioned:
