@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.message import Message
@@ -160,30 +160,30 @@ def test_where_too_many_mails_wait_no_answer_reveals_an_account_and_a_reset_is_d
     assert (full.get("/auth/me", headers=session).status_code, log_in(full, NEW).status_code) == (401, 200)
 
 
-def test_a_full_queue_of_mails_is_a_problem_of_its_own(
-    serve: Serve, inbox: tuple[Inbox, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def in_vain(serve: Serve, inbox: tuple[Inbox, str], monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Any]]:
+    """What requests mails to an address with and without an account, and to one's own, while too many wait."""
     serve(auth="on", jwt_keys=(KEY,)).post("/auth/register", json={"email": ADA, "password": PASSWORD})
     monkeypatch.setattr("service_kit.mail.WAITING", 0)
     full = serve(auth="on", jwt_keys=(KEY,), smtp_url=inbox[1], mail_from="tasks@example.org")
     session = {"Authorization": f"Bearer {log_in(full).json['access_token']}"}
-    answers = [full.post("/auth/register", json={"email": email}) for email in (ADA, "bob@example.org")]
-    answers.append(full.post("/auth/me/confirm", headers=session))
-    for answer in answers:
+    return lambda: [
+        *(full.post("/auth/register", json={"email": email}) for email in (ADA, "bob@example.org")),
+        full.post("/auth/me/confirm", headers=session),
+    ]
+
+
+def test_a_full_queue_of_mails_is_a_problem_of_its_own(in_vain: Callable[[], list[Any]]) -> None:
+    for answer in in_vain():
         assert (answer.status_code, answer.json["type"]) == (429, "/problems#mail-queue-full")
         assert (answer.json["title"], answer.headers["Retry-After"]) == ("Too many mails wait to be sent", "10")
 
 
 def test_a_mail_for_which_the_queue_had_no_room_is_not_one_that_the_address_has_had(
-    serve: Serve, inbox: tuple[Inbox, str], monkeypatch: pytest.MonkeyPatch
+    in_vain: Callable[[], list[Any]],
 ) -> None:
-    serve(auth="on", jwt_keys=(KEY,)).post("/auth/register", json={"email": ADA, "password": PASSWORD})
-    monkeypatch.setattr("service_kit.mail.WAITING", 0)
-    full = serve(auth="on", jwt_keys=(KEY,), smtp_url=inbox[1], mail_from="tasks@example.org")
-    session = {"Authorization": f"Bearer {log_in(full).json['access_token']}"}
     for _ in range(MAILS_TO_AN_ADDRESS.limit + 1):
-        answers = [full.post("/auth/register", json={"email": email}) for email in (ADA, "bob@example.org")]
-        answers.append(full.post("/auth/me/confirm", headers=session))
+        answers = in_vain()
         assert [answer.status_code for answer in answers] == [429] * 3
         assert {answer.json["type"] for answer in answers} == {"/problems#mail-queue-full"}
 

@@ -47,6 +47,12 @@ def empty(empty_settings: Settings) -> Any:
     database.engine.dispose()
 
 
+@pytest.fixture
+def short_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "LOCK_MILLISECONDS", 10)
+    monkeypatch.setattr(migrations, "PAUSE_SECONDS", 0.01)
+
+
 def test_the_chain_of_migrations_is_the_one_that_readiness_knows() -> None:
     scripts = ScriptDirectory.from_config(configuration())
     assert tuple(script.revision for script in reversed(list(scripts.walk_revisions()))) == REVISIONS
@@ -103,11 +109,8 @@ def test_texts_that_no_trigger_counted_count_after_the_migration(empty: Database
 
 
 @pytest.mark.parametrize("empty_settings", ["postgresql"], indirect=True)
-def test_a_task_that_is_written_while_the_usage_is_counted_anew_counts_once(
-    empty: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(migrations, "LOCK_MILLISECONDS", 10)
-    monkeypatch.setattr(migrations, "PAUSE_SECONDS", 0.01)
+@pytest.mark.usefixtures("short_tries")
+def test_a_task_that_is_written_while_the_usage_is_counted_anew_counts_once(empty: Database) -> None:
     migrate(empty, "0019")
     with ThreadPoolExecutor(1) as pool:
         with empty.write() as writer:
@@ -177,11 +180,10 @@ def interrupted(execute: Any) -> Any:
 
 
 @pytest.mark.parametrize("empty_settings", ["postgresql"], indirect=True)
+@pytest.mark.usefixtures("short_tries")
 def test_a_migration_waits_for_a_table_in_short_tries_and_lets_others_read_meanwhile(
-    empty: Database, monkeypatch: pytest.MonkeyPatch
+    empty: Database,
 ) -> None:
-    monkeypatch.setattr(migrations, "LOCK_MILLISECONDS", 10)
-    monkeypatch.setattr(migrations, "PAUSE_SECONDS", 0.01)
     migrate(empty, "0002")
     with ThreadPoolExecutor(1) as pool:
         with empty.read() as reader:
@@ -196,9 +198,8 @@ def test_a_migration_waits_for_a_table_in_short_tries_and_lets_others_read_meanw
 
 
 @pytest.mark.parametrize("empty_settings", ["postgresql"], indirect=True)
+@pytest.mark.usefixtures("short_tries")
 def test_a_table_that_stays_in_use_is_reported(empty: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrations, "LOCK_MILLISECONDS", 10)
-    monkeypatch.setattr(migrations, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(migrations, "TRIES", 2)
     migrate(empty, "0002")
     with empty.read() as reader:
